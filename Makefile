@@ -1,0 +1,55 @@
+# One verb per chore, the same by hand and in CI. A bare Debian 12 with Python 3.11 needs `make run` or `make test`.
+#
+#   make run [ONCE=1] [ARGS=...]   set up, then bring everything up on this machine (`tidegate up`)
+#   make test [ARGS=...]           set up, `make check`, then every test (ARGS go to pytest)
+#   make check [ARGS=...]          lint, types, import contracts, tidy rules, proto drift (ARGS name single checks)
+#   make bench [ARGS=...]          the benchmarks
+#   make setup                     packages and model; nothing to do: under a second
+#   make protos                    stubs from protos/tidegate/v1/*.proto
+#   make lock [UPGRADE=1]          requirements/ from pyproject.toml
+#   make clean                     remove .venv and every cache of this checkout
+
+PYTHON ?= python3.11
+VENV := .venv/bin
+ARGS ?=
+# The programs that the tools start (plugins of protoc, lint-imports) stand beside the interpreter.
+export PATH := $(CURDIR)/$(VENV):$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup packages model run test check bench protos lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: packages model
+
+packages:
+	@$(PYTHON) tools/setup.py packages
+
+model: packages
+	@$(VENV)/python tools/setup.py model
+
+run: setup
+	@exec $(VENV)/tidegate up $(if $(ONCE),--once) $(ARGS)
+
+# The tests run even when a check fails, so that one run tells everything; pytest's own summary comes last.
+test: setup
+	@checked=0; $(VENV)/python tools/check.py || checked=$$?; \
+	$(VENV)/python -m pytest --ignore=tests/tidy $(ARGS) || exit $$?; exit $$checked
+
+check: packages
+	@$(VENV)/python tools/check.py $(ARGS)
+
+bench: setup
+	@$(VENV)/python -m benchmarks $(ARGS)
+
+protos: packages
+	@$(VENV)/python tools/protos.py $(ARGS)
+
+lock: packages
+	@$(VENV)/python tools/lock.py $(if $(UPGRADE),--upgrade)
+
+clean:
+	rm -rf .venv .tidegate .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

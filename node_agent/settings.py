@@ -1,0 +1,48 @@
+"""Settings of an edge."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchestrator.config.roots import RootSettings
+
+
+class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An in-region engine. The bundle names it; only this file says where it is."""
+
+    name: str
+    base_url: str
+    served_model: str
+    api_key_file: str | None = None
+
+
+class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything an edge is told."""
+
+    id: str
+    side: str
+    host: str
+    port: int
+    """Where tenants call. `/healthz`, `/readyz` and `/metrics` answer there without a key."""
+    control: str
+    """``host:port`` of this side's control plane."""
+    data_dir: str
+    """Bundles, spool and the highest time seen."""
+    signing_key_file: str
+    """PEM, Ed25519: with it the edge attests what the law was told. Its public half stands in the fleet."""
+    commitment_key_file: str
+    """Hex of 32 bytes: key of the payload commitments. Destroying it makes them say nothing."""
+    roots: tuple[RootSettings, ...]
+    """Pinned roots of both sides."""
+    engines: tuple[EngineSettings, ...] = ()
+    body_bytes_max: int = 1 << 20
+    body_timeout_ms: int = 10_000
+    max_tokens_max: int = 8_192
+    requests_max: int = 1_024
+    """Requests in flight; one more is told 429."""
+    tenant_requests_max: int = 256
+    budget_ms: int = 120_000
+    """The longest a request may wait for its next frame."""
+    spool_bytes: int = 1 << 30
+    drain_grace_ms: int = 20_000
+    """How long running answers have when the program stops."""

@@ -1,0 +1,72 @@
+"""One in-region engine: probes that say whether it is up, and attempts carried over HTTP without crossing anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from node_agent.uplink.session_link import Sendable, Tally
+from orchestrator.engines.generation import Delta, Failed, Finished, Started
+from orchestrator.engines.health import probe
+from orchestrator.engines.openai import OpenAIEngine
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame, Tokens
+
+PROBE_EVERY_S = 1.0
+PROBE_DEADLINE_MS = 900
+
+
+class EngineLink:
+    """Keeps one engine probed, and carries attempts to it."""
+
+    def __init__(self, name: str, engine: OpenAIEngine) -> None:
+        self.name = name
+        self.up = False
+        self.in_flight = 0
+        self._engine = engine
+
+    async def run(self) -> None:
+        """Probe for as long as it lives. Ends only when cancelled."""
+        while True:
+            health = await probe(self._engine, deadline_ms=PROBE_DEADLINE_MS)
+            self.up = health.up
+            await asyncio.sleep(PROBE_EVERY_S)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._engine.close()
+
+    async def send(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
+        """Send one attempt and yield what comes back, in the frames that a session would bring."""
+        attempt = sendable.attempt
+        self.in_flight += 1
+        try:
+            async with aclosing(self._engine.generate(sendable.generation)) as events:
+                async for event in events:
+                    if isinstance(event, Delta):
+                        first, tally.received = tally.received, tally.received + event.tokens
+                        yield Tokens(0, attempt, first, event.tokens, event.text, event.token_ids)
+                        tally.delivered += event.tokens
+                    elif isinstance(event, Finished):
+                        # There is no scheduler to count: what was generated and sent is the engine's own word.
+                        completion = event.completion_tokens
+                        counts = PoolCounts(event.prompt_tokens, event.cached_tokens, completion, completion)
+                        yield Done(0, attempt, event.reason.value, counts)
+                        return
+                    elif isinstance(event, Failed):
+                        yield self._failed(attempt_frame=sendable, event=event, begun=tally.received > 0)
+                        return
+                    elif not isinstance(event, Started):
+                        yield Refused(0, attempt, event.code, event.detail, event.param)
+                        return
+        finally:
+            self.in_flight -= 1
+        detail = "The engine's answer ended without an end."
+        yield Broken(0, attempt, "engine_protocol", detail, PoolCounts(sent=tally.received))
+
+    def _failed(self, attempt_frame: Sendable, event: Failed, begun: bool) -> StreamFrame:
+        if event.code == "engine_unreachable" and not begun:
+            self.up = False  # no need to wait for the next probe
+            return Refused(0, attempt_frame.attempt, event.code, event.detail)
+        return Broken(0, attempt_frame.attempt, event.code, event.detail, PoolCounts())

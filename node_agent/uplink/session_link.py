@@ -1,0 +1,302 @@
+"""One session to one scheduler over gRPC: thin I/O around `wire.session_edge`. It redials for as long as it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+import grpc
+
+from orchestrator.engines.generation import Generation
+from orchestrator.evidence.citation import Citation
+from orchestrator.ledger.usage import EdgeCounts, PoolCounts
+from orchestrator.policy.ids import (
+    RANDOM_BYTES,
+    AttemptId,
+    DecisionId,
+    EdgeId,
+    KeyId,
+    PoolId,
+    RequestId,
+    SchedulerId,
+    make_session_id,
+)
+from orchestrator.policy.permit import Facts
+from orchestrator.telemetry.logs import logger
+from orchestrator.wire.channels import open_channel
+from orchestrator.wire.convert_facts import WireError
+from orchestrator.wire.convert_session import edge_batch_out, intake_frame_in
+from orchestrator.wire.frames import Broken, Done, EdgeFrame, Load, Open, Refused, StreamFrame, Tokens
+from orchestrator.wire.session_edge import Close, Deliver, EdgeSession, Instruction, Send, State
+from protos.tidegate.v1 import session_pb2 as pb
+from protos.tidegate.v1.session_pb2_grpc import IntakeStub
+
+TICK_S = 0.1
+REDIAL_MIN_S = 0.1
+REDIAL_MAX_S = 2.0
+CREDIT_BYTES = 64 * 1024
+"""What the edge is ready to hold of one answer."""
+FRAMES_MAX = 4_096
+"""Frames of one stream that wait for the tenant. Each carries at least four counted bytes, or is terminal."""
+LEAVE_S = 2.0
+LEAVE_POLL_S = 0.01
+
+log = logger("node_agent.uplink")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the edge counts of one attempt, as it happens."""
+
+    received: int = 0
+    delivered: int = 0
+
+    def counts(self) -> EdgeCounts:
+        """Return the counts as they stand."""
+        return EdgeCounts(self.received, self.delivered)
+
+
+@dataclass(frozen=True, slots=True)
+class Sendable:
+    """A permitted, recorded and signed attempt, ready to leave."""
+
+    attempt: AttemptId
+    decision: DecisionId
+    request: RequestId
+    pool: PoolId
+    generation: Generation
+    facts: Facts
+    citation: Citation
+    key_id: KeyId
+    signature: bytes
+    budget_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """What is known of a session, for placement and for `status`."""
+
+    scheduler: SchedulerId
+    session: str
+    epoch: int
+    state: str
+    accepts_work: bool
+    rtt_us: int | None
+    skew_ms: int | None
+    streams: int
+
+
+class SessionLink:
+    """Keeps one session to `target` alive, and carries attempts over it."""
+
+    def __init__(
+        self, edge: EdgeId, scheduler: SchedulerId, target: str, wall_ms: Callable[[], int]
+    ) -> None:
+        self.scheduler = scheduler
+        self.target = target
+        self._edge = edge
+        self._wall_ms = wall_ms
+        self._epoch = 0
+        self._machine: EdgeSession | None = None
+        self._outbox: list[EdgeFrame] = []
+        self._ready = asyncio.Event()
+        self._closing: asyncio.Event = asyncio.Event()
+        self._waiting: dict[int, tuple[asyncio.Queue[StreamFrame], Tally]] = {}
+        self._load_heard_us: dict[PoolId, int] = {}
+
+    async def run(self) -> None:
+        """Dial, hold the session, dial again. Ends only when cancelled."""
+        pause_s = REDIAL_MIN_S
+        while True:
+            channel = open_channel(self.target)
+            try:
+                greeted = await self._session(channel)
+            finally:
+                await channel.close()
+            pause_s = REDIAL_MIN_S if greeted else min(REDIAL_MAX_S, pause_s * 2)
+            # Jitter, so that a thousand edges do not redial at once.
+            await asyncio.sleep(pause_s * (0.5 + secrets.randbelow(1000) / 1000))
+
+    def state(self) -> LinkState:
+        """Return what is known of the session now."""
+        machine = self._machine
+        if machine is None:
+            return LinkState(self.scheduler, "", self._epoch, "down", False, None, None, 0)
+        accepts = machine.accepts_work(_now_us())
+        return LinkState(
+            self.scheduler,
+            machine.session,
+            machine.epoch,
+            machine.state.value,
+            accepts,
+            machine.rtt_us,
+            machine.skew_ms,
+            machine.streams(),
+        )
+
+    def load(self, pool: PoolId) -> tuple[Load, int] | None:
+        """Return the last report of `pool` and its age in milliseconds."""
+        machine = self._machine
+        if machine is None or pool not in machine.loads:
+            return None
+        heard_us = self._load_heard_us.get(pool, _now_us())
+        return machine.loads[pool], (_now_us() - heard_us) // 1000
+
+    async def send(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
+        """Send one attempt, yield what comes back, and keep `tally`. Only the gate calls this, through `routes`.
+
+        Ends after the first terminal frame. Closing it early cancels the attempt.
+        """
+        machine = self._machine
+        if machine is None or not machine.accepts_work(_now_us()):
+            detail = "No live session to the scheduler."
+            yield Refused(0, sendable.attempt, "engine_unreachable", detail)
+            return
+        stream = machine.next_stream()
+        queue: asyncio.Queue[StreamFrame] = asyncio.Queue(FRAMES_MAX)
+        self._waiting[stream] = (queue, tally)
+        opened = Open(
+            stream,
+            sendable.attempt,
+            sendable.decision,
+            sendable.request,
+            sendable.pool,
+            sendable.generation,
+            sendable.facts,
+            sendable.citation,
+            sendable.key_id,
+            sendable.signature,
+            CREDIT_BYTES,
+            sendable.budget_ms,
+        )
+        ended = False
+        self._act(machine.open(opened, _now_us()))
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(sendable.budget_ms / 1000):
+                        frame = await queue.get()
+                except TimeoutError:
+                    detail = "The answer did not come in time."
+                    yield Broken(stream, sendable.attempt, "deadline_exceeded", detail, PoolCounts())
+                    return
+                ended = isinstance(frame, Done | Broken | Refused)
+                yield frame
+                if isinstance(frame, Tokens):
+                    tally.delivered += frame.count
+                    self._act(machine.consumed(stream, len(frame.text.encode()) + 4 * len(frame.ids)))
+                if ended:
+                    return
+        finally:
+            if not ended:
+                self._act(machine.cancel(stream))
+            self._act(machine.settle(stream, tally.counts()))
+            self._waiting.pop(stream, None)
+
+    async def close(self) -> None:
+        """Let what was decided leave (cancels, settlements), within a bound. `run` must be cancelled after."""
+        end_at = time.monotonic() + LEAVE_S
+        while self._outbox and time.monotonic() < end_at:
+            await asyncio.sleep(LEAVE_POLL_S)
+
+    async def _session(self, channel: grpc.aio.Channel) -> bool:
+        """Hold one session from greeting to loss. Returns whether it was ever live."""
+        self._epoch += 1
+        session = make_session_id(self._wall_ms(), secrets.token_bytes(RANDOM_BYTES))
+        machine = EdgeSession(self._edge, session, self._epoch)
+        self._outbox.clear()
+        self._closing = asyncio.Event()
+        call = IntakeStub(channel).Session()
+        self._machine = machine
+        self._act(machine.connected(_now_us(), self._wall_ms()))
+        tasks = [
+            asyncio.create_task(self._write(call, machine.epoch)),
+            asyncio.create_task(self._read(call, machine)),
+            asyncio.create_task(self._tick(machine)),
+            asyncio.create_task(self._closing.wait()),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Cancel readers before the call, and the call before its channel: the other order leaks connections.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            call.cancel()
+            live = machine.welcome is not None
+            self._act(machine.lost("session_lost"))
+            self._machine = None
+            if live:
+                log.warning("session_ended", scheduler=self.scheduler, session=session)
+        return live
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[pb.EdgeBatch, pb.IntakeBatch], epoch: int) -> None:
+        """Put whatever is ready into one message per turn of the loop."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await self._ready.wait()
+                self._ready.clear()
+                frames, self._outbox = self._outbox, []
+                if frames:
+                    await call.write(edge_batch_out(epoch, frames))
+
+    async def _read(
+        self, call: grpc.aio.StreamStreamCall[pb.EdgeBatch, pb.IntakeBatch], machine: EdgeSession
+    ) -> None:
+        try:
+            async for batch in call:
+                for message in batch.frames:
+                    frame = intake_frame_in(message)
+                    if isinstance(frame, Load):
+                        self._load_heard_us[frame.pool] = _now_us()
+                    self._act(machine.received(batch.epoch, frame, _now_us(), self._wall_ms()))
+        except WireError as error:
+            log.error("frame_refused", scheduler=self.scheduler, field=error.field)
+            self._act(machine.lost("protocol_violation"))
+        except grpc.aio.AioRpcError as error:
+            log.debug("session_error", scheduler=self.scheduler, grpc_status=error.code().name)
+
+    async def _tick(self, machine: EdgeSession) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._act(machine.tick(_now_us()))
+
+    def _act(self, instructions: list[Instruction]) -> None:
+        """Carry out what the machine asks for, in order."""
+        for instruction in instructions:
+            if isinstance(instruction, Send):
+                self._outbox.append(instruction.frame)
+                self._ready.set()
+            elif isinstance(instruction, Deliver):
+                self._deliver(instruction)
+            elif isinstance(instruction, Close):
+                self._closing.set()
+
+    def _deliver(self, instruction: Deliver) -> None:
+        waiting = self._waiting.get(instruction.stream)
+        if waiting is None:
+            return
+        queue, tally = waiting
+        if isinstance(instruction.frame, Tokens):
+            tally.received += instruction.frame.count
+        try:
+            queue.put_nowait(instruction.frame)
+        except asyncio.QueueFull:
+            # Credit makes this impossible for an honest peer. The oldest frame makes room for the end.
+            queue.get_nowait()
+            detail = "The pool sent more than it had credit for."
+            frame = instruction.frame
+            queue.put_nowait(Broken(frame.stream, frame.attempt, "protocol_violation", detail, PoolCounts()))
+
+
+def _now_us() -> int:
+    return time.monotonic_ns() // 1000
+
+
+def is_live(state: LinkState) -> bool:
+    """Whether a session is up, for readiness."""
+    return state.state == State.LIVE.value

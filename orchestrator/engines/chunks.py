@@ -1,0 +1,208 @@
+"""What the chunks of a streamed chat completion mean. Pure: server-sent events in, engine events out.
+
+Nothing of a chunk is passed through: the fields named here are read, every other field of the engine is dropped
+(reasoning text and tool calls too; we never ask for them).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import msgspec
+
+from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, FinishReason
+from orchestrator.engines.sse import SseDecoder, SseEvent, SseFault
+
+_DONE = "[DONE]"
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class UsageExpectation(Enum):
+    """What we ask of an engine's token counts."""
+
+    REQUIRED = "required"
+    """A complete answer without usage is a failure of the engine."""
+    OPTIONAL = "optional"
+    """Without usage, chunks with text count as one token each, and the prompt as 0 tokens: it is not metered."""
+
+
+class _PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: _Count | None = None
+
+
+class _Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    prompt_tokens_details: _PromptDetails | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        return (self.prompt_tokens_details.cached_tokens or 0) if self.prompt_tokens_details else 0
+
+
+class _ChoiceDelta(msgspec.Struct, frozen=True):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    index: int
+    delta: _ChoiceDelta
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: object = None
+    kind: str = msgspec.field(name="object", default="")
+
+    @property
+    def is_error(self) -> bool:
+        # Two shapes are in use: {"error": {...}} and {"object": "error", "message": ...}.
+        return self.error is not None or self.kind == "error"
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+
+_FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+# An answer that a filter or an operator cut is not complete, so it must not end as if it were.
+_FAILED_FINISHES = {
+    "content_filter": "the engine's content filter cut the answer",
+    "abort": "the engine aborted the answer",
+    "error": "the engine ended the answer with an error",
+}
+_FAULTS = {
+    SseFault.LINE_TOO_LONG: "the engine sent a line beyond the bound",
+    SseFault.EVENT_TOO_LONG: "the engine sent an event beyond the bound",
+    SseFault.NOT_UTF8: "the engine sent bytes that are not UTF-8",
+}
+
+
+class ChunkReader:
+    """Reads the chunks of one answer until `Finished` or `Failed`; after either it reads nothing more.
+
+    It yields `Delta` per chunk with text (one token each, no ids: such engines tell none unasked) and never `Started`:
+    the prompt count comes only with the usage at the end, in `Finished`. `stop` and `length` finish an answer. Every
+    other reason fails it: `content_filter`, `abort`, `error` with `engine_failed`, and `tool_calls`, `function_call`
+    and unknown ones with `engine_protocol`.
+    """
+
+    __slots__ = ("_chunks_with_text", "_ended", "_finish_reason", "_usage", "_usage_expectation")
+
+    def __init__(self, usage: UsageExpectation) -> None:
+        self._usage_expectation = usage
+        self._usage: _Usage | None = None
+        self._finish_reason: FinishReason | None = None
+        self._chunks_with_text = 0
+        self._ended = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether `Finished` or `Failed` was returned."""
+        return self._ended
+
+    def read(self, event: SseEvent | SseFault) -> list[EngineEvent]:
+        """Takes the next event of the stream."""
+        if self._ended:
+            return []
+        if isinstance(event, SseFault):
+            return self._fail("engine_protocol", _FAULTS[event])
+        if event.name == "error":
+            return self._fail("engine_failed", "the engine reported an error in the middle of its answer")
+        if event.name not in ("", "message"):
+            return self._fail("engine_protocol", "the engine sent an event of an unknown kind")
+        if event.data == _DONE:
+            return self._done()
+        try:
+            chunk = _CHUNK.decode(event.data)
+        except (msgspec.DecodeError, RecursionError):
+            # The exception may quote the payload, so nothing of it is kept.
+            return self._fail("engine_protocol", "the engine sent a chunk that cannot be read")
+        return self._chunk(chunk)
+
+    def end(self) -> list[EngineEvent]:
+        """Takes the end of the stream: without `[DONE]` the answer was cut, however complete it looks."""
+        if self._ended:
+            return []
+        if self._finish_reason is None:
+            return self._fail("engine_failed", "the engine ended its stream before the answer was complete")
+        return self._fail("engine_protocol", "the engine ended its stream without [DONE]")
+
+    def _chunk(self, chunk: _Chunk) -> list[EngineEvent]:
+        if chunk.is_error:
+            return self._fail("engine_failed", "the engine reported an error in the middle of its answer")
+        if chunk.choices is None:
+            return self._fail("engine_protocol", "the engine sent a chunk without choices")
+        if len(chunk.choices) > 1 or any(choice.index != 0 for choice in chunk.choices):
+            return self._fail("engine_protocol", "the engine sent more than the one choice asked for")
+        if chunk.usage is not None:
+            if chunk.usage.cached_tokens > chunk.usage.prompt_tokens:
+                return self._fail("engine_protocol", "the engine's usage contradicts itself")
+            self._usage = chunk.usage
+        return self._choice(chunk.choices[0]) if chunk.choices else []
+
+    def _choice(self, choice: _Choice) -> list[EngineEvent]:
+        text = choice.delta.content or ""
+        if self._finish_reason is not None and (text or choice.finish_reason is not None):
+            return self._fail("engine_protocol", "the engine went on after the end of its answer")
+        events: list[EngineEvent] = []
+        if text:
+            self._chunks_with_text += 1
+            events.append(Delta(text, token_ids=(), tokens=1))
+        if choice.finish_reason is not None:
+            self._finish_reason = _FINISH_REASONS.get(choice.finish_reason)
+            if self._finish_reason is None:
+                events += self._fail_finish(choice.finish_reason)
+        return events
+
+    def _fail_finish(self, reason: str) -> list[EngineEvent]:
+        if reason in _FAILED_FINISHES:
+            return self._fail("engine_failed", _FAILED_FINISHES[reason])
+        return self._fail("engine_protocol", "the engine ended its answer for a reason we do not know")
+
+    def _done(self) -> list[EngineEvent]:
+        if self._finish_reason is None:
+            return self._fail("engine_protocol", "the engine sent [DONE] without a finish reason")
+        if self._usage is None and self._usage_expectation is UsageExpectation.REQUIRED:
+            return self._fail("engine_protocol", "the engine reported no usage")
+        self._ended = True
+        if self._usage is None:
+            return [Finished(self._finish_reason, prompt_tokens=0, completion_tokens=self._chunks_with_text)]
+        return [
+            Finished(
+                self._finish_reason,
+                prompt_tokens=self._usage.prompt_tokens,
+                completion_tokens=self._usage.completion_tokens,
+                cached_tokens=self._usage.cached_tokens,
+            )
+        ]
+
+    def _fail(self, code: str, detail: str) -> list[EngineEvent]:
+        self._ended = True
+        return [Failed(code, detail)]
+
+
+class AnswerReader:
+    """The decoder and the chunk reader of one answer, in a row: bytes in, engine events out."""
+
+    __slots__ = ("_chunks", "_decoder")
+
+    def __init__(self, *, line_bytes_max: int, usage: UsageExpectation) -> None:
+        # A chunk is one line in practice, so one bound serves both.
+        self._decoder = SseDecoder(line_bytes_max=line_bytes_max, event_bytes_max=line_bytes_max)
+        self._chunks = ChunkReader(usage)
+
+    @property
+    def ended(self) -> bool:
+        """Whether `Finished` or `Failed` was returned; nothing comes after it."""
+        return self._chunks.ended
+
+    def feed(self, data: bytes) -> list[EngineEvent]:
+        """Takes the next bytes of the body; empty bytes are the end of the stream."""
+        if not data:
+            return self._chunks.end()
+        events: list[EngineEvent] = []
+        for event in self._decoder.feed(data):
+            events += self._chunks.read(event)
+        return events

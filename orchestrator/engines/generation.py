@@ -1,0 +1,120 @@
+"""The values that every engine speaks: one generation in, a stream of events out. Pure.
+
+An engine takes a `Generation` and yields `Started` at most once (an engine that learns the prompt count only at
+the end yields none), then `Delta`s, then exactly one of `Finished`, `Refused` or
+`Failed`. A stream that ends without one of these three was cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from orchestrator.policy.ids import ModelId as ModelId
+
+
+class Role(Enum):
+    """Who speaks in a message of the conversation."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of the conversation. Payload: never logged, so its repr holds no text."""
+
+    role: Role
+    text: str
+
+    def __repr__(self) -> str:
+        return f"Message(role={self.role.value}, chars={len(self.text)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn."""
+
+    temperature: float = 1.0
+    """0 is greedy; the most is 2."""
+    top_p: float = 1.0
+    """Nucleus mass, in (0, 1]."""
+    seed: int | None = None
+    """64-bit unsigned. With a seed each draw depends on (seed, position) only; without one the engine chooses."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the answer and are not part of it; at most four."""
+    max_tokens: int | None = None
+    """The most tokens to generate; None is the room left in the context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request as an engine sees it: no tenant, no label, no law."""
+
+    model: ModelId
+    messages: tuple[Message, ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt was rendered, counted and accepted."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Some more of the answer. Payload: its repr holds no text."""
+
+    text: str
+    """May be empty: an incomplete UTF-8 sequence or the head of a stop string is held back."""
+    token_ids: tuple[int, ...]
+    """Ids of the tokens behind this delta, where the engine tells them."""
+    tokens: int
+    """How many tokens this delta accounts for. Equal to len(token_ids) where ids are told."""
+
+    def __repr__(self) -> str:
+        return f"Delta(chars={len(self.text)}, tokens={self.tokens})"
+
+
+class FinishReason(Enum):
+    """Why an answer ended well."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is complete (or was cancelled as asked)."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    """Tokens generated, as the engine counts them."""
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The engine did no work. `code` is of the error catalogue; `detail` is a sentence without payload."""
+
+    code: str
+    """One of: context_length_exceeded, engine_busy, model_not_served, bad_generation."""
+    detail: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The engine died or misbehaved after it may have begun. Never a silent end."""
+
+    code: str
+    """One of: engine_unreachable (nothing was sent), engine_failed, engine_protocol."""
+    detail: str
+
+
+EngineEvent = Started | Delta | Finished | Refused | Failed

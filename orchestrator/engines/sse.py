@@ -1,0 +1,131 @@
+"""A strict decoder of server-sent events. Pure: bytes in, events out, wherever the bytes were split.
+
+It follows the event-stream format of the HTML standard, with three differences: lines and events are bounded, bytes
+that are not UTF-8 are a fault instead of being replaced, and `id` and `retry` mean nothing here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class SseEvent:
+    """One event with data. Payload: its repr holds no text."""
+
+    name: str
+    """The value of the `event` field, empty where the stream told none."""
+    data: str
+    """The values of the `data` fields, joined by line feeds."""
+
+    def __repr__(self) -> str:
+        return f"SseEvent(chars={len(self.data)})"
+
+
+class SseFault(Enum):
+    """Why a stream cannot be read on. It comes after the events before it, and nothing comes after it."""
+
+    LINE_TOO_LONG = "line_too_long"
+    EVENT_TOO_LONG = "event_too_long"
+    NOT_UTF8 = "not_utf8"
+
+
+class SseDecoder:
+    """Holds one unfinished line and one unfinished event, and no more than their bounds.
+
+    `line_bytes_max` bounds a line without its end, `event_bytes_max` the joined data of one event.
+    """
+
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_data_bytes",
+        "_event_bytes_max",
+        "_faulted",
+        "_line_bytes_max",
+        "_name",
+        "_on_first_line",
+        "_pending",
+    )
+
+    def __init__(self, *, line_bytes_max: int, event_bytes_max: int) -> None:
+        self._line_bytes_max = line_bytes_max
+        self._event_bytes_max = event_bytes_max
+        self._pending = bytearray()
+        self._after_cr = False
+        self._on_first_line = True
+        self._name = ""
+        self._data: list[str] = []
+        self._data_bytes = 0
+        self._faulted = False
+
+    def feed(self, data: bytes) -> list[SseEvent | SseFault]:
+        """Takes the next bytes and returns what they complete. After a fault it returns nothing.
+
+        An event that no empty line has ended is never returned: at the end of the stream it is dropped, as the
+        standard says.
+        """
+        if self._faulted or not data:
+            return []
+        if self._after_cr and data.startswith(b"\n"):
+            # The second half of a CRLF whose first half ended the bytes before.
+            data = data[1:]
+        self._after_cr = data.endswith(b"\r")
+        *ended, rest = _LINE_END.split(data)
+        found: list[SseEvent | SseFault] = []
+        for part in ended:
+            outcome = self._end_line(part)
+            if outcome is not None:
+                found.append(outcome)
+            if isinstance(outcome, SseFault):
+                return found
+        if len(self._pending) + len(rest) > self._line_bytes_max:
+            found.append(self._fault(SseFault.LINE_TOO_LONG))
+        else:
+            self._pending += rest
+        return found
+
+    def _end_line(self, part: bytes) -> SseEvent | SseFault | None:
+        if len(self._pending) + len(part) > self._line_bytes_max:
+            return self._fault(SseFault.LINE_TOO_LONG)
+        if self._pending:
+            line = bytes(self._pending) + part
+            self._pending.clear()
+        else:
+            line = part
+        if self._on_first_line:
+            self._on_first_line = False
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+        if not line:
+            return self._end_event()
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            return self._fault(SseFault.NOT_UTF8)
+        field, _, value = text.partition(":")
+        value = value.removeprefix(" ")
+        if field == "event":
+            self._name = value
+        elif field == "data":
+            # The joining line feed counts too, so that empty data lines cannot grow without bound.
+            self._data_bytes += len(line) - len("data") + (1 if self._data else 0)
+            if self._data_bytes > self._event_bytes_max:
+                return self._fault(SseFault.EVENT_TOO_LONG)
+            self._data.append(value)
+        return None
+
+    def _end_event(self) -> SseEvent | None:
+        name, data = self._name, self._data
+        self._name, self._data, self._data_bytes = "", [], 0
+        return SseEvent(name, "\n".join(data)) if data else None
+
+    def _fault(self, fault: SseFault) -> SseFault:
+        self._faulted = True
+        self._pending.clear()
+        self._data.clear()
+        return fault

@@ -1,0 +1,153 @@
+"""Decision records: the complete account of one permit and placement, in canonical bytes.
+
+A record holds digests, counts, labels, rule ids, places and times, never a payload. It is in the spool before the first
+byte leaves. Refusals are recorded too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.evidence.canonical import JsonValue, canonical_bytes
+from orchestrator.evidence.citation import Citation, facts_to_json
+from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, ModelId, PoolId, RequestId, SideId, TenantId
+from orchestrator.policy.labels import Labels, LabelSources
+from orchestrator.policy.packs import Obligation, ObligationKind
+from orchestrator.policy.permit import Facts
+
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """One decision. `placement` is the account that `placement.explain` makes of it."""
+
+    id: DecisionId
+    request: RequestId
+    client_request: str | None
+    """The client's own `x-request-id`, kept beside ours."""
+    attempt: AttemptId | None
+    """None when nothing was sent."""
+    side: SideId
+    program: str
+    """`edge` or `scheduler`: who decided."""
+    edge: EdgeId
+    tenant: TenantId | None
+    key_id: KeyId | None
+    model: ModelId
+    pool: PoolId | None
+    outcome: str
+    """`sent`, or a code of the error catalogue."""
+    sources: LabelSources | None
+    """Every voice on the labels; None on the side that was only told the effective one."""
+    facts: Facts
+    citation: Citation
+    placement: dict[str, JsonValue]
+    commitment: str | None
+    """Keyed commitment to the payload."""
+    payload_bytes: int
+    regulated: bool
+    retention: tuple[str, ...]
+    """ISO 8601 durations that were promised; the longest holds."""
+    discharged: tuple[tuple[str, str], ...]
+    """(obligation, what its discharger did)."""
+    decided_ms: int
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the record as canonical JSON holds it."""
+        return {
+            "v": RECORD_VERSION,
+            "kind": "decision",
+            "id": self.id,
+            "request": self.request,
+            "client_request": self.client_request,
+            "attempt": self.attempt,
+            "side": self.side,
+            "program": self.program,
+            "edge": self.edge,
+            "tenant": self.tenant,
+            "key_id": self.key_id,
+            "model": self.model,
+            "pool": self.pool,
+            "outcome": self.outcome,
+            "labels": None if self.sources is None else _sources_to_json(self.sources),
+            "facts": facts_to_json(self.facts),
+            "citation": self.citation.to_json(),
+            "placement": self.placement,
+            "commitment": self.commitment,
+            "payload_bytes": self.payload_bytes,
+            "regulated": self.regulated,
+            "retention": list[JsonValue](self.retention),
+            "discharged": [{"obligation": duty, "did": did} for duty, did in self.discharged],
+            "decided_ms": self.decided_ms,
+        }
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes."""
+        return canonical_bytes(self.to_json())
+
+
+def _retain(duration: str) -> str:
+    # The spool reads the class from the record's frame and refuses to delete earlier.
+    return f"retention class {duration} on this record"
+
+
+DISCHARGERS: dict[ObligationKind, Callable[[str], str]] = {ObligationKind.RETAIN: _retain}
+"""What does each duty. Each returns what it did, for the record."""
+
+
+def discharge(obligations: tuple[Obligation, ...]) -> tuple[tuple[str, str], ...] | None:
+    """Return what the dischargers did, or None when a duty has no discharger: then nothing may be sent."""
+    done: list[tuple[str, str]] = []
+    for duty in obligations:
+        discharger = DISCHARGERS.get(duty.kind)
+        if discharger is None:
+            return None
+        done.append((f"{duty.kind.value}:{duty.argument}", discharger(duty.argument)))
+    return tuple(done)
+
+
+def retention_of(obligations: tuple[Obligation, ...]) -> tuple[str, ...]:
+    """Return the durations that the record must be kept for."""
+    return tuple(sorted(duty.argument for duty in obligations if duty.kind is ObligationKind.RETAIN))
+
+
+DAY_MS = 24 * 60 * 60 * 1000
+# A month and a year are never shorter than this, so nothing is deleted a day too early.
+_UNIT_DAYS = {"Y": 366, "M": 31, "W": 7, "D": 1}
+_DURATION = re.compile(r"P(?:(\d{1,4})([YMWD]))\Z")
+
+
+def retain_until_ms(retention: tuple[str, ...], now_ms: int) -> int:
+    """Return until when a record with these ISO 8601 durations (``P6M``) must be kept; 0 without any.
+
+    Raises ValueError on a duration that is not one number with Y, M, W or D.
+    """
+    until_ms = 0
+    for duration in retention:
+        found = _DURATION.match(duration)
+        if found is None:
+            raise ValueError("expected an ISO 8601 duration such as P6M")
+        until_ms = max(until_ms, now_ms + int(found[1]) * _UNIT_DAYS[found[2]] * DAY_MS)
+    return until_ms
+
+
+def _labels_to_json(labels: Labels) -> dict[str, JsonValue]:
+    return {
+        "personal": None if labels.personal is None else labels.personal.word,
+        "grade": None if labels.grade is None else labels.grade.word,
+        "domestic": None if labels.domestic is None else labels.domestic.word,
+        "origin": list[JsonValue](sorted(labels.origin)),
+    }
+
+
+def _sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
+    return {
+        "declared": _labels_to_json(sources.declared),
+        "attested": _labels_to_json(sources.attested),
+        "floor": _labels_to_json(sources.floor),
+        "detected": _labels_to_json(sources.detected),
+        "soil": list[JsonValue](sorted(sources.soil)),
+    }

@@ -1,0 +1,340 @@
+"""The body of POST /v1/chat/completions as a `ChatRequest`, or a refusal that names the field.
+
+What is not understood is refused and never forwarded. A field has one of three fates: it becomes part of the
+generation; it holds its neutral value and is dropped; or it asks for a capability, which is written down so that
+placement can answer "no pool offers" instead of an engine guessing. No field can name an upstream, a template or a
+route.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from orchestrator.engines.generation import Generation, Message, ModelId, Role, Sampling
+from orchestrator.files.strict_json import DEPTH_MAX, RequestCode, RequestError, parse_strict
+from orchestrator.files.typed import FieldPath, Misfit, MisfitKind, fit, spell
+from orchestrator.placement.capabilities import Capability
+
+MESSAGES_MAX: Final = 1024
+PARTS_MAX: Final = 256
+STOPS_MAX: Final = 4
+STOP_CHARS_MAX: Final = 64
+TOOLS_MAX: Final = 128
+BIASES_MAX: Final = 1024
+
+CARRIED: Final = frozenset({Capability.CHAT, Capability.STREAM, Capability.SEED, Capability.STOP})
+"""The capabilities that a `Generation` can express. A request that needs another one must not be sent to any engine."""
+
+_SEED_SPACE = 2**64
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
+_ROLES = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+    # The answer of a tool asks for `tools`, which no generation carries: the role only counts characters.
+    "tool": Role.USER,
+}
+_CODES: dict[MisfitKind, RequestCode] = {
+    MisfitKind.UNKNOWN_FIELD: "unknown_field",
+    MisfitKind.MISSING_FIELD: "missing_field",
+    MisfitKind.TYPE: "invalid_type",
+    MisfitKind.VALUE: "invalid_value",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatLimits:
+    """What an edge accepts in one request."""
+
+    max_tokens_max: int
+    """The most tokens that a request may ask for."""
+    messages_max: int = MESSAGES_MAX
+    depth_max: int = DEPTH_MAX
+    """Levels of arrays and objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One accepted request. Its repr holds no text of the tenant."""
+
+    generation: Generation
+    stream: bool
+    include_usage: bool
+    """Whether the tenant wants the usage chunk at the end of a stream."""
+    capabilities: frozenset[Capability]
+    """What the request needs of a pool."""
+    prompt_chars: int
+    """Characters of all message texts."""
+
+    @property
+    def carried(self) -> bool:
+        """Whether the generation holds the whole request. When false it must not be sent, whatever a pool declares."""
+        return self.capabilities <= CARRIED
+
+    def __repr__(self) -> str:
+        needs = ",".join(sorted(capability.value for capability in self.capabilities))
+        return f"ChatRequest(prompt_chars={self.prompt_chars}, stream={self.stream}, capabilities={needs})"
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class _TextPart(_Strict, frozen=True, tag_field="type", tag="text"):
+    text: str
+
+
+class _ImagePart(_Strict, frozen=True, tag_field="type", tag="image_url"):
+    image_url: dict[str, object]
+
+
+class _AudioPart(_Strict, frozen=True, tag_field="type", tag="input_audio"):
+    input_audio: dict[str, object]
+
+
+_Parts = Annotated[list[_TextPart | _ImagePart | _AudioPart], Meta(min_length=1, max_length=PARTS_MAX)]
+
+
+class _Message(_Strict, frozen=True):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | _Parts | UnsetType | None = UNSET
+    tool_calls: list[dict[str, object]] | None = None
+    tool_call_id: str | None = None
+    # Clients replay an assistant's message as they got it: these are neutral when empty.
+    name: str | None = None
+    refusal: str | None = None
+    annotations: list[object] | None = None
+    audio: dict[str, object] | None = None
+    function_call: dict[str, object] | None = None
+
+
+class _StreamOptions(_Strict, frozen=True):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class _TextFormat(_Strict, frozen=True, tag_field="type", tag="text"):
+    pass
+
+
+class _JsonObjectFormat(_Strict, frozen=True, tag_field="type", tag="json_object"):
+    pass
+
+
+class _JsonSchemaFormat(_Strict, frozen=True, tag_field="type", tag="json_schema"):
+    json_schema: dict[str, object]
+
+
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
+_Opaque = Annotated[str, Meta(max_length=256)]
+
+
+class _Body(_Strict, frozen=True):
+    model: str
+    messages: list[_Message]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    # Accepted and never forwarded.
+    user: _Opaque | None = None
+    safety_identifier: _Opaque | None = None
+    # Neutral values only.
+    n: int | None = None
+    store: bool | None = None
+    metadata: dict[str, object] | None = None
+    service_tier: str | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    prediction: dict[str, object] | None = None
+    # Anything but the neutral value asks for a capability.
+    tools: Annotated[list[dict[str, object]], Meta(max_length=TOOLS_MAX)] | None = None
+    tool_choice: str | dict[str, object] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: _TextFormat | _JsonObjectFormat | _JsonSchemaFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    frequency_penalty: _Penalty | None = None
+    presence_penalty: _Penalty | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=BIASES_MAX)] | None = None
+    modalities: list[str] | None = None
+    audio: dict[str, object] | None = None
+
+
+def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
+    """The request of one chat completion. Raises RequestError, which names the field and repeats no content.
+
+    A negative seed means its two's complement in 64 bits: the engines count seeds from 0 to 2**64 - 1. The text parts
+    of one message are joined by a line end. `user` and `safety_identifier` end here.
+    """
+    value = parse_strict(body, depth_max=limits.depth_max)
+    _check_count(value, limits)
+    request = _typed(value)
+    _check_neutral(request)
+    messages = tuple(_message(message, index) for index, message in enumerate(request.messages))
+    if not _MODEL.match(request.model):
+        raise RequestError("invalid_value", "expected the name of a model", "model")
+    if request.stream_options is not None and not request.stream:
+        raise RequestError("invalid_value", "expected it only together with stream: true", "stream_options")
+    stops = _stops(request)
+    generation = Generation(ModelId(request.model), messages, _sampling(request, stops, limits))
+    return ChatRequest(
+        generation=generation,
+        stream=bool(request.stream),
+        include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
+        capabilities=frozenset(_needs(request, stops)),
+        prompt_chars=sum(len(message.text) for message in messages),
+    )
+
+
+def _check_count(value: object, limits: ChatLimits) -> None:
+    messages = value.get("messages") if isinstance(value, dict) else None
+    if not isinstance(messages, list):
+        return
+    if not messages:
+        raise RequestError("invalid_value", "expected at least one message", "messages")
+    if len(messages) > limits.messages_max:
+        raise RequestError("too_many_messages", f"expected at most {limits.messages_max} messages", "messages")
+
+
+def _typed(value: object) -> _Body:
+    try:
+        return fit(value, _Body)
+    except Misfit as misfit:
+        path, code, expected = misfit.path, _CODES[misfit.kind], misfit.expected
+    if code == "unknown_field":
+        expected = "this field is not supported"
+    raise RequestError(code, expected, spell(path) or None)
+
+
+def _unsupported(path: FieldPath, expected: str) -> RequestError:
+    return RequestError("unsupported_value", expected, spell(path))
+
+
+def _check_neutral(request: _Body) -> None:
+    """Refuses what no capability names and no engine here could honour."""
+    if request.n not in (None, 1):
+        raise _unsupported(("n",), "expected 1: one request has one answer")
+    if request.store:
+        raise _unsupported(("store",), "expected false: answers are not stored")
+    if request.metadata:
+        raise _unsupported(("metadata",), "expected no metadata: it would be kept nowhere")
+    if request.service_tier not in (None, "auto", "default"):
+        raise _unsupported(("service_tier",), "expected auto or default")
+    if request.reasoning_effort not in (None, "none"):
+        raise _unsupported(("reasoning_effort",), "expected none or null")
+    if request.verbosity not in (None, "medium"):
+        raise _unsupported(("verbosity",), "expected medium or null")
+    if request.prediction:
+        raise _unsupported(("prediction",), "expected null")
+    if request.stream_options is not None and request.stream_options.include_obfuscation:
+        raise _unsupported(("stream_options", "include_obfuscation"), "expected false")
+    if set(request.modalities or ()) - {"text", "audio"}:
+        raise _unsupported(("modalities",), "expected text or audio")
+    if isinstance(request.tool_choice, str) and request.tool_choice not in ("none", "auto", "required"):
+        raise RequestError("invalid_value", "expected one of none, auto, required, or an object", "tool_choice")
+
+
+def _message(message: _Message, index: int) -> Message:
+    path: FieldPath = ("messages", index)
+    if message.name is not None:
+        raise _unsupported((*path, "name"), "expected no name: no engine here tells names apart")
+    if message.refusal or message.annotations or message.audio or message.function_call:
+        field = next(f for f in ("refusal", "annotations", "audio", "function_call") if getattr(message, f))
+        raise _unsupported((*path, field), "expected null")
+    content = message.content
+    if content is UNSET or content is None:
+        if message.role == "assistant" and message.tool_calls:
+            return Message(Role.ASSISTANT, "")
+        if content is UNSET:
+            raise RequestError("missing_field", "expected this field, which is missing", spell((*path, "content")))
+        raise RequestError("invalid_type", "expected text or a list of parts", spell((*path, "content")))
+    if isinstance(content, str):
+        return Message(_ROLES[message.role], content)
+    text = "\n".join(part.text for part in content if isinstance(part, _TextPart))
+    return Message(_ROLES[message.role], text)
+
+
+def _stops(request: _Body) -> tuple[str, ...]:
+    if request.stop is None:
+        return ()
+    stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+    if len(stops) > STOPS_MAX:
+        raise RequestError("invalid_value", f"expected at most {STOPS_MAX} strings", "stop")
+    for index, stop in enumerate(stops):
+        if not 1 <= len(stop) <= STOP_CHARS_MAX:
+            path: FieldPath = ("stop",) if isinstance(request.stop, str) else ("stop", index)
+            raise RequestError("invalid_value", f"expected 1 to {STOP_CHARS_MAX} characters", spell(path))
+    return stops
+
+
+def _sampling(request: _Body, stops: tuple[str, ...], limits: ChatLimits) -> Sampling:
+    asked = {
+        name: value
+        for name, value in (
+            ("max_tokens", request.max_tokens),
+            ("max_completion_tokens", request.max_completion_tokens),
+        )
+        if value is not None
+    }
+    for name, value in asked.items():
+        if not 1 <= value <= limits.max_tokens_max:
+            raise RequestError("invalid_value", f"expected 1 to {limits.max_tokens_max}", name)
+    if len(set(asked.values())) > 1:
+        raise RequestError("invalid_value", "expected the same number as max_completion_tokens", "max_tokens")
+    return Sampling(
+        # Adding zero turns -0.0 into 0.0, so that equal requests have equal bytes.
+        temperature=1.0 if request.temperature is None else request.temperature + 0.0,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        seed=None if request.seed is None else request.seed % _SEED_SPACE,
+        stop=stops,
+        max_tokens=next(iter(asked.values()), None),
+    )
+
+
+def _needs(request: _Body, stops: tuple[str, ...]) -> Iterator[Capability]:
+    yield Capability.CHAT
+    if request.stream:
+        yield Capability.STREAM
+    if request.seed is not None:
+        yield Capability.SEED
+    if stops:
+        yield Capability.STOP
+    if request.tools or isinstance(request.tool_choice, dict) or request.tool_choice == "required":
+        yield Capability.TOOLS
+    if isinstance(request.response_format, _JsonObjectFormat):
+        yield Capability.JSON_OBJECT
+    if isinstance(request.response_format, _JsonSchemaFormat):
+        yield Capability.JSON_SCHEMA
+    if request.logprobs or request.top_logprobs:
+        yield Capability.LOGPROBS
+    if request.frequency_penalty or request.presence_penalty:
+        yield Capability.PENALTIES
+    if request.logit_bias:
+        yield Capability.LOGIT_BIAS
+    if request.audio or "audio" in (request.modalities or ()):
+        yield Capability.AUDIO
+    for message in request.messages:
+        yield from _message_needs(message)
+
+
+def _message_needs(message: _Message) -> Iterator[Capability]:
+    if message.role == "tool" or message.tool_calls or message.tool_call_id is not None:
+        yield Capability.TOOLS
+    if isinstance(message.content, list):
+        for part in message.content:
+            if isinstance(part, _ImagePart):
+                yield Capability.VISION
+            elif isinstance(part, _AudioPart):
+                yield Capability.AUDIO

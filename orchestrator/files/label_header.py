@@ -1,0 +1,122 @@
+"""The header `x-tidegate-labels`: what a request declares of its payload.
+
+It is a Dictionary of RFC 9651 with the keys `personal`, `grade` and `domestic` (tokens) and `origin` (a string, or an
+inner list of strings): `personal=none, grade=general, origin=("DE" "FR")`. Nothing in it is skipped: an unknown key, a
+parameter or a key given twice is refused, because a label that was not understood would be a label that is lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import http_sf
+
+from orchestrator.policy.jurisdictions import Jurisdiction, parse_jurisdiction
+from orchestrator.policy.labels import DOMESTIC_WORDS, GRADE_WORDS, PERSONAL_WORDS, Labels, Personal
+
+Word = TypeVar("Word")
+
+HEADER = "x-tidegate-labels"
+LENGTH_MAX = 512
+SHORTHAND = "personal"
+"""`grade=personal` is accepted for `personal=personal`; the grade itself is then undeclared."""
+
+_SHOWN_CHARS = 64
+_ORIGIN_ALLOWED = 'assigned ISO 3166-1 alpha-2 codes in capitals, such as "DE" or ("DE" "FR")'
+_ALLOWED = {
+    "personal": " or ".join(PERSONAL_WORDS),
+    "grade": " or ".join((*GRADE_WORDS, SHORTHAND)),
+    "domestic": " or ".join(DOMESTIC_WORDS),
+    "origin": _ORIGIN_ALLOWED,
+}
+
+
+class LabelHeaderError(ValueError):
+    """The header is not valid. Its text names the key and what is allowed, and repeats no value."""
+
+    def __init__(self, key: str, allowed: str) -> None:
+        super().__init__(f"{key}: expected {allowed}")
+        self.key = key
+        """The key that is wrong, or the name of the header where none can be named."""
+        self.allowed = allowed
+        """What may be written there."""
+
+
+def parse_label_header(text: str) -> Labels:
+    """Return what the value of one header line declares; what it does not name stays undeclared.
+
+    More than one header line is the caller's matter. Raises LabelHeaderError.
+    """
+    members = _members(text)
+    grade_word = _token("grade", members, {**{word: word for word in GRADE_WORDS}, SHORTHAND: SHORTHAND})
+    personal = _token("personal", members, PERSONAL_WORDS)
+    if grade_word == SHORTHAND:
+        personal = Personal.PERSONAL if personal is None else max(personal, Personal.PERSONAL)
+        grade_word = None
+    return Labels(
+        personal=personal,
+        grade=None if grade_word is None else GRADE_WORDS[grade_word],
+        domestic=_token("domestic", members, DOMESTIC_WORDS),
+        origin=_origin(members),
+    )
+
+
+def _members(text: str) -> Mapping[str, object]:
+    """Return the values of the known keys, without their parameters, of which there are none."""
+    if len(text) > LENGTH_MAX:
+        raise LabelHeaderError(HEADER, f"at most {LENGTH_MAX} characters")
+    if not text.isascii():
+        raise LabelHeaderError(HEADER, "ASCII characters only")
+    try:
+        parsed = http_sf.parse(text.encode("ascii"), tltype="dictionary", on_duplicate_key=_refuse_repeat)
+    except http_sf.StructuredFieldError as failure:
+        key = failure.context
+    else:
+        return {key: _bare(key, member) for key, member in parsed.items()}
+    # Raised outside the handler: the parser's message repeats what it read and must not travel as the context.
+    if key in _ALLOWED:
+        raise LabelHeaderError(key, _ALLOWED[key])
+    raise LabelHeaderError(HEADER, "a Dictionary of RFC 9651, such as personal=none, grade=general")
+
+
+def _refuse_repeat(key: str, within: str) -> None:
+    # RFC 9651 lets the last one win: with two proxies, which one is last is anyone's guess.
+    raise LabelHeaderError(key[:_SHOWN_CHARS], f"once, as a key without parameters (it is given twice as a {within})")
+
+
+def _bare(key: str, member: object) -> object:
+    if key not in _ALLOWED:
+        raise LabelHeaderError(key[:_SHOWN_CHARS], "one of the keys " + ", ".join(_ALLOWED))
+    if not isinstance(member, tuple) or len(member) != 2 or member[1]:
+        raise LabelHeaderError(key, f"{_ALLOWED[key]}, without parameters")
+    return member[0]
+
+
+def _token(key: str, members: Mapping[str, object], words: Mapping[str, Word]) -> Word | None:
+    if key not in members:
+        return None
+    value = members[key]
+    if not isinstance(value, http_sf.Token) or str(value) not in words:
+        raise LabelHeaderError(key, f"{_ALLOWED[key]}, as a token without quotes")
+    return words[str(value)]
+
+
+def _origin(members: Mapping[str, object]) -> frozenset[Jurisdiction]:
+    if "origin" not in members:
+        return frozenset()
+    value = members["origin"]
+    items = value if isinstance(value, list) else [(value, {})]
+    if not items:
+        raise LabelHeaderError("origin", _ORIGIN_ALLOWED)
+    found: set[Jurisdiction] = set()
+    for item, parameters in items:
+        if type(item) is not str or parameters:
+            raise LabelHeaderError("origin", f"{_ORIGIN_ALLOWED}, as strings without parameters")
+        try:
+            found.add(parse_jurisdiction(item))
+        except ValueError:
+            item = ""
+        if not item:
+            raise LabelHeaderError("origin", _ORIGIN_ALLOWED)
+    return frozenset(found)

@@ -1,0 +1,167 @@
+"""Strict JSON: the bytes of a request as plain values, or a refusal that names the field and repeats no content.
+
+Refused beyond what RFC 8259 refuses: anything but UTF-8 without a byte order mark, a key twice in one object (two
+parsers would see two requests), NaN and Infinity, numbers outside 64 bits or outside a double, half of a surrogate
+pair, U+0000, and nesting deeper than a bound, which is checked before any recursive parser sees the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import accumulate
+from math import isfinite
+from typing import Final, Literal
+
+from orchestrator.files.typed import FieldPath, spell
+
+RequestCode = Literal[
+    "invalid_json",
+    "duplicate_key",
+    "invalid_type",
+    "invalid_value",
+    "unknown_field",
+    "missing_field",
+    "too_deep",
+    "too_many_messages",
+    "unsupported_value",
+]
+"""Codes of refusals of a request's body, all of them HTTP 400."""
+
+DEPTH_MAX: Final = 32
+INT_MIN: Final = -(2**63)
+INT_MAX: Final = 2**64 - 1
+_INT_DIGITS_MAX = 20
+
+# Possessive: an unclosed string runs to the end once, so the scan is linear for every input.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEP_OF = [0] * 256
+for _opening, _closing in (b"[]", b"{}"):
+    _STEP_OF[_opening], _STEP_OF[_closing] = 1, -1
+# Only an escape can bring one of these into a text that was decoded as UTF-8.
+_ODD_ESCAPE = re.compile(r"\\u(?:[dD][89abcdefABCDEF]|0000)")
+_ODD_CHAR = re.compile("[\x00\ud800-\udfff]")
+
+
+class RequestError(Exception):
+    """A request cannot be accepted as it is written. The message holds no content of the request."""
+
+    def __init__(self, code: RequestCode, message: str, param: str | None = None) -> None:
+        super().__init__(f"{code}: {message}" if param is None else f"{code}: {param}: {message}")
+        self.code: RequestCode = code
+        self.message = message
+        """One sentence for the tenant."""
+        self.param = param
+        """Path of the field, such as `messages[2].content`; None where no field can be named."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Odd:
+    """Stands in the tree for a value that is refused, so that its path can be found once parsing is over."""
+
+    code: RequestCode
+    message: str
+    key: str | None = None
+
+
+_NOT_FINITE = _Odd("invalid_value", "expected a finite number")
+_TOO_LARGE = _Odd("invalid_value", "expected a whole number of at most 64 bits")
+_ODD_TEXT = _Odd("invalid_value", "expected text without U+0000 and without half surrogate pairs")
+
+
+def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
+    """The value of a JSON body as None, bool, int, float, str, list and dict. Raises RequestError."""
+    text = _decode(body)
+    _check_depth(body, depth_max)
+    value, marked = _parse(text)
+    # Odd values are rare; the walk that finds their path is paid only when there can be one.
+    if marked or _ODD_ESCAPE.search(text):
+        found = _find_odd(value)
+        if found is not None:
+            path, odd = found
+            raise RequestError(odd.code, odd.message, spell(path) or None)
+    return value
+
+
+def _decode(body: bytes) -> str:
+    text: str | None = None
+    if not body.startswith(b"\xef\xbb\xbf"):
+        try:
+            text = body.decode("utf-8")
+        except UnicodeDecodeError:
+            text = None
+    if text is None:
+        # Raised outside the handler: the error of the codec holds the whole body.
+        raise RequestError("invalid_json", "expected JSON in UTF-8 without a byte order mark")
+    return text
+
+
+def _check_depth(body: bytes, depth_max: int) -> None:
+    if body.count(b"[") + body.count(b"{") <= depth_max:
+        return
+    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    if max(accumulate(map(_STEP_OF.__getitem__, brackets)), default=0) > depth_max:
+        raise RequestError("too_deep", f"expected at most {depth_max} levels of arrays and objects")
+
+
+def _parse(text: str) -> tuple[object, bool]:
+    """The tree, with an `_Odd` in place of each value that is refused, and whether there is one."""
+    marks: list[_Odd] = []
+
+    def mark(odd: _Odd) -> _Odd:
+        marks.append(odd)
+        return odd
+
+    def whole(digits: str) -> object:
+        if len(digits) > _INT_DIGITS_MAX:
+            return mark(_TOO_LARGE)
+        number = int(digits)
+        return number if INT_MIN <= number <= INT_MAX else mark(_TOO_LARGE)
+
+    def fraction(digits: str) -> object:
+        number = float(digits)
+        return number if isfinite(number) else mark(_NOT_FINITE)
+
+    def members(pairs: list[tuple[str, object]]) -> object:
+        container = dict(pairs)
+        if len(container) == len(pairs):
+            return container
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        return mark(_Odd("duplicate_key", "expected each key once in an object", twice))
+
+    decoder = json.JSONDecoder(
+        object_pairs_hook=members,
+        parse_int=whole,
+        parse_float=fraction,
+        parse_constant=lambda _: mark(_NOT_FINITE),
+        strict=True,
+    )
+    try:
+        return decoder.decode(text), bool(marks)
+    except json.JSONDecodeError as failure:
+        line, column = failure.lineno, failure.colno
+    # Raised outside the handler: the error of the decoder holds the whole text.
+    raise RequestError("invalid_json", f"expected well-formed JSON; the error is at line {line}, column {column}")
+
+
+def _find_odd(value: object) -> tuple[FieldPath, _Odd] | None:
+    """The first refused value of the tree in the order of the text, without recursion."""
+    pending: list[tuple[FieldPath, object]] = [((), value)]
+    while pending:
+        path, node = pending.pop()
+        if isinstance(node, _Odd):
+            return (path if node.key is None else (*path, node.key)), node
+        if isinstance(node, str):
+            if _ODD_CHAR.search(node):
+                return path, _ODD_TEXT
+        elif isinstance(node, list):
+            pending.extend(((*path, index), node[index]) for index in range(len(node) - 1, -1, -1))
+        elif isinstance(node, dict):
+            for key in reversed(node):
+                pending.append(((*path, key), node[key]))
+                if _ODD_CHAR.search(key):
+                    pending.append(((*path, key), _ODD_TEXT))
+    return None

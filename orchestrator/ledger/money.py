@@ -1,0 +1,51 @@
+"""Money: an integer of pico-units with an ISO 4217 code. Currencies never meet here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import NewType
+
+Currency = NewType("Currency", str)
+"""An ISO 4217 code in capitals."""
+
+PICO_PER_UNIT = 10**12
+TOKENS_PER_PRICE = 1_000_000
+"""Token prices are quoted per million tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount; 1 USD is 10^12 pico-units."""
+
+    amount_pico: int
+    currency: Currency
+
+    def plus(self, other: Money) -> Money:
+        """Return the sum. Raises ValueError when the currencies differ."""
+        if other.currency != self.currency:
+            raise ValueError(f"{self.currency} and {other.currency} meet only through a dated FX table")
+        return Money(self.amount_pico + other.amount_pico, self.currency)
+
+    def text(self) -> str:
+        """Return the amount as people read it, such as ``0.000123 USD``."""
+        amount = Decimal(self.amount_pico) / PICO_PER_UNIT
+        return f"{amount.normalize():f} {self.currency}"
+
+
+def parse_units(text: str, divisor: int) -> int:
+    """Return a decimal amount of units, divided by `divisor`, in whole pico-units.
+
+    `parse_units("0.25", 1_000_000)` is a price per million tokens as pico-units per token: 250,000.
+    Raises ValueError when the text is no decimal, is negative, or does not come out in whole pico-units.
+    """
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        raise ValueError("expected a quoted decimal, such as \"0.25\"") from None
+    if not amount.is_finite() or amount < 0:
+        raise ValueError("expected a decimal of zero or more")
+    pico = amount * PICO_PER_UNIT / divisor
+    if pico != int(pico):
+        raise ValueError("finer than a pico-unit; round it to fewer decimals")
+    return int(pico)

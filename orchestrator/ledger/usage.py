@@ -1,0 +1,110 @@
+"""Usage records: what one attempt consumed. Each side keeps its own two counts and, marked so, the other's two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from orchestrator.evidence.canonical import JsonValue
+from orchestrator.ledger.money import Money
+from orchestrator.policy.ids import AttemptId, DecisionId, ModelId, PoolId, RequestId, TenantId, UsageId
+
+USAGE_VERSION = 1
+
+
+class Counted(Enum):
+    """How a token count came about."""
+
+    IDS = "ids"
+    """Token ids were counted."""
+    CHUNKS = "chunks"
+    """Text chunks were counted; an engine may put more than one token in a chunk."""
+    ENGINE = "engine"
+    """The engine reported it at the end of a complete answer."""
+
+
+class Outcome(Enum):
+    """How an attempt ended."""
+
+    COMPLETE = "complete"
+    CANCELLED = "cancelled"
+    BROKEN = "broken"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCounts:
+    """Counted where tokens are made. Prompt and cached are the pool's word too."""
+
+    prompt: int = 0
+    cached: int = 0
+    generated: int = 0
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeCounts:
+    """Counted where tokens arrive and are handed to the tenant."""
+
+    received: int = 0
+    delivered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """One attempt, as one side counts it. The side's own counts are `own`; the other's are `reported`."""
+
+    id: UsageId
+    request: RequestId
+    attempt: AttemptId
+    decision: DecisionId
+    tenant: TenantId | None
+    """None on the side where the tenant's name does not travel."""
+    pool: PoolId
+    model: ModelId
+    outcome: Outcome
+    counted: Counted
+    pool_counts: PoolCounts | None
+    edge_counts: EdgeCounts | None
+    own: str
+    """`pool` or `edge`: which of the two counts this side made itself. The other one is as reported."""
+    price: Money | None
+    ended_ms: int
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the record as canonical JSON holds it."""
+        pool, edge = self.pool_counts, self.edge_counts
+        counts: dict[str, JsonValue] = {}
+        if pool is not None:
+            counts["pool"] = {
+                "prompt": pool.prompt,
+                "cached": pool.cached,
+                "generated": pool.generated,
+                "sent": pool.sent,
+                "reported": self.own != "pool",
+            }
+        if edge is not None:
+            counts["edge"] = {
+                "received": edge.received,
+                "delivered": edge.delivered,
+                "reported": self.own != "edge",
+            }
+        return {
+            "v": USAGE_VERSION,
+            "kind": "usage",
+            "id": self.id,
+            "request": self.request,
+            "attempt": self.attempt,
+            "decision": self.decision,
+            "tenant": self.tenant,
+            "pool": self.pool,
+            "model": self.model,
+            "outcome": self.outcome.value,
+            "counted": self.counted.value,
+            "counts": counts,
+            # Pico-units may exceed 2^53 - 1, so the amount is written as a string.
+            "price": None
+            if self.price is None
+            else {"amount_pico": str(self.price.amount_pico), "currency": self.price.currency},
+            "ended_ms": self.ended_ms,
+        }

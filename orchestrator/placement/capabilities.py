@@ -1,0 +1,35 @@
+"""Capabilities: the closed vocabulary of what a request may need and a pool may offer."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Capability(Enum):
+    """One thing that an engine can do. An unsupported one is "no pool offers", not an unknown field."""
+
+    CHAT = "chat"
+    STREAM = "stream"
+    SEED = "seed"
+    STOP = "stop"
+    TOOLS = "tools"
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    LOGPROBS = "logprobs"
+    PENALTIES = "penalties"
+    LOGIT_BIAS = "logit_bias"
+    VISION = "vision"
+    AUDIO = "audio"
+    EMBEDDINGS = "embeddings"
+    COMPLETIONS = "completions"
+    RESUME_IDS = "resume_ids"
+    RESUME_TEXT = "resume_text"
+
+
+def parse_capability(text: str) -> Capability:
+    """Return the capability, or raise ValueError naming the closed vocabulary."""
+    try:
+        return Capability(text)
+    except ValueError:
+        allowed = ", ".join(capability.value for capability in Capability)
+        raise ValueError(f"expected one of {allowed}") from None

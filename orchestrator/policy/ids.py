@@ -1,0 +1,143 @@
+"""Identifiers. Every kind of id has its own type, so that mypy finds two that were swapped.
+
+Ids that we make are UUIDv7 (RFC 9562 section 5.7) in lower-case hex with a prefix, so they sort by time and say what
+they are. Ids that people choose (tenants, pools, edges) are short lower-case names.
+API keys are ``tg_<keyid>_<secret>``: the key id is public, the secret is 256 bits in unpadded base64url.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import NewType
+
+TenantId = NewType("TenantId", str)
+EntityId = NewType("EntityId", str)
+EdgeId = NewType("EdgeId", str)
+PoolId = NewType("PoolId", str)
+ReplicaId = NewType("ReplicaId", str)
+SchedulerId = NewType("SchedulerId", str)
+PlaceId = NewType("PlaceId", str)
+SideId = NewType("SideId", str)
+PackId = NewType("PackId", str)
+RuleId = NewType("RuleId", str)
+PathwayId = NewType("PathwayId", str)
+ModelId = NewType("ModelId", str)
+KeyId = NewType("KeyId", str)
+"""Public part of an API key, and the name of a signing or commitment key."""
+RequestId = NewType("RequestId", str)
+DecisionId = NewType("DecisionId", str)
+AttemptId = NewType("AttemptId", str)
+UsageId = NewType("UsageId", str)
+SessionId = NewType("SessionId", str)
+Digest = NewType("Digest", str)
+"""``sha256:`` and 64 lower-case hex digits."""
+
+NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?\Z")
+MADE_PATTERN = re.compile(r"(req|dec|att|usg|ses)_[0-9a-f]{32}\Z")
+DIGEST_PATTERN = re.compile(r"sha256:[0-9a-f]{64}\Z")
+KEY_ID_PATTERN = re.compile(r"[a-z0-9]{6,32}\Z")
+SECRET_BYTES = 32
+RANDOM_BYTES = 10
+
+
+def uuid7_hex(now_ms: int, entropy: bytes) -> str:
+    """Return a UUIDv7 as 32 hex digits from Unix milliseconds and ten random bytes (RFC 9562 section 5.7)."""
+    if not 0 <= now_ms < 1 << 48:
+        raise ValueError("now_ms does not fit in 48 bits")
+    if len(entropy) != RANDOM_BYTES:
+        raise ValueError(f"a UUIDv7 takes {RANDOM_BYTES} random bytes")
+    chance = int.from_bytes(entropy, "big")
+    rand_a = chance & 0xFFF
+    rand_b = (chance >> 12) & ((1 << 62) - 1)
+    value = (now_ms << 80) | (7 << 76) | (rand_a << 64) | (2 << 62) | rand_b
+    return f"{value:032x}"
+
+
+def make_request_id(now_ms: int, entropy: bytes) -> RequestId:
+    """Return a new ``req_`` id."""
+    return RequestId("req_" + uuid7_hex(now_ms, entropy))
+
+
+def make_decision_id(now_ms: int, entropy: bytes) -> DecisionId:
+    """Return a new ``dec_`` id."""
+    return DecisionId("dec_" + uuid7_hex(now_ms, entropy))
+
+
+def make_attempt_id(now_ms: int, entropy: bytes) -> AttemptId:
+    """Return a new ``att_`` id."""
+    return AttemptId("att_" + uuid7_hex(now_ms, entropy))
+
+
+def make_usage_id(now_ms: int, entropy: bytes) -> UsageId:
+    """Return a new ``usg_`` id."""
+    return UsageId("usg_" + uuid7_hex(now_ms, entropy))
+
+
+def make_session_id(now_ms: int, entropy: bytes) -> SessionId:
+    """Return a new ``ses_`` id."""
+    return SessionId("ses_" + uuid7_hex(now_ms, entropy))
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` is a name that people may choose: lower-case letters, digits, dots and hyphens, at most 63."""
+    return NAME_PATTERN.match(text) is not None
+
+
+def is_made(text: str, prefix: str) -> bool:
+    """Whether `text` is an id that we make, with this prefix."""
+    return text.startswith(prefix + "_") and MADE_PATTERN.match(text) is not None
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is a digest in our notation."""
+    return DIGEST_PATTERN.match(text) is not None
+
+
+def digest_of(data: bytes) -> Digest:
+    """Return the SHA-256 of `data` in our notation."""
+    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A parsed API key. The secret itself is not kept, only its SHA-256."""
+
+    key_id: KeyId
+    secret_sha256: str
+
+    @staticmethod
+    def parse(text: str) -> ApiKey | None:
+        """Return the key, or None when `text` does not have the form ``tg_<keyid>_<secret>``."""
+        parts = text.split("_", 2)
+        if len(parts) != 3 or parts[0] != "tg" or KEY_ID_PATTERN.match(parts[1]) is None:
+            return None
+        secret = _decode_secret(parts[2])
+        if secret is None:
+            return None
+        return ApiKey(KeyId(parts[1]), hashlib.sha256(secret).hexdigest())
+
+
+def format_api_key(key_id: KeyId, secret: bytes) -> str:
+    """Return the text of an API key from its id and 32 secret bytes."""
+    if KEY_ID_PATTERN.match(key_id) is None:
+        raise ValueError("a key id is 6 to 32 lower-case letters and digits")
+    if len(secret) != SECRET_BYTES:
+        raise ValueError(f"a secret has {SECRET_BYTES} bytes")
+    return f"tg_{key_id}_{base64.urlsafe_b64encode(secret).rstrip(b'=').decode('ascii')}"
+
+
+def _decode_secret(text: str) -> bytes | None:
+    if len(text) != 43:
+        return None
+    try:
+        secret = base64.b64decode(text.encode("ascii") + b"=", altchars=b"-_", validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        return None
+    # One text per secret: the two unused bits of the last character must be zero.
+    if len(secret) != SECRET_BYTES or base64.urlsafe_b64encode(secret).rstrip(b"=").decode("ascii") != text:
+        return None
+    return secret

@@ -1,0 +1,37 @@
+"""Tenants: who calls, what their contract attests, and what they may have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.policy.entities import Entity
+from orchestrator.policy.ids import EdgeId, KeyId, ModelId, TenantId
+from orchestrator.policy.labels import Labels
+from orchestrator.policy.pathways import Pathway
+
+
+@dataclass(frozen=True, slots=True)
+class KeyHash:
+    """One API key: its public id and the SHA-256 (hex) of its secret bytes."""
+
+    id: KeyId
+    secret_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """An entity that calls an endpoint and is billed."""
+
+    id: TenantId
+    entity: Entity
+    keys: tuple[KeyHash, ...]
+    attested: Labels
+    """What the signed contract says of payloads that declare nothing."""
+    floor: Labels
+    """What every payload of this tenant is at least."""
+    models: frozenset[ModelId]
+    """Models that it may use."""
+    edges: frozenset[EdgeId]
+    """Edges that serve it."""
+    price_book: str
+    pathways: tuple[Pathway, ...] = ()

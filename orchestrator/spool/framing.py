@@ -1,0 +1,142 @@
+"""Records as bytes, and the search for where good bytes end. Pure.
+
+    segment := header frame*
+    header  := "TGSPOOL1" | number u64 | salt 16 | crc32 of these u32
+    frame   := magic 2 | length u32 | crc32 u32 | version u8 | kind length u8 | id length u8 | retain until u64
+               | kind | id | data                                  (big endian; length counts kind, id and data)
+
+The checksum covers the salt of the segment and the offset of the frame as well. So a frame that was written for another
+place, or that lies inside the data of a record, is not taken for a frame of this place.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.spool.records import DATA_BYTES_MAX, Record, RecordId, RecordKind, SpoolCorrupt
+
+FRAME_VERSION: Final = 1
+SALT_BYTES: Final = 16
+
+_SEGMENT_MAGIC = b"TGSPOOL1"
+_SEGMENT_HEADER = struct.Struct(">8sQ16s")
+_CRC = struct.Struct(">I")
+SEGMENT_HEADER_BYTES: Final = _SEGMENT_HEADER.size + _CRC.size
+
+_FRAME_MAGIC = b"\xa7\x5c"
+_FRAME_HEADER = struct.Struct(">2sIIBBBQ")
+_FRAME_CHECKED = struct.Struct(">16sQIBBBQ")
+FRAME_HEADER_BYTES: Final = _FRAME_HEADER.size
+_BODY_BYTES_MAX = DATA_BYTES_MAX + 255 + 255
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A record found in a segment."""
+
+    record: Record
+    offset: int
+    end: int
+    """Offset of the byte after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The frames at the start of a segment, and how it goes on."""
+
+    frames: tuple[Frame, ...]
+    end: int
+    """Offset after the last good frame."""
+    torn_bytes: int
+    """Bytes after it that are no frame and have no good frame behind them: a write that was cut."""
+
+
+def encode_segment_header(number: int, salt: bytes) -> bytes:
+    """The first bytes of a segment."""
+    header = _SEGMENT_HEADER.pack(_SEGMENT_MAGIC, number, salt)
+    return header + _CRC.pack(zlib.crc32(header))
+
+
+def decode_segment_header(data: bytes, number: int) -> bytes:
+    """The salt of segment `number`. Raises SpoolCorrupt."""
+    header, checksum = data[: _SEGMENT_HEADER.size], data[_SEGMENT_HEADER.size : SEGMENT_HEADER_BYTES]
+    if len(checksum) < _CRC.size or _CRC.unpack(checksum)[0] != zlib.crc32(header):
+        raise SpoolCorrupt(number, 0, "its header is not whole")
+    magic, told, salt = _SEGMENT_HEADER.unpack(header)
+    if magic != _SEGMENT_MAGIC:
+        raise SpoolCorrupt(number, 0, "it was not written by this version")
+    if told != number:
+        raise SpoolCorrupt(number, 0, f"its header tells number {told}")
+    return bytes(salt)
+
+
+def frame_size_bytes(record: Record) -> int:
+    """The bytes that the record takes in a segment."""
+    return FRAME_HEADER_BYTES + len(record.kind) + len(record.record_id) + len(record.data)
+
+
+def encode_frame(record: Record, salt: bytes, offset: int) -> bytes:
+    """The record as it is written at `offset` of the segment with this salt."""
+    kind, record_id = record.kind.encode("ascii"), record.record_id.encode("ascii")
+    body = b"".join((kind, record_id, record.data))
+    fields = (FRAME_VERSION, len(kind), len(record_id), record.retain_until_ms)
+    checksum = zlib.crc32(body, zlib.crc32(_FRAME_CHECKED.pack(salt, offset, len(body), *fields)))
+    return _FRAME_HEADER.pack(_FRAME_MAGIC, len(body), checksum, *fields) + body
+
+
+def decode_frame(data: bytes, offset: int, salt: bytes, number: int, base: int = 0) -> Frame | None:
+    """The frame at `offset` of a segment, or None where there is no whole one. `data` begins at offset `base`.
+
+    Raises SpoolCorrupt for a whole frame of a version that this program does not know: it must not be cut off.
+    """
+    begin = offset - base
+    if len(data) - begin < FRAME_HEADER_BYTES:
+        return None
+    magic, length, checksum, version, kind_length, id_length, retain = _FRAME_HEADER.unpack_from(data, begin)
+    start = begin + FRAME_HEADER_BYTES
+    end = start + length
+    if magic != _FRAME_MAGIC or length > _BODY_BYTES_MAX or kind_length + id_length > length or end > len(data):
+        return None
+    covered = _FRAME_CHECKED.pack(salt, offset, length, version, kind_length, id_length, retain)
+    if zlib.crc32(memoryview(data)[start:end], zlib.crc32(covered)) != checksum:
+        return None
+    if version != FRAME_VERSION:
+        raise SpoolCorrupt(number, offset, f"the record has version {version}, this program knows {FRAME_VERSION}")
+    id_start, data_start = start + kind_length, start + kind_length + id_length
+    record = Record(
+        kind=RecordKind(data[start:id_start].decode("ascii")),
+        record_id=RecordId(data[id_start:data_start].decode("ascii")),
+        data=bytes(data[data_start:end]),
+        retain_until_ms=retain,
+    )
+    return Frame(record, offset, end + base)
+
+
+def scan_segment(data: bytes, salt: bytes, number: int) -> Scan:
+    """All frames of a segment. Raises SpoolCorrupt when bad bytes have a good frame behind them.
+
+    The last write of a process that died may be cut anywhere; nothing good follows it. Damage in the middle is no cut
+    write, and cutting there would lose records that were promised.
+    """
+    frames: list[Frame] = []
+    offset = SEGMENT_HEADER_BYTES
+    while offset < len(data):
+        frame = decode_frame(data, offset, salt, number)
+        if frame is None:
+            if _has_frame_after(data, offset + 1, salt, number):
+                raise SpoolCorrupt(number, offset, "a good record follows the damage")
+            break
+        frames.append(frame)
+        offset = frame.end
+    return Scan(tuple(frames), offset, len(data) - offset)
+
+
+def _has_frame_after(data: bytes, offset: int, salt: bytes, number: int) -> bool:
+    while (offset := data.find(_FRAME_MAGIC, offset)) >= 0:
+        if decode_frame(data, offset, salt, number) is not None:
+            return True
+        offset += 1
+    return False

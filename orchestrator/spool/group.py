@@ -1,0 +1,121 @@
+"""Appends from an event loop: one thread, one write after the other, one fdatasync for all that wait together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from orchestrator.spool.records import FullReason, Position, Record, SpoolClosed, SpoolError, SpoolFull
+
+T = TypeVar("T")
+Put = Callable[[Record, bool, bool], Position]
+Sync = Callable[[Position], None]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    record: Record
+    durable: bool
+    closes: bool
+    done: asyncio.Future[Position]
+
+
+class GroupWriter:
+    """Collects appends while the disk is busy and hands them over together. It belongs to one event loop."""
+
+    def __init__(self, put: Put, sync: Sync, pending_max: int) -> None:
+        self._put = put
+        self._sync = sync
+        self._pending_max = pending_max
+        self._pending: list[_Waiting] = []
+        self._job: asyncio.Future[None] | None = None
+        self._closed = False
+        # The thread is started by the first use.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
+
+    async def append(self, record: Record, durable: bool, closes: bool) -> Position:
+        """Appends one record. Raises SpoolError; when cancelled, the record may still be written."""
+        if self._closed:
+            raise SpoolClosed("the spool was closed")
+        if len(self._pending) >= self._pending_max:
+            raise SpoolFull(record.kind, FullReason.PENDING)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(record, durable, closes, loop.create_future())
+        self._pending.append(waiting)
+        if self._job is None:
+            self._start(loop)
+        return await waiting.done
+
+    async def run(self, action: Callable[[], T]) -> T:
+        """Runs one blocking action in the thread of the spool."""
+        if self._closed:
+            raise SpoolClosed("the spool was closed")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+
+    async def drain(self) -> None:
+        """Refuses new appends and waits until those that wait are written. The disk bounds the wait."""
+        self._closed = True
+        while self._job is not None:
+            await asyncio.wait([self._job])
+            # The callbacks of the job run in the turn after it ends, and may begin the next one.
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Ends the thread. Appends that were not handed over yet get SpoolClosed."""
+        self._closed = True
+        self._thread.shutdown(wait=True)
+        pending, self._pending = self._pending, []
+        for waiting in pending:
+            if not waiting.done.done():
+                waiting.done.set_exception(SpoolClosed("the spool was closed"))
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch, self._pending = self._pending, []
+        self._job = loop.run_in_executor(self._thread, self._write, batch, loop)
+        self._job.add_done_callback(lambda job: self._finish(batch, job, loop))
+
+    def _finish(self, batch: list[_Waiting], job: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+        self._job = None
+        failure = SpoolClosed("the spool was closed") if job.cancelled() else job.exception()
+        for waiting in batch:
+            if failure is not None and not waiting.done.done():
+                waiting.done.set_exception(failure)
+        if self._pending:
+            self._start(loop)
+
+    def _write(self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread: writes all, tells those that need no sync, syncs once, tells the others."""
+        synced: list[tuple[_Waiting, Position]] = []
+        for waiting in batch:
+            try:
+                position = self._put(waiting.record, waiting.durable, waiting.closes)
+            except SpoolError as failure:
+                loop.call_soon_threadsafe(_fail, waiting, failure)
+                continue
+            if waiting.durable:
+                synced.append((waiting, position))
+            else:
+                loop.call_soon_threadsafe(_tell, waiting, position)
+        if not synced:
+            return
+        try:
+            self._sync(max(position for _, position in synced))
+        except SpoolError as failure:
+            for waiting, _ in synced:
+                loop.call_soon_threadsafe(_fail, waiting, failure)
+            return
+        for waiting, position in synced:
+            loop.call_soon_threadsafe(_tell, waiting, position)
+
+
+def _tell(waiting: _Waiting, position: Position) -> None:
+    if not waiting.done.done():
+        waiting.done.set_result(position)
+
+
+def _fail(waiting: _Waiting, failure: SpoolError) -> None:
+    if not waiting.done.done():
+        waiting.done.set_exception(failure)

@@ -1,0 +1,455 @@
+"""The spool: records appended to segments in one folder, durable on demand, deleted when shipped and old enough.
+
+One process writes; a lock in the folder holds others off. Every public method may be called from any thread. The
+`_async` methods run in one thread of the spool's own, so that no event loop waits for the disk; durable appends that
+wait at the same time share one fdatasync.
+
+What happens at the bounds: new durable records are refused first (they announce regulated requests), then all new
+records, and only at the very end those that close something admitted before, such as its usage.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, decode_frame, encode_frame, frame_size_bytes
+from orchestrator.spool.group import GroupWriter
+from orchestrator.spool.records import (
+    DATA_BYTES_MAX,
+    Entry,
+    FullReason,
+    Position,
+    Record,
+    RecordId,
+    RecordKind,
+    Released,
+    SpoolBroken,
+    SpoolClosed,
+    SpoolConflict,
+    SpoolCorrupt,
+    SpoolError,
+    SpoolFull,
+)
+from orchestrator.spool.segments import (
+    NO_SPACE,
+    Segment,
+    check_sequence,
+    create_segment,
+    disk,
+    is_unborn,
+    list_segments,
+    lock_folder,
+    open_segment,
+    read_segment,
+    read_shipped,
+    scan_file,
+    sync_folder,
+    write_all,
+    write_shipped,
+)
+
+SEGMENT_BYTES_MIN: Final = 2 * DATA_BYTES_MAX
+SEGMENT_BYTES_MAX: Final = 64 * 1024 * 1024
+SEGMENTS_MIN: Final = 4
+BACKLOG_MAX: Final = 200_000
+PENDING_MAX: Final = 1024
+
+
+class Spool:
+    """A bounded, durable, append-only store of records in one folder."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        capacity_bytes: int,
+        segment_bytes: int,
+        regulated_reserve_bytes: int | None = None,
+        closing_reserve_bytes: int | None = None,
+        backlog_max: int = BACKLOG_MAX,
+        pending_max: int = PENDING_MAX,
+    ) -> None:
+        """Opens the spool and recovers it: a cut last write is cut off, anything else that is damaged is refused.
+
+        `regulated_reserve_bytes` (default a quarter of the capacity) is kept from new durable records;
+        `closing_reserve_bytes` (default a sixteenth) from all new ones. `backlog_max` bounds the records that wait to
+        be shipped, `pending_max` the appends that wait for the disk. Raises ValueError for bounds that make no sense,
+        SpoolLocked, SpoolCorrupt and SpoolBroken.
+        """
+        reserve = capacity_bytes // 4 if regulated_reserve_bytes is None else regulated_reserve_bytes
+        closing = capacity_bytes // 16 if closing_reserve_bytes is None else closing_reserve_bytes
+        if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
+            raise ValueError(f"segment_bytes: expected {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}")
+        if capacity_bytes < SEGMENTS_MIN * segment_bytes:
+            raise ValueError(f"capacity_bytes: expected at least {SEGMENTS_MIN} segments")
+        if not 0 <= closing <= reserve < capacity_bytes:
+            raise ValueError("expected 0 <= closing_reserve_bytes <= regulated_reserve_bytes < capacity_bytes")
+        self._folder = directory
+        self._capacity_bytes = capacity_bytes
+        self._segment_bytes = segment_bytes
+        self._reserve_bytes = reserve
+        self._closing_bytes = closing
+        self._backlog_max = backlog_max
+        self._lock = threading.Lock()
+        self._index: dict[RecordId, Position] = {}
+        self._segments: list[Segment] = []
+        self._broken: str | None = None
+        self._closed = False
+        self._descriptor = -1
+        self._torn_bytes = 0
+        self._folder_lock = lock_folder(directory)
+        try:
+            self._shipped = self._recover()
+        except SpoolError:
+            self._close_descriptors()
+            raise
+        self._synced = self._end()
+        self._group = GroupWriter(self._put, self._sync, pending_max)
+
+    @property
+    def end(self) -> Position:
+        """The position after the last record."""
+        with self._lock:
+            return self._end()
+
+    @property
+    def shipped(self) -> Position:
+        """The position up to which records were released; it survives a restart."""
+        return self._shipped
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all segments."""
+        with self._lock:
+            return self._used_bytes()
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes up to the capacity, reserves included."""
+        return max(0, self._capacity_bytes - self.used_bytes)
+
+    @property
+    def backlog(self) -> int:
+        """Records that wait to be shipped."""
+        return len(self._index)
+
+    @property
+    def torn_bytes(self) -> int:
+        """Bytes of a cut last write that were cut off when this spool was opened."""
+        return self._torn_bytes
+
+    def append(
+        self,
+        kind: RecordKind,
+        record_id: RecordId,
+        data: bytes,
+        *,
+        durable: bool,
+        retain_until_ms: int = 0,
+        closes: bool = False,
+    ) -> Position:
+        """Appends a record and returns where it begins; when `durable`, it is on the disk by then.
+
+        `closes` marks a record that completes something admitted before; it may use the reserves. An id that waits to
+        be shipped already is not written twice: the same record gives its old position, another one SpoolConflict.
+        Raises SpoolFull, BadRecord, SpoolBroken, SpoolClosed. May block on the disk.
+        """
+        position = self._put(Record(kind, record_id, data, retain_until_ms), durable, closes)
+        if durable:
+            self._sync(position)
+        return position
+
+    async def append_async(
+        self,
+        kind: RecordKind,
+        record_id: RecordId,
+        data: bytes,
+        *,
+        durable: bool,
+        retain_until_ms: int = 0,
+        closes: bool = False,
+    ) -> Position:
+        """As `append`, without blocking the event loop. A caller that is cancelled may leave the record written."""
+        return await self._group.append(Record(kind, record_id, data, retain_until_ms), durable, closes)
+
+    def read_from(self, position: Position | None = None) -> Iterator[Entry]:
+        """The records from `position` (default: what is not shipped yet) to the end as it is now.
+
+        Records that were released and deleted are passed over. Raises SpoolCorrupt and SpoolBroken. May block.
+        """
+        with self._lock:
+            self._check_open()
+            start = self._shipped if position is None else position
+            end = self._end()
+            segments = [segment for segment in self._segments if segment.number >= start.segment]
+        for segment in segments:
+            offset = start.offset if segment.number == start.segment else SEGMENT_HEADER_BYTES
+            size_bytes = end.offset if segment.number == end.segment else segment.size_bytes
+            yield from _entries(segment, offset, size_bytes)
+
+    def read_batch(self, position: Position | None = None, *, records_max: int) -> tuple[Entry, ...]:
+        """The first `records_max` records of `read_from`."""
+        return tuple(islice(self.read_from(position), records_max))
+
+    async def read_batch_async(self, position: Position | None = None, *, records_max: int) -> tuple[Entry, ...]:
+        """As `read_batch`, without blocking the event loop."""
+        return await self._group.run(lambda: self.read_batch(position, records_max=records_max))
+
+    def release(self, position: Position, *, now_ms: int) -> Released:
+        """Notes that all records before `position` are shipped, and deletes what may go.
+
+        A segment goes when all of it is shipped and every record in it is past its retention; segments go in order.
+        Nothing deletes earlier. A position before the shipped one changes nothing. Raises ValueError for a position
+        beyond the end, SpoolCorrupt, SpoolBroken. May block.
+        """
+        with self._lock:
+            self._check_open()
+            if position > self._end():
+                raise ValueError("expected a position of this spool")
+            if position > self._shipped:
+                write_shipped(self._folder, position)
+                self._shipped = position
+                self._forget(position)
+            return self._delete(now_ms)
+
+    async def release_async(self, position: Position, *, now_ms: int) -> Released:
+        """As `release`, without blocking the event loop."""
+        return await self._group.run(lambda: self.release(position, now_ms=now_ms))
+
+    def verify(self) -> int:
+        """Reads every record, those shipped and kept included, and returns how many there are. Raises SpoolCorrupt."""
+        return sum(1 for _ in self.read_from(Position(0, 0)))
+
+    def close(self) -> None:
+        """Ends the spool; what was appended is made durable. Appends that still wait get SpoolClosed. May block."""
+        self._group.close()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                if self._broken is None:
+                    with disk("syncing"):
+                        os.fdatasync(self._descriptor)
+            finally:
+                self._close_descriptors()
+
+    async def close_async(self) -> None:
+        """As `close`, after the appends that wait are written."""
+        await self._group.drain()
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _end(self) -> Position:
+        last = self._segments[-1]
+        return Position(last.number, last.size_bytes)
+
+    def _used_bytes(self) -> int:
+        return sum(segment.size_bytes for segment in self._segments)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SpoolClosed("the spool was closed")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._broken is not None:
+            raise SpoolBroken(self._broken)
+
+    def _recover(self) -> Position:
+        """Brings the folder into order and returns the shipped position."""
+        segments = list_segments(self._folder)
+        shipped = read_shipped(self._folder)
+        if segments and is_unborn(segments[-1]):
+            with disk("removing a segment that was never begun"):
+                segments.pop().path.unlink()
+        check_sequence(segments, shipped)
+        if not segments:
+            self._roll(1)
+            return self._end()
+        self._segments = segments
+        origin = shipped if shipped is not None else Position(1, SEGMENT_HEADER_BYTES)
+        for segment in segments:
+            if segment.number >= origin.segment:
+                self._recover_segment(segment, segment is segments[-1], origin)
+        self._descriptor = open_segment(segments[-1])
+        with disk("recovering its last segment"):
+            os.ftruncate(self._descriptor, segments[-1].size_bytes)
+            # What a process left in the page cache counts as durable from here on.
+            os.fsync(self._descriptor)
+        if origin > self._end():
+            # A record that was shipped and never synced can be lost with the power. The next records take its place,
+            # so the position must go back with it, or they would count as shipped.
+            origin = self._end()
+            write_shipped(self._folder, origin)
+        return origin
+
+    def _recover_segment(self, segment: Segment, last: bool, origin: Position) -> None:
+        scan = scan_file(segment)
+        if scan.torn_bytes and not last:
+            raise SpoolCorrupt(segment.number, scan.end, "a later segment follows the damage")
+        self._torn_bytes += scan.torn_bytes
+        segment.size_bytes = scan.end
+        for frame in scan.frames:
+            position = Position(segment.number, frame.offset)
+            if position >= origin:
+                self._index[frame.record.record_id] = position
+
+    def _put(self, record: Record, durable: bool, closes: bool) -> Position:
+        """Writes a record without syncing it."""
+        with self._lock:
+            self._check_writable()
+            known = self._index.get(record.record_id)
+            if known is not None:
+                return self._known(record, known)
+            size_bytes = frame_size_bytes(record)
+            self._check_room(record, size_bytes, durable, closes)
+            if self._segments[-1].size_bytes + size_bytes > self._segment_bytes:
+                self._roll_for(record)
+            active = self._segments[-1]
+            position = Position(active.number, active.size_bytes)
+            self._write(record, encode_frame(record, active.salt or b"", active.size_bytes), active)
+            active.size_bytes += size_bytes
+            active.retain_until_ms = max(active.retain_until_ms or 0, record.retain_until_ms)
+            self._index[record.record_id] = position
+            return position
+
+    def _known(self, record: Record, position: Position) -> Position:
+        segment = next(s for s in self._segments if s.number == position.segment)
+        entry = next(_entries(segment, position.offset, segment.size_bytes))
+        if (entry.kind, entry.data, entry.retain_until_ms) != (record.kind, record.data, record.retain_until_ms):
+            raise SpoolConflict(f"the spool has another record with the id {record.record_id}")
+        return position
+
+    def _check_room(self, record: Record, size_bytes: int, durable: bool, closes: bool) -> None:
+        left_bytes = self._capacity_bytes - self._used_bytes() - size_bytes - SEGMENT_HEADER_BYTES
+        if left_bytes < 0:
+            raise SpoolFull(record.kind, FullReason.CAPACITY)
+        if closes:
+            return
+        if len(self._index) >= self._backlog_max:
+            raise SpoolFull(record.kind, FullReason.BACKLOG)
+        if left_bytes < self._closing_bytes:
+            raise SpoolFull(record.kind, FullReason.CLOSING_RESERVE)
+        if durable and left_bytes < self._reserve_bytes:
+            raise SpoolFull(record.kind, FullReason.REGULATED_RESERVE)
+
+    def _write(self, record: Record, frame: bytes, active: Segment) -> None:
+        try:
+            write_all(self._descriptor, frame)
+        except OSError as failure:
+            try:
+                # A part of the frame may be there: without this cut, the next record would follow damage.
+                os.ftruncate(self._descriptor, active.size_bytes)
+            except OSError:
+                self._break("writing", failure)
+            if failure.errno in NO_SPACE and self._broken is None:
+                raise SpoolFull(record.kind, FullReason.DISK) from failure
+            self._break("writing", failure)
+            raise SpoolBroken(self._broken) from failure
+
+    def _roll_for(self, record: Record) -> None:
+        try:
+            self._roll(self._segments[-1].number + 1)
+        except SpoolBroken as failure:
+            cause = failure.__cause__
+            if isinstance(cause, OSError) and cause.errno in NO_SPACE and self._broken is None:
+                raise SpoolFull(record.kind, FullReason.DISK) from cause
+            raise
+
+    def _roll(self, number: int) -> None:
+        """Seals the active segment, if there is one, and begins the next."""
+        if self._descriptor >= 0:
+            self._sync_active()
+        with disk("beginning a segment"):
+            segment, descriptor = create_segment(self._folder, number)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = descriptor
+        self._segments.append(segment)
+
+    def _sync(self, position: Position) -> None:
+        """Makes everything up to and with the record at `position` durable."""
+        with self._lock:
+            if position >= self._synced:
+                self._check_writable()
+                self._sync_active()
+
+    def _sync_active(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as failure:
+            # The kernel may have dropped the pages: a second sync that succeeds would prove nothing.
+            self._break("syncing", failure)
+            raise SpoolBroken(self._broken) from failure
+        self._synced = self._end()
+
+    def _break(self, doing: str, failure: OSError) -> None:
+        if self._broken is None:
+            self._broken = f"the spool failed while {doing}: {failure.strerror}"
+
+    def _forget(self, position: Position) -> None:
+        """Drops the ids before `position`. The index is in the order of positions."""
+        while self._index:
+            record_id = next(iter(self._index))
+            if self._index[record_id] >= position:
+                return
+            del self._index[record_id]
+
+    def _delete(self, now_ms: int) -> Released:
+        shipped = [segment for segment in self._segments if segment.number < self._shipped.segment]
+        deleted = freed_bytes = 0
+        for segment in shipped:
+            if segment.retain_until_ms is None:
+                scan_file(segment)
+            if (segment.retain_until_ms or 0) > now_ms:
+                break
+            with disk("deleting a segment"):
+                segment.path.unlink()
+            self._segments.remove(segment)
+            deleted += 1
+            freed_bytes += segment.size_bytes
+        if deleted:
+            with disk("deleting a segment"):
+                sync_folder(self._folder)
+        return Released(deleted, freed_bytes, len(shipped) - deleted)
+
+    def _close_descriptors(self) -> None:
+        for descriptor in (self._descriptor, self._folder_lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._folder_lock = -1
+
+
+def _entries(segment: Segment, offset: int, end: int) -> Iterator[Entry]:
+    offset = start = max(offset, SEGMENT_HEADER_BYTES)
+    try:
+        data, salt = read_segment(segment, start, max(start, end))
+    except FileNotFoundError:
+        # Released while the reader was on its way here.
+        return
+    while offset < end:
+        frame = decode_frame(data, offset, salt, segment.number, start)
+        if frame is None:
+            raise SpoolCorrupt(segment.number, offset, "no whole record is there")
+        record = frame.record
+        yield Entry(
+            kind=record.kind,
+            record_id=record.record_id,
+            data=record.data,
+            retain_until_ms=record.retain_until_ms,
+            position=Position(segment.number, offset),
+            following=Position(segment.number, frame.end),
+        )
+        offset = frame.end

@@ -1,0 +1,265 @@
+"""Every metric, label, log event and log field, with the values that each may take.
+
+A name is added here, in review, and nowhere else. No name stands for a payload or a secret, and none is made at run
+time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+OTHER: Final = "other"
+"""Stands for every label value that is not allowed, so that no input can grow the number of series."""
+
+
+class MetricKind(Enum):
+    """What may be done with a metric: count, set or observe."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One label of a metric."""
+
+    name: str
+    values: frozenset[str] | None
+    """The allowed values; None means ids that the fleet or a bundle names, admitted as they are learnt."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metric:
+    """One metric as Prometheus sees it. Compared by identity: only the ones defined here are metrics."""
+
+    name: str
+    kind: MetricKind
+    help: str
+    labels: tuple[Label, ...] = ()
+    buckets: tuple[float, ...] = ()
+    """Upper bounds in the unit of the metric; for histograms only."""
+
+
+def _closed(name: str, *values: str) -> Label:
+    return Label(name, frozenset(values))
+
+
+POOL: Final = Label("pool", None)
+EDGE: Final = Label("edge", None)
+MODEL: Final = Label("model", None)
+RULE: Final = Label("rule", None)
+CODE: Final = Label("code", None)
+PEER: Final = Label("peer", None)
+SIDE: Final = _closed("side", "overseas", "domestic")
+OUTCOME: Final = _closed("outcome", "answered", "refused", "cut", "cancelled", "failed")
+TOKEN_COUNT: Final = _closed("count", "prompt", "cached", "generated", "sent", "received", "delivered")
+SESSION_STATE: Final = _closed("state", "connecting", "open", "suspect", "reattaching", "draining", "closed")
+NOT_PLACED: Final = _closed(
+    "reason",
+    "budget",
+    "capability",
+    "context_length",
+    "drained",
+    "model",
+    "no_opening",
+    "not_live",
+    "not_permitted",
+    "not_reachable",
+    "slo",
+    "stale_load",
+)
+CONTINUED: Final = _closed("how", "reattached", "resumed_ids", "resumed_text", "not_resumable", "refused", "failed")
+DROPPED_FRAME: Final = _closed("cause", "dead_stream", "old_epoch", "malformed", "over_credit", "unknown_stream")
+SPOOL_FULL: Final = _closed("reason", "regulated_reserve", "closing_reserve", "capacity", "backlog", "pending", "disk")
+SPOOL_BYTES: Final = _closed("what", "used", "free")
+TELEMETRY_FAULT: Final = _closed("what", "label_value", "log_value", "log_line")
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_MICROSECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
+
+
+def _counter(name: str, text: str, *labels: Label) -> Metric:
+    return Metric(name, MetricKind.COUNTER, text, labels)
+
+
+def _gauge(name: str, text: str, *labels: Label) -> Metric:
+    return Metric(name, MetricKind.GAUGE, text, labels)
+
+
+def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: Label) -> Metric:
+    return Metric(name, MetricKind.HISTOGRAM, text, labels, buckets)
+
+
+REQUESTS: Final = _counter("tidegate_requests_total", "Requests of tenants by how they ended.", OUTCOME)
+REQUESTS_ACTIVE: Final = _gauge("tidegate_requests_active", "Requests of tenants that are being served.")
+REQUEST_SECONDS: Final = _histogram(
+    "tidegate_request_seconds", "From the first byte of a request to the last of its answer.", _SECONDS, OUTCOME
+)
+FIRST_TOKEN_SECONDS: Final = _histogram(
+    "tidegate_first_token_seconds", "From the first byte of a request to the first token out.", _SECONDS, POOL
+)
+REFUSALS: Final = _counter("tidegate_refusals_total", "Refusals by code of the error catalogue.", CODE)
+DENIALS: Final = _counter("tidegate_denials_total", "Verdicts that deny, by the rule that denied.", RULE)
+PERMIT_SECONDS: Final = _histogram("tidegate_permit_seconds", "Time of one permit over all pools.", _MICROSECONDS)
+PLACEMENT_SECONDS: Final = _histogram("tidegate_placement_seconds", "Time of one placement.", _MICROSECONDS)
+PLACEMENTS: Final = _counter("tidegate_placements_total", "Attempts by the pool that was chosen.", POOL)
+NOT_PLACED_POOLS: Final = _counter(
+    "tidegate_not_placed_pools_total", "Pools that were left out of a placement, by reason.", NOT_PLACED
+)
+TOKENS: Final = _counter("tidegate_tokens_total", "Tokens by pool and by who counted them where.", POOL, TOKEN_COUNT)
+STREAMS_CONTINUED: Final = _counter("tidegate_streams_continued_total", "Cut streams by how they went on.", CONTINUED)
+SESSIONS: Final = _gauge("tidegate_sessions", "Sessions by peer and state.", PEER, SESSION_STATE)
+SESSION_RTT_SECONDS: Final = _gauge("tidegate_session_rtt_seconds", "Round trip of the last beat.", PEER)
+CLOCK_SKEW_SECONDS: Final = _gauge("tidegate_clock_skew_seconds", "Clock of the peer minus ours.", PEER)
+FRAMES_DROPPED: Final = _counter("tidegate_frames_dropped_total", "Frames that reached no request.", DROPPED_FRAME)
+QUEUE_DEPTH: Final = _gauge("tidegate_queue_depth", "Requests that wait for a replica.", POOL)
+SLOTS_FREE: Final = _gauge("tidegate_slots_free", "Free slots of the replicas.", POOL)
+REPLICAS_LIVE: Final = _gauge("tidegate_replicas_live", "Replicas that take requests.", POOL)
+BUNDLE_AGE_SECONDS: Final = _gauge("tidegate_bundle_age_seconds", "Age of the manifest in use, by its side.", SIDE)
+MANIFEST_NUMBER: Final = _gauge("tidegate_manifest_number", "Number of the manifest in use, by its side.", SIDE)
+POLICY_DISAGREEMENTS: Final = _counter(
+    "tidegate_policy_disagreements_total", "Second permits that differ from the first on the same manifest.", EDGE
+)
+SPOOL_SIZE_BYTES: Final = _gauge("tidegate_spool_bytes", "Bytes of the spool.", SPOOL_BYTES)
+SPOOL_BACKLOG: Final = _gauge("tidegate_spool_backlog", "Records of the spool that wait to be shipped.")
+SPOOL_REFUSALS: Final = _counter("tidegate_spool_refusals_total", "Records that the spool refused.", SPOOL_FULL)
+SPOOL_SYNC_SECONDS: Final = _histogram("tidegate_spool_sync_seconds", "Time until a durable record is.", _SECONDS)
+TELEMETRY_FAULTS: Final = _counter(
+    "tidegate_telemetry_faults_total", "Values that were not allowed and were replaced or lost.", TELEMETRY_FAULT
+)
+
+METRICS: Final = (
+    REQUESTS,
+    REQUESTS_ACTIVE,
+    REQUEST_SECONDS,
+    FIRST_TOKEN_SECONDS,
+    REFUSALS,
+    DENIALS,
+    PERMIT_SECONDS,
+    PLACEMENT_SECONDS,
+    PLACEMENTS,
+    NOT_PLACED_POOLS,
+    TOKENS,
+    STREAMS_CONTINUED,
+    SESSIONS,
+    SESSION_RTT_SECONDS,
+    CLOCK_SKEW_SECONDS,
+    FRAMES_DROPPED,
+    QUEUE_DEPTH,
+    SLOTS_FREE,
+    REPLICAS_LIVE,
+    BUNDLE_AGE_SECONDS,
+    MANIFEST_NUMBER,
+    POLICY_DISAGREEMENTS,
+    SPOOL_SIZE_BYTES,
+    SPOOL_BACKLOG,
+    SPOOL_REFUSALS,
+    SPOOL_SYNC_SECONDS,
+    TELEMETRY_FAULTS,
+)
+"""Every metric of the three programs; one that a program does not use stays absent or zero."""
+
+
+class Event(Enum):
+    """What a log line tells. The value is the `event` of the line."""
+
+    PROGRAM_STARTED = "program_started"
+    PROGRAM_READY = "program_ready"
+    PROGRAM_DRAINING = "program_draining"
+    PROGRAM_STOPPED = "program_stopped"
+    TASK_FAILED = "task_failed"
+    REQUEST_ACCEPTED = "request_accepted"
+    REQUEST_REFUSED = "request_refused"
+    REQUEST_ENDED = "request_ended"
+    ATTEMPT_SENT = "attempt_sent"
+    ATTEMPT_REFUSED = "attempt_refused"
+    ATTEMPT_ENDED = "attempt_ended"
+    STREAM_CUT = "stream_cut"
+    STREAM_CONTINUED = "stream_continued"
+    SLOW_READER = "slow_reader"
+    SESSION_OPENED = "session_opened"
+    SESSION_LOST = "session_lost"
+    SESSION_REATTACHED = "session_reattached"
+    SESSION_CLOSED = "session_closed"
+    SESSION_REFUSED = "session_refused"
+    CLOCK_SKEWED = "clock_skewed"
+    FRAME_DROPPED = "frame_dropped"
+    BUNDLE_LOADED = "bundle_loaded"
+    BUNDLE_REFUSED = "bundle_refused"
+    BUNDLE_STALE = "bundle_stale"
+    BUNDLE_PUBLISHED = "bundle_published"
+    POLICY_DISAGREED = "policy_disagreed"
+    POOL_LIVE = "pool_live"
+    POOL_LOST = "pool_lost"
+    REPLICA_STARTED = "replica_started"
+    REPLICA_LIVE = "replica_live"
+    REPLICA_SUSPECT = "replica_suspect"
+    REPLICA_LOST = "replica_lost"
+    ENGINE_FAILED = "engine_failed"
+    RAY_JOINED = "ray_joined"
+    RAY_LOST = "ray_lost"
+    REGISTRY_CONNECTED = "registry_connected"
+    REGISTRY_LOST = "registry_lost"
+    REGISTRY_RELISTED = "registry_relisted"
+    LEASE_LOST = "lease_lost"
+    SPOOL_OPENED = "spool_opened"
+    SPOOL_FULL = "spool_full"
+    SPOOL_FAILED = "spool_failed"
+    RECORDS_SHIPPED = "records_shipped"
+    PROCESS_STARTED = "process_started"
+    PROCESS_EXITED = "process_exited"
+
+
+class FieldKind(Enum):
+    """How the value of a log field is checked."""
+
+    ID = "id"
+    """Up to 128 of A-Z a-z 0-9 and ._:/@+=-[]"""
+    CHOICE = "choice"
+    """One of the values of the field."""
+    WHOLE = "whole"
+    """A whole number of 64 bits."""
+    NUMBER = "number"
+    """A finite number."""
+    FLAG = "flag"
+    TEXT = "text"
+    """A sentence of ours, never a tenant's: escaped and cut to 200 characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogField:
+    """One field of a log line."""
+
+    name: str
+    kind: FieldKind
+    values: frozenset[str] = frozenset()
+    """The allowed values of a CHOICE."""
+
+
+_IDS = (
+    "request_id attempt_id decision_id record_id session_id instance_id stream_id tenant_id project_id key_id entity_id"
+    " edge pool replica model side jurisdiction rule code manifest digest pathway peer address node kind exception"
+)
+_WHOLES = (
+    "count number epoch size_bytes duration_ms age_ms skew_ms rtt_ms deadline_ms prompt_tokens completion_tokens"
+    " delivered_tokens http_status exit_status process_id port segment offset attempt limit free_slots torn_bytes"
+    " revision"
+)
+_CHOICES = (OUTCOME, CONTINUED, DROPPED_FRAME, SESSION_STATE)
+
+FIELDS: Final = {
+    **{name: LogField(name, FieldKind.ID) for name in _IDS.split()},
+    **{name: LogField(name, FieldKind.WHOLE) for name in _WHOLES.split()},
+    **{label.name: LogField(label.name, FieldKind.CHOICE, label.values or frozenset()) for label in _CHOICES},
+    "reason": LogField("reason", FieldKind.CHOICE, frozenset().union(NOT_PLACED.values or (), SPOOL_FULL.values or ())),
+    "load": LogField("load", FieldKind.NUMBER),
+    "regulated": LogField("regulated", FieldKind.FLAG),
+    "durable": LogField("durable", FieldKind.FLAG),
+    "retryable": LogField("retryable", FieldKind.FLAG),
+    "detail": LogField("detail", FieldKind.TEXT),
+    "where": LogField("where", FieldKind.TEXT),
+}
+"""Every field that a log line may bear besides time, level, program, logger and event."""

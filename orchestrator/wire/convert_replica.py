@@ -1,0 +1,256 @@
+"""Frames between a replica and its intake, between values and protobuf. Total both ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.engines.generation import Generation
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, is_name
+from orchestrator.wire.convert_facts import WireError, text
+from orchestrator.wire.convert_session import generation_in, generation_out, pool_counts_in, pool_counts_out
+from protos.tidegate.v1 import replica_pb2 as pb
+
+REPLICA_VERSION = 1
+SLOTS_MAX = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a model is, so that a stream is never continued on another."""
+
+    weights_sha256: str
+    tokenizer_sha256: str
+    template_sha256: str
+    engine_family: str
+    quantisation: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaHello:
+    """First frame of a replica."""
+
+    version: int
+    replica: ReplicaId
+    pool: PoolId
+    incarnation: str
+    model: ModelId
+    slots: int
+    context_tokens: int
+    identity: Identity
+    token: str
+    node_labels: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"ReplicaHello({self.replica}, {self.incarnation})"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkStarted:
+    """The prompt was counted."""
+
+    work: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkTokens:
+    """Tokens were made. Payload: its repr holds no text."""
+
+    work: int
+    text: str
+    ids: tuple[int, ...]
+    count: int
+
+    def __repr__(self) -> str:
+        return f"WorkTokens(work={self.work}, count={self.count})"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFinished:
+    """The answer is complete, or was stopped as asked."""
+
+    work: int
+    reason: str
+    counts: PoolCounts
+
+
+@dataclass(frozen=True, slots=True)
+class WorkRefused:
+    """The engine did no work."""
+
+    work: int
+    code: str
+    detail: str
+    param: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFailed:
+    """The engine failed after it may have begun."""
+
+    work: int
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaBeat:
+    """A sign of life: the engine's step counter, and whether the engine is well."""
+
+    step: int
+    running: int
+    waiting: int
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkAssign:
+    """Run this."""
+
+    work: int
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class WorkCancel:
+    """Stop that."""
+
+    work: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaWelcome:
+    """The intake took the replica in."""
+
+    version: int
+    scheduler: str
+
+
+ReplicaFrame = ReplicaHello | WorkStarted | WorkTokens | WorkFinished | WorkRefused | WorkFailed | ReplicaBeat
+WorkFrame = WorkAssign | WorkCancel | ReplicaWelcome
+
+
+def replica_frame_out(frame: ReplicaFrame) -> pb.ReplicaFrame:
+    """Return the message of a frame of a replica."""
+    match frame:
+        case WorkTokens():
+            tokens = pb.WorkTokens(work=frame.work, text=frame.text, ids=frame.ids, count=frame.count)
+            return pb.ReplicaFrame(tokens=tokens)
+        case ReplicaBeat():
+            beat = pb.ReplicaBeat(
+                step=frame.step, running=frame.running, waiting=frame.waiting, healthy=frame.healthy
+            )
+            return pb.ReplicaFrame(beat=beat)
+        case WorkStarted():
+            return pb.ReplicaFrame(started=pb.WorkStarted(work=frame.work, prompt_tokens=frame.prompt_tokens))
+        case WorkFinished():
+            counts = pool_counts_out(frame.counts)
+            return pb.ReplicaFrame(finished=pb.WorkFinished(work=frame.work, reason=frame.reason, counts=counts))
+        case WorkRefused():
+            refused = pb.WorkRefused(
+                work=frame.work, code=frame.code, detail=frame.detail, param=frame.param or ""
+            )
+            return pb.ReplicaFrame(refused=refused)
+        case WorkFailed():
+            return pb.ReplicaFrame(failed=pb.WorkFailed(work=frame.work, code=frame.code, detail=frame.detail))
+        case ReplicaHello():
+            return pb.ReplicaFrame(hello=_hello_out(frame))
+
+
+def replica_frame_in(message: pb.ReplicaFrame) -> ReplicaFrame:
+    """Return the frame of a message of a replica. Raises WireError, also on a kind that we do not know."""
+    match message.WhichOneof("kind"):
+        case "tokens":
+            t = message.tokens
+            return WorkTokens(t.work, t.text, tuple(t.ids), t.count)
+        case "beat":
+            b = message.beat
+            return ReplicaBeat(b.step, b.running, b.waiting, b.healthy)
+        case "started":
+            return WorkStarted(message.started.work, message.started.prompt_tokens)
+        case "finished":
+            f = message.finished
+            return WorkFinished(f.work, f.reason, pool_counts_in(f.counts))
+        case "refused":
+            r = message.refused
+            return WorkRefused(r.work, r.code, r.detail, r.param or None)
+        case "failed":
+            return WorkFailed(message.failed.work, message.failed.code, message.failed.detail)
+        case "hello":
+            return _hello_in(message.hello)
+        case _:
+            raise WireError("frame", "a kind of this version")
+
+
+def work_frame_out(frame: WorkFrame) -> pb.WorkFrame:
+    """Return the message of a frame to a replica."""
+    match frame:
+        case WorkAssign():
+            assign = pb.WorkAssign(work=frame.work, generation=generation_out(frame.generation))
+            return pb.WorkFrame(assign=assign)
+        case WorkCancel():
+            return pb.WorkFrame(cancel=pb.WorkCancel(work=frame.work))
+        case ReplicaWelcome():
+            return pb.WorkFrame(welcome=pb.ReplicaWelcome(version=frame.version, scheduler=frame.scheduler))
+
+
+def work_frame_in(message: pb.WorkFrame) -> WorkFrame:
+    """Return the frame of a message to a replica. Raises WireError, also on a kind that we do not know."""
+    match message.WhichOneof("kind"):
+        case "assign":
+            return WorkAssign(message.assign.work, generation_in(message.assign.generation))
+        case "cancel":
+            return WorkCancel(message.cancel.work)
+        case "welcome":
+            return ReplicaWelcome(message.welcome.version, message.welcome.scheduler)
+        case _:
+            raise WireError("frame", "a kind of this version")
+
+
+def _hello_out(frame: ReplicaHello) -> pb.ReplicaHello:
+    identity = frame.identity
+    return pb.ReplicaHello(
+        version=frame.version,
+        replica=frame.replica,
+        pool=frame.pool,
+        incarnation=frame.incarnation,
+        model=frame.model,
+        slots=frame.slots,
+        context_tokens=frame.context_tokens,
+        identity=pb.ModelIdentity(
+            weights_sha256=identity.weights_sha256,
+            tokenizer_sha256=identity.tokenizer_sha256,
+            template_sha256=identity.template_sha256,
+            engine_family=identity.engine_family,
+            quantisation=identity.quantisation,
+        ),
+        token=frame.token,
+        node_labels=frame.node_labels,
+    )
+
+
+def _hello_in(message: pb.ReplicaHello) -> ReplicaHello:
+    if not is_name(message.replica):
+        raise WireError("hello.replica", "a name")
+    if not 1 <= message.slots <= SLOTS_MAX:
+        raise WireError("hello.slots", f"1 to {SLOTS_MAX}")
+    identity = message.identity
+    return ReplicaHello(
+        message.version,
+        ReplicaId(message.replica),
+        PoolId(text("hello.pool", message.pool)),
+        text("hello.incarnation", message.incarnation),
+        ModelId(text("hello.model", message.model)),
+        message.slots,
+        message.context_tokens,
+        Identity(
+            identity.weights_sha256,
+            identity.tokenizer_sha256,
+            identity.template_sha256,
+            identity.engine_family,
+            identity.quantisation,
+        ),
+        message.token,
+        dict(message.node_labels),
+    )

@@ -1,0 +1,322 @@
+"""Frames of a session, between values and protobuf. Total both ways."""
+
+from __future__ import annotations
+
+from orchestrator.engines.generation import Generation, Message, Role, Sampling
+from orchestrator.ledger.usage import EdgeCounts, PoolCounts
+from orchestrator.policy.ids import (
+    AttemptId,
+    DecisionId,
+    EdgeId,
+    KeyId,
+    ModelId,
+    PoolId,
+    ReplicaId,
+    RequestId,
+    SchedulerId,
+    SessionId,
+    is_made,
+)
+from orchestrator.wire import frames as f
+from orchestrator.wire.convert_facts import WireError, citation_in, citation_out, facts_in, facts_out, read, text
+from protos.tidegate.v1 import session_pb2 as pb
+from protos.tidegate.v1 import usage_pb2
+
+MESSAGES_MAX = 1_024
+STOPS_MAX = 4
+
+
+def generation_out(generation: Generation) -> pb.Generation:
+    """Return the message of a generation."""
+    sampling = generation.sampling
+    return pb.Generation(
+        model=generation.model,
+        messages=[pb.ChatMessage(role=m.role.value, text=m.text) for m in generation.messages],
+        sampling=pb.Sampling(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            stop=sampling.stop,
+            max_tokens=sampling.max_tokens,
+        ),
+    )
+
+
+def generation_in(message: pb.Generation) -> Generation:
+    """Return the generation of a message. Raises WireError."""
+    if not 1 <= len(message.messages) <= MESSAGES_MAX:
+        raise WireError("generation.messages", f"1 to {MESSAGES_MAX} messages")
+    sampling = message.sampling
+    # Written so that NaN, which compares false with everything, is refused.
+    if not 0 <= sampling.temperature <= 2:
+        raise WireError("generation.sampling.temperature", "0 to 2")
+    if not 0 < sampling.top_p <= 1:
+        raise WireError("generation.sampling.top_p", "above 0, at most 1")
+    if len(sampling.stop) > STOPS_MAX:
+        raise WireError("generation.sampling.stop", f"at most {STOPS_MAX} strings")
+    if sampling.HasField("max_tokens") and sampling.max_tokens < 1:
+        raise WireError("generation.sampling.max_tokens", "1 or more")
+    messages = tuple(
+        Message(read("generation.messages.role", "a known role", lambda m=m: Role(m.role)), m.text)  # type: ignore[misc]
+        for m in message.messages
+    )
+    return Generation(
+        ModelId(text("generation.model", message.model)),
+        messages,
+        Sampling(
+            sampling.temperature,
+            sampling.top_p,
+            sampling.seed if sampling.HasField("seed") else None,
+            tuple(sampling.stop),
+            sampling.max_tokens if sampling.HasField("max_tokens") else None,
+        ),
+    )
+
+
+def pool_counts_out(counts: PoolCounts) -> usage_pb2.PoolCounts:
+    """Return the message of a pool's counts."""
+    return usage_pb2.PoolCounts(
+        prompt=counts.prompt, cached=counts.cached, generated=counts.generated, sent=counts.sent
+    )
+
+
+def pool_counts_in(message: usage_pb2.PoolCounts) -> PoolCounts:
+    """Return a pool's counts of a message."""
+    return PoolCounts(message.prompt, message.cached, message.generated, message.sent)
+
+
+def attempt_in(value: str) -> AttemptId:
+    """Return an attempt id. Raises WireError."""
+    if not is_made(value, "att"):
+        raise WireError("attempt", "an id that starts with att_")
+    return AttemptId(value)
+
+
+def load_out(load: f.Load) -> pb.Load:
+    """Return the message of a load report."""
+    return pb.Load(
+        number=load.number,
+        pool=load.pool,
+        replicas=load.replicas,
+        slots=load.slots,
+        running=load.running,
+        waiting=load.waiting,
+        waiting_max=load.waiting_max,
+    )
+
+
+def load_in(message: pb.Load) -> f.Load:
+    """Return the load report of a message. Raises WireError."""
+    return f.Load(
+        message.number,
+        PoolId(text("load.pool", message.pool)),
+        message.replicas,
+        message.slots,
+        message.running,
+        message.waiting,
+        message.waiting_max,
+    )
+
+
+def open_out(frame: f.Open) -> pb.Open:
+    """Return the message of an attempt."""
+    return pb.Open(
+        stream=frame.stream,
+        attempt=frame.attempt,
+        decision=frame.decision,
+        request=frame.request,
+        pool=frame.pool,
+        generation=generation_out(frame.generation),
+        facts=facts_out(frame.facts),
+        citation=citation_out(frame.citation),
+        key_id=frame.key_id,
+        facts_signature=frame.signature,
+        credit_bytes=frame.credit_bytes,
+        budget_ms=frame.budget_ms,
+    )
+
+
+def open_in(message: pb.Open) -> f.Open:
+    """Return the attempt of a message. Raises WireError."""
+    if not is_made(message.decision, "dec"):
+        raise WireError("open.decision", "an id that starts with dec_")
+    if not is_made(message.request, "req"):
+        raise WireError("open.request", "an id that starts with req_")
+    if message.stream < 1:
+        raise WireError("open.stream", "1 or more")
+    return f.Open(
+        message.stream,
+        attempt_in(message.attempt),
+        DecisionId(message.decision),
+        RequestId(message.request),
+        PoolId(text("open.pool", message.pool)),
+        generation_in(message.generation),
+        facts_in(message.facts),
+        citation_in(message.citation),
+        KeyId(text("open.key_id", message.key_id)),
+        message.facts_signature,
+        message.credit_bytes,
+        message.budget_ms,
+    )
+
+
+def edge_frame_out(frame: f.EdgeFrame) -> pb.EdgeFrame:
+    """Return the message of a frame of the edge."""
+    match frame:
+        case f.Credit():
+            return pb.EdgeFrame(credit=pb.Credit(stream=frame.stream, bytes=frame.size_bytes))
+        case f.Open():
+            return pb.EdgeFrame(open=open_out(frame))
+        case f.Beat():
+            return pb.EdgeFrame(beat=pb.Beat(number=frame.number, answers=frame.answers))
+        case f.Cancel():
+            return pb.EdgeFrame(cancel=pb.Cancel(stream=frame.stream, attempt=frame.attempt))
+        case f.Settle():
+            counts = usage_pb2.EdgeCounts(received=frame.counts.received, delivered=frame.counts.delivered)
+            return pb.EdgeFrame(settle=pb.Settle(stream=frame.stream, attempt=frame.attempt, counts=counts))
+        case f.Hello():
+            return pb.EdgeFrame(
+                hello=pb.Hello(
+                    version_min=frame.version_min,
+                    version_max=frame.version_max,
+                    edge=frame.edge,
+                    session=frame.session,
+                    epoch=frame.epoch,
+                    now_ms=frame.now_ms,
+                    streams_max=frame.streams_max,
+                )
+            )
+
+
+def edge_frame_in(message: pb.EdgeFrame) -> f.EdgeFrame:
+    """Return the frame of a message of the edge. Raises WireError, also on a kind that we do not know."""
+    kind = message.WhichOneof("kind")
+    if kind == "credit":
+        return f.Credit(message.credit.stream, message.credit.bytes)
+    if kind == "open":
+        return open_in(message.open)
+    if kind == "beat":
+        return f.Beat(message.beat.number, message.beat.answers)
+    if kind == "cancel":
+        return f.Cancel(message.cancel.stream, attempt_in(message.cancel.attempt))
+    if kind == "settle":
+        settle = message.settle
+        counts = EdgeCounts(settle.counts.received, settle.counts.delivered)
+        return f.Settle(settle.stream, attempt_in(settle.attempt), counts)
+    if kind == "hello":
+        hello = message.hello
+        if not is_made(hello.session, "ses"):
+            raise WireError("hello.session", "an id that starts with ses_")
+        return f.Hello(
+            hello.version_min,
+            hello.version_max,
+            EdgeId(text("hello.edge", hello.edge)),
+            SessionId(hello.session),
+            hello.epoch,
+            hello.now_ms,
+            hello.streams_max,
+        )
+    raise WireError("frame", "a kind of this version")
+
+
+def intake_frame_out(frame: f.IntakeFrame) -> pb.IntakeFrame:
+    """Return the message of a frame of the intake."""
+    match frame:
+        case f.Tokens():
+            tokens = pb.Tokens(
+                stream=frame.stream,
+                attempt=frame.attempt,
+                first=frame.first,
+                count=frame.count,
+                text=frame.text,
+                ids=frame.ids,
+            )
+            return pb.IntakeFrame(tokens=tokens)
+        case f.Accepted():
+            accepted = pb.Accepted(stream=frame.stream, attempt=frame.attempt, replica=frame.replica)
+            return pb.IntakeFrame(accepted=accepted)
+        case f.Done():
+            counts = pool_counts_out(frame.counts)
+            done = pb.Done(stream=frame.stream, attempt=frame.attempt, reason=frame.reason, counts=counts)
+            return pb.IntakeFrame(done=done)
+        case f.Beat():
+            return pb.IntakeFrame(beat=pb.Beat(number=frame.number, answers=frame.answers))
+        case f.Load():
+            return pb.IntakeFrame(load=load_out(frame))
+        case f.Refused():
+            refused = pb.Refused(
+                stream=frame.stream,
+                attempt=frame.attempt,
+                code=frame.code,
+                detail=frame.detail,
+                param=frame.param or "",
+                rules=frame.rules,
+                retry_after_ms=frame.retry_after_ms or 0,
+            )
+            return pb.IntakeFrame(refused=refused)
+        case f.Broken():
+            broken = pb.Broken(
+                stream=frame.stream,
+                attempt=frame.attempt,
+                code=frame.code,
+                detail=frame.detail,
+                counts=pool_counts_out(frame.counts),
+            )
+            return pb.IntakeFrame(broken=broken)
+        case f.Welcome():
+            welcome = pb.Welcome(
+                version=frame.version,
+                scheduler=frame.scheduler,
+                instance=frame.instance,
+                now_ms=frame.now_ms,
+                streams_max=frame.streams_max,
+                loads=[load_out(load) for load in frame.loads],
+            )
+            return pb.IntakeFrame(welcome=welcome)
+        case f.Draining():
+            return pb.IntakeFrame(draining=pb.Draining(grace_ms=frame.grace_ms))
+
+
+def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
+    """Return the frame of a message of the intake. Raises WireError, also on a kind that we do not know."""
+    match message.WhichOneof("kind"):
+        case "tokens":
+            t = message.tokens
+            return f.Tokens(t.stream, attempt_in(t.attempt), t.first, t.count, t.text, tuple(t.ids))
+        case "accepted":
+            a = message.accepted
+            return f.Accepted(a.stream, attempt_in(a.attempt), ReplicaId(a.replica))
+        case "done":
+            d = message.done
+            return f.Done(d.stream, attempt_in(d.attempt), d.reason, pool_counts_in(d.counts))
+        case "beat":
+            return f.Beat(message.beat.number, message.beat.answers)
+        case "load":
+            return load_in(message.load)
+        case "refused":
+            r = message.refused
+            rules = tuple(r.rules)
+            retry_ms = r.retry_after_ms or None
+            return f.Refused(r.stream, attempt_in(r.attempt), r.code, r.detail, r.param or None, rules, retry_ms)
+        case "broken":
+            b = message.broken
+            return f.Broken(b.stream, attempt_in(b.attempt), b.code, b.detail, pool_counts_in(b.counts))
+        case "welcome":
+            w = message.welcome
+            loads = tuple(load_in(load) for load in w.loads)
+            scheduler = SchedulerId(text("welcome.scheduler", w.scheduler))
+            return f.Welcome(w.version, scheduler, w.instance, w.now_ms, w.streams_max, loads)
+        case "draining":
+            return f.Draining(message.draining.grace_ms)
+        case _:
+            raise WireError("frame", "a kind of this version")
+
+
+def edge_batch_out(epoch: int, frames: list[f.EdgeFrame]) -> pb.EdgeBatch:
+    """Return one message for whatever was ready in this turn of the loop."""
+    return pb.EdgeBatch(epoch=epoch, frames=[edge_frame_out(frame) for frame in frames])
+
+
+def intake_batch_out(epoch: int, frames: list[f.IntakeFrame]) -> pb.IntakeBatch:
+    """Return one message for whatever was ready in this turn of the loop."""
+    return pb.IntakeBatch(epoch=epoch, frames=[intake_frame_out(frame) for frame in frames])

@@ -1,0 +1,186 @@
+"""The frames of a session between an edge and an intake, as values. `convert` turns them into protobuf and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.engines.generation import Generation
+from orchestrator.evidence.citation import Citation
+from orchestrator.ledger.usage import EdgeCounts, PoolCounts
+from orchestrator.policy.ids import (
+    AttemptId,
+    DecisionId,
+    EdgeId,
+    KeyId,
+    PoolId,
+    ReplicaId,
+    RequestId,
+    SchedulerId,
+    SessionId,
+)
+from orchestrator.policy.permit import Facts
+
+SESSION_VERSION = 1
+SESSION_VERSION_MIN = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First frame of a session, from the edge."""
+
+    version_min: int
+    version_max: int
+    edge: EdgeId
+    session: SessionId
+    epoch: int
+    now_ms: int
+    streams_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A permitted attempt. Holds the payload; its repr does not, because `Generation`'s does not."""
+
+    stream: int
+    attempt: AttemptId
+    decision: DecisionId
+    request: RequestId
+    pool: PoolId
+    generation: Generation
+    facts: Facts
+    citation: Citation
+    key_id: KeyId
+    signature: bytes
+    credit_bytes: int
+    budget_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """More bytes that the edge is ready to hold for one stream."""
+
+    stream: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The edge wants no more of this stream."""
+
+    stream: int
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The edge's last word on a stream: what it received and delivered."""
+
+    stream: int
+    attempt: AttemptId
+    counts: EdgeCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A sign of life. `answers` is the number that is answered, or 0."""
+
+    number: int
+    answers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """State of one pool. Numbered, so that an old report never replaces a newer one."""
+
+    number: int
+    pool: PoolId
+    replicas: int
+    slots: int
+    running: int
+    waiting: int
+    waiting_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """First answer of the intake."""
+
+    version: int
+    scheduler: SchedulerId
+    instance: str
+    now_ms: int
+    streams_max: int
+    loads: tuple[Load, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The second permit allowed it and a replica has it."""
+
+    stream: int
+    attempt: AttemptId
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was generated: `not_started`, free of charge."""
+
+    stream: int
+    attempt: AttemptId
+    code: str
+    detail: str
+    param: str | None = None
+    rules: tuple[str, ...] = ()
+    retry_after_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Some more of the answer. Payload: its repr holds no text."""
+
+    stream: int
+    attempt: AttemptId
+    first: int
+    """Index of the first token of this frame in the answer."""
+    count: int
+    text: str
+    ids: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"Tokens(stream={self.stream}, first={self.first}, count={self.count})"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer is complete, or was cancelled as asked."""
+
+    stream: int
+    attempt: AttemptId
+    reason: str
+    """A value of `engines.generation.FinishReason`."""
+    counts: PoolCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The answer was cut after it may have begun."""
+
+    stream: int
+    attempt: AttemptId
+    code: str
+    detail: str
+    counts: PoolCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The intake takes no new work; running answers have this long."""
+
+    grace_ms: int
+
+
+EdgeFrame = Hello | Open | Credit | Cancel | Settle | Beat
+IntakeFrame = Welcome | Accepted | Refused | Tokens | Done | Broken | Load | Beat | Draining
+StreamFrame = Accepted | Refused | Tokens | Done | Broken
+"""What an intake says of one stream."""

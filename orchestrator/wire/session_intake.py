@@ -1,0 +1,342 @@
+"""The intake's end of a session, as a pure state machine: events in, instructions out.
+
+Credit bounds memory, not the engine: an engine may run ahead of a slow tenant within `AHEAD_BYTES_MAX`; beyond that the
+stream is broken as `slow_reader` and its slot is free. Nothing parks a running slot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from orchestrator.ledger.usage import EdgeCounts, PoolCounts
+from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId, SessionId
+from orchestrator.wire.frames import (
+    SESSION_VERSION,
+    SESSION_VERSION_MIN,
+    Accepted,
+    Beat,
+    Broken,
+    Cancel,
+    Credit,
+    Done,
+    Draining,
+    EdgeFrame,
+    Hello,
+    IntakeFrame,
+    Load,
+    Open,
+    Refused,
+    Settle,
+    Tokens,
+    Welcome,
+)
+from orchestrator.wire.session_edge import DEAD_BUSY_MS, DEAD_IDLE_MS, STREAMS_MAX, State
+
+AHEAD_BYTES_MAX = 128 * 1024
+"""How far an engine may run ahead of what the edge is ready to hold, per stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put this frame on the wire."""
+
+    frame: IntakeFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A new attempt wants to be permitted, queued and run."""
+
+    open: Open
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop the work of this stream; nobody waits for it."""
+
+    stream: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The edge said what it received and delivered, or is gone (`counts` is None)."""
+
+    stream: int
+    attempt: AttemptId
+    counts: EdgeCounts | None
+    sent: int
+    """Tokens of this stream that were put on the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the transport; the session is over."""
+
+    reason: str
+
+
+Instruction = Send | Start | Stop | Settled | Close
+
+
+@dataclass(slots=True)
+class _Stream:
+    attempt: AttemptId
+    credit_bytes: int
+    sent_tokens: int = 0
+    ready: deque[tuple[str, tuple[int, ...], int, int]] = field(default_factory=deque)  # bounded: AHEAD_BYTES_MAX
+    """(text, ids, tokens, bytes) not sent yet."""
+    ready_bytes: int = 0
+    last: Done | Broken | Refused | None = None
+    """The terminal frame, held back until `ready` is empty."""
+    ended: bool = False
+
+
+class IntakeSession:
+    """One session with one edge."""
+
+    def __init__(self, scheduler: SchedulerId, instance: str, streams_max: int = STREAMS_MAX) -> None:
+        self.scheduler = scheduler
+        self.instance = instance
+        self.streams_max = streams_max
+        self.state = State.GREETING
+        self.edge: EdgeId | None = None
+        self.session: SessionId | None = None
+        self.epoch = 0
+        self.skew_ms: int | None = None
+        self.dead_frames = 0
+        self._streams: dict[int, _Stream] = {}
+        self._last_stream = 0
+        self._last_heard_us = 0
+
+    def connected(self, now_us: int) -> None:
+        """The transport is open; the edge speaks first."""
+        self._last_heard_us = now_us
+
+    def streams(self) -> int:
+        """Return how many streams are not settled."""
+        return len(self._streams)
+
+    def sent_tokens(self, stream: int) -> int:
+        """Return how many tokens of a live stream were put on the wire."""
+        found = self._streams.get(stream)
+        return 0 if found is None else found.sent_tokens
+
+    def received(
+        self, epoch: int, frame: EdgeFrame, now_us: int, wall_ms: int, loads: tuple[Load, ...]
+    ) -> list[Instruction]:
+        """A frame arrived. `loads` is what a greeting is answered with."""
+        if self.state is State.CLOSED:
+            self.dead_frames += 1
+            return []
+        self._last_heard_us = now_us
+        if isinstance(frame, Hello):
+            return self._greet(frame, epoch, wall_ms, loads)
+        if self.state is State.GREETING:
+            return self._close("protocol_violation")
+        if epoch != self.epoch:
+            self.dead_frames += 1
+            return []
+        if isinstance(frame, Beat):
+            return [] if frame.answers else [Send(Beat(0, frame.number))]
+        if isinstance(frame, Open):
+            return self._open(frame)
+        return self._streamed(frame)
+
+    def unreadable(self, epoch: int, stream: int, attempt: AttemptId, field: str) -> list[Instruction]:
+        """An attempt arrived that cannot be read, such as one with a label this version does not know: refuse it.
+
+        Only that stream suffers; the session and its other streams go on.
+        """
+        if self.state is State.CLOSED or epoch != self.epoch or stream <= self._last_stream:
+            return self._close("protocol_violation")
+        self._last_stream = stream
+        found = _Stream(attempt, 0)
+        self._streams[stream] = found
+        detail = f"The pool's side cannot read the field {field}."
+        found.last = Refused(stream, attempt, "policy_stale", detail)
+        return self._flush(stream, found)
+
+    def accepted(self, stream: int, replica: ReplicaId) -> list[Instruction]:
+        """A replica has the work of `stream`."""
+        found = self._live(stream)
+        return [] if found is None else [Send(Accepted(stream, found.attempt, replica))]
+
+    def refused(
+        self,
+        stream: int,
+        code: str,
+        detail: str,
+        param: str | None = None,
+        rules: tuple[str, ...] = (),
+        retry_after_ms: int | None = None,
+    ) -> list[Instruction]:
+        """Nothing was generated for `stream`."""
+        found = self._live(stream)
+        if found is None:
+            return []
+        found.last = Refused(stream, found.attempt, code, detail, param, rules, retry_after_ms)
+        return self._flush(stream, found)
+
+    def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> list[Instruction]:
+        """The engine made tokens: send what credit allows, hold the rest, break a reader that is too slow."""
+        found = self._live(stream)
+        if found is None:
+            return []
+        size_bytes = len(text.encode()) + 4 * len(ids)
+        found.ready.append((text, ids, count, size_bytes))
+        found.ready_bytes += size_bytes
+        if found.ready_bytes > max(0, found.credit_bytes) + AHEAD_BYTES_MAX:
+            found.ready.clear()
+            found.ready_bytes = 0
+            detail = "The answer was read too slowly to be held."
+            counts = PoolCounts(sent=found.sent_tokens)
+            found.last = Broken(stream, found.attempt, "slow_reader", detail, counts)
+            return [*self._flush(stream, found), Stop(stream, "slow_reader")]
+        return self._flush(stream, found)
+
+    def done(self, stream: int, reason: str, counts: PoolCounts) -> list[Instruction]:
+        """The engine finished `stream`. The frame leaves after the last token."""
+        found = self._live(stream)
+        if found is None:
+            return []
+        found.last = Done(stream, found.attempt, reason, counts)
+        return self._flush(stream, found)
+
+    def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> list[Instruction]:
+        """The engine failed `stream`. The frame leaves after the last token that was made."""
+        found = self._live(stream)
+        if found is None:
+            return []
+        found.last = Broken(stream, found.attempt, code, detail, counts)
+        return self._flush(stream, found)
+
+    def load(self, load: Load) -> list[Instruction]:
+        """Report the state of a pool."""
+        return [Send(load)] if self.state in (State.LIVE, State.DRAINING) else []
+
+    def drain(self, grace_ms: int) -> list[Instruction]:
+        """Take no new work."""
+        if self.state is not State.LIVE:
+            return []
+        self.state = State.DRAINING
+        return [Send(Draining(grace_ms))]
+
+    def tick(self, now_us: int) -> list[Instruction]:
+        """Time passed: judge silence. The edge beats; the intake answers."""
+        if self.state is State.CLOSED:
+            return []
+        silent_ms = (now_us - self._last_heard_us) // 1000
+        # The border's round trip is the edge's to measure; a second is added for it.
+        limit_ms = (DEAD_BUSY_MS if self._streams else DEAD_IDLE_MS) + 1_000
+        return self._close("session_lost") if silent_ms > limit_ms else []
+
+    def lost(self, reason: str) -> list[Instruction]:
+        """The transport is gone: stop all work, and settle what nobody will."""
+        return self._close(reason)
+
+    def _live(self, stream: int) -> _Stream | None:
+        found = self._streams.get(stream)
+        return None if found is None or found.last is not None else found
+
+    def _greet(self, hello: Hello, epoch: int, wall_ms: int, loads: tuple[Load, ...]) -> list[Instruction]:
+        version = min(SESSION_VERSION, hello.version_max)
+        if self.state is not State.GREETING or epoch != hello.epoch or version < SESSION_VERSION_MIN:
+            return self._close("protocol_violation")
+        if version < hello.version_min or not hello.edge or not hello.session:
+            return self._close("protocol_violation")
+        self.state = State.LIVE
+        self.edge, self.session, self.epoch = hello.edge, hello.session, hello.epoch
+        self.skew_ms = hello.now_ms - wall_ms
+        return [Send(Welcome(version, self.scheduler, self.instance, wall_ms, self.streams_max, loads))]
+
+    def _open(self, frame: Open) -> list[Instruction]:
+        if frame.stream <= self._last_stream:
+            return self._close("protocol_violation")  # a number was used twice
+        self._last_stream = frame.stream
+        found = _Stream(frame.attempt, frame.credit_bytes)
+        self._streams[frame.stream] = found
+        if self.state is State.DRAINING:
+            found.last = Refused(frame.stream, frame.attempt, "draining", "The scheduler is stopping.")
+            return self._flush(frame.stream, found)
+        if len(self._streams) > self.streams_max:
+            detail = "The session has as many streams as the scheduler takes."
+            found.last = Refused(frame.stream, frame.attempt, "engine_busy", detail)
+            return self._flush(frame.stream, found)
+        return [Start(frame)]
+
+    def _streamed(self, frame: Credit | Cancel | Settle) -> list[Instruction]:
+        found = self._streams.get(frame.stream)
+        if found is None:
+            self.dead_frames += 1
+            return []
+        if isinstance(frame, Credit):
+            found.credit_bytes += frame.size_bytes
+            return self._flush(frame.stream, found)
+        if frame.attempt != found.attempt:
+            self.dead_frames += 1
+            return []
+        if isinstance(frame, Settle):
+            del self._streams[frame.stream]
+            settled = Settled(frame.stream, frame.attempt, frame.counts, found.sent_tokens)
+            return [settled] if found.last is not None else [Stop(frame.stream, "cancelled"), settled]
+        if found.last is not None:
+            # The answer is complete already; what is held back has no reader.
+            found.ready.clear()
+            found.ready_bytes = 0
+            return self._flush(frame.stream, found)
+        found.ready.clear()
+        found.ready_bytes = 0
+        found.credit_bytes = 0
+        return [Stop(frame.stream, "cancelled")]
+
+    def _flush(self, stream: int, found: _Stream) -> list[Instruction]:
+        """Send what credit allows in one frame, then the terminal frame when nothing is held back."""
+        out: list[Instruction] = []
+        texts: list[str] = []
+        ids: list[int] = []
+        count = 0
+        while found.ready and found.credit_bytes > 0:
+            text, more, tokens, size_bytes = found.ready.popleft()
+            texts.append(text)
+            ids.extend(more)
+            count += tokens
+            found.credit_bytes -= size_bytes
+            found.ready_bytes -= size_bytes
+        if count or any(texts):
+            out.append(Send(Tokens(stream, found.attempt, found.sent_tokens, count, "".join(texts), tuple(ids))))
+            found.sent_tokens += count
+        if found.last is not None and not found.ready and not found.ended:
+            found.ended = True
+            out.append(Send(self._counted(found)))
+        return out
+
+    def _counted(self, found: _Stream) -> Done | Broken | Refused:
+        """Put the number of sent tokens into the terminal frame: only this machine knows it."""
+        last = found.last
+        if isinstance(last, Done):
+            return Done(last.stream, last.attempt, last.reason, _with_sent(last.counts, found.sent_tokens))
+        if isinstance(last, Broken):
+            counts = _with_sent(last.counts, found.sent_tokens)
+            return Broken(last.stream, last.attempt, last.code, last.detail, counts)
+        if last is None:
+            raise ValueError("a stream without a terminal frame has no count")
+        return last
+
+    def _close(self, reason: str) -> list[Instruction]:
+        if self.state is State.CLOSED:
+            return []
+        self.state = State.CLOSED
+        out: list[Instruction] = []
+        for number, found in self._streams.items():
+            if found.last is None:
+                out.append(Stop(number, reason))
+            out.append(Settled(number, found.attempt, None, found.sent_tokens))
+        self._streams.clear()
+        out.append(Close(reason))
+        return out
+
+
+def _with_sent(counts: PoolCounts, sent: int) -> PoolCounts:
+    return PoolCounts(counts.prompt, counts.cached, counts.generated, sent)

@@ -1,0 +1,117 @@
+"""An OpenAI-compatible server as a replica of a pool: probed for liveness, fed over HTTP, seen like any other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+
+from orchestrator.engines.generation import Delta, Failed, Finished, Generation, Refused, Started
+from orchestrator.engines.health import probe
+from orchestrator.engines.openai import OpenAIEngine
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+from scheduler.intake.dispatch import Replica
+from scheduler.intake.site import Site
+
+PROBE_EVERY_S = 1.0
+PROBE_DEADLINE_MS = 900
+
+
+class EngineReplica:
+    """One configured engine of one pool."""
+
+    def __init__(
+        self,
+        site: Site,
+        pool: PoolId,
+        replica: ReplicaId,
+        model: ModelId,
+        slots: int,
+        engine: OpenAIEngine,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._site = site
+        self._pool = pool
+        self._replica = replica
+        self._model = model
+        self._slots = slots
+        self._engine = engine
+        self._now_us = now_us
+        self._times_up = 0
+        self._up = False
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Probe for as long as it lives: join when up, leave when down. Ends only when cancelled."""
+        while True:
+            health = await probe(self._engine, deadline_ms=PROBE_DEADLINE_MS)
+            if health.up and not self._up:
+                self._times_up += 1
+                replica = Replica(
+                    self._replica, self._incarnation(), self._model, self._slots, self._now_us(), beats=False
+                )
+                self._up = True
+                self._site.replica_joined(self._pool, replica, self)
+            elif self._up and not health.up:
+                self._up = False
+                self._site.replica_left(self._pool, self._replica, self._incarnation())
+            await asyncio.sleep(PROBE_EVERY_S)
+
+    async def close(self) -> None:
+        """Stop all work and close every connection."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._engine.close()
+
+    def assign(self, work: int, generation: Generation) -> None:
+        """Run this."""
+        task = asyncio.create_task(self._work(work, generation))
+        self._tasks[work] = task
+        task.add_done_callback(lambda _: self._tasks.pop(work, None))
+
+    def withdraw(self, work: int) -> None:
+        """Stop that. Closing the connection frees the engine's slot."""
+        task = self._tasks.get(work)
+        if task is not None:
+            task.cancel()
+
+    def expel(self) -> None:
+        """A probed engine is never expelled for silence."""
+
+    async def _work(self, work: int, generation: Generation) -> None:
+        made = 0
+        ended = False
+        try:
+            async with aclosing(self._engine.generate(generation)) as events:
+                async for event in events:
+                    if isinstance(event, Delta):
+                        made += event.tokens
+                        self._site.work_tokens(work, event.text, event.token_ids, event.tokens)
+                    elif isinstance(event, Started):
+                        self._site.work_started(work, event.prompt_tokens)
+                    else:
+                        ended = True
+                        self._end(work, event)
+        except asyncio.CancelledError:
+            ended = True
+            self._site.work_finished(work, "cancelled", PoolCounts(generated=made))
+            raise
+        finally:
+            if not ended:
+                self._site.work_failed(work, "engine_protocol", "The engine's answer ended without an end.")
+
+    def _end(self, work: int, event: Finished | Refused | Failed) -> None:
+        if isinstance(event, Finished):
+            counts = PoolCounts(event.prompt_tokens, event.cached_tokens, event.completion_tokens)
+            self._site.work_finished(work, event.reason.value, counts)
+        elif isinstance(event, Refused):
+            self._site.work_refused(work, event.code, event.detail, event.param)
+        elif event.code == "engine_unreachable":
+            self._site.work_refused(work, event.code, event.detail, None)
+        else:
+            self._site.work_failed(work, event.code, event.detail)
+
+    def _incarnation(self) -> str:
+        return str(self._times_up)

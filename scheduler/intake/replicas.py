@@ -1,0 +1,163 @@
+"""The local gRPC socket for replicas: they dial it, say who they are, and stream what they make."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from orchestrator.engines.generation import Generation
+from orchestrator.policy.ids import PoolId, SchedulerId
+from orchestrator.telemetry.logs import logger
+from orchestrator.wire.convert_facts import WireError
+from orchestrator.wire.convert_replica import (
+    REPLICA_VERSION,
+    ReplicaBeat,
+    ReplicaFrame,
+    ReplicaHello,
+    ReplicaWelcome,
+    WorkAssign,
+    WorkCancel,
+    WorkFailed,
+    WorkFinished,
+    WorkFrame,
+    WorkRefused,
+    WorkStarted,
+    WorkTokens,
+    replica_frame_in,
+    work_frame_out,
+)
+from protos.tidegate.v1 import replica_pb2 as pb
+from protos.tidegate.v1.replica_pb2_grpc import ReplicaPortServicer
+from scheduler.intake.dispatch import Replica
+from scheduler.intake.site import Site
+
+HELLO_DEADLINE_S = 5.0
+
+log = logger("scheduler.intake")
+
+
+class Dialled:
+    """One replica that dialled in: the way to it."""
+
+    def __init__(self) -> None:
+        self.closing = False
+        self._outbox: list[WorkFrame] = []
+        self._ready = asyncio.Event()
+
+    def put(self, frame: WorkFrame) -> None:
+        """Queue a frame. The number of slots bounds what can wait here."""
+        self._outbox.append(frame)
+        self._ready.set()
+
+    def assign(self, work: int, generation: Generation) -> None:
+        """Run this."""
+        self.put(WorkAssign(work, generation))
+
+    def withdraw(self, work: int) -> None:
+        """Stop that."""
+        self.put(WorkCancel(work))
+
+    def expel(self) -> None:
+        """The connection is given up."""
+        self.closing = True
+        self._ready.set()
+
+    async def batches(self) -> AsyncIterator[pb.WorkBatch]:
+        """Yield one message per turn of the loop for whatever is ready, until the connection is given up."""
+        while not self.closing:
+            await self._ready.wait()
+            self._ready.clear()
+            frames, self._outbox = self._outbox, []
+            if frames:
+                yield pb.WorkBatch(frames=[work_frame_out(frame) for frame in frames])
+
+
+class ReplicaService(ReplicaPortServicer):
+    """Takes replicas in."""
+
+    def __init__(self, site: Site, scheduler: SchedulerId, token: str, now_us: Callable[[], int]) -> None:
+        self._site = site
+        self._scheduler = scheduler
+        self._token = token
+        self._now_us = now_us
+
+    async def Serve(
+        self,
+        request_iterator: AsyncIterator[pb.ReplicaBatch],
+        context: grpc.aio.ServicerContext[pb.ReplicaBatch, pb.WorkBatch],
+    ) -> AsyncIterator[pb.WorkBatch]:
+        """One replica, from its greeting to its end."""
+        frames = _frames(request_iterator)
+        try:
+            async with asyncio.timeout(HELLO_DEADLINE_S):
+                hello = await anext(frames)
+        except (TimeoutError, StopAsyncIteration, WireError):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a replica greets first")
+        refusal = self._refusal(hello)
+        if refusal is not None or not isinstance(hello, ReplicaHello):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal or "a replica greets first")
+        port = Dialled()
+        port.put(ReplicaWelcome(REPLICA_VERSION, self._scheduler))
+        replica = Replica(hello.replica, hello.incarnation, hello.model, hello.slots, self._now_us())
+        reader = asyncio.create_task(self._read(frames, hello, port))
+        self._site.replica_joined(hello.pool, replica, port)
+        try:
+            async for batch in port.batches():
+                yield batch
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            self._site.replica_left(hello.pool, hello.replica, hello.incarnation)
+
+    def _refusal(self, hello: ReplicaFrame) -> str | None:
+        """Return why a replica is not taken in, or None."""
+        if not isinstance(hello, ReplicaHello):
+            return "a replica greets first"
+        if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
+            return "the site's token is wrong"
+        if hello.version != REPLICA_VERSION:
+            return f"this intake speaks version {REPLICA_VERSION} to replicas"
+        if hello.pool not in self._site.dispatchers:
+            return "this site does not have that pool"
+        return None
+
+    async def _read(self, frames: AsyncIterator[ReplicaFrame], hello: ReplicaHello, port: Dialled) -> None:
+        """Hand what the replica makes to the site. The end of the stream is the end of the replica."""
+        with contextlib.suppress(grpc.aio.AioRpcError, grpc.RpcError):
+            try:
+                async for frame in frames:
+                    self._take(frame, hello.pool, hello)
+            except WireError as error:
+                log.error("frame_refused", replica=hello.replica, field=error.field)
+        port.expel()
+
+    def _take(self, frame: ReplicaFrame, pool: PoolId, hello: ReplicaHello) -> None:
+        site = self._site
+        match frame:
+            case WorkTokens():
+                site.work_tokens(frame.work, frame.text, frame.ids, frame.count)
+            case ReplicaBeat():
+                pass
+            case WorkStarted():
+                site.work_started(frame.work, frame.prompt_tokens)
+            case WorkFinished():
+                site.work_finished(frame.work, frame.reason, frame.counts)
+            case WorkRefused():
+                site.work_refused(frame.work, frame.code, frame.detail, frame.param)
+            case WorkFailed():
+                site.work_failed(frame.work, frame.code, frame.detail)
+            case ReplicaHello():
+                raise WireError("hello", "one greeting")
+        # Every frame is a sign of life; only a beat can say that the engine is unwell.
+        healthy = frame.healthy if isinstance(frame, ReplicaBeat) else True
+        site.replica_beat(pool, hello.replica, hello.incarnation, healthy)
+
+
+async def _frames(batches: AsyncIterator[pb.ReplicaBatch]) -> AsyncIterator[ReplicaFrame]:
+    async for batch in batches:
+        for message in batch.frames:
+            yield replica_frame_in(message)

@@ -1,0 +1,93 @@
+"""The second permit: the pool's side asks the same law again. Pure.
+
+Twice: with exactly what the edge cited (another verdict there means a bug or tampering: refuse, and alarm), and with
+the newest law this side holds and its own time (which must also allow; else the edge is told that policy is newer).
+Every refusal is `not_started`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.evidence.citation import attestation_bytes
+from orchestrator.evidence.records import discharge
+from orchestrator.evidence.signing import verify
+from orchestrator.placement.fleet import Edge
+from orchestrator.policy.ids import EdgeId, KeyId
+from orchestrator.policy.permit import PERMIT_VERSION, Facts, permit_route
+from orchestrator.policy.verdicts import Verdict
+from orchestrator.wire.catalogue import Problem
+from orchestrator.wire.frames import Open
+
+SKEW_MAX_MS = 30_000
+"""How far the cited time may lie from ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What the second permit found."""
+
+    problem: Problem | None
+    """None when the attempt may run."""
+    verdict: Verdict | None
+    """By the newest law, where it came to that."""
+    discharged: tuple[tuple[str, str], ...] = ()
+    alarm: str | None = None
+    """A sentence for operators, where both sides read the same law differently."""
+
+
+def second_permit(opened: Open, edge_id: EdgeId, cited: Bundle | None, newest: Bundle | None, now_ms: int) -> Check:
+    """Judge one attempt. `cited` is the manifest that it names, or None when this side cannot come by it."""
+    citation = opened.citation
+    if cited is None:
+        return _refuse("policy_stale", "The cited manifest is not held by the pool's side.")
+    if newest is None:
+        return _refuse("no_bundle", "The pool's side holds no usable bundle.")
+    if citation.permit_version != PERMIT_VERSION:
+        return _refuse("policy_stale", "The decision was made by another version of permit.")
+    if abs(citation.now_ms - now_ms) > SKEW_MAX_MS:
+        return _refuse("policy_stale", f"The cited time is more than {SKEW_MAX_MS // 1000} s from the pool's.")
+    edge, pool = cited.fleet.edge(edge_id), cited.fleet.pool(opened.pool)
+    if edge is None or pool is None:
+        return _alarm(opened, "the cited fleet does not declare this edge and this pool")
+    key = _public_key(edge, opened.key_id)
+    signed = attestation_bytes(edge_id, opened.attempt, opened.decision, opened.pool, opened.facts, citation)
+    if key is None or not verify(key, signed, opened.signature):
+        return _alarm(opened, "the facts are not signed by a key of this edge")
+    verdict = permit_route(cited.law, opened.facts, edge.place, pool.place, citation.now_ms)
+    if not verdict.allowed:
+        return _alarm(opened, f"the cited law refuses by {', '.join(verdict.rules)}")
+    return _by_newest(opened, edge_id, newest, now_ms)
+
+
+def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int) -> Check:
+    edge, pool = newest.fleet.edge(edge_id), newest.fleet.pool(opened.pool)
+    revoked = newest.revocations
+    if edge is None or pool is None or opened.pool in revoked.pools or edge_id in revoked.edges:
+        return _refuse("policy_newer", "The newest fleet of the pool's side does not have this edge and this pool.")
+    facts = _without(opened.facts, revoked.pathways)
+    verdict = permit_route(newest.law, facts, edge.place, pool.place, now_ms)
+    if not verdict.allowed:
+        sentence = "The newest law of the pool's side refuses this."
+        return Check(Problem("policy_newer", sentence, None, tuple(verdict.rules)), verdict)
+    discharged = discharge(verdict.obligations)
+    if discharged is None:
+        return _refuse("policy_newer", "A duty of the newest law has nothing here that discharges it.")
+    return Check(None, verdict, discharged)
+
+
+def _without(facts: Facts, revoked: frozenset[str]) -> Facts:
+    return replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in revoked))
+
+
+def _public_key(edge: Edge, key_id: KeyId) -> bytes | None:
+    return next((key.public_key for key in edge.keys if key.id == key_id), None)
+
+
+def _refuse(code: str, sentence: str) -> Check:
+    return Check(Problem(code, sentence), None)
+
+
+def _alarm(opened: Open, what: str) -> Check:
+    return Check(Problem("policy_mismatch"), None, (), f"attempt {opened.attempt}: {what}")

@@ -1,0 +1,433 @@
+"""The site: puts sessions, the second permit, the queues and the replicas together. Acts; decides nothing itself.
+
+One event loop owns all of it, so nothing here is locked. Each attempt lives in `_Running` from `Start` until both the
+work has ended and the edge has settled; then its usage record is written, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.engines.generation import Generation
+from orchestrator.evidence.canonical import JsonValue, canonical_bytes
+from orchestrator.evidence.records import DecisionRecord, retain_until_ms, retention_of
+from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, UsageRecord
+from orchestrator.placement.explain import verdict_to_json
+from orchestrator.policy.ids import (
+    Digest,
+    EdgeId,
+    PoolId,
+    ReplicaId,
+    SchedulerId,
+    SideId,
+    make_decision_id,
+    make_usage_id,
+)
+from orchestrator.spool.records import RecordId, RecordKind, SpoolError
+from orchestrator.spool.store import Spool
+from orchestrator.telemetry.logs import logger
+from orchestrator.wire.catalogue import Problem
+from orchestrator.wire.frames import Load, Open
+from scheduler.intake.dispatch import Assign, Break, Dispatcher, Expel, Instruction, Refuse, Replica, Withdraw
+from scheduler.intake.second_permit import Check, second_permit
+
+FIND_MANIFEST_MS = 500
+"""How long a cited manifest that is not held yet is looked for."""
+PERMITTING_MAX = 4_096
+"""Attempts whose second permit is under way at once."""
+
+log = logger("scheduler.intake")
+
+
+class SessionPort(Protocol):
+    """The way back to one edge."""
+
+    def accepted(self, stream: int, replica: ReplicaId) -> None:
+        """A replica has the work."""
+
+    def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
+        """Tokens were made."""
+
+    def done(self, stream: int, reason: str, counts: PoolCounts) -> None:
+        """The answer is complete."""
+
+    def refused(self, stream: int, problem: Problem) -> None:
+        """Nothing was generated."""
+
+    def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> None:
+        """The answer was cut."""
+
+    def load(self, load: Load) -> None:
+        """State of a pool."""
+
+
+class ReplicaPort(Protocol):
+    """The way to one replica."""
+
+    def assign(self, work: int, generation: Generation) -> None:
+        """Run this."""
+
+    def withdraw(self, work: int) -> None:
+        """Stop that."""
+
+    def expel(self) -> None:
+        """The connection is given up."""
+
+
+class Manifests(Protocol):
+    """Where manifests come from."""
+
+    @property
+    def current(self) -> Bundle | None:
+        """The newest bundle of this side."""
+
+    async def find(self, side: SideId, number: int, digest: Digest, timeout_ms: int) -> Bundle | None:
+        """Return a cited manifest, or None when it cannot be had in time."""
+
+
+@dataclass(slots=True)
+class _Running:
+    port: SessionPort
+    opened: Open
+    edge: EdgeId
+    work: int
+    accepted: bool = False
+    prompt: int = 0
+    cached: int = 0
+    generated: int = 0
+    outcome: Outcome | None = None
+    """Set when the work has ended."""
+    settled: bool = False
+    edge_counts: EdgeCounts | None = None
+    sent: int = 0
+    stopped: bool = False
+
+    def counts(self) -> PoolCounts:
+        """What the pool counted so far. What was sent, the session knows."""
+        return PoolCounts(self.prompt, self.cached, self.generated, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What the site acts with."""
+
+    manifests: Manifests
+    spool: Spool
+    now_ms: Callable[[], int]
+    now_us: Callable[[], int]
+    entropy: Callable[[int], bytes]
+
+
+class Site:
+    """Everything behind one intake."""
+
+    def __init__(
+        self, scheduler: SchedulerId, side: SideId, dispatchers: Mapping[PoolId, Dispatcher], hands: Hands
+    ) -> None:
+        self.scheduler = scheduler
+        self.side = side
+        self.dispatchers = dict(dispatchers)
+        self.alarms: dict[str, int] = {}
+        """Sentences for operators, with the time of the last occurrence. At most one per kind."""
+        self.draining = False
+        self._hands = hands
+        self._running: dict[int, _Running] = {}
+        self._by_stream: dict[tuple[int, int], int] = {}
+        self._ports: dict[ReplicaId, ReplicaPort] = {}
+        self._sessions: set[SessionPort] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_work = 0
+        self._last_load = 0
+
+    # Sessions
+
+    def session_opened(self, port: SessionPort) -> None:
+        """An edge dialled in."""
+        self._sessions.add(port)
+
+    def session_closed(self, port: SessionPort) -> None:
+        """An edge is gone; its machine has stopped and settled every stream."""
+        self._sessions.discard(port)
+
+    def start(self, port: SessionPort, edge: EdgeId, opened: Open) -> None:
+        """A new attempt arrived."""
+        self._last_work += 1
+        running = _Running(port, opened, edge, self._last_work)
+        self._running[running.work] = running
+        self._by_stream[(id(port), opened.stream)] = running.work
+        if self.draining or len(self._tasks) >= PERMITTING_MAX:
+            self._refuse(running, Problem("draining" if self.draining else "engine_busy"))
+            return
+        self._spawn(self._permit(running))
+
+    def stop(self, port: SessionPort, stream: int) -> None:
+        """Nobody waits for this stream any more."""
+        running = self._of(port, stream)
+        if running is None or running.outcome is not None:
+            return
+        running.stopped = True
+        dispatcher = self.dispatchers.get(running.opened.pool)
+        if dispatcher is not None:
+            self._act(dispatcher, dispatcher.cancel(running.work))
+
+    def settled(self, port: SessionPort, stream: int, counts: EdgeCounts | None, sent: int) -> None:
+        """The edge said its last word on a stream, or is gone."""
+        running = self._of(port, stream)
+        if running is None:
+            return
+        running.settled, running.edge_counts, running.sent = True, counts, sent
+        self._close(running)
+
+    # Replicas
+
+    def replica_joined(self, pool: PoolId, replica: Replica, port: ReplicaPort) -> None:
+        """A replica dialled in."""
+        dispatcher = self.dispatchers[pool]
+        self._ports[replica.id] = port
+        log.info("replica_joined", pool=pool, replica=replica.id)
+        self._act(dispatcher, dispatcher.joined(replica))
+        self.report(pool)
+
+    def replica_left(self, pool: PoolId, replica: ReplicaId, incarnation: str) -> None:
+        """The connection of a replica ended."""
+        dispatcher = self.dispatchers[pool]
+        held = {r.id: r.incarnation for r, _ in dispatcher.replicas(self._hands.now_us())}
+        self._act(dispatcher, dispatcher.left(replica, incarnation))
+        if held.get(replica) == incarnation:
+            self._ports.pop(replica, None)
+            log.warning("replica_left", pool=pool, replica=replica)
+        self.report(pool)
+
+    def replica_beat(self, pool: PoolId, replica: ReplicaId, incarnation: str, healthy: bool) -> None:
+        """A replica gave a sign of life."""
+        dispatcher = self.dispatchers[pool]
+        self._act(dispatcher, dispatcher.beat(replica, incarnation, healthy, self._hands.now_us()))
+
+    def work_started(self, work: int, prompt_tokens: int) -> None:
+        """The prompt was counted."""
+        running = self._running.get(work)
+        if running is not None:
+            running.prompt = prompt_tokens
+
+    def work_tokens(self, work: int, text: str, ids: tuple[int, ...], count: int) -> None:
+        """Tokens were made."""
+        running = self._running.get(work)
+        if running is None or running.outcome is not None:
+            return
+        running.generated += count
+        running.port.tokens(running.opened.stream, text, ids, count)
+
+    def work_finished(self, work: int, reason: str, counts: PoolCounts) -> None:
+        """The answer is complete, or was stopped as asked."""
+        running = self._running.get(work)
+        if running is None or running.outcome is not None:
+            return
+        running.prompt, running.cached = counts.prompt, counts.cached
+        running.generated = max(running.generated, counts.generated)
+        self._end(running, Outcome.CANCELLED if running.stopped else Outcome.COMPLETE)
+        running.port.done(running.opened.stream, reason, running.counts())
+
+    def work_refused(self, work: int, code: str, detail: str, param: str | None) -> None:
+        """The engine did no work."""
+        running = self._running.get(work)
+        if running is not None and running.outcome is None:
+            self._refuse(running, Problem(code, detail, param))
+
+    def work_failed(self, work: int, code: str, detail: str) -> None:
+        """The engine failed after it may have begun."""
+        running = self._running.get(work)
+        if running is None or running.outcome is not None:
+            return
+        self._end(running, Outcome.BROKEN)
+        running.port.broken(running.opened.stream, code, detail, running.counts())
+
+    # Time
+
+    def tick(self) -> None:
+        """Time passed: judge silence and waiting."""
+        now_us = self._hands.now_us()
+        for pool, dispatcher in self.dispatchers.items():
+            before = dispatcher.state().replicas
+            self._act(dispatcher, dispatcher.tick(now_us))
+            if dispatcher.state().replicas != before:
+                self.report(pool)
+
+    def loads(self) -> tuple[Load, ...]:
+        """Return a numbered report of every pool."""
+        return tuple(self._load(pool) for pool in self.dispatchers)
+
+    def report(self, pool: PoolId) -> None:
+        """Tell every session how `pool` is."""
+        load = self._load(pool)
+        for session in self._sessions:
+            session.load(load)
+
+    def busy(self) -> int:
+        """Return how many attempts have not ended."""
+        return sum(1 for running in self._running.values() if running.outcome is None)
+
+    async def close(self) -> None:
+        """End what is under way here."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Inside
+
+    async def _permit(self, running: _Running) -> None:
+        """The second permit, its record, and the queue."""
+        opened = running.opened
+        citation = opened.citation
+        manifests = self._hands.manifests
+        cited = await manifests.find(citation.side, citation.manifest, citation.manifest_digest, FIND_MANIFEST_MS)
+        now_ms = self._hands.now_ms()
+        check = second_permit(opened, running.edge, cited, manifests.current, now_ms)
+        if check.alarm is not None:
+            self.alarms["policy_mismatch"] = now_ms
+            log.error("policy_mismatch", attempt_id=opened.attempt, edge=running.edge)
+        problem = check.problem
+        dispatcher = self.dispatchers.get(opened.pool)
+        if problem is None and dispatcher is None:
+            problem = Problem("no_replica", f"This scheduler does not have the pool {opened.pool}.")
+        if not await self._recorded(running, check, problem, now_ms) and problem is None:
+            problem = Problem("evidence_unavailable")
+        if problem is not None or dispatcher is None:
+            self._refuse(running, problem or Problem("no_replica"))
+        elif running.stopped:
+            self._refuse(running, Problem("engine_busy", "Cancelled before it was queued."))
+        else:
+            model, budget_ms = opened.generation.model, opened.budget_ms
+            self._act(dispatcher, dispatcher.submit(running.work, model, budget_ms, self._hands.now_us()))
+
+    async def _recorded(self, running: _Running, check: Check, problem: Problem | None, now_ms: int) -> bool:
+        """Put this side's decision into its spool. Returns False when that failed."""
+        opened = running.opened
+        regulated = opened.facts.label.regulated()
+        verdict: dict[str, JsonValue] = {} if check.verdict is None else verdict_to_json(check.verdict)
+        record = DecisionRecord(
+            id=make_decision_id(now_ms, self._hands.entropy(10)),
+            request=opened.request,
+            client_request=None,
+            attempt=opened.attempt,
+            side=self.side,
+            program="scheduler",
+            edge=running.edge,
+            tenant=None,
+            key_id=None,
+            model=opened.generation.model,
+            pool=opened.pool,
+            outcome="permitted" if problem is None else problem.entry.code,
+            sources=None,
+            facts=opened.facts,
+            citation=opened.citation,
+            placement={"answers": opened.decision, "newest": verdict},
+            commitment=None,
+            payload_bytes=sum(len(message.text.encode()) for message in opened.generation.messages),
+            regulated=regulated,
+            retention=() if check.verdict is None else retention_of(check.verdict.obligations),
+            discharged=check.discharged,
+            decided_ms=now_ms,
+        )
+        try:
+            await self._hands.spool.append_async(
+                RecordKind("decision"),
+                RecordId(record.id),
+                record.to_bytes(),
+                durable=regulated,
+                retain_until_ms=retain_until_ms(record.retention, now_ms),
+            )
+        except SpoolError as error:
+            log.error("evidence_unavailable", decision_id=record.id, reason=type(error).__name__)
+            return False
+        return True
+
+    def _act(self, dispatcher: Dispatcher, instructions: list[Instruction]) -> None:
+        """Carry out what a queue asks for, in order."""
+        for instruction in instructions:
+            if isinstance(instruction, Expel):
+                port = self._ports.pop(instruction.replica, None)
+                log.warning("replica_expelled", pool=dispatcher.pool, replica=instruction.replica)
+                if port is not None:
+                    port.expel()
+                continue
+            running = self._running.get(instruction.work)
+            if running is None:
+                continue
+            if isinstance(instruction, Assign):
+                running.accepted = True
+                running.port.accepted(running.opened.stream, instruction.replica)
+                self._ports[instruction.replica].assign(running.work, running.opened.generation)
+            elif isinstance(instruction, Withdraw):
+                replica_port = self._ports.get(instruction.replica)
+                if replica_port is not None:
+                    replica_port.withdraw(running.work)
+            elif isinstance(instruction, Refuse):
+                self._refuse(running, Problem(instruction.code, instruction.detail))
+            elif isinstance(instruction, Break):
+                self.work_failed(running.work, instruction.code, instruction.detail)
+
+    def _refuse(self, running: _Running, problem: Problem) -> None:
+        self._end(running, Outcome.REFUSED)
+        running.port.refused(running.opened.stream, problem)
+
+    def _end(self, running: _Running, outcome: Outcome) -> None:
+        running.outcome = outcome
+        dispatcher = self.dispatchers.get(running.opened.pool)
+        if dispatcher is not None:
+            self._act(dispatcher, dispatcher.ended(running.work, self._hands.now_us()))
+            running.port.load(self._load(running.opened.pool))
+        self._close(running)
+
+    def _close(self, running: _Running) -> None:
+        """Write the usage record when the work has ended and the edge has settled."""
+        if running.outcome is None or not running.settled:
+            return
+        del self._running[running.work]
+        self._by_stream.pop((id(running.port), running.opened.stream), None)
+        self._spawn(self._write_usage(running, running.outcome))
+
+    async def _write_usage(self, running: _Running, outcome: Outcome) -> None:
+        now_ms = self._hands.now_ms()
+        counts = PoolCounts(running.prompt, running.cached, running.generated, running.sent)
+        record = UsageRecord(
+            id=make_usage_id(now_ms, self._hands.entropy(10)),
+            request=running.opened.request,
+            attempt=running.opened.attempt,
+            decision=running.opened.decision,
+            tenant=None,
+            pool=running.opened.pool,
+            model=running.opened.generation.model,
+            outcome=outcome,
+            counted=Counted.IDS,
+            pool_counts=counts,
+            edge_counts=running.edge_counts,
+            own="pool",
+            price=None,
+            ended_ms=now_ms,
+        )
+        try:
+            data = canonical_bytes(record.to_json())
+            kind, record_id = RecordKind("usage"), RecordId(record.id)
+            await self._hands.spool.append_async(kind, record_id, data, durable=False, closes=True)
+        except SpoolError as error:
+            log.error("usage_unrecorded", request_id=running.opened.request, reason=type(error).__name__)
+
+    def _of(self, port: SessionPort, stream: int) -> _Running | None:
+        work = self._by_stream.get((id(port), stream))
+        return None if work is None else self._running.get(work)
+
+    def _load(self, pool: PoolId) -> Load:
+        self._last_load += 1
+        state = self.dispatchers[pool].state()
+        return Load(
+            self._last_load, pool, state.replicas, state.slots, state.running, state.waiting, state.waiting_max
+        )
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,408 @@
+"""One Ray cluster for one site on one machine: a head that holds no replica and one labelled node.
+
+``python -m scheduler.pools.devcluster`` is for development. In production KubeRay starts the cluster, and the driver
+joins either by address. Every listener is on loopback and asks for the token; nothing is shared with another Ray
+cluster on the same machine.
+
+When both nodes are up, the address (``127.0.0.1:port``) is in the address file and on standard output in one line
+``ready 127.0.0.1:port``. SIGTERM or SIGINT ends it: no process stays, the address file is removed, exit status 0.
+
+Exit statuses: 0 stopped on request, 1 could not start (or stopped while starting), 2 wrong arguments, 3 the head is
+gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+EXIT_STOPPED = 0
+EXIT_USAGE = 2
+EXIT_HEAD_LOST = 3
+
+OBJECT_STORE_BYTES = 80 << 20
+"""Just above the least that Ray accepts: nothing of Tidegate travels through the object store."""
+
+LOG_ROTATE_BYTES = 8 << 20
+LOG_ROTATE_BACKUPS = 1
+
+WATCH_PERIOD_S = 0.2
+REAP_PERIOD_S = 2.0
+STOP_GRACE_S = 2.0
+"""How long Ray's processes may take to end by themselves; the whole stop is bounded by about twice this."""
+
+LONGEST_DIRECT_DIR_BYTES = 30
+"""Ray puts up to 72 bytes of socket path below its folder, and AF_UNIX allows 107."""
+
+PR_SET_CHILD_SUBREAPER = 36
+
+RESERVED_LABEL_PREFIX = "ray.io/"
+_LABEL_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?")
+_LABEL_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+
+
+class DevClusterError(Exception):
+    """The cluster cannot be started as asked; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevClusterSettings:
+    """What one site's cluster is made of.
+
+    ``linger_s`` is how long the labelled node is kept after the head is lost, so that live replicas go on serving;
+    0 ends everything at once.
+    """
+
+    temp_dir: Path
+    token_file: Path
+    address_file: Path
+    labels: Mapping[str, str]
+    cpus: int
+    linger_s: float
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """Splits ``key=value`` and holds it to the syntax that Ray and Kubernetes share.
+
+    A key is a name of at most 63 letters, digits, ``-``, ``_`` or ``.``, optionally after a DNS prefix and ``/``;
+    ``ray.io/`` is Ray's own. A value is such a name, never empty here: an empty value can match by accident.
+
+    Raises:
+        DevClusterError: the label breaks these rules.
+    """
+    key, separator, value = text.partition("=")
+    prefix, slash, name = key.rpartition("/")
+    prefix_is_valid = not slash or (len(prefix) <= 253 and _LABEL_PREFIX.fullmatch(prefix) is not None)
+    if not separator or not prefix_is_valid or not _LABEL_NAME.fullmatch(name) or not _LABEL_NAME.fullmatch(value):
+        raise DevClusterError(f"label {text!r} is not key=value in Kubernetes label syntax")
+    if key.startswith(RESERVED_LABEL_PREFIX):
+        raise DevClusterError(f"label key {key!r} is reserved by Ray")
+    return key, value
+
+
+def check_token_file(path: Path) -> None:
+    """Holds the token file to what Ray's token authentication needs.
+
+    Raises:
+        DevClusterError: it is missing, empty, or open to other users.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DevClusterError(f"token file {path}: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+        raise DevClusterError(f"token file {path} is empty or not a file")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise DevClusterError(f"token file {path} is open to other users: chmod 600")
+
+
+def ray_environment(base: Path, token_file: Path) -> dict[str, str]:
+    """What must be in the environment before ``import ray``, here and in every driver that joins.
+
+    Without ``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER`` Ray rewrites loopback to the host's address and a driver hangs.
+    """
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_file.absolute()),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(base),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_ROTATION_MAX_BYTES": str(LOG_ROTATE_BYTES),
+        "RAY_ROTATION_BACKUP_COUNT": str(LOG_ROTATE_BACKUPS),
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
+    }
+
+
+@contextlib.contextmanager
+def short_base(temp_dir: Path) -> Iterator[Path]:
+    """Yields a path to ``temp_dir`` that is short enough for Ray's sockets: itself, or a private link below /tmp."""
+    temp_dir.mkdir(parents=True, exist_ok=True)
+    direct = temp_dir.absolute()
+    if len(os.fsencode(direct)) <= LONGEST_DIRECT_DIR_BYTES:
+        yield direct
+        return
+    link_dir = Path(tempfile.mkdtemp(prefix="tgr-", dir="/tmp"))  # private and unpredictable
+    link = link_dir / "t"
+    try:
+        link.symlink_to(direct, target_is_directory=True)
+        yield link
+    finally:
+        link.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            link_dir.rmdir()
+
+
+def prepare_base(base: Path) -> Path:
+    """Returns Ray's own folder below ``base``, made, and cleared of what earlier runs left."""
+    ray_dir = base / "ray"
+    if ray_dir.exists():
+        shutil.rmtree(ray_dir)
+    ray_dir.mkdir(mode=0o700)
+    return ray_dir
+
+
+def publish_address(path: Path, address: str) -> None:
+    """Puts ``address`` into the file at ``path``; a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(address + "\n", encoding="ascii")
+    partial.replace(path)
+
+
+class StopRequest:
+    """Whether SIGTERM or SIGINT has asked for the end."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self._asked
+
+    def install(self) -> None:
+        """Takes both signals. Needed again after each node: Ray takes SIGTERM for itself whenever it starts one."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+
+class DevCluster:
+    """The two nodes of one site. Made and used in the main thread: Ray ties its processes' lives to that thread."""
+
+    def __init__(self, settings: DevClusterSettings, ray_dir: Path) -> None:
+        self._settings = settings
+        self._ray_dir = ray_dir
+        self._cluster: Any = None
+        self._worker: Any = None
+
+    @property
+    def address(self) -> str:
+        """``127.0.0.1:port`` of the head."""
+        return str(self._cluster.address)
+
+    def start(self) -> None:
+        """Starts the head, then the labelled node, and returns when both are registered.
+
+        Raises:
+            RuntimeError, TimeoutError, ValueError: from Ray, when a node does not come up.
+        """
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                **self._common_node_arguments(),
+                "num_cpus": 0,
+                "include_dashboard": False,
+                "dashboard_port": 0,
+                "no_monitor": True,
+                "temp_dir": str(self._ray_dir),
+                "_system_config": {
+                    # Ray lets nodes outlive a lost head for this long before they end themselves.
+                    "gcs_rpc_server_reconnect_timeout_s": max(60, int(self._settings.linger_s) + 10),
+                    # Five failed probes make a node dead. A dead process fails at once, so a short period finds it
+                    # in 5 s instead of 15; the long time limit keeps a merely slow machine from looking dead.
+                    "health_check_initial_delay_ms": 1000,
+                    "health_check_period_ms": 1000,
+                    "health_check_timeout_ms": 10_000,
+                    "health_check_failure_threshold": 5,
+                },
+            },
+        )
+        self.add_worker()
+        # Ray starts this process even when told not to include it; it has done its part once the nodes are up.
+        self._cluster.head_node.kill_dashboard(check_alive=False)
+
+    def add_worker(self) -> None:
+        """Adds the labelled node; in place of the one before, when that is dead."""
+        if self._worker is not None:
+            self._cluster.remove_node(self._worker, allow_graceful=False)
+            self._worker = None
+        self._worker = self._cluster.add_node(
+            **self._common_node_arguments(),
+            num_cpus=self._settings.cpus,
+            labels=dict(self._settings.labels),
+        )
+
+    def head_is_alive(self) -> bool:
+        """Whether the head's own processes all run."""
+        return not self._cluster.head_node.dead_processes()
+
+    def worker_is_alive(self) -> bool:
+        """Whether the labelled node's own processes all run."""
+        return not self._worker.dead_processes()
+
+    def reap(self) -> None:
+        """Collects ended processes that this process adopted; those that Ray started itself it collects itself."""
+        import psutil
+
+        own = {process.pid for node in self._nodes() for _, process in node.live_processes()}
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.pid not in own and child.status() == psutil.STATUS_ZOMBIE:
+                    collect(child.pid)
+
+    def _nodes(self) -> list[Any]:
+        return list(self._cluster.list_all_nodes())
+
+    def _common_node_arguments(self) -> dict[str, Any]:
+        return {
+            "num_gpus": 0,
+            "node_ip_address": "127.0.0.1",
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_log_monitor": False,
+            "dashboard_agent_listen_port": 0,
+        }
+
+
+def collect(pid: int) -> None:
+    """Takes the exit status of an ended child, so that it does not stay as a zombie."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def sweep(grace_s: float) -> int:
+    """Ends every process below this one: SIGTERM, then after ``grace_s`` SIGKILL. Returns how many are left.
+
+    Ray's agents change session and outlive their node, so the process tree is walked and no process group trusted.
+    """
+    import psutil
+
+    me = psutil.Process()
+    start = time.monotonic()
+    asked: set[int] = set()
+    while time.monotonic() < start + 2 * grace_s:
+        remaining = me.children(recursive=True)
+        if not remaining:
+            return 0
+        kill = time.monotonic() >= start + grace_s
+        for process in remaining:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    collect(process.pid)
+                elif kill:
+                    process.kill()
+                elif process.pid not in asked:
+                    asked.add(process.pid)
+                    process.terminate()
+        time.sleep(0.05)
+    return len(me.children(recursive=True))
+
+
+def watch(cluster: DevCluster, stop: StopRequest, linger_s: float) -> int:
+    """Keeps the site whole until asked to stop, and returns the exit status. A dead labelled node is replaced."""
+    next_reap = time.monotonic() + REAP_PERIOD_S
+    while not stop.asked():
+        time.sleep(WATCH_PERIOD_S)
+        if not cluster.head_is_alive():
+            say("the head is gone")
+            outlive_head(stop, linger_s)
+            return EXIT_STOPPED if stop.asked() else EXIT_HEAD_LOST
+        if not cluster.worker_is_alive():
+            say("the labelled node is gone; adding it again")
+            cluster.add_worker()
+            stop.install()
+            say("the labelled node is back")
+        if time.monotonic() >= next_reap:
+            cluster.reap()
+            next_reap = time.monotonic() + REAP_PERIOD_S
+    return EXIT_STOPPED
+
+
+def outlive_head(stop: StopRequest, linger_s: float) -> None:
+    """Leaves the labelled node's replicas to serve for ``linger_s`` seconds, or until asked to stop."""
+    end = time.monotonic() + linger_s
+    while not stop.asked() and time.monotonic() < end:
+        time.sleep(WATCH_PERIOD_S)
+
+
+def say(line: str) -> None:
+    """Writes one line to standard output at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def run(settings: DevClusterSettings) -> int:
+    """Runs one site's cluster until SIGTERM, SIGINT or the loss of its head; returns the exit status."""
+    stop = StopRequest()
+    stop.install()
+    settings.address_file.unlink(missing_ok=True)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    with short_base(settings.temp_dir) as base:
+        os.environ.pop("RAY_ADDRESS", None)
+        os.environ.update(ray_environment(base, settings.token_file))
+        cluster = DevCluster(settings, prepare_base(base))
+        try:
+            cluster.start()
+            stop.install()
+            publish_address(settings.address_file, cluster.address)
+            say(f"ready {cluster.address}")
+            return watch(cluster, stop, settings.linger_s)
+        finally:
+            settings.address_file.unlink(missing_ok=True)
+            left = sweep(STOP_GRACE_S)
+            if left:
+                say(f"{left} processes could not be ended")
+
+
+def parse_arguments(arguments: Sequence[str]) -> DevClusterSettings:
+    """Reads the command line.
+
+    Raises:
+        DevClusterError: a label or the token file is not acceptable.
+        SystemExit: with status 2, when an argument is missing or unknown.
+    """
+    parser = argparse.ArgumentParser(prog="scheduler.pools.devcluster", description="One site's Ray cluster.")
+    parser.add_argument("--temp", type=Path, required=True, help="folder for Ray's session, its logs included")
+    parser.add_argument("--token-file", type=Path, required=True, help="Ray's token, mode 0600")
+    parser.add_argument("--address-file", type=Path, required=True, help="where the address is put when ready")
+    parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="label of the worker node")
+    parser.add_argument("--cpus", type=int, default=1, help="CPUs that the labelled node offers")
+    parser.add_argument("--linger-s", type=float, default=0.0, help="how long replicas outlive a lost head")
+    parsed = parser.parse_args(arguments)
+    pairs = [parse_label(text) for text in parsed.label]
+    labels = dict(pairs)
+    if len(labels) != len(pairs):
+        raise DevClusterError("a label key is given twice")
+    if parsed.cpus < 1 or not 0 <= parsed.linger_s <= 3600:
+        raise DevClusterError("--cpus is at least 1, --linger-s between 0 and 3600")
+    check_token_file(parsed.token_file)
+    return DevClusterSettings(
+        temp_dir=parsed.temp,
+        token_file=parsed.token_file,
+        address_file=parsed.address_file,
+        labels=labels,
+        cpus=parsed.cpus,
+        linger_s=parsed.linger_s,
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; returns its exit status."""
+    try:
+        settings = parse_arguments(arguments)
+    except DevClusterError as error:
+        sys.stderr.write(f"devcluster: {error}\n")
+        return EXIT_USAGE
+    return run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
