@@ -12,8 +12,6 @@
 PYTHON ?= python3.11
 VENV := .venv/bin
 ARGS ?=
-# The programs that the tools start (plugins of protoc, lint-imports) stand beside the interpreter.
-export PATH := $(CURDIR)/$(VENV):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help setup packages model run test check bench protos lock clean

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.config.roots import RootSettings
+from orchestrator.bundles.roots import RootSetting
 
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,7 +32,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PEM, Ed25519: with it the edge attests what the law was told. Its public half stands in the fleet."""
     commitment_key_file: str
     """Hex of 32 bytes: key of the payload commitments. Destroying it makes them say nothing."""
-    roots: tuple[RootSettings, ...]
+    roots: tuple[RootSetting, ...]
     """Pinned roots of both sides."""
     engines: tuple[EngineSettings, ...] = ()
     body_bytes_max: int = 1 << 20

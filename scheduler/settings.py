@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.config.roots import RootSettings
+from orchestrator.bundles.roots import RootSetting
 
 
 class ReplicaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +73,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Bundles, spool and the highest time seen."""
     replica_token_file: str
     """Secret with which replicas dial in."""
-    roots: tuple[RootSettings, ...]
+    roots: tuple[RootSetting, ...]
     """Pinned roots of both sides."""
     pools: tuple[PoolSettings, ...]
     ray: RaySettings | None = None

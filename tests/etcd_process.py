@@ -112,8 +112,13 @@ class EtcdProcess:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
+        """SIGSTOP: connections stay open, nothing answers. Returns when every thread has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_S
+        while not _stopped(self.pid):
+            if time.monotonic() > deadline:
+                raise RuntimeError("etcd did not stop")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """SIGCONT."""
@@ -129,6 +134,10 @@ class EtcdProcess:
         upto = self.revision() if revision is None else revision
         self._ask("/v3/kv/compaction", {"revision": str(upto), "physical": True})
         return upto
+
+    def revoke(self, lease_id: int) -> None:
+        """End a lease as if it had expired."""
+        self._ask("/v3/lease/revoke", {"ID": str(lease_id)})
 
     def _command(self) -> list[str]:
         client, peer = self.url, f"http://127.0.0.1:{self._peer_port}"
@@ -201,6 +210,12 @@ def _http(method: str, port: int, path: str, body: bytes | None) -> tuple[int, b
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def _stopped(pid: int) -> bool:
+    """Whether every thread is stopped. The state follows the name, which is in parentheses, in the stat line."""
+    lines = [(thread / "stat").read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
+    return all(line.rpartition(")")[2].split()[0] == "T" for line in lines)
 
 
 def _program() -> Path:

@@ -122,9 +122,6 @@ def render(pins: Iterable[Pin], *remarks: str) -> str:
 def edge_pins(pins: Mapping[str, Pin], direct: Direct) -> list[Pin]:
     """The pins that an edge agent needs: the requirements without an extra, and all that those ask for."""
     kept: set[str] = {canonicalize_name(requirement.name) for requirement in direct.base}
-    missing = sorted(kept - pins.keys())
-    if missing:
-        raise ValueError(f"not locked: {', '.join(missing)}")
     grown = True
     while grown:
         more = {name for name, pin in pins.items() if name not in kept and kept.intersection(pin.wanted_by)}

@@ -117,6 +117,11 @@ def run(command: Sequence[str | Path], failure: str) -> None:
         raise SetupError(failure)
 
 
+def base_python() -> Path:
+    """The interpreter below every virtual environment: the running one may stand in the .venv that is replaced."""
+    return Path(sys.base_prefix, "bin", "python3.11")
+
+
 def make_venv() -> None:
     """Make an empty .venv. Raises SetupError when this Python cannot, with the command that mends it."""
     if sys.version_info[:2] != (3, 11):
@@ -131,7 +136,7 @@ def make_venv() -> None:
     if VENV.exists():
         shutil.rmtree(VENV)
     say(f"making .venv with Python {sys.version.split()[0]}")
-    run([sys.executable, "-m", "venv", VENV], "the module `venv` failed")
+    run([base_python(), "-m", "venv", VENV], "the module `venv` failed")
 
 
 def pip(*words: str | Path) -> list[str]:
@@ -143,21 +148,18 @@ def pip(*words: str | Path) -> list[str]:
 def install_locked(lock: Path) -> None:
     """Install every package of a lock, by digest, wheels only. Raises SetupError."""
     expected = len(re.findall(r"^[a-z0-9-]+==", lock.read_text(encoding="utf-8"), re.MULTILINE))
-    say(f"installing {expected} packages of requirements/{lock.name}")
+    say(f"installing requirements/{lock.name}, {expected} in all")
     command = pip("install", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--progress-bar", "off")
     command += ["-r", str(lock)]
-    # pip writes its warnings to the same stream: what failed is then told in one piece.
+    # Warnings and progress in one stream: what failed is then told in one piece.
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert_pipe = process.stdout
-        if assert_pipe is None:
-            raise SetupError("pip has no output")
         told: list[str] = []
         seen = 0
-        for line in assert_pipe:
+        for line in process.stdout or ():
             told = [*told[-30:], line]
-            if line.startswith(("Collecting ", "Requirement already satisfied")):
+            if line.startswith(("Collecting ", "Processing ", "Requirement already satisfied")):
                 seen += 1
                 if seen % SAY_EVERY == 0:
                     say(f"  {seen} of {expected}")
@@ -191,8 +193,9 @@ def install_project() -> None:
     """Install this project, editable, with its command."""
     say("installing tidegate, editable")
     # `compat` puts the root itself on the path: a package added later is found without another installation.
-    command = pip("install", "--no-deps", "--no-build-isolation", "--quiet", "--config-settings", "editable_mode=compat")
-    run([*command, "-e", "."], "the project could not be installed")
+    command = pip("install", "--no-deps", "--no-build-isolation", "--quiet")
+    command += ["--config-settings", "editable_mode=compat", "-e", "."]
+    run(command, "the project could not be installed")
 
 
 def check_packages() -> None:
@@ -234,11 +237,14 @@ def set_up_model() -> None:
     folder = stamp.get("model_folder", "")
     if stamp.get("model") == wanted and folder and Path(folder).is_dir():
         return
-    say("preparing the demo model (once, about half a minute)")
+    say("preparing the demo model, once")
     with subprocess.Popen(
         [str(PYTHON), "-m", "scheduler.pools.prepare"],
-        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         for line in process.stdout or ():
             print(line, end="", flush=True)
             if (match := re.search(r"ready: (/.*)$", line)) is not None:

@@ -44,6 +44,7 @@ from orchestrator.spool.records import RecordId, RecordKind, SpoolError
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.names import DENIALS, PLACEMENTS, TOKENS, Event
 from orchestrator.wire.catalogue import Problem, ProblemError, Retry
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
 
@@ -144,9 +145,8 @@ class Gate:
                 return answer
             await frames.aclose()
             problem = Problem(first.code, first.detail, first.param, first.rules, "", first.retry_after_ms)
-            log.info(
-                "attempt_refused", request_id=asked.request, pool=attempt.pool.id, code=problem.entry.code
-            )
+            code = problem.entry.code
+            log.info(Event.ATTEMPT_REFUSED, request_id=asked.request, pool=attempt.pool.id, code=code)
             if problem.entry.retry is not Retry.ELSEWHERE:
                 raise ProblemError(problem)
             tried |= {attempt.pool.id}
@@ -180,9 +180,11 @@ class Gate:
         citation = _citation(bundle, now_ms)
         record = self._record(asked, edge, decision, decision_id, attempt_id, citation, discharged or (), problem)
         await self._spool(record, durable=decision.regulated, mandatory=problem is None)
-        hands.metrics.decided(record.outcome, None if chosen is None else chosen.pool.id)
+        self._count(decision, record)
         if problem is not None or chosen is None:
-            log.info("request_refused", request_id=asked.request, decision_id=decision_id, code=record.outcome)
+            log.info(
+                Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decision_id, code=record.outcome
+            )
             raise ProblemError(problem or Problem("internal_error"))
         signed = attestation_bytes(edge.id, attempt_id, decision_id, chosen.pool.id, decision.facts, citation)
         sendable = Sendable(
@@ -238,6 +240,15 @@ class Gate:
             decided_ms=citation.now_ms,
         )
 
+    def _count(self, decision: Decision, record: DecisionRecord) -> None:
+        """Count the choice, and the rules behind each pool that the law refuses."""
+        metrics = self._hands.metrics
+        if record.pool is not None:
+            metrics.count(PLACEMENTS, pool=record.pool)
+        for candidate in decision.placement.candidates:
+            for rule in () if candidate.verdict.allowed else candidate.verdict.rules:
+                metrics.count(DENIALS, rule=rule)
+
     async def _spool(self, record: DecisionRecord, *, durable: bool, mandatory: bool) -> None:
         """Put a record into the spool. Without it nothing is sent; a refusal is said even when it is not recorded."""
         try:
@@ -249,7 +260,7 @@ class Gate:
                 retain_until_ms=retain_until_ms(record.retention, record.decided_ms),
             )
         except SpoolError as error:
-            log.error("evidence_unavailable", decision_id=record.id, reason=type(error).__name__)
+            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
             if mandatory:
                 raise ProblemError(Problem("evidence_unavailable")) from error
 
@@ -321,8 +332,10 @@ class Gate:
             kind, record_id = RecordKind("usage"), RecordId(record.id)
             await hands.spool.append_async(kind, record_id, data, durable=False, closes=True)
         except SpoolError as error:
-            log.error("usage_unrecorded", request_id=attempt.asked.request, reason=type(error).__name__)
-        hands.metrics.ended(attempt.pool.id, outcome.value, attempt.tally.delivered)
+            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
+        counts_by_name = {"received": attempt.tally.received, "delivered": attempt.tally.delivered}
+        for name, amount in counts_by_name.items():
+            hands.metrics.count(TOKENS, amount, pool=attempt.pool.id, count=name)
 
     def _price(self, attempt: _Attempt, counts: PoolCounts) -> Money | None:
         """Return what the tenant pays: prompt as the pool counted it, output as it was delivered."""
@@ -360,7 +373,7 @@ def _shape(asked: Asked, bundle: Bundle, tried: frozenset[PoolId]) -> PlacementR
 def _ground(bundle: Bundle) -> Ground:
     if bundle.settings is None:
         raise ProblemError(Problem("no_bundle"))
-    revoked = bundle.revocations
+    revoked = bundle.revoked
     return Ground(bundle.law, bundle.fleet, bundle.prices, bundle.settings, revoked.pools, revoked.pathways)
 
 

@@ -27,10 +27,23 @@ from orchestrator.policy.ids import (
 )
 from orchestrator.policy.permit import Facts
 from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import edge_batch_out, intake_frame_in
-from orchestrator.wire.frames import Broken, Done, EdgeFrame, Load, Open, Refused, StreamFrame, Tokens
+from orchestrator.wire.frames import (
+    FRAME_BYTES,
+    Broken,
+    Done,
+    EdgeFrame,
+    Load,
+    Open,
+    Refused,
+    StreamFrame,
+    Tokens,
+    Welcome,
+    held_bytes,
+)
 from orchestrator.wire.session_edge import Close, Deliver, EdgeSession, Instruction, Send, State
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeStub
@@ -40,8 +53,8 @@ REDIAL_MIN_S = 0.1
 REDIAL_MAX_S = 2.0
 CREDIT_BYTES = 64 * 1024
 """What the edge is ready to hold of one answer."""
-FRAMES_MAX = 4_096
-"""Frames of one stream that wait for the tenant. Each carries at least four counted bytes, or is terminal."""
+FRAMES_MAX = CREDIT_BYTES // FRAME_BYTES + 8
+"""Frames of one stream that wait for the tenant: as many as credit lets in, and those that cost none."""
 LEAVE_S = 2.0
 LEAVE_POLL_S = 0.01
 
@@ -105,7 +118,8 @@ class SessionLink:
         self._outbox: list[EdgeFrame] = []
         self._ready = asyncio.Event()
         self._closing: asyncio.Event = asyncio.Event()
-        self._waiting: dict[int, tuple[asyncio.Queue[StreamFrame], Tally]] = {}
+        self._waiting: dict[AttemptId, tuple[asyncio.Queue[StreamFrame], Tally]] = {}
+        """By attempt: stream numbers begin again with every session, and an old stream may still be read out."""
         self._load_heard_us: dict[PoolId, int] = {}
 
     async def run(self) -> None:
@@ -158,7 +172,7 @@ class SessionLink:
             return
         stream = machine.next_stream()
         queue: asyncio.Queue[StreamFrame] = asyncio.Queue(FRAMES_MAX)
-        self._waiting[stream] = (queue, tally)
+        self._waiting[sendable.attempt] = (queue, tally)
         opened = Open(
             stream,
             sendable.attempt,
@@ -188,19 +202,19 @@ class SessionLink:
                 yield frame
                 if isinstance(frame, Tokens):
                     tally.delivered += frame.count
-                    self._act(machine.consumed(stream, len(frame.text.encode()) + 4 * len(frame.ids)))
+                    self._act(machine.consumed(stream, held_bytes(frame.text, frame.ids)))
                 if ended:
                     return
         finally:
             if not ended:
                 self._act(machine.cancel(stream))
             self._act(machine.settle(stream, tally.counts()))
-            self._waiting.pop(stream, None)
+            self._waiting.pop(sendable.attempt, None)
 
     async def close(self) -> None:
         """Let what was decided leave (cancels, settlements), within a bound. `run` must be cancelled after."""
         end_at = time.monotonic() + LEAVE_S
-        while self._outbox and time.monotonic() < end_at:
+        while self._outbox and time.monotonic() < end_at:  # noqa: ASYNC110 - the writer empties it
             await asyncio.sleep(LEAVE_POLL_S)
 
     async def _session(self, channel: grpc.aio.Channel) -> bool:
@@ -231,7 +245,7 @@ class SessionLink:
             self._act(machine.lost("session_lost"))
             self._machine = None
             if live:
-                log.warning("session_ended", scheduler=self.scheduler, session=session)
+                log.warning(Event.SESSION_LOST, peer=self.scheduler, session_id=session)
         return live
 
     async def _write(self, call: grpc.aio.StreamStreamCall[pb.EdgeBatch, pb.IntakeBatch], epoch: int) -> None:
@@ -251,14 +265,14 @@ class SessionLink:
             async for batch in call:
                 for message in batch.frames:
                     frame = intake_frame_in(message)
-                    if isinstance(frame, Load):
-                        self._load_heard_us[frame.pool] = _now_us()
+                    loads = frame.loads if isinstance(frame, Welcome) else (frame,) if isinstance(frame, Load) else ()
+                    self._load_heard_us.update({load.pool: _now_us() for load in loads})
                     self._act(machine.received(batch.epoch, frame, _now_us(), self._wall_ms()))
         except WireError as error:
-            log.error("frame_refused", scheduler=self.scheduler, field=error.field)
+            log.error(Event.FRAME_DROPPED, peer=self.scheduler, cause="malformed", detail=error.field)
             self._act(machine.lost("protocol_violation"))
         except grpc.aio.AioRpcError as error:
-            log.debug("session_error", scheduler=self.scheduler, grpc_status=error.code().name)
+            log.debug(Event.SESSION_CLOSED, peer=self.scheduler, code=error.code().name)
 
     async def _tick(self, machine: EdgeSession) -> None:
         while True:
@@ -277,19 +291,21 @@ class SessionLink:
                 self._closing.set()
 
     def _deliver(self, instruction: Deliver) -> None:
-        waiting = self._waiting.get(instruction.stream)
+        frame = instruction.frame
+        waiting = self._waiting.get(frame.attempt)
         if waiting is None:
             return
         queue, tally = waiting
-        if isinstance(instruction.frame, Tokens):
-            tally.received += instruction.frame.count
+        if isinstance(frame, Tokens):
+            tally.received += frame.count
         try:
-            queue.put_nowait(instruction.frame)
+            queue.put_nowait(frame)
         except asyncio.QueueFull:
-            # Credit makes this impossible for an honest peer. The oldest frame makes room for the end.
-            queue.get_nowait()
-            detail = "The pool sent more than it had credit for."
-            frame = instruction.frame
+            # Credit bounds the tokens; only frames that cost none, sent again and again, come here. Everything that
+            # waits is dropped, so that the tenant gets a prefix and never a gap.
+            while not queue.empty():
+                queue.get_nowait()
+            detail = "The pool sent more frames than a stream has."
             queue.put_nowait(Broken(frame.stream, frame.attempt, "protocol_violation", detail, PoolCounts()))
 
 

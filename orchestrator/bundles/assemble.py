@@ -12,17 +12,19 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from orchestrator.bundles.bodies import Content, content_of
-from orchestrator.bundles.formats import Manifest, SectionEntry, SectionKind, open_section
+from orchestrator.bundles.formats import Manifest, SectionEntry, open_section
 from orchestrator.bundles.refusals import BundleRefused, RefusalCode
 from orchestrator.bundles.revocations import RevocationList, Revoked, joined, nothing_revoked
 from orchestrator.bundles.roots import Root, Roots
 from orchestrator.placement.fleet import Edge, Fleet, Pool, Prices
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy.bundle import AdmittedPack, Law
-from orchestrator.policy.ids import Digest, KeyId, SideId
+from orchestrator.policy.entities import Entity
+from orchestrator.policy.ids import Digest, EntityId, KeyId, SideId
 from orchestrator.policy.permit import PERMIT_VERSION
 from orchestrator.policy.places import Place
 from orchestrator.policy.tenants import KeyHash, Tenant
+
 
 @dataclass(frozen=True, slots=True)
 class TenantKey:
@@ -54,14 +56,14 @@ class Bundle:
     revocations: RevocationList = field(repr=False)
     """The newest list of this side."""
     revoked: Revoked = field(repr=False)
-    """What any side revokes."""
+    """What this side revokes, and what others revoke that is not this side's: nobody takes our own edges from us."""
     keys: Mapping[KeyId, TenantKey] = field(repr=False)
     """Every API key of `tenants`, by its public id."""
 
     def with_revocations(self, lists: Mapping[SideId, RevocationList]) -> Bundle:
         """Return this bundle under other revocation lists."""
         own = lists.get(self.side, nothing_revoked(self.side))
-        return replace(self, revocations=own, revoked=joined(lists.values()))
+        return replace(self, revocations=own, revoked=_revoked(self.side, self.fleet, self.tenants, lists))
 
 
 class Assembler:
@@ -114,20 +116,20 @@ class Assembler:
                 raise BundleRefused(RefusalCode.MISSING_SECTION, f"Section {entry.title} is not there.")
             contents.append((entry, self.open(entry, body)))
         tenants = tuple(tenant for _, content in contents for tenant in content.tenants)
-        own = lists.get(manifest.side, nothing_revoked(manifest.side))
+        fleet = self._fleet(contents)
         return Bundle(
             side=manifest.side,
             number=manifest.number,
             digest=digest,
             manifest=manifest,
             law=Law(self._packs(contents), manifest.effective_horizons()),
-            fleet=self._fleet(contents),
+            fleet=fleet,
             prices=_prices(manifest.side, contents),
             settings=_settings(contents),
             tenants=tenants,
             law_only=law_only,
-            revocations=own,
-            revoked=joined(lists.values()),
+            revocations=lists.get(manifest.side, nothing_revoked(manifest.side)),
+            revoked=_revoked(manifest.side, fleet, tenants, lists),
             keys=_keys(tenants),
         )
 
@@ -152,6 +154,7 @@ class Assembler:
                 self._check_place(entry, f"pool {pool.id}", pool.side, pool.place)
             edges += content.fleet.edges
             pools += content.fleet.pools
+        _check_entities((*edges, *pools))
         _once("edge", (edge.id for edge in edges))
         _once("pool", (pool.id for pool in pools))
         return Fleet(tuple(edges), tuple(pools))
@@ -171,6 +174,15 @@ class Assembler:
         if root is None:
             raise BundleRefused(RefusalCode.UNKNOWN_KEY, f"Section {entry.title} is signed by no pinned root.")
         return root
+
+
+def _check_entities(members: Iterable[Edge | Pool]) -> None:
+    """One id is one legal person, whoever names it: a pathway is held with an id."""
+    known: dict[EntityId, Entity] = {}
+    for member in members:
+        for entity in (member.place.operator, *member.place.accessors):
+            if known.setdefault(entity.id, entity) != entity:
+                raise BundleRefused(RefusalCode.CONFLICT, f"Entity {entity.id} is declared in two ways.")
 
 
 def _prices(side: SideId, contents: list[tuple[SectionEntry, Content]]) -> Prices:
@@ -206,6 +218,25 @@ def _keys(tenants: tuple[Tenant, ...]) -> Mapping[KeyId, TenantKey]:
     _once("tenant", (tenant.id for tenant in tenants))
     _once("API key", (key.id for tenant in tenants for key in tenant.keys))
     return MappingProxyType({key.id: TenantKey(tenant, key) for tenant in tenants for key in tenant.keys})
+
+
+def _revoked(
+    side: SideId, fleet: Fleet, tenants: tuple[Tenant, ...], lists: Mapping[SideId, RevocationList]
+) -> Revoked:
+    own = lists.get(side, nothing_revoked(side)).revoked
+    others = joined(one for name, one in lists.items() if name != side)
+    if others == Revoked():
+        return own
+    edges = [edge for edge in fleet.edges if edge.side == side]
+    ours = Revoked(
+        tenants=frozenset(tenant.id for tenant in tenants),
+        keys=frozenset(
+            [key.id for tenant in tenants for key in tenant.keys] + [key.id for edge in edges for key in edge.keys]
+        ),
+        pools=frozenset(pool.id for pool in fleet.pools if pool.side == side),
+        edges=frozenset(edge.id for edge in edges),
+    )
+    return own.joined(others.without(ours))
 
 
 def _once(what: str, names: Iterable[str]) -> None:

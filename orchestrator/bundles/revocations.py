@@ -11,6 +11,7 @@ from orchestrator.bundles.formats import FORMAT_VERSION, Signed, check_named, ch
 from orchestrator.bundles.refusals import BundleRefused, RefusalCode
 from orchestrator.bundles.roots import Roots, SigningKey
 from orchestrator.evidence.canonical import JsonValue, canonical_bytes
+from orchestrator.files.fields import Version, Written, read_names
 from orchestrator.policy.ids import EdgeId, KeyId, PathwayId, PoolId, SideId, TenantId, digest_of
 
 REVOCATIONS_BYTES_MAX = 256 * 1024
@@ -28,13 +29,23 @@ class Revoked:
     pathways: frozenset[PathwayId] = frozenset()
 
     def joined(self, other: Revoked) -> Revoked:
-        """Return what either revokes: a revocation only takes away, so both sides' count."""
+        """Return what either revokes."""
         return Revoked(
             self.tenants | other.tenants,
             self.keys | other.keys,
             self.pools | other.pools,
             self.edges | other.edges,
             self.pathways | other.pathways,
+        )
+
+    def without(self, other: Revoked) -> Revoked:
+        """Return what this revokes and `other` does not name."""
+        return Revoked(
+            self.tenants - other.tenants,
+            self.keys - other.keys,
+            self.pools - other.pools,
+            self.edges - other.edges,
+            self.pathways - other.pathways,
         )
 
     def to_json(self) -> dict[str, JsonValue]:
@@ -74,22 +85,26 @@ class _ListForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revoked: _RevokedForm
 
 
-class _RevokedDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    v: int = FORMAT_VERSION
-    tenants: list[str] = []
-    keys: list[str] = []
-    pools: list[str] = []
-    edges: list[str] = []
-    pathways: list[str] = []
+class RevocationsDocument(Written, frozen=True):
+    """`revocations.yaml` as operators write it: lists of names, each of which may be left out."""
 
-
-RevocationsDocument = _RevokedDocument
-"""`revocations.yaml` as operators write it: five lists of names, each of which may be left out."""
+    version: Version
+    tenants: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
+    pathways: tuple[str, ...] = ()
 
 
 def revoked_of(document: RevocationsDocument) -> Revoked:
-    """Return the names of a document."""
-    return _revoked(document)
+    """Return the names of a document. Raises DomainError."""
+    return Revoked(
+        frozenset(TenantId(name) for name in read_names(document.tenants, ("tenants",))),
+        frozenset(KeyId(name) for name in read_names(document.keys, ("keys",))),
+        frozenset(PoolId(name) for name in read_names(document.pools, ("pools",))),
+        frozenset(EdgeId(name) for name in read_names(document.edges, ("edges",))),
+        frozenset(PathwayId(name) for name in read_names(document.pathways, ("pathways",))),
+    )
 
 
 def nothing_revoked(side: SideId) -> RevocationList:
@@ -128,14 +143,11 @@ def open_revocations(signed: Signed, roots: Roots, side: SideId) -> RevocationLi
     check_signed(signed, roots, side, REVOCATIONS_PREFIX, REVOCATIONS_BYTES_MAX, what)
     form = read_canonical(signed.body, _ListForm, what)
     check_named(what, signed, form.side, form.number)
-    return RevocationList(side, form.number, form.issued_ms, _revoked(form.revoked))
-
-
-def _revoked(form: _RevokedForm | _RevokedDocument) -> Revoked:
-    return Revoked(
-        frozenset(TenantId(name) for name in form.tenants),
-        frozenset(KeyId(name) for name in form.keys),
-        frozenset(PoolId(name) for name in form.pools),
-        frozenset(EdgeId(name) for name in form.edges),
-        frozenset(PathwayId(name) for name in form.pathways),
+    revoked = Revoked(
+        frozenset(TenantId(name) for name in form.revoked.tenants),
+        frozenset(KeyId(name) for name in form.revoked.keys),
+        frozenset(PoolId(name) for name in form.revoked.pools),
+        frozenset(EdgeId(name) for name in form.revoked.edges),
+        frozenset(PathwayId(name) for name in form.revoked.pathways),
     )
+    return RevocationList(side, form.number, form.issued_ms, revoked)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
@@ -85,13 +86,22 @@ class Roots:
         found = (root for root in self._by_key.values() if root.side == side and root.public_key == public_key)
         return next(found, None)
 
-    def jurisdictions(self, side: SideId) -> frozenset[Jurisdiction]:
-        """Return the soil of a side: what any of its roots names."""
-        found: set[Jurisdiction] = set()
-        for root in self._by_key.values():
-            if root.side == side:
-                found |= root.jurisdictions
-        return frozenset(found)
+
+class RootSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pinned root in the configuration of a program."""
+
+    side: str
+    public_key: str
+    """32 bytes in base64, Ed25519."""
+    jurisdictions: tuple[str, ...]
+    """Codes, or names of groups."""
+    key_id: str = ""
+    """Left out: the start of the key's SHA-256."""
+
+
+def pinned(settings: Sequence[RootSetting]) -> Roots:
+    """Return the roots of a configuration. Raises ValueError with a sentence."""
+    return Roots(Root.parse(one.side, one.public_key, one.jurisdictions, one.key_id) for one in settings)
 
 
 class SigningKey:

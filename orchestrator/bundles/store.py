@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +38,7 @@ from orchestrator.bundles.formats import (
 from orchestrator.bundles.refusals import BundleRefused, RefusalCode
 from orchestrator.bundles.revocations import RevocationList, open_revocations
 from orchestrator.bundles.roots import Roots
-from orchestrator.evidence.canonical import canonical_bytes
+from orchestrator.evidence.canonical import JsonValue, canonical_bytes
 from orchestrator.files.strict_json import RequestError, parse_strict
 from orchestrator.files.typed import Misfit, fit
 from orchestrator.policy.ids import Digest, KeyId, SideId, digest_of, is_digest
@@ -128,10 +129,10 @@ class BundleStore:
         lists = self._sides[side].lists
         return lists[max(lists)] if lists else None
 
-    def lists(self, side: SideId) -> tuple[RevocationList, ...]:
-        """Return every kept list of `side`, oldest first."""
-        lists = self._sides[side].lists
-        return tuple(lists[number][0] for number in sorted(lists))
+    def list_of(self, side: SideId, number: int) -> RevocationList | None:
+        """Return a kept revocation list by its number, or None."""
+        found = self._sides[side].lists.get(number)
+        return None if found is None else found[0]
 
     def section(self, digest: Digest) -> bytes | None:
         """Return the body of a section, or None when it is not there or is damaged."""
@@ -149,7 +150,7 @@ class BundleStore:
         if digest_of(body) != digest:
             raise BundleRefused(RefusalCode.DIGEST_MISMATCH, "A section does not have the digest that was asked for.")
         if self.section(digest) is None:
-            _write(self._folder / "sections" / _hex(digest), body)
+            write_whole(self._folder / "sections" / _hex(digest), body)
 
     def check_number(self, signed: Signed) -> None:
         """Refuse a manifest whose number is below the highest held, or is held with another digest."""
@@ -168,20 +169,13 @@ class BundleStore:
             raise BundleRefused(RefusalCode.MISSING_SECTION, f"Section {lost[0].title} is not there.")
         manifest = held.manifest
         side, state = manifest.side, self._sides[manifest.side]
-        _write(self._path("manifests", held.signed), pack_signed(held.signed))
-        pointer = {"v": FORMAT_VERSION, "number": manifest.number, "digest": held.digest}
-        _write(self._folder / "current" / side, canonical_bytes(pointer))
+        write_whole(self._path("manifests", held.signed), pack_signed(held.signed))
+        pointer: dict[str, JsonValue] = {"v": FORMAT_VERSION, "number": manifest.number, "digest": held.digest}
+        write_whole(self._folder / "current" / side, canonical_bytes(pointer))
         state.highest, state.highest_digest = manifest.number, held.digest
         state.manifests[manifest.number] = held
         self.damaged = tuple(name for name in self.damaged if name != side)
         self._collect(side, now_ms)
-
-    def add_history(self, held: Held) -> None:
-        """Keep a manifest that is older than the current one, for as long as others of its age. Raises OSError."""
-        state = self._sides[held.manifest.side]
-        if held.manifest.number < state.highest:
-            _write(self._path("manifests", held.signed), pack_signed(held.signed))
-            state.manifests[held.manifest.number] = held
 
     def put_revocations(self, revocations: RevocationList, signed: Signed) -> None:
         """Keep a revocation list. Raises BundleRefused when a newer one, or another of this number, was held."""
@@ -194,7 +188,7 @@ class BundleStore:
             if state.lists[newest][1].digest != signed.digest:
                 raise BundleRefused(RefusalCode.EQUIVOCATION, f"{what} differs from the one that was held.")
             return
-        _write(self._path("revocations", signed), pack_signed(signed))
+        write_whole(self._path("revocations", signed), pack_signed(signed))
         state.lists[revocations.number] = (revocations, signed)
         for number in sorted(state.lists)[:-KEPT_LISTS]:
             _, old = state.lists.pop(number)
@@ -219,6 +213,7 @@ class BundleStore:
                 # Without a pointer nothing says which was held: the newest that is complete.
                 whole = [n for n, h in state.manifests.items() if not self.missing(h.manifest.needed(law_only=True))]
                 state.highest = max(whole, default=0)
+                state.highest_digest = state.manifests[state.highest].digest if whole else None
                 continue
             state.highest, state.highest_digest = pointer
             held = state.manifests.get(state.highest)
@@ -253,7 +248,7 @@ class BundleStore:
         """Drop manifests that are neither among the newest 64 nor held in the last ten minutes, then loose sections."""
         state = self._sides[side]
         numbers = sorted(state.manifests)
-        for number, follower in zip(numbers, numbers[1:], strict=False):
+        for number, follower in pairwise(numbers):
             recent = number > numbers[-1 - KEPT_MANIFESTS] if len(numbers) > KEPT_MANIFESTS else True
             if recent or state.manifests[follower].manifest.issued_ms > now_ms - KEPT_MS:
                 continue
@@ -301,11 +296,7 @@ def unpack_signed(value: bytes) -> Signed | None:
 
 
 def write_whole(path: Path, body: bytes) -> None:
-    """Write a file so that it is whole or absent after any crash, and on the disk when this returns."""
-    _write(path, body)
-
-
-def _write(path: Path, body: bytes) -> None:
+    """Write a file so that it is whole or absent after any crash, and on the disk when this returns. Raises OSError."""
     beside = path.with_name(f".{path.name}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
@@ -330,4 +321,7 @@ def _read(path: Path, bytes_max: int) -> bytes | None:
 
 
 def _hex(digest: Digest) -> str:
+    """A digest as the name of a file. What is no digest could be a path to somewhere else."""
+    if not is_digest(digest):
+        raise ValueError("not a digest")
     return digest.removeprefix("sha256:")

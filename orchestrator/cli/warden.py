@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import psutil
 
 DEFAULT_GRACE_MS = 8_000
-DEFAULT_ORPHAN_GRACE_MS = 2_000
+DEFAULT_ORPHAN_GRACE_MS = 3_000
 SWEEP_LIMIT_S = 10.0
 """A process in uninterruptible sleep cannot be killed; the warden gives up on it after this long and says so."""
 

@@ -65,12 +65,13 @@ def read_secret(path: Path) -> Secret:
     try:
         # Kubernetes mounts secrets as symbolic links, so links are followed and the file itself is judged.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            _check_access(path, os.fstat(descriptor))
+            body = _read(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as failure:
         raise SettingsError(str(path), "", f"expected a readable secret file ({failure.strerror})") from None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        _check_access(path, status)
-        body = file.read(SECRET_BYTES_MAX + 1)
     if len(body) > SECRET_BYTES_MAX:
         raise SettingsError(str(path), "", f"expected a secret of at most {SECRET_BYTES_MAX} bytes")
     text: str | None
@@ -84,6 +85,13 @@ def read_secret(path: Path) -> Secret:
     if not text:
         raise SettingsError(str(path), "", "expected a secret, but the file is empty")
     return Secret(text)
+
+
+def _read(descriptor: int) -> bytes:
+    body = b""
+    while len(body) <= SECRET_BYTES_MAX and (more := os.read(descriptor, SECRET_BYTES_MAX + 1)):
+        body += more
+    return body
 
 
 def _check_access(path: Path, status: os.stat_result) -> None:

@@ -43,6 +43,7 @@ _SERVICE_LINK = re.compile(
 _USERINFO = re.compile(r"://[^/@\s]*@")
 _MASK = "(secret)"
 _MASKED_ENDINGS = ("_key", "_token", "_secret", "_password")
+_SHOWN = frozenset({"public_key"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,4 +209,5 @@ def _plain(value: object) -> object:
 
 
 def _masked(name: str, value: object) -> object:
-    return _MASK if value is not None and name.endswith(_MASKED_ENDINGS) else _plain(value)
+    masked = name.endswith(_MASKED_ENDINGS) and name not in _SHOWN
+    return _MASK if value is not None and masked else _plain(value)

@@ -95,7 +95,7 @@ class Lease:
         self._renew_at_s = sent_at_s + ttl_s / RENEWALS_PER_TTL
         self._failures = 0
         self._lost = asyncio.Event()
-        self._task = asyncio.create_task(self._run(), name=f"lease {lease_id:x}")
+        self._task: asyncio.Task[None] | None = asyncio.create_task(self._run(), name=f"lease {lease_id:x}")
 
     @property
     def id(self) -> LeaseId:
@@ -117,12 +117,13 @@ class Lease:
 
     async def close(self) -> None:
         """Give the lease up and tell the server, if it can be reached. Raises nothing; may be called again."""
-        first = not self._task.done()
         self._fence.end()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
         self._lost.set()
-        if first:
+        # Let go: a cancelled task keeps every frame it passed, and with them the call and its socket.
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
             await self._revoke()
 
     async def _revoke(self) -> None:

@@ -18,6 +18,7 @@ MAX_TIMEOUT_S = 30.0
 MAX_MESSAGE_BYTES = 96 << 20
 """A page of values of the greatest size, with room."""
 MAX_DETAIL_CHARS = 160
+CLOSED = "the registry is closed"
 
 REQUIRE_LEADER = (("hasleader", "true"),)
 """Without it a member that is cut off from the majority would go on to serve a watch from the past."""
@@ -91,6 +92,7 @@ class Members:
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = tuple(members)
         self._index = 0
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._members)
@@ -117,9 +119,11 @@ class Members:
 
     async def once(self, operation: str, pick: Callable[[Member], Any], request: Any, timeout_s: float) -> Any:
         """Send what must not be repeated blindly, to one member. Raises RegistryError."""
+        timeout = bounded(timeout_s)
+        self.check_open(operation)
         member = self.current
         try:
-            return await pick(member)(request, timeout=bounded(timeout_s), metadata=REQUIRE_LEADER)
+            return await self._call(operation, pick(member), request, timeout, may_have_applied=True)
         except grpc.aio.AioRpcError as error:
             raise self.failure(member, operation, error, may_have_applied=True) from None
 
@@ -129,17 +133,36 @@ class Members:
         failure: RegistryError = RegistryUnavailable(operation, "no member")
         for left in range(len(self._members), 0, -1):
             member = self.current
+            self.check_open(operation)
             timeout = max(0.0, deadline_s - time.monotonic()) / left
             try:
-                return await pick(member)(request, timeout=timeout, metadata=REQUIRE_LEADER)
+                return await self._call(operation, pick(member), request, timeout)
             except grpc.aio.AioRpcError as error:
                 failure = self.failure(member, operation, error)
             if isinstance(failure, RegistryRefused):
                 break
         raise failure
 
+    async def _call(
+        self, operation: str, method: Any, request: Any, timeout_s: float, *, may_have_applied: bool = False
+    ) -> Any:
+        try:
+            return await method(request, timeout=timeout_s, metadata=REQUIRE_LEADER)
+        except asyncio.CancelledError:
+            # To close a channel cancels its calls, which gRPC tells as if our own task were cancelled.
+            task = asyncio.current_task()
+            if not self._closed or task is None or task.cancelling() > 0:
+                raise
+            raise RegistryUnavailable(operation, CLOSED, may_have_applied=may_have_applied) from None
+
+    def check_open(self, operation: str) -> None:
+        """Raise RegistryUnavailable after `close`."""
+        if self._closed:
+            raise RegistryUnavailable(operation, CLOSED)
+
     async def close(self) -> None:
         """Close every channel. Raises nothing; may be called again."""
+        self._closed = True
         for member in self._members:
             await member.channel.close()
 
@@ -196,10 +219,13 @@ class Stream:
     async def close(self) -> None:
         """End the call. Raises nothing; may be called again."""
         # The reader first: a call that is cancelled under its reader leaks.
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
-        self._call.cancel()
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

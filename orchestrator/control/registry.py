@@ -205,7 +205,11 @@ class Registry:
         return lease
 
     def watch_prefix(self, prefix: str = "", *, pending: PendingBatches | None = None) -> Watch:
-        """Follow all keys that begin with `prefix`, without waiting for etcd: see `Watch.ready`."""
+        """Follow all keys that begin with `prefix`, without waiting for etcd: see `Watch.ready`.
+
+        Raises RegistryUnavailable when this registry is closed.
+        """
+        self._members.check_open("watch")
         feed = _EtcdFeed(self, self._members, self._keys, prefix)
         watch = Watch(feed, name=self._settings.prefix + prefix, progress_s=self._settings.progress_s, pending=pending)
         self._running.add(watch)

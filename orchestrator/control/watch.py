@@ -323,7 +323,7 @@ class Watch:
         self._failures = 0
         self._last_failure = "no answer yet"
         self._connected = False
-        self._task = asyncio.create_task(self._run(), name=f"watch {name}")
+        self._task: asyncio.Task[None] | None = asyncio.create_task(self._run(), name=f"watch {name}")
         self._task.add_done_callback(lambda _: self._tell())
 
     @property
@@ -353,7 +353,7 @@ class Watch:
         """Wait for the first listing. Raises RegistryUnavailable when it does not come in time."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self._listings == 0 and not self._task.done():
+                while self._listings == 0 and self._task is not None and not self._task.done():
                     await self._news.wait()
         except TimeoutError:
             raise RegistryUnavailable(f"list {self._name}", self._last_failure) from None
@@ -369,16 +369,19 @@ class Watch:
             batch = self._pending.take(self._cursor.state)
             if batch is not None:
                 return batch
-            if self._task.done():
-                if not self._task.cancelled():
-                    self._task.result()
+            if self._task is None or self._task.cancelled():
                 raise StopAsyncIteration
+            if self._task.done():
+                self._task.result()
             await self._news.wait()
 
     async def close(self) -> None:
         """End the task and its stream. Raises nothing; may be called again."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        # The task keeps its cancellation, that keeps every frame it passed, and these keep the call and its socket.
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
         try:

@@ -47,6 +47,10 @@ class Sampling:
     max_tokens: int | None = None
     """The most tokens to generate; None is the room left in the context."""
 
+    def __repr__(self) -> str:
+        # Stop strings are the tenant's words.
+        return f"Sampling(temperature={self.temperature}, top_p={self.top_p}, stops={len(self.stop)})"
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:

@@ -11,11 +11,12 @@ import binascii
 import re
 from collections.abc import Iterable, Sequence
 from datetime import date
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from orchestrator.evidence.canonical import JsonValue
 from orchestrator.files.domain_error import DomainError
 from orchestrator.files.typed import FieldPath
 from orchestrator.ledger.money import Currency, parse_units
@@ -45,6 +46,11 @@ _PUBLIC_KEY_BYTES = 32
 
 class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What people write and what a signed section carries: one shape for both."""
+
+
+def body_of(document: Written) -> dict[str, JsonValue]:
+    """Return a document as the JSON body of a signed section. A default that is written out is left out of it."""
+    return cast(dict[str, JsonValue], msgspec.json.decode(msgspec.json.encode(document)))
 
 
 class OwnerDocument(Written, frozen=True):

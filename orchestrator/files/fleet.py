@@ -165,9 +165,7 @@ def _edge(document: EdgeDocument, side: SideId, entities: Entities, path: FieldP
     )
 
 
-def _pool(
-    document: PoolDocument, side: SideId, entities: Entities, edges: frozenset[EdgeId], path: FieldPath
-) -> Pool:
+def _pool(document: PoolDocument, side: SideId, entities: Entities, edges: frozenset[EdgeId], path: FieldPath) -> Pool:
     name = read_name(document.id, (*path, "id"))
     if not document.models:
         raise DomainError((*path, "models"), "expected at least one model")

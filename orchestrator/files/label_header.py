@@ -82,12 +82,18 @@ def _members(text: str) -> Mapping[str, object]:
 
 def _refuse_repeat(key: str, within: str) -> None:
     # RFC 9651 lets the last one win: with two proxies, which one is last is anyone's guess.
-    raise LabelHeaderError(key[:_SHOWN_CHARS], f"once, as a key without parameters (it is given twice as a {within})")
+    if within == "parameter":
+        raise LabelHeaderError(HEADER, "no parameters")
+    raise LabelHeaderError(key[:_SHOWN_CHARS], f"it only once, with {_allowed(key)}")
+
+
+def _allowed(key: str) -> str:
+    return _ALLOWED.get(key, "one of the keys " + ", ".join(_ALLOWED))
 
 
 def _bare(key: str, member: object) -> object:
     if key not in _ALLOWED:
-        raise LabelHeaderError(key[:_SHOWN_CHARS], "one of the keys " + ", ".join(_ALLOWED))
+        raise LabelHeaderError(key[:_SHOWN_CHARS], _allowed(key))
     if not isinstance(member, tuple) or len(member) != 2 or member[1]:
         raise LabelHeaderError(key, f"{_ALLOWED[key]}, without parameters")
     return member[0]
@@ -116,7 +122,5 @@ def _origin(members: Mapping[str, object]) -> frozenset[Jurisdiction]:
         try:
             found.add(parse_jurisdiction(item))
         except ValueError:
-            item = ""
-        if not item:
-            raise LabelHeaderError("origin", _ORIGIN_ALLOWED)
+            raise LabelHeaderError("origin", _ORIGIN_ALLOWED) from None
     return frozenset(found)

@@ -78,12 +78,12 @@ class Spool:
         """Opens the spool and recovers it: a cut last write is cut off, anything else that is damaged is refused.
 
         `regulated_reserve_bytes` (default a quarter of the capacity) is kept from new durable records;
-        `closing_reserve_bytes` (default a sixteenth) from all new ones. `backlog_max` bounds the records that wait to
-        be shipped, `pending_max` the appends that wait for the disk. Raises ValueError for bounds that make no sense,
-        SpoolLocked, SpoolCorrupt and SpoolBroken.
+        `closing_reserve_bytes` (default a sixteenth, at most that) from all new ones. `backlog_max` bounds the records
+        that wait to be shipped, `pending_max` the appends that wait for the disk. Raises ValueError for bounds that
+        make no sense, SpoolLocked, SpoolCorrupt and SpoolBroken.
         """
         reserve = capacity_bytes // 4 if regulated_reserve_bytes is None else regulated_reserve_bytes
-        closing = capacity_bytes // 16 if closing_reserve_bytes is None else closing_reserve_bytes
+        closing = min(capacity_bytes // 16, reserve) if closing_reserve_bytes is None else closing_reserve_bytes
         if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
             raise ValueError(f"segment_bytes: expected {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}")
         if capacity_bytes < SEGMENTS_MIN * segment_bytes:
@@ -175,7 +175,10 @@ class Spool:
         retain_until_ms: int = 0,
         closes: bool = False,
     ) -> Position:
-        """As `append`, without blocking the event loop. A caller that is cancelled may leave the record written."""
+        """As `append`, without blocking the event loop. A caller that is cancelled may leave the record written.
+
+        An append that is not durable waits at most for the sync that is under way.
+        """
         return await self._group.append(Record(kind, record_id, data, retain_until_ms), durable, closes)
 
     def read_from(self, position: Position | None = None) -> Iterator[Entry]:

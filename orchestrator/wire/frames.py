@@ -23,6 +23,18 @@ from orchestrator.policy.permit import Facts
 SESSION_VERSION = 1
 SESSION_VERSION_MIN = 1
 
+FRAME_BYTES = 64
+"""Counted against credit for every frame of tokens, however short: a frame costs more to hold than its text."""
+PIECE_BYTES_MAX = 1_024
+"""Tokens that go out together or not at all; a longer delta of an engine is cut."""
+CREDIT_BYTES_MIN = 4 * 1024
+"""The least first credit. Below it a receiver that gives back in steps could wait for a piece that never fits."""
+
+
+def held_bytes(text: str, ids: tuple[int, ...]) -> int:
+    """Return what a frame of tokens counts against credit. Both ends count with this."""
+    return FRAME_BYTES + len(text.encode()) + 4 * len(ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:

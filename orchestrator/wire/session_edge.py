@@ -13,6 +13,7 @@ from enum import Enum
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId, EdgeId, PoolId, SessionId
 from orchestrator.wire.frames import (
+    CREDIT_BYTES_MIN,
     SESSION_VERSION,
     SESSION_VERSION_MIN,
     Beat,
@@ -31,6 +32,7 @@ from orchestrator.wire.frames import (
     StreamFrame,
     Tokens,
     Welcome,
+    held_bytes,
 )
 
 STREAMS_MAX = 4_096
@@ -43,7 +45,9 @@ SUSPECT_BUSY_MS = 750
 DEAD_BUSY_MS = 2_500
 DEAD_IDLE_MS = 15_000
 CREDIT_STEP_BYTES = 8 * 1024
-"""Consumed bytes are given back in steps, not one by one."""
+"""Consumed bytes are given back in steps, not one by one. A step is never more than half of the first credit."""
+BEATS_MAX = 64
+"""Beats without an answer that are remembered; an older one is no longer measured."""
 RTT_SHIFT = 3
 """The smoothed round trip moves an eighth of the way with each sample (RFC 6298)."""
 
@@ -85,6 +89,9 @@ Instruction = Send | Deliver | Close
 @dataclass(slots=True)
 class _Stream:
     attempt: AttemptId
+    credit_bytes: int
+    """What the intake may still send."""
+    step_bytes: int
     next_token: int = 0
     owed_bytes: int = 0
     """Consumed, not yet given back as credit."""
@@ -108,12 +115,12 @@ class EdgeSession:
         self._last_stream = 0
         self._beats: dict[int, int] = {}
         self._last_beat = 0
-        self._last_sent_us = 0
+        self._last_beat_us = 0
         self._last_heard_us = 0
 
     def connected(self, now_us: int, wall_ms: int) -> list[Instruction]:
         """The transport is open: greet. `now_us` is monotonic, `wall_ms` is the clock that is compared."""
-        self._last_sent_us = self._last_heard_us = now_us
+        self._last_beat_us = self._last_heard_us = now_us
         hello = Hello(
             SESSION_VERSION_MIN, SESSION_VERSION, self.edge, self.session, self.epoch, wall_ms, STREAMS_MAX
         )
@@ -137,15 +144,17 @@ class EdgeSession:
         return self._last_stream + 1
 
     def open(self, attempt: Open, now_us: int) -> list[Instruction]:
-        """Send a permitted attempt. Raises ValueError when its number is not the next one."""
+        """Send a permitted attempt. Raises ValueError when its number is not the next one, or its credit too small."""
         if attempt.stream != self.next_stream():
             raise ValueError("a stream number is used once, in order")
+        if attempt.credit_bytes < CREDIT_BYTES_MIN:
+            raise ValueError(f"a stream starts with at least {CREDIT_BYTES_MIN} bytes of credit")
         self._last_stream = attempt.stream
         if not self._streams:
             # An idle session was silent by right; suspicion counts from the first work on.
             self._last_heard_us = max(self._last_heard_us, now_us)
-        self._streams[attempt.stream] = _Stream(attempt.attempt)
-        self._last_sent_us = now_us
+        step_bytes = min(CREDIT_STEP_BYTES, attempt.credit_bytes // 2)
+        self._streams[attempt.stream] = _Stream(attempt.attempt, attempt.credit_bytes, step_bytes)
         return [Send(attempt)]
 
     def received(self, epoch: int, frame: IntakeFrame, now_us: int, wall_ms: int) -> list[Instruction]:
@@ -171,14 +180,15 @@ class EdgeSession:
         return self._streamed(frame)
 
     def consumed(self, stream: int, size_bytes: int) -> list[Instruction]:
-        """The tenant took `size_bytes` of the stream: give credit back, in steps."""
+        """The tenant took `size_bytes` (see `held_bytes`) of the stream: give credit back, in steps."""
         found = self._streams.get(stream)
         if found is None or found.ended:
             return []
         found.owed_bytes += size_bytes
-        if found.owed_bytes < CREDIT_STEP_BYTES:
+        if found.owed_bytes < found.step_bytes:
             return []
         owed, found.owed_bytes = found.owed_bytes, 0
+        found.credit_bytes += owed
         return [Send(Credit(stream, owed))]
 
     def cancel(self, stream: int) -> list[Instruction]:
@@ -206,7 +216,7 @@ class EdgeSession:
         limit_ms = (DEAD_BUSY_MS if busy else DEAD_IDLE_MS) + 2 * (self.rtt_us or 0) // 1000
         if silent_ms > limit_ms:
             return self._close("session_lost")
-        if now_us - self._last_sent_us >= (BEAT_BUSY_MS if busy else BEAT_IDLE_MS) * 1000:
+        if now_us - self._last_beat_us >= (BEAT_BUSY_MS if busy else BEAT_IDLE_MS) * 1000:
             return self._beat(now_us)
         return []
 
@@ -233,9 +243,11 @@ class EdgeSession:
 
     def _beat(self, now_us: int) -> list[Instruction]:
         self._last_beat += 1
-        # At most the beats of the silence that kills a session are open at once.
         self._beats[self._last_beat] = now_us
-        self._last_sent_us = now_us
+        if len(self._beats) > BEATS_MAX:
+            # An intake may speak and never answer a beat.
+            del self._beats[next(iter(self._beats))]
+        self._last_beat_us = now_us
         return [Send(Beat(self._last_beat))]
 
     def _beaten(self, beat: Beat, now_us: int) -> list[Instruction]:
@@ -244,7 +256,6 @@ class EdgeSession:
             if sent_us is not None:
                 self._measure(now_us - sent_us)
             return []
-        self._last_sent_us = now_us
         return [Send(Beat(0, beat.number))]
 
     def _measure(self, sample_us: int) -> None:
@@ -259,15 +270,22 @@ class EdgeSession:
             self.dead_frames += 1
             return []
         if isinstance(frame, Tokens):
+            found.credit_bytes -= held_bytes(frame.text, frame.ids)
             if frame.first != found.next_token:
-                found.ended = True
-                detail = "Tokens arrived with a gap or twice."
-                broken = Broken(frame.stream, frame.attempt, "protocol_violation", detail, PoolCounts())
-                return [Send(Cancel(frame.stream, frame.attempt)), Deliver(frame.stream, broken)]
+                return self._violated(found, frame, "Tokens arrived with a gap or twice.")
+            if found.credit_bytes < 0:
+                return self._violated(found, frame, "The pool sent more than it had credit for.")
             found.next_token += frame.count
+        elif isinstance(frame, Refused) and found.next_token:
+            return self._violated(found, frame, "The pool refused what it had begun to answer.")
         elif isinstance(frame, Done | Broken | Refused):
             found.ended = True
         return [Deliver(frame.stream, frame)]
+
+    def _violated(self, found: _Stream, frame: StreamFrame, detail: str) -> list[Instruction]:
+        found.ended = True
+        broken = Broken(frame.stream, frame.attempt, "protocol_violation", detail, PoolCounts())
+        return [Send(Cancel(frame.stream, frame.attempt)), Deliver(frame.stream, broken)]
 
     def _close(self, reason: str) -> list[Instruction]:
         if self.state is State.CLOSED:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId, SessionId
 from orchestrator.wire.frames import (
+    FRAME_BYTES,
+    PIECE_BYTES_MAX,
     SESSION_VERSION,
     SESSION_VERSION_MIN,
     Accepted,
@@ -35,6 +37,8 @@ from orchestrator.wire.session_edge import DEAD_BUSY_MS, DEAD_IDLE_MS, STREAMS_M
 
 AHEAD_BYTES_MAX = 128 * 1024
 """How far an engine may run ahead of what the edge is ready to hold, per stream."""
+UNSETTLED_FACTOR = 2
+"""A session may hold this many times its streams before it is closed: an edge that never settles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +84,31 @@ class Close:
 Instruction = Send | Start | Stop | Settled | Close
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Tokens that are sent together. Payload: its repr holds no text."""
+
+    text: str = field(repr=False)
+    ids: tuple[int, ...] = field(repr=False)
+    count: int
+    size_bytes: int
+
+    def plus(self, other: _Piece) -> _Piece:
+        return _Piece(
+            self.text + other.text, self.ids + other.ids, self.count + other.count, self.size_bytes + other.size_bytes
+        )
+
+
 @dataclass(slots=True)
 class _Stream:
     attempt: AttemptId
     credit_bytes: int
     sent_tokens: int = 0
-    ready: deque[tuple[str, tuple[int, ...], int, int]] = field(default_factory=deque)  # bounded: AHEAD_BYTES_MAX
-    """(text, ids, tokens, bytes) not sent yet."""
+    ready: deque[_Piece] = field(default_factory=deque)  # bounded: AHEAD_BYTES_MAX
+    """Not sent yet."""
     ready_bytes: int = 0
+    cancelled: bool = False
+    """The edge wants no more: what the engine still makes is dropped."""
     last: Done | Broken | Refused | None = None
     """The terminal frame, held back until `ready` is empty."""
     ended: bool = False
@@ -149,7 +170,10 @@ class IntakeSession:
 
         Only that stream suffers; the session and its other streams go on.
         """
-        if self.state is State.CLOSED or epoch != self.epoch or stream <= self._last_stream:
+        if self.state is State.CLOSED or (self.state is not State.GREETING and epoch != self.epoch):
+            self.dead_frames += 1
+            return []
+        if self.state is State.GREETING or stream <= self._last_stream or self._flooded():
             return self._close("protocol_violation")
         self._last_stream = stream
         found = _Stream(attempt, 0)
@@ -182,18 +206,21 @@ class IntakeSession:
     def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> list[Instruction]:
         """The engine made tokens: send what credit allows, hold the rest, break a reader that is too slow."""
         found = self._live(stream)
-        if found is None:
+        if found is None or found.cancelled:
             return []
-        size_bytes = len(text.encode()) + 4 * len(ids)
-        found.ready.append((text, ids, count, size_bytes))
-        found.ready_bytes += size_bytes
-        if found.ready_bytes > max(0, found.credit_bytes) + AHEAD_BYTES_MAX:
+        found.ready_bytes += len(text.encode()) + 4 * len(ids)
+        if found.ready_bytes > found.credit_bytes + AHEAD_BYTES_MAX:
             found.ready.clear()
             found.ready_bytes = 0
             detail = "The answer was read too slowly to be held."
             counts = PoolCounts(sent=found.sent_tokens)
             found.last = Broken(stream, found.attempt, "slow_reader", detail, counts)
             return [*self._flush(stream, found), Stop(stream, "slow_reader")]
+        for piece in _pieces(text, ids, count):
+            # Small deltas are held together: one by one, each would cost more than its text.
+            if found.ready and found.ready[-1].size_bytes + piece.size_bytes <= PIECE_BYTES_MAX:
+                piece = found.ready.pop().plus(piece)
+            found.ready.append(piece)
         return self._flush(stream, found)
 
     def done(self, stream: int, reason: str, counts: PoolCounts) -> list[Instruction]:
@@ -252,8 +279,8 @@ class IntakeSession:
         return [Send(Welcome(version, self.scheduler, self.instance, wall_ms, self.streams_max, loads))]
 
     def _open(self, frame: Open) -> list[Instruction]:
-        if frame.stream <= self._last_stream:
-            return self._close("protocol_violation")  # a number was used twice
+        if frame.stream <= self._last_stream or self._flooded():
+            return self._close("protocol_violation")  # a number was used twice, or nothing is ever settled
         self._last_stream = frame.stream
         found = _Stream(frame.attempt, frame.credit_bytes)
         self._streams[frame.stream] = found
@@ -265,6 +292,9 @@ class IntakeSession:
             found.last = Refused(frame.stream, frame.attempt, "engine_busy", detail)
             return self._flush(frame.stream, found)
         return [Start(frame)]
+
+    def _flooded(self) -> bool:
+        return len(self._streams) >= UNSETTLED_FACTOR * self.streams_max
 
     def _streamed(self, frame: Credit | Cancel | Settle) -> list[Instruction]:
         found = self._streams.get(frame.stream)
@@ -281,15 +311,15 @@ class IntakeSession:
             del self._streams[frame.stream]
             settled = Settled(frame.stream, frame.attempt, frame.counts, found.sent_tokens)
             return [settled] if found.last is not None else [Stop(frame.stream, "cancelled"), settled]
-        if found.last is not None:
-            # The answer is complete already; what is held back has no reader.
-            found.ready.clear()
-            found.ready_bytes = 0
-            return self._flush(frame.stream, found)
+        if found.cancelled:
+            return []
+        found.cancelled = True
+        if isinstance(found.last, Done) and found.ready:
+            found.last = Done(frame.stream, found.attempt, "cancelled", found.last.counts)
+        # What is held back has no reader.
         found.ready.clear()
         found.ready_bytes = 0
-        found.credit_bytes = 0
-        return [Stop(frame.stream, "cancelled")]
+        return self._flush(frame.stream, found) if found.last is not None else [Stop(frame.stream, "cancelled")]
 
     def _flush(self, stream: int, found: _Stream) -> list[Instruction]:
         """Send what credit allows in one frame, then the terminal frame when nothing is held back."""
@@ -297,14 +327,16 @@ class IntakeSession:
         texts: list[str] = []
         ids: list[int] = []
         count = 0
-        while found.ready and found.credit_bytes > 0:
-            text, more, tokens, size_bytes = found.ready.popleft()
-            texts.append(text)
-            ids.extend(more)
-            count += tokens
-            found.credit_bytes -= size_bytes
-            found.ready_bytes -= size_bytes
-        if count or any(texts):
+        room_bytes = found.credit_bytes - FRAME_BYTES
+        while found.ready and found.ready[0].size_bytes <= room_bytes:
+            piece = found.ready.popleft()
+            texts.append(piece.text)
+            ids.extend(piece.ids)
+            count += piece.count
+            room_bytes -= piece.size_bytes
+            found.ready_bytes -= piece.size_bytes
+        if texts:
+            found.credit_bytes = room_bytes
             out.append(Send(Tokens(stream, found.attempt, found.sent_tokens, count, "".join(texts), tuple(ids))))
             found.sent_tokens += count
         if found.last is not None and not found.ready and not found.ended:
@@ -340,3 +372,35 @@ class IntakeSession:
 
 def _with_sent(counts: PoolCounts, sent: int) -> PoolCounts:
     return PoolCounts(counts.prompt, counts.cached, counts.generated, sent)
+
+
+def _pieces(text: str, ids: tuple[int, ...], count: int) -> list[_Piece]:
+    """Cut a delta so that no piece is beyond `PIECE_BYTES_MAX`: half for text, half for ids, none across a character."""
+    size_bytes = len(text.encode()) + 4 * len(ids)
+    if size_bytes <= PIECE_BYTES_MAX:
+        # Nothing of nothing is no piece.
+        return [_Piece(text, ids, count, size_bytes)] if text or ids or count else []
+    half_bytes = PIECE_BYTES_MAX // 2
+    texts = _cut(text, half_bytes)
+    step = half_bytes // 4
+    numbers = [ids[at : at + step] for at in range(0, len(ids), step)]
+    parts = max(len(texts), len(numbers))
+    found: list[_Piece] = []
+    for at in range(parts):
+        part = texts[at] if at < len(texts) else ""
+        more = numbers[at] if at < len(numbers) else ()
+        # Where ids are told they are the count; elsewhere the last piece carries it.
+        tokens = len(more) if len(ids) == count else count * (at == parts - 1)
+        found.append(_Piece(part, more, tokens, len(part.encode()) + 4 * len(more)))
+    return found
+
+
+def _cut(text: str, size_bytes: int) -> list[str]:
+    data, found, at = text.encode(), list[str](), 0
+    while at < len(data):
+        end = min(at + size_bytes, len(data))
+        while end < len(data) and data[end] & 0xC0 == 0x80:
+            end -= 1
+        found.append(data[at:end].decode())
+        at = end
+    return found

@@ -12,6 +12,7 @@ import grpc
 from orchestrator.engines.generation import Generation
 from orchestrator.policy.ids import PoolId, SchedulerId
 from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_replica import (
     REPLICA_VERSION,
@@ -132,7 +133,7 @@ class ReplicaService(ReplicaPortServicer):
                 async for frame in frames:
                     self._take(frame, hello.pool, hello)
             except WireError as error:
-                log.error("frame_refused", replica=hello.replica, field=error.field)
+                log.error(Event.FRAME_DROPPED, replica=hello.replica, cause="malformed", detail=error.field)
         port.expel()
 
     def _take(self, frame: ReplicaFrame, pool: PoolId, hello: ReplicaHello) -> None:

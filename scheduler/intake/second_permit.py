@@ -14,7 +14,7 @@ from orchestrator.evidence.citation import attestation_bytes
 from orchestrator.evidence.records import discharge
 from orchestrator.evidence.signing import verify
 from orchestrator.placement.fleet import Edge
-from orchestrator.policy.ids import EdgeId, KeyId
+from orchestrator.policy.ids import EdgeId, KeyId, PathwayId
 from orchestrator.policy.permit import PERMIT_VERSION, Facts, permit_route
 from orchestrator.policy.verdicts import Verdict
 from orchestrator.wire.catalogue import Problem
@@ -63,8 +63,9 @@ def second_permit(opened: Open, edge_id: EdgeId, cited: Bundle | None, newest: B
 
 def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int) -> Check:
     edge, pool = newest.fleet.edge(edge_id), newest.fleet.pool(opened.pool)
-    revoked = newest.revocations
-    if edge is None or pool is None or opened.pool in revoked.pools or edge_id in revoked.edges:
+    revoked = newest.revoked
+    gone = opened.pool in revoked.pools or edge_id in revoked.edges or opened.key_id in revoked.keys
+    if edge is None or pool is None or gone:
         return _refuse("policy_newer", "The newest fleet of the pool's side does not have this edge and this pool.")
     facts = _without(opened.facts, revoked.pathways)
     verdict = permit_route(newest.law, facts, edge.place, pool.place, now_ms)
@@ -77,7 +78,7 @@ def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int) -> Ch
     return Check(None, verdict, discharged)
 
 
-def _without(facts: Facts, revoked: frozenset[str]) -> Facts:
+def _without(facts: Facts, revoked: frozenset[PathwayId]) -> Facts:
     return replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in revoked))
 
 

@@ -11,6 +11,7 @@ import grpc
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import EdgeId, ReplicaId, SchedulerId
 from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import attempt_in, edge_frame_in, intake_batch_out
@@ -178,7 +179,7 @@ class IntakeService(IntakeServicer):
                         now_us, wall_ms = self._now_us(), self._wall_ms()
                         port.act(port.machine.received(batch.epoch, frame, now_us, wall_ms, loads))
             except WireError as error:
-                log.error("frame_refused", field=error.field)
+                log.error(Event.FRAME_DROPPED, cause="malformed", detail=error.field)
                 port.act(port.machine.lost("protocol_violation"))
                 return
         port.act(port.machine.lost("session_lost"))
@@ -190,7 +191,7 @@ class IntakeService(IntakeServicer):
         except WireError as error:
             if message.WhichOneof("kind") != "open":
                 raise
-            log.error("attempt_unreadable", field=error.field)
+            log.error(Event.ATTEMPT_REFUSED, code="policy_stale", detail=error.field)
             attempt = attempt_in(message.open.attempt)
             port.act(port.machine.unreadable(epoch, message.open.stream, attempt, error.field))
             return None

@@ -30,6 +30,7 @@ from orchestrator.policy.ids import (
 from orchestrator.spool.records import RecordId, RecordKind, SpoolError
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.frames import Load, Open
 from scheduler.intake.dispatch import Assign, Break, Dispatcher, Expel, Instruction, Refuse, Replica, Withdraw
@@ -188,7 +189,7 @@ class Site:
         """A replica dialled in."""
         dispatcher = self.dispatchers[pool]
         self._ports[replica.id] = port
-        log.info("replica_joined", pool=pool, replica=replica.id)
+        log.info(Event.REPLICA_LIVE, pool=pool, replica=replica.id)
         self._act(dispatcher, dispatcher.joined(replica))
         self.report(pool)
 
@@ -199,7 +200,7 @@ class Site:
         self._act(dispatcher, dispatcher.left(replica, incarnation))
         if held.get(replica) == incarnation:
             self._ports.pop(replica, None)
-            log.warning("replica_left", pool=pool, replica=replica)
+            log.warning(Event.REPLICA_LOST, pool=pool, replica=replica)
         self.report(pool)
 
     def replica_beat(self, pool: PoolId, replica: ReplicaId, incarnation: str, healthy: bool) -> None:
@@ -288,7 +289,7 @@ class Site:
         check = second_permit(opened, running.edge, cited, manifests.current, now_ms)
         if check.alarm is not None:
             self.alarms["policy_mismatch"] = now_ms
-            log.error("policy_mismatch", attempt_id=opened.attempt, edge=running.edge)
+            log.error(Event.POLICY_DISAGREED, attempt_id=opened.attempt, edge=running.edge)
         problem = check.problem
         dispatcher = self.dispatchers.get(opened.pool)
         if problem is None and dispatcher is None:
@@ -341,7 +342,7 @@ class Site:
                 retain_until_ms=retain_until_ms(record.retention, now_ms),
             )
         except SpoolError as error:
-            log.error("evidence_unavailable", decision_id=record.id, reason=type(error).__name__)
+            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
             return False
         return True
 
@@ -350,7 +351,7 @@ class Site:
         for instruction in instructions:
             if isinstance(instruction, Expel):
                 port = self._ports.pop(instruction.replica, None)
-                log.warning("replica_expelled", pool=dispatcher.pool, replica=instruction.replica)
+                log.warning(Event.REPLICA_LOST, pool=dispatcher.pool, replica=instruction.replica, detail="silent")
                 if port is not None:
                     port.expel()
                 continue
@@ -414,7 +415,7 @@ class Site:
             kind, record_id = RecordKind("usage"), RecordId(record.id)
             await self._hands.spool.append_async(kind, record_id, data, durable=False, closes=True)
         except SpoolError as error:
-            log.error("usage_unrecorded", request_id=running.opened.request, reason=type(error).__name__)
+            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
 
     def _of(self, port: SessionPort, stream: int) -> _Running | None:
         work = self._by_stream.get((id(port), stream))

@@ -30,6 +30,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from scheduler.pools.environment import ray_environment
+
 EXIT_STOPPED = 0
 EXIT_USAGE = 2
 EXIT_HEAD_LOST = 3
@@ -37,12 +39,9 @@ EXIT_HEAD_LOST = 3
 OBJECT_STORE_BYTES = 80 << 20
 """Just above the least that Ray accepts: nothing of Tidegate travels through the object store."""
 
-LOG_ROTATE_BYTES = 8 << 20
-LOG_ROTATE_BACKUPS = 1
-
 WATCH_PERIOD_S = 0.2
 REAP_PERIOD_S = 2.0
-STOP_GRACE_S = 2.0
+STOP_GRACE_S = 1.0
 """How long Ray's processes may take to end by themselves; the whole stop is bounded by about twice this."""
 
 LONGEST_DIRECT_DIR_BYTES = 30
@@ -108,24 +107,6 @@ def check_token_file(path: Path) -> None:
         raise DevClusterError(f"token file {path} is empty or not a file")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise DevClusterError(f"token file {path} is open to other users: chmod 600")
-
-
-def ray_environment(base: Path, token_file: Path) -> dict[str, str]:
-    """What must be in the environment before ``import ray``, here and in every driver that joins.
-
-    Without ``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER`` Ray rewrites loopback to the host's address and a driver hangs.
-    """
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_file.absolute()),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": str(base),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "RAY_ROTATION_MAX_BYTES": str(LOG_ROTATE_BYTES),
-        "RAY_ROTATION_BACKUP_COUNT": str(LOG_ROTATE_BACKUPS),
-        "GRPC_ENABLE_FORK_SUPPORT": "0",
-    }
 
 
 @contextlib.contextmanager
@@ -347,11 +328,13 @@ def run(settings: DevClusterSettings) -> int:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with short_base(settings.temp_dir) as base:
         os.environ.pop("RAY_ADDRESS", None)
-        os.environ.update(ray_environment(base, settings.token_file))
+        os.environ.update(ray_environment(settings.token_file, base))
         cluster = DevCluster(settings, prepare_base(base))
         try:
             cluster.start()
             stop.install()
+            if stop.asked():
+                return EXIT_STOPPED
             publish_address(settings.address_file, cluster.address)
             say(f"ready {cluster.address}")
             return watch(cluster, stop, settings.linger_s)

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scheduler.pools.environment import ray_environment
 from scheduler.pools.replica import Replica, ReplicaSpec
 from scheduler.settings import PoolSettings, RaySettings, SchedulerSettings
 
 WATCH_S = 1.0
-HEAD_LOST_S = 600
-"""How long Ray's processes outlive a lost head: long, so that serving goes on; finite, so that nothing stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +58,6 @@ def _wanted(settings: SchedulerSettings, pool: PoolSettings, number: int, token:
         node_labels=dict(replicas.node_labels),
     )
     return Wanted(spec, replicas.cpus)
-
-
-def ray_environment(ray: RaySettings, env: dict[str, str]) -> dict[str, str]:
-    """Return the environment that must be set before ray is imported. Pure.
-
-    Token authentication is off in this release unless asked for; an address in the environment would win over ours.
-    """
-    kept = {key: value for key, value in env.items() if key != "RAY_ADDRESS"}
-    return {
-        **kept,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": ray.token_file,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_gcs_rpc_server_reconnect_timeout_s": str(HEAD_LOST_S),
-        "GRPC_ENABLE_FORK_SUPPORT": "0",
-        "HF_HUB_OFFLINE": "1",
-    }
 
 
 class Driver:
@@ -137,9 +118,8 @@ def _labels(labels: dict[str, str]) -> str:
 
 
 def set_environment(ray: RaySettings) -> None:
-    """Put Ray's environment in place for this process, before ray is imported."""
-    wanted = ray_environment(ray, dict(os.environ))
-    os.environ.pop("RAY_ADDRESS", None)
-    os.environ.update(wanted)
+    """Put Ray's environment in place for this process. Raises RuntimeError when ray was imported already."""
     if "ray" in sys.modules:
         raise RuntimeError("ray was imported before its environment was set")
+    os.environ.pop("RAY_ADDRESS", None)  # an address in the environment would win over ours
+    os.environ.update(ray_environment(Path(ray.token_file)))

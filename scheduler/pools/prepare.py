@@ -159,6 +159,7 @@ def main() -> int:
     """The command. Returns the exit code: 0 when the model is ready, 1 with a sentence when it cannot be."""
     parser = argparse.ArgumentParser(prog="python -m scheduler.pools.prepare", description=__doc__)
     parser.add_argument("--cache", type=Path, default=default_cache(), help="cache folder (default: %(default)s)")
+    parser.add_argument("--paths", action="store_true", help="end with two lines: the prepared folder, the GGUF file")
     arguments = parser.parse_args()
     # The model comes from a wheel; nothing here may reach for a network.
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -167,7 +168,9 @@ def main() -> int:
     try:
         gguf = gguf_path()
         _say(f"gguf: {gguf}")
-        prepare(arguments.cache, _say)
+        ready = prepare(arguments.cache, _say)
+        if arguments.paths:
+            sys.stdout.write(f"{ready}\n{gguf}\n")
     except (ModelUnavailableError, OSError) as error:
         sys.stderr.write(f"prepare: {error}\n")
         return 1

@@ -37,8 +37,9 @@ from orchestrator.wire.convert_replica import (
 )
 from protos.tidegate.v1 import replica_pb2 as pb
 from protos.tidegate.v1.replica_pb2_grpc import ReplicaPortStub
-from scheduler.pools.engine.loop import Engine, Handle
-from scheduler.pools.engine.model import ModelIdentity
+from scheduler.pools.engine.batch import Handle
+from scheduler.pools.engine.identity import ModelIdentity
+from scheduler.pools.engine.loop import Engine
 
 BEAT_S = 0.25
 REDIAL_S = 0.25

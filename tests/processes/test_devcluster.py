@@ -21,9 +21,9 @@ from scheduler.pools.devcluster import (
     check_token_file,
     main,
     parse_label,
-    ray_environment,
     short_base,
 )
+from scheduler.pools.environment import ray_environment
 from tests.processes.marks import ROOT, Marked, holds_within
 
 DRIVER = """
@@ -110,9 +110,8 @@ def test_a_long_folder_gets_a_short_private_name_for_as_long_as_it_is_needed(tmp
 class Site:
     """One devcluster under a warden."""
 
-    def __init__(self, folder: Path, token: Path, marked: Marked, labels: dict[str, str]) -> None:
+    def __init__(self, folder: Path, token: Path, marked: Marked, *options: str) -> None:
         self.address_file = folder / "address"
-        options = [f"--label={key}={value}" for key, value in labels.items()]
         self.warden = subprocess.Popen(
             [
                 *(sys.executable, "-m", "orchestrator.cli.warden", "--"),
@@ -128,6 +127,16 @@ class Site:
     def ready(self) -> bool:
         assert self.warden.poll() is None, "the devcluster ended before it was ready"
         return self.address_file.exists()
+
+    def said(self, line: bytes) -> bool:
+        """Reads what it says up to this line; False when it ended without."""
+        assert self.warden.stdout is not None
+        return any(said == line + b"\n" for said in iter(self.warden.stdout.readline, b""))
+
+    def named(self, name: str) -> list[psutil.Process]:
+        """Its processes of this name, the oldest first."""
+        processes = [process for process in self.processes() if process.name() == name]
+        return sorted(processes, key=lambda process: process.create_time())
 
     def processes(self) -> list[psutil.Process]:
         return psutil.Process(self.warden.pid).children(recursive=True)
@@ -159,7 +168,7 @@ def ask_driver(site: Site, token: Path, marked: Marked, folder: Path, here: str,
     address = site.address_file.read_text().strip()
     result = subprocess.run(
         [sys.executable, "-c", DRIVER, address, here, elsewhere],
-        env={**os.environ, **marked.environment, **ray_environment(folder, token)},
+        env={**os.environ, **marked.environment, **ray_environment(token, folder)},
         stdout=subprocess.PIPE,
         timeout=60,
         check=True,
@@ -176,11 +185,12 @@ def test_two_sites_side_by_side_are_apart_and_leave_nothing(marked: Marked, toke
     for folder in folders.values():
         folder.mkdir()
     sites = {
-        region: Site(folder, token, marked, {"region": region, "jurisdiction": "CN"})
+        region: Site(folder, token, marked, f"--label=region={region}", "--label=jurisdiction=CN")
         for region, folder in folders.items()
     }
     try:
-        assert holds_within(60, lambda: all([site.ready() for site in sites.values()]))
+        for site in sites.values():
+            assert holds_within(60, site.ready)
         assert len({site.address_file.read_text() for site in sites.values()}) == 2
         everything = [process for site in sites.values() for process in site.processes()]
         assert listening_addresses(everything) == {"127.0.0.1"}
@@ -209,3 +219,27 @@ def test_two_sites_side_by_side_are_apart_and_leave_nothing(marked: Marked, toke
     finally:
         for site in sites.values():
             site.close()
+
+
+@pytest.mark.e2e
+def test_a_lost_labelled_node_is_replaced_and_a_lost_head_ends_the_site_after_its_linger(
+    marked: Marked, token: Path, tmp_path: Path
+) -> None:
+    site = Site(tmp_path, token, marked, "--label=region=cn-guizhou", "--linger-s=1")
+    try:
+        assert holds_within(60, site.ready)
+        head, node = site.named("raylet")
+        node.kill()
+        assert site.said(b"the labelled node is back")
+        assert site.named("raylet")[0] == head
+        replacement = site.named("raylet")[1]
+        assert replacement != node
+
+        site.named("gcs_server")[0].kill()
+        assert site.said(b"the head is gone")
+        assert replacement.is_running(), "replicas serve on for the linger"
+        assert site.warden.wait(20) == 3
+        assert not replacement.is_running()
+        assert not site.address_file.exists()
+    finally:
+        site.close()

@@ -20,6 +20,8 @@ from orchestrator.control.registry import MAX_COMMIT_KEYS, MAX_VALUE_BYTES, PAGE
 from tests.etcd_process import EtcdProcess
 from tests.registry.conftest import OpenRegistry
 
+pytestmark = pytest.mark.e2e
+
 A, B, C = RegistryKey("a"), RegistryKey("b"), RegistryKey("c")
 SECRET = b"canary-value-4711"
 MANY = tuple(RegistryKey(str(n)) for n in range(MAX_COMMIT_KEYS + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 import time
@@ -21,6 +22,8 @@ from orchestrator.control.registry import Registry
 from tests.etcd_process import EtcdProcess, EtcdTls
 from tests.registry.conftest import OpenRegistry
 from tests.registry.recording import until
+
+pytestmark = pytest.mark.e2e
 
 K = RegistryKey("k")
 
@@ -88,6 +91,27 @@ async def test_no_member_at_all_is_unavailable_in_time(open_registry: OpenRegist
         await registry.get(K, timeout_s=0.0)
     with pytest.raises(ValueError):
         await registry.get(K, timeout_s=float("inf"))
+
+
+async def test_a_closed_registry_is_unavailable_for_calls_on_their_way_too(
+    etcd: EtcdProcess, open_registry: OpenRegistry
+) -> None:
+    registry = open_registry()
+    await registry.get(K)
+    etcd.pause()
+    calls = [asyncio.create_task(registry.get(K)), asyncio.create_task(registry.create(K, b"v"))]
+    cancelled = asyncio.create_task(registry.get(K))
+    await asyncio.sleep(0.1)
+    cancelled.cancel()
+    await registry.close()
+    await registry.close()
+    outcomes = await asyncio.gather(*calls, cancelled, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [RegistryUnavailable, RegistryUnavailable, asyncio.CancelledError]
+    for call in (registry.get(K), registry.create(K, b""), registry.grant(1)):
+        with pytest.raises(RegistryUnavailable):
+            await call
+    with pytest.raises(RegistryUnavailable):
+        registry.watch_prefix()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from tests.registry.conftest import OpenRegistry
 from tests.registry.link import Link
 from tests.registry.recording import Reader, Writer, until
 
+pytestmark = pytest.mark.e2e
+
 K = RegistryKey("k")
 PROGRESS_S = 0.3
 QUIET_S = QUIET_INTERVALS * PROGRESS_S
@@ -99,9 +101,7 @@ async def test_a_watch_sees_its_prefix_only_and_a_commit_as_one_batch(open_regis
     assert list(watch.state) == [keys[1]]
 
 
-async def test_a_watch_that_is_closed_ends_its_consumer_and_leaves_no_socket(
-    open_registry: OpenRegistry, etcd: EtcdProcess
-) -> None:
+async def test_what_is_closed_ends_its_consumer_and_leaves_no_socket(open_registry: OpenRegistry) -> None:
     def sockets() -> int:
         return sum(1 for fd in Path("/proc/self/fd").iterdir() if _target(fd).startswith("socket:"))
 
@@ -112,6 +112,7 @@ async def test_a_watch_that_is_closed_ends_its_consumer_and_leaves_no_socket(
         registry = open_registry()
         watch = registry.watch_prefix()
         reader = Reader(watch)
+        await registry.grant(1)
         await watch.ready(2.0)
         await until(lambda watch=watch: watch.connected, 2.0)  # type: ignore[misc]
         await watch.close()

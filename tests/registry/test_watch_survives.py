@@ -14,6 +14,8 @@ from tests.registry.conftest import OpenRegistry
 from tests.registry.link import Link
 from tests.registry.recording import Reader, Writer, until
 
+pytestmark = pytest.mark.e2e
+
 KEYS = [RegistryKey(f"k{n}") for n in range(10)]
 PROGRESS_S = 0.5
 QUIET_S = QUIET_INTERVALS * PROGRESS_S

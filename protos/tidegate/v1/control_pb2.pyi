@@ -56,27 +56,23 @@ Global___ManifestBlob: _TypeAlias = ManifestBlob  # noqa: Y015
 
 @_typing.final
 class SectionBlob(_message.Message):
+    """The manifest that names a section carries its signature."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGEST_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
-    KEY_ID_FIELD_NUMBER: _builtins.int
-    SIGNATURE_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     body: _builtins.bytes
-    key_id: _builtins.str
-    signature: _builtins.bytes
     def __init__(
         self,
         *,
         digest: _builtins.str = ...,
         body: _builtins.bytes = ...,
-        key_id: _builtins.str = ...,
-        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "digest", b"digest", "key_id", b"key_id", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "digest", b"digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -470,6 +466,8 @@ Global___SectionFile: _TypeAlias = SectionFile  # noqa: Y015
 
 @_typing.final
 class PublishRequest(_message.Message):
+    """Token and number are read from the first message of a set."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int

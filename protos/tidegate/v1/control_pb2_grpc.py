@@ -54,7 +54,7 @@ class ControlStub:
                 request_serializer=protos_dot_tidegate_dot_v1_dot_control__pb2.ExchangeOffer.SerializeToString,
                 response_deserializer=protos_dot_tidegate_dot_v1_dot_control__pb2.ExchangeOffer.FromString,
                 _registered_method=True)
-        self.Publish = channel.unary_unary(
+        self.Publish = channel.stream_unary(
                 '/tidegate.v1.Control/Publish',
                 request_serializer=protos_dot_tidegate_dot_v1_dot_control__pb2.PublishRequest.SerializeToString,
                 response_deserializer=protos_dot_tidegate_dot_v1_dot_control__pb2.PublishReply.FromString,
@@ -96,8 +96,9 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Publish(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+    def Publish(self, request_iterator, context):
+        """A complete set of the side's sections, in as many messages as it needs; it takes effect as a whole or not at all.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -131,7 +132,7 @@ def add_ControlServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_tidegate_dot_v1_dot_control__pb2.ExchangeOffer.FromString,
                     response_serializer=protos_dot_tidegate_dot_v1_dot_control__pb2.ExchangeOffer.SerializeToString,
             ),
-            'Publish': grpc.unary_unary_rpc_method_handler(
+            'Publish': grpc.stream_unary_rpc_method_handler(
                     servicer.Publish,
                     request_deserializer=protos_dot_tidegate_dot_v1_dot_control__pb2.PublishRequest.FromString,
                     response_serializer=protos_dot_tidegate_dot_v1_dot_control__pb2.PublishReply.SerializeToString,
@@ -261,7 +262,7 @@ class Control:
             _registered_method=True)
 
     @staticmethod
-    def Publish(request,
+    def Publish(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -271,8 +272,8 @@ class Control:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_unary(
+            request_iterator,
             target,
             '/tidegate.v1.Control/Publish',
             protos_dot_tidegate_dot_v1_dot_control__pb2.PublishRequest.SerializeToString,

@@ -38,7 +38,8 @@ class ControlStub:
     FetchManifest: _grpc.UnaryUnaryMultiCallable[_control_pb2.ManifestRequest, _control_pb2.ManifestBlob]
     Exchange: _grpc.StreamStreamMultiCallable[_control_pb2.ExchangeOffer, _control_pb2.ExchangeOffer]
     """The overseas control dials the domestic one; nothing dials outwards from the domestic side."""
-    Publish: _grpc.UnaryUnaryMultiCallable[_control_pb2.PublishRequest, _control_pb2.PublishReply]
+    Publish: _grpc.StreamUnaryMultiCallable[_control_pb2.PublishRequest, _control_pb2.PublishReply]
+    """A complete set of the side's sections, in as many messages as it needs; it takes effect as a whole or not at all."""
     Status: _grpc.UnaryUnaryMultiCallable[_control_pb2.StatusRequest, _control_pb2.StatusReply]
 
 @_typing.type_check_only
@@ -51,7 +52,8 @@ class ControlAsyncStub(ControlStub):
     FetchManifest: _aio.UnaryUnaryMultiCallable[_control_pb2.ManifestRequest, _control_pb2.ManifestBlob]  # type: ignore[assignment]
     Exchange: _aio.StreamStreamMultiCallable[_control_pb2.ExchangeOffer, _control_pb2.ExchangeOffer]  # type: ignore[assignment]
     """The overseas control dials the domestic one; nothing dials outwards from the domestic side."""
-    Publish: _aio.UnaryUnaryMultiCallable[_control_pb2.PublishRequest, _control_pb2.PublishReply]  # type: ignore[assignment]
+    Publish: _aio.StreamUnaryMultiCallable[_control_pb2.PublishRequest, _control_pb2.PublishReply]  # type: ignore[assignment]
+    """A complete set of the side's sections, in as many messages as it needs; it takes effect as a whole or not at all."""
     Status: _aio.UnaryUnaryMultiCallable[_control_pb2.StatusRequest, _control_pb2.StatusReply]  # type: ignore[assignment]
 
 class ControlServicer(metaclass=_abc_1.ABCMeta):
@@ -89,9 +91,10 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Publish(
         self,
-        request: _control_pb2.PublishRequest,
+        request_iterator: _MaybeAsyncIterator[_control_pb2.PublishRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.PublishReply, _abc.Awaitable[_control_pb2.PublishReply]]: ...
+    ) -> _typing.Union[_control_pb2.PublishReply, _abc.Awaitable[_control_pb2.PublishReply]]:
+        """A complete set of the side's sections, in as many messages as it needs; it takes effect as a whole or not at all."""
 
     @_abc_1.abstractmethod
     def Status(

@@ -19,7 +19,8 @@ Handle = NewType("Handle", int)
 """One submitted request; never reused by its engine."""
 
 PREFILL_CHUNK_TOKENS = 32
-"""How much of a prompt is taken in between two tokens of the running answers."""
+"""How much of a prompt is taken in between two tokens of the running answers. The same whether others run or not, so
+that a prompt's numbers never depend on them."""
 
 
 @dataclass(slots=True)

@@ -3,6 +3,8 @@
 Every request that is accepted ends in exactly one terminal event, whatever happens to the engine. Three threads meet
 here: the caller's (`submit`, `cancel`, `load`, `stop`), the reader's, which renders prompts one after another, and the
 engine's, which owns the model and the batch and tells the sinks.
+
+The hosting process is started with `process.ENVIRONMENT`; without it the engine works, but slowly on a busy machine.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from scheduler.pools.engine.identity import ModelIdentity
 from scheduler.pools.engine.model import ServedModel
 from scheduler.pools.engine.prompt import Prompt
 from scheduler.pools.engine.sampling import SEED_MASK, Drawing
+
+__all__ = ["IDLE_BEAT_S", "STEP_GRACE_S", "Engine", "EngineLoad", "Handle", "Sink"]
 
 IDLE_BEAT_S = 0.25
 """How long an idle engine sleeps between two beats; work wakes it at once."""
@@ -119,7 +123,7 @@ class Engine:
         self._changed = threading.Condition()
         self._phase = _Phase.NEW
         self._stop_at: float | None = None
-        self._waiting: deque[_Request] = deque()
+        self._waiting: deque[_Request] = deque()  # bounded: by slots and waiting_max, at the door
         self._running: dict[Handle, _Request] = {}
         self._cancelled: set[Handle] = set()
         self._progress = 0

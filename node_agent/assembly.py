@@ -1,0 +1,168 @@
+"""The composition root of an edge: settings in, a running agent out. Read it top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from pathlib import Path
+
+from node_agent.border.gate import Commitment, Gate, Hands
+from node_agent.front.app import Front
+from node_agent.front.limits import Limits
+from node_agent.front.serve import FrontServer
+from node_agent.settings import EdgeSettings
+from node_agent.uplink.engine_link import EngineLink
+from node_agent.uplink.report import edge_report
+from node_agent.uplink.routes import Routes
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.bundles.blobs import Report
+from orchestrator.bundles.clock import HighestTime
+from orchestrator.bundles.follow import BundleFollower, Following
+from orchestrator.bundles.holdings import Holdings
+from orchestrator.bundles.roots import Roots, SigningKey, pinned
+from orchestrator.bundles.store import BundleStore
+from orchestrator.config.program import run_until_signal
+from orchestrator.config.secret import SettingsError, read_secret
+from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
+from orchestrator.policy.ids import EdgeId, KeyId, SideId, digest_of
+from orchestrator.policy.verdicts import HOUSE_RULES
+from orchestrator.spool.store import Spool
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.names import CODE, MANIFEST_NUMBER, MODEL, POOL, RULE, Event
+from orchestrator.wire.catalogue import CATALOGUE
+
+SEGMENT_BYTES = 4 << 20
+COMMITMENT_HEX_CHARS = 64
+
+log = logger("node_agent")
+
+
+class Agent:
+    """Every part of one edge, put together."""
+
+    def __init__(self, settings: EdgeSettings) -> None:
+        data_dir = Path(settings.data_dir)
+        data_dir.mkdir(parents=True, exist_ok=True)
+        roots = _roots(settings)
+        clock = HighestTime(data_dir / "highest-time")
+        side = SideId(settings.side)
+        self._settings = settings
+        self._instance = secrets.token_hex(8)
+        self._draining = False
+        self._spool = Spool(data_dir / "spool", capacity_bytes=settings.spool_bytes, segment_bytes=SEGMENT_BYTES)
+        self._metrics = Metrics()
+        self._metrics.admit(CODE, CATALOGUE)
+        self._metrics.admit(RULE, HOUSE_RULES)
+        self._routes = Routes(EdgeId(settings.id), _engines(settings), clock.now_ms)
+        self._follower = BundleFollower(
+            Following(settings.control, side, settings.id),
+            Holdings(side, BundleStore(data_dir / "bundles", roots), roots),
+            clock,
+            self._report,
+            self._follow,
+        )
+        hands = Hands(
+            bundle=lambda: self._follower.current,
+            routes=self._routes,
+            spool=self._spool,
+            metrics=self._metrics,
+            signing_key=_signing_key(settings.signing_key_file),
+            commitment=_commitment(settings.commitment_key_file),
+            now_ms=clock.now_ms,
+            entropy=secrets.token_bytes,
+        )
+        self._front = Front(
+            edge=EdgeId(settings.id),
+            ask=Gate(settings.id, hands).ask,
+            bundle=lambda: self._follower.current,
+            limits=_limits(settings),
+            now_ms=clock.now_ms,
+            entropy=secrets.token_bytes,
+            metrics=self._metrics,
+        )
+        self._server = FrontServer(self._front, settings.host, settings.port)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`, then drain: no new work, running answers to their end or the grace, then leave."""
+        self._routes.start()
+        await self._follower.start()
+        await self._server.start()
+        log.info(Event.PROGRAM_READY, instance_id=self._instance)
+        try:
+            await stop.wait()
+            self._draining = True
+            self._front.drain()
+            await self._server.stop(self._settings.drain_grace_ms / 1000)
+        finally:
+            await self._follower.stop()
+            await self._routes.close()
+            await self._spool.close_async()
+
+    def _follow(self, bundle: Bundle) -> None:
+        """A new bundle holds: dial what it declares."""
+        self._routes.follow(bundle.fleet)
+        metrics = self._metrics
+        metrics.admit(POOL, (pool.id for pool in bundle.fleet.pools))
+        metrics.admit(MODEL, bundle.fleet.models())
+        metrics.admit(RULE, (rule.id for admitted in bundle.law.packs for rule in admitted.pack.rules))
+        metrics.set(MANIFEST_NUMBER, bundle.number, side=bundle.side)
+
+    def _report(self) -> Report:
+        listen = f"{self._settings.host}:{self._settings.port}"
+        bundle = self._follower.current
+        return edge_report(EdgeId(self._settings.id), self._instance, listen, self._draining, bundle, self._routes)
+
+
+def run(settings: EdgeSettings, _config: Path) -> int:
+    """Run an edge until SIGTERM or SIGINT. SIGHUP re-reads nothing."""
+    return run_until_signal(lambda stop: Agent(settings).run(stop))
+
+
+def _roots(settings: EdgeSettings) -> Roots:
+    try:
+        return pinned(settings.roots)
+    except ValueError as error:
+        raise SettingsError("", "roots", str(error)) from None
+
+
+def _engines(settings: EdgeSettings) -> dict[str, EngineLink]:
+    found: dict[str, EngineLink] = {}
+    for entry in settings.engines:
+        key = None if entry.api_key_file is None else read_secret(Path(entry.api_key_file)).reveal()
+        try:
+            engine = OpenAIEngine(OpenAIEngineSettings(entry.base_url, entry.served_model, key))
+        except ValueError as error:
+            raise SettingsError("", f"engines.{entry.name}", str(error)) from None
+        found[entry.name] = EngineLink(entry.name, engine)
+    return found
+
+
+def _signing_key(file: str) -> SigningKey:
+    try:
+        return SigningKey.from_pem(read_secret(Path(file)).reveal())
+    except ValueError as error:
+        raise SettingsError(file, "", str(error)) from None
+
+
+def _commitment(file: str) -> Commitment:
+    text = read_secret(Path(file)).reveal()
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(text) != COMMITMENT_HEX_CHARS or not key:
+        raise SettingsError(file, "", "expected 64 hex digits")
+    # The name tells two keys apart while one follows the other; it is a digest of a digest and says nothing of the key.
+    return Commitment(KeyId(digest_of(digest_of(key).encode()).removeprefix("sha256:")[:16]), key)
+
+
+def _limits(settings: EdgeSettings) -> Limits:
+    return Limits(
+        body_bytes_max=settings.body_bytes_max,
+        body_timeout_ms=settings.body_timeout_ms,
+        max_tokens_max=settings.max_tokens_max,
+        requests_max=settings.requests_max,
+        tenant_requests_max=settings.tenant_requests_max,
+        budget_ms=settings.budget_ms,
+    )

@@ -1,0 +1,121 @@
+"""One request and its answer: what is sent over ASGI, within a bound of time, and with the headers of every answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+from node_agent.front.http import JSON_TYPE, FramingError, Head, Receive, Send, client_request
+from orchestrator.policy.ids import RequestId
+from orchestrator.wire.catalogue import Problem, ProblemError
+
+BREAK_TIMEOUT_MS = 1_000
+"""How long the last word on a broken answer may take."""
+
+Pair = tuple[str, str]
+
+
+class Exchange:
+    """Sends at most one answer, whole or in parts."""
+
+    __slots__ = (
+        "_ended",
+        "_extra",
+        "_send",
+        "_write_timeout_ms",
+        "client_request",
+        "close",
+        "head",
+        "receive",
+        "request_id",
+        "status",
+    )
+
+    def __init__(self, head: Head, receive: Receive, send: Send, request_id: RequestId, write_timeout_ms: int) -> None:
+        self.head = head
+        self.receive = receive
+        self.request_id = request_id
+        self.client_request = client_request(head)
+        self.status: int | None = None
+        """Of the answer, once it has begun."""
+        self.close = False
+        """Whether the connection ends with this answer."""
+        self._send = send
+        self._write_timeout_ms = write_timeout_ms
+        self._extra: list[Pair] = []
+        self._ended = False
+
+    def add_header(self, name: str, value: str) -> None:
+        """Put a header into the answer, whatever it will be."""
+        self._extra.append((name, value))
+
+    async def answer(self, status: int, body: bytes, content_type: str = JSON_TYPE, headers: Iterable[Pair] = ()) -> None:
+        """Send a whole answer. Raises ProblemError(slow_reader)."""
+        length = ("content-length", str(len(body)))
+        await self.start(status, [("content-type", content_type), length, *headers])
+        await self._send_within({"type": "http.response.body", "body": body}, self._write_timeout_ms)
+        self._ended = True
+
+    async def start(self, status: int, headers: Iterable[Pair]) -> None:
+        """Begin an answer that `write` continues and `end` ends."""
+        pairs = [("x-request-id", self.request_id), ("server", "tidegate"), ("cache-control", "no-store")]
+        pairs += [*self._extra, *headers]
+        if self.close:
+            pairs.append(("connection", "close"))
+        self.status = status
+        lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
+        message = {"type": "http.response.start", "status": status, "headers": lines}
+        await self._send_within(message, self._write_timeout_ms)
+
+    async def write(self, data: bytes) -> None:
+        """Send some more; returns when the connection has taken it. Raises ProblemError(slow_reader)."""
+        await self._send_within({"type": "http.response.body", "body": data, "more_body": True}, self._write_timeout_ms)
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last part. Raises ProblemError(slow_reader)."""
+        self._ended = True
+        await self._send_within({"type": "http.response.body", "body": data}, self._write_timeout_ms)
+
+    async def break_off(self, problem: Problem, *, framing: bool = False) -> None:
+        """Say that something is wrong: as the answer, or as the last event of one that has begun.
+
+        `framing` closes the connection. A client that does not read is left without a word.
+        """
+        error = problem.openai(self.request_id)
+        if self._ended:
+            return
+        if self.status is not None:
+            # Only a stream of events begins before it is known how it ends.
+            self._ended = True
+            last = b"data: " + msgspec.json.encode(error) + b"\n\n"
+            await self._last_word({"type": "http.response.body", "body": last})
+            return
+        self.close = self.close or framing
+        if problem.entry.http == 401:
+            self.add_header("www-authenticate", "Bearer")
+        try:
+            await self.answer(problem.entry.http, msgspec.json.encode(error), headers=problem.headers())
+        except ProblemError:
+            self._ended = True
+
+    async def _last_word(self, message: dict[str, object]) -> None:
+        try:
+            await self._send_within(message, BREAK_TIMEOUT_MS)
+        except ProblemError:
+            self.status = self.status
+
+    async def _send_within(self, message: dict[str, object], timeout_ms: int) -> None:
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._send(message)
+        except TimeoutError:
+            # What was sent of it is not known, so nothing may follow: the connection ends without an end of the answer.
+            self._ended = True
+            raise ProblemError(Problem("slow_reader")) from None
+
+
+def closes(error: ProblemError) -> bool:
+    """Whether the connection must end with the answer to this error."""
+    return isinstance(error, FramingError)

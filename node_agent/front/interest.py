@@ -1,0 +1,61 @@
+"""Somebody wants the answer: for as long as that is so, and not longer, work goes on for it."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from node_agent.front.http import Receive
+
+
+class Gone(Exception):  # noqa: N818 - it is no error: a tenant may leave
+    """The client hung up."""
+
+
+class Interest:
+    """`async with` round the work for one request. Ends the work with an exception when it is wanted no more.
+
+    It works as `asyncio.timeout` does: the task that entered is cancelled, so that every wait in it ends at once, and
+    the cancellation becomes the exception when it leaves the block.
+    """
+
+    __slots__ = ("_receive", "_task", "_watcher", "_why")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._task: asyncio.Task[object] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._why: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        why = self._why
+        others = task.uncancel() if why is not None and task is not None else 0
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        # A cancellation from elsewhere is not ours to replace.
+        if why is not None and kind is asyncio.CancelledError and others <= 0:
+            raise why from None
+
+    def watch(self) -> None:
+        """From now on the client's hanging up ends the work. Only after the body was read: both use `receive`."""
+        self._watcher = asyncio.create_task(self._watch())
+
+    def interrupt(self, why: Exception) -> None:
+        """End the work with `why`. Does nothing when it has ended or was interrupted before."""
+        if self._task is not None and self._why is None:
+            self._why = why
+            self._task.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.interrupt(Gone())

@@ -1,0 +1,58 @@
+"""Who calls: an API key, looked up among the tenants of the bundle."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+
+from node_agent.front.http import Head
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.policy.ids import ApiKey, EdgeId, KeyId, ModelId
+from orchestrator.policy.tenants import Tenant
+from orchestrator.wire.catalogue import Problem, ProblemError
+
+_NO_SECRET = "0" * 64
+"""Compared with when there is no such key, so that an unknown key costs what a wrong one does."""
+_SCHEME = "bearer"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A tenant that proved a key."""
+
+    tenant: Tenant
+    key_id: KeyId
+
+
+def authenticate(head: Head, bundle: Bundle | None, edge: EdgeId) -> Caller:
+    """Return who calls. Raises ProblemError: invalid_api_key, no_bundle, not_entitled.
+
+    A key that is unknown, wrong or revoked is answered in the same words.
+    """
+    key = _presented(head)
+    if key is None:
+        raise ProblemError(Problem("invalid_api_key"))
+    if bundle is None:
+        raise ProblemError(Problem("no_bundle"))
+    found = bundle.keys.get(key.key_id)
+    matches = hmac.compare_digest(_NO_SECRET if found is None else found.key.secret_sha256, key.secret_sha256)
+    revoked = bundle.revoked
+    if found is None or not matches or key.key_id in revoked.keys or found.tenant.id in revoked.tenants:
+        raise ProblemError(Problem("invalid_api_key"))
+    if edge not in found.tenant.edges:
+        raise ProblemError(Problem("not_entitled", "This tenant is not served at this edge."))
+    return Caller(found.tenant, key.key_id)
+
+
+def entitled_models(caller: Caller, bundle: Bundle) -> tuple[ModelId, ...]:
+    """Return the models that the tenant may use and some declared pool serves, sorted."""
+    return tuple(model for model in bundle.fleet.models() if model in caller.tenant.models)
+
+
+def _presented(head: Head) -> ApiKey | None:
+    """Return the one well-formed key of the request, or None."""
+    given = head.all("authorization")
+    if len(given) != 1:
+        return None
+    scheme, _, token = given[0].partition(" ")
+    return ApiKey.parse(token) if scheme.lower() == _SCHEME else None

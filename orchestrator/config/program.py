@@ -1,0 +1,68 @@
+"""The frame of a program: its arguments, its effective configuration on the screen, and its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import uvloop
+
+from orchestrator.config.settings import load_settings, render_effective, run_program
+from orchestrator.spool.records import SpoolError
+from orchestrator.telemetry.logs import LogSink
+
+EXIT_CANNOT_RUN = 1
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def program(name: str, type_: type[T], prefix: str, run: Callable[[T, Path], int]) -> int:
+    """Run a program: read its one file and the environment, print what holds, run, and return the exit status.
+
+    Status 2 and one sentence on bad configuration. SIGHUP re-reads nothing: a program is restarted to change it.
+    """
+
+    def main() -> int:
+        parser = argparse.ArgumentParser(prog=name)
+        parser.add_argument("--config", required=True, type=Path, help="the one YAML file of this program")
+        parser.add_argument("--check", action="store_true", help="print the effective configuration and stop")
+        arguments = parser.parse_args()
+        settings = load_settings(type_, arguments.config, _environment(), prefix)
+        sys.stdout.write(f"# {name}: effective configuration\n{render_effective(settings)}\n")
+        sys.stdout.flush()
+        if arguments.check:
+            return 0
+        with LogSink(sys.stderr, name):
+            try:
+                return run(settings, arguments.config)
+            except (OSError, SpoolError) as failure:
+                sys.stderr.write(f"{name} cannot run: {failure}\n")
+                return EXIT_CANNOT_RUN
+
+    return run_program(main)
+
+
+def run_until_signal(work: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+    """Run `work` in a uvloop; SIGTERM and SIGINT set its event, SIGHUP does nothing."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        await work(stop)
+
+    uvloop.run(main())
+    return 0
+
+
+def _environment() -> Mapping[str, str]:
+    return os.environ

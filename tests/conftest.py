@@ -1,0 +1,74 @@
+"""What holds for every test: the environment, fixed seeds, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+
+# Before any test imports gRPC, Ray or transformers: they read these once.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from hypothesis import settings
+
+from tests import leaks
+
+# A test speaks to this machine alone, and to no cluster that happens to run on it.
+for _name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "ray_address"):
+    os.environ.pop(_name, None)
+    os.environ.pop(_name.upper(), None)
+
+RUN = uuid.uuid4().hex
+os.environ[leaks.RUN_VARIABLE] = RUN
+
+# The same examples on every run; `--hypothesis-profile=fresh` looks for new ones. No deadline: machines are shared.
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+settings.register_profile("fresh", deadline=None, print_blob=True)
+settings.load_profile("fixed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini("leak_grace_s", "how long what a test started may take to go", default="2")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread, file, socket or program behind.
+
+    Set up before every other fixture of the test and so torn down after them. What fixtures of a wider scope hold was
+    there before.
+    """
+    grace_s = float(request.config.getini("leak_grace_s"))
+    before = leaks.held(RUN)
+    yield
+    left = leaks.left_behind(RUN, before, grace_s)
+    if left:
+        leaks.end_programs(RUN, left)
+        pytest.fail(f"left behind: {', '.join(sorted(left.elements()))}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def no_task_is_left(request: pytest.FixtureRequest, nothing_is_left: None) -> None:
+    """Fail an asynchronous test that leaves a task running. Synchronous tests need no loop for this."""
+    if request.node.get_closest_marker("asyncio") is not None:
+        request.getfixturevalue("tasks_of_the_test")
+
+
+@pytest_asyncio.fixture
+async def tasks_of_the_test(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Compare the tasks of the loop before and after; the loop itself would cancel them without a word."""
+    before = asyncio.all_tasks()
+    yield
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + float(request.config.getini("leak_grace_s"))
+    while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
+        if loop.time() > deadline:
+            names = sorted(f"{task.get_name()} ({getattr(task.get_coro(), '__qualname__', '?')})" for task in left)
+            pytest.fail(f"tasks left behind: {', '.join(names)}", pytrace=False)
+        await asyncio.sleep(leaks.POLL_S)

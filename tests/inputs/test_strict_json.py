@@ -1,0 +1,166 @@
+"""The JSON of tenants: equal to what a plain parser reads, or refused with a code and a path and nothing else."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.files.strict_json import DEPTH_MAX, RequestError, parse_strict
+
+CANARY = "canary5531"
+
+
+def refused(body: bytes, depth_max: int = DEPTH_MAX) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        parse_strict(body, depth_max=depth_max)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b'{"a":1,"b":{"c":[1,{"d":1,"d":2}]}}', "duplicate_key", "b.c[1].d"),
+        (b'{"model":"a","model":"a"}', "duplicate_key", "model"),
+        (b'{"m":1,"\\u006d":2}', "duplicate_key", "m"),
+        (b'{"a":NaN}', "invalid_value", "a"),
+        (b"[1,-Infinity]", "invalid_value", "[1]"),
+        (b'{"a":[1e999]}', "invalid_value", "a[0]"),
+        (b'{"a":' + b"9" * 5000 + b"}", "invalid_value", "a"),
+        (b"18446744073709551616", "invalid_value", None),
+        (b"-9223372036854775809", "invalid_value", None),
+        (b'{"a":"\\ud800"}', "invalid_value", "a"),
+        (b'{"a":["\\udc00\\ud83d"]}', "invalid_value", "a[0]"),
+        (b'{"a":"x\\u0000"}', "invalid_value", "a"),
+        (b'{"\\ud800":1}', "invalid_value", '["?"]'),
+        (b'"a\x00"', "invalid_json", None),
+        (b'"a\nb"', "invalid_json", None),
+        (b"\xef\xbb\xbf{}", "invalid_json", None),
+        ("{}".encode("utf-16"), "invalid_json", None),
+        ("{}".encode("utf-16-le"), "invalid_json", None),
+        ("{}".encode("utf-32"), "invalid_json", None),
+        (b'{"a":"\xff"}', "invalid_json", None),
+        (b'"\xed\xa0\x80"', "invalid_json", None),
+        (b'"\xc0\xaf"', "invalid_json", None),
+        (b"{} {}", "invalid_json", None),
+        (b"{}x", "invalid_json", None),
+        (b"", "invalid_json", None),
+        (b" ", "invalid_json", None),
+        (b'{"a":1,}', "invalid_json", None),
+        (b"[01]", "invalid_json", None),
+        (b"[+1]", "invalid_json", None),
+        (b"[1.]", "invalid_json", None),
+        (b"['a']", "invalid_json", None),
+        (b"{a:1}", "invalid_json", None),
+        (b"// x\n{}", "invalid_json", None),
+        (b"[" * 100_000, "too_deep", None),
+        (b'{"a":' * 100_000, "too_deep", None),
+        (b"[" * 33 + b"]" * 33, "too_deep", None),
+    ],
+)
+def test_each_bad_body_has_its_code_and_its_path(body: bytes, code: str, param: str | None) -> None:
+    refusal = refused(body)
+    assert (refusal.code, refusal.param) == (code, param)
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b"[" * 32 + b"]" * 32, None),
+        (b'{"a":"' + b"[" * 500 + b'"}', {"a": "[" * 500}),
+        (b'{"a":"\\"[[[' + b"{" * 500 + b'"}', {"a": '"[[[' + "{" * 500}),
+        (b"18446744073709551615", 2**64 - 1),
+        (b"-9223372036854775808", -(2**63)),
+        (b'["\\ud83d\\ude00"]', ["😀"]),
+        (b'{"a":1,"A":2}', {"a": 1, "A": 2}),
+        (b" \r\n\t1.5e3 ", 1500.0),
+        ('"字"'.encode(), "字"),
+    ],
+)
+def test_good_bodies_are_read(body: bytes, value: object) -> None:
+    assert value is None or parse_strict(body) == value
+
+
+NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
+TREES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXT,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXT, inner, max_size=5),
+    max_leaves=25,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TREES, st.booleans())
+def test_any_tree_is_read_back_unchanged(tree: object, ascii_only: bool) -> None:
+    body = json.dumps(tree, ensure_ascii=ascii_only).encode()
+    assert parse_strict(body, depth_max=64) == json.loads(body)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60) | st.text('{}[]",:\\u0d8 1e9-NaN\n', max_size=60).map(str.encode))
+def test_any_bytes_are_read_as_a_plain_parser_reads_them_or_refused(body: bytes) -> None:
+    try:
+        value = parse_strict(body)
+    except RequestError:
+        return
+    assert value == json.loads(body)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 80), st.integers(1, 60))
+def test_depth_is_counted_exactly(depth: int, depth_max: int) -> None:
+    body = b'{"]}":[' * (depth // 2) + b"[" * (depth % 2) + b"]" * (depth % 2) + b"]}" * (depth // 2)
+    if depth > depth_max:
+        assert refused(body, depth_max).code == "too_deep"
+    elif depth > 1 or depth % 2:
+        parse_strict(body, depth_max=depth_max)
+
+
+def test_hostile_bodies_of_a_mebibyte_are_refused_in_linear_time() -> None:
+    size = 1 << 20
+    bodies = [
+        b'"' + b'\\"' * (size // 2),
+        b'"' * size,
+        b"[" * size,
+        b'{"a":' * (size // 5),
+        b'["' + b"\\" * size,
+        b"[" + b"[]," * (size // 3),
+        b"[" + b"1" * size,
+        b"[" + b"1e" * (size // 2),
+        b"[0." + b"0" * size,
+    ]
+    started_s = time.process_time()
+    for body in bodies:
+        refused(body)
+    assert time.process_time() - started_s < 5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"{CANARY}":"{CANARY}","a":NaN}}'.encode(),
+        f'["{CANARY}'.encode(),
+        f'{{"a":"{CANARY}"}} {CANARY}'.encode(),
+        f'["{CANARY}\\ud800"]'.encode(),
+        f'{{"a":"{CANARY}'.encode() + b"\xff",
+        f'{{"a":{{"x":"{CANARY}"}},"a":"{CANARY}"}}'.encode(),
+    ],
+)
+def test_a_refusal_holds_no_content_not_even_in_its_causes(body: bytes) -> None:
+    refusal: BaseException | None = refused(body)
+    while refusal is not None:
+        assert CANARY not in f"{refusal} {refusal!r} {vars(refusal)}"
+        refusal = refusal.__cause__ or refusal.__context__
+
+
+def test_the_checks_are_needed_because_the_plain_parser_would_not_refuse() -> None:
+    """Positive control: the parser of the standard library takes all of these."""
+    assert json.loads('{"a":1,"a":2}') == {"a": 2}
+    assert json.loads("[NaN, Infinity]")[1] == float("inf")
+    assert json.loads('"\\ud800"') == "\ud800"
+    with pytest.raises(RecursionError):
+        json.loads("[" * 100_000)

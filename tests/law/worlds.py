@@ -1,0 +1,149 @@
+"""The worlds in which the law is asked: the shipped example, and small ones of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.files.document import read_document
+from orchestrator.files.domain_error import read_as
+from orchestrator.files.fleet import FleetDocument, fleet_of
+from orchestrator.files.packs import PackDocument, pack_of
+from orchestrator.files.tenants import TenantsDocument, tenants_of
+from orchestrator.policy.bundle import AdmittedPack, Horizons, Law
+from orchestrator.policy.entities import Entity
+from orchestrator.policy.ids import EntityId, PackId, PlaceId, RuleId, SideId
+from orchestrator.policy.jurisdictions import EEA, Jurisdiction
+from orchestrator.policy.labels import Domestic, Effective, Grade, Personal
+from orchestrator.policy.packs import Confidence, Effect, Mode, Operator, Pack, Rule, Source, Subject, Test
+from orchestrator.policy.pathways import PathwayKind
+from orchestrator.policy.permit import Facts
+from orchestrator.policy.places import Action, Leg, Movement, Place
+from orchestrator.policy.tenants import Tenant
+from orchestrator.policy.verdicts import Verdict
+
+NOW_MS = 1_790_000_000_000
+"""In September 2026, when every shipped pack is in force."""
+FAR = Horizons(1 << 60, 1 << 60, 1 << 60)
+EXAMPLE = Path(__file__).parents[2] / "examples" / "two-sides"
+SOURCE = Source("A law", "Art. 1", "2026-01-01")
+ALWAYS = (Test(Subject.ACTION, Operator.IN, members=frozenset(action.value for action in Action)),)
+"""A condition that holds of every movement."""
+
+SG, DE, FR, CN, US = (Jurisdiction(code) for code in ("SG", "DE", "FR", "CN", "US"))
+
+
+def at(*codes: Jurisdiction) -> frozenset[Jurisdiction]:
+    """A set of jurisdictions."""
+    return frozenset(codes)
+
+
+def entity(name: str, country: Jurisdiction) -> Entity:
+    """A legal person without owners."""
+    return Entity(EntityId(name), country)
+
+
+def place(name: str, *soil: Jurisdiction, operator: Entity | None = None) -> Place:
+    """A place that stands where it says, run by an entity of the first country unless another is given."""
+    return Place(PlaceId(name), at(*soil), frozenset(), (), operator or entity(f"{name}-operator", soil[0]))
+
+
+def infer(source: Place, target: Place) -> Movement:
+    """A prompt on its way to a pool."""
+    return Movement(Action.INFER, Leg.EDGE_TO_POOL, source, target)
+
+
+def back(source: Place, target: Place) -> Movement:
+    """An answer on its way to an edge."""
+    return Movement(Action.RETURN, Leg.POOL_TO_EDGE, source, target)
+
+
+def rule(
+    name: str,
+    effect: Effect,
+    when: tuple[Test, ...] = ALWAYS,
+    pathways: tuple[PathwayKind, ...] = (),
+) -> Rule:
+    """A rule that says nothing beyond its condition and effect."""
+    return Rule(RuleId(name), effect, when, "A sentence.", "A need.", SOURCE, Confidence.HIGH, pathways)
+
+
+def pack(
+    name: str,
+    jurisdictions: Iterable[Jurisdiction],
+    *rules: Rule,
+    mode: Mode = Mode.ENFORCE,
+    from_ms: int = 0,
+    until_ms: int | None = None,
+) -> Pack:
+    """A pack with these rules."""
+    return Pack(PackId(name), 1, "transfer", frozenset(jurisdictions), from_ms, until_ms, mode, rules)
+
+
+def own(*packs: Pack) -> tuple[AdmittedPack, ...]:
+    """Packs that were signed by the side whose law they are."""
+    return tuple(AdmittedPack(one, one.jurisdictions) for one in packs)
+
+
+def open_pack(*jurisdictions: Jurisdiction) -> Pack:
+    """A pack that grants everything there."""
+    return pack("open", jurisdictions, rule("OPEN-1", Effect.GRANT))
+
+
+def plain(*origin: Jurisdiction) -> Effective:
+    """The label of an everyday payload about nobody."""
+    return Effective(Personal.NONE, Grade.GENERAL, Domestic.NO, at(*origin))
+
+
+def facts(label: Effective) -> Facts:
+    """Facts of a tenant in Singapore without papers."""
+    return Facts(entity("tenant", SG), label)
+
+
+def essence(verdict: Verdict) -> tuple[object, ...]:
+    """Everything that a verdict says, without the order in which its reasons were found."""
+    return (
+        verdict.allowed,
+        verdict.rules,
+        frozenset(verdict.reasons),
+        verdict.obligations,
+        verdict.valid_until_ms,
+        verdict.shadow,
+    )
+
+
+def refusals(verdict: Verdict) -> set[tuple[str, str | None]]:
+    """The rules that refuse, each with its jurisdiction."""
+    return {(reason.rule, reason.jurisdiction) for reason in verdict.reasons}
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """The example as it is shipped."""
+
+    law: Law
+    edges: dict[str, Place]
+    pools: dict[str, Place]
+    tenants: dict[str, Tenant]
+
+
+def shipped() -> Shipped:
+    """Load the example: overseas signs for Singapore and the EEA, domestic for China."""
+    grants = {"overseas": EEA | at(SG), "domestic": at(CN)}
+    packs: list[AdmittedPack] = []
+    edges: dict[str, Place] = {}
+    pools: dict[str, Place] = {}
+    for side, grants_for in grants.items():
+        for path in sorted((EXAMPLE / side / "packs").glob("*.yaml")):
+            packs.append(AdmittedPack(read_as(read_document(path), PackDocument, pack_of), grants_for))
+        document = read_document(EXAMPLE / side / "fleet.yaml").convert(FleetDocument)
+        fleet = fleet_of(document, SideId(side))
+        edges |= {edge.id: edge.place for edge in fleet.edges}
+        pools |= {pool.id: pool.place for pool in fleet.pools}
+    tenants: dict[str, Tenant] = {
+        tenant.id: tenant
+        for path in sorted((EXAMPLE / "overseas" / "tenants").glob("*.yaml"))
+        for tenant in read_as(read_document(path), TenantsDocument, tenants_of)
+    }
+    return Shipped(Law(packs, FAR), edges, pools, tenants)

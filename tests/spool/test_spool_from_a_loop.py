@@ -1,0 +1,177 @@
+"""From an event loop: the loop never waits for the disk, and appends that wait together share one sync."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.spool.records import FullReason, RecordId, RecordKind, SpoolBroken, SpoolClosed, SpoolFull
+from orchestrator.spool.store import SEGMENT_BYTES_MIN, Spool
+
+DECISION = RecordKind("decision")
+SLOW_S = 0.05
+
+
+class Disk:
+    """Counts the syncs of the real disk and makes each as slow as asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, slow_s: float) -> None:
+        self.syncs = 0
+        self.fails = False
+        self._slow_s = slow_s
+        self._fdatasync = os.fdatasync
+        monkeypatch.setattr(os, "fdatasync", self._sync)
+
+    def _sync(self, descriptor: int) -> None:
+        self.syncs += 1
+        time.sleep(self._slow_s)
+        if self.fails:
+            raise OSError(5, "Input/output error")
+        self._fdatasync(descriptor)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch, SLOW_S)
+
+
+def opened(folder: Path, pending_max: int = 1000) -> Spool:
+    return Spool(
+        folder, capacity_bytes=16 * SEGMENT_BYTES_MIN, segment_bytes=SEGMENT_BYTES_MIN, pending_max=pending_max
+    )
+
+
+def append(spool: Spool, name: str, *, durable: bool = True) -> asyncio.Task[object]:
+    return asyncio.ensure_future(spool.append_async(DECISION, RecordId(name), b"x" * 100, durable=durable))
+
+
+async def test_the_loop_turns_while_the_disk_syncs(tmp_path: Path, disk: Disk) -> None:
+    spool = opened(tmp_path)
+    waiting = append(spool, "a")
+    turns = 0
+    while not waiting.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert turns > 10
+    await spool.close_async()
+
+
+async def test_appends_that_wait_together_share_one_sync(tmp_path: Path, disk: Disk) -> None:
+    spool = opened(tmp_path)
+    await asyncio.gather(*(append(spool, f"r{number}") for number in range(500)))
+    assert disk.syncs <= 3
+    assert spool.backlog == 500
+    assert [entry.record_id for entry in spool.read_from()] == [f"r{number}" for number in range(500)]
+    await spool.close_async()
+
+
+async def test_a_durable_append_waits_for_its_sync_and_another_only_for_the_one_under_way(
+    tmp_path: Path, disk: Disk
+) -> None:
+    spool = opened(tmp_path)
+    await append(spool, "first", durable=False)
+    assert disk.syncs == 0
+    under_way = append(spool, "under-way")
+    await asyncio.sleep(SLOW_S / 5)
+    durable, passing = append(spool, "durable"), append(spool, "passing", durable=False)
+    await passing
+    assert under_way.done()
+    assert not durable.done()
+    await durable
+    assert disk.syncs == 2
+    await spool.close_async()
+
+
+async def test_each_append_gets_its_own_refusal(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    good = append(spool, "a", durable=False)
+    conflict = asyncio.ensure_future(spool.append_async(DECISION, RecordId("a"), b"other", durable=True))
+    later = append(spool, "b")
+    results = await asyncio.gather(good, conflict, later, return_exceptions=True)
+    assert [type(result).__name__ for result in results] == ["Position", "SpoolConflict", "Position"]
+    await spool.close_async()
+
+
+async def test_a_failed_sync_reaches_everyone_who_waited_for_it(tmp_path: Path, disk: Disk) -> None:
+    spool = opened(tmp_path)
+    disk.fails = True
+    results = await asyncio.gather(*(append(spool, f"r{n}") for n in range(20)), return_exceptions=True)
+    assert {type(result) for result in results} == {SpoolBroken}
+    disk.fails = False
+    with pytest.raises(SpoolBroken):
+        await append(spool, "later", durable=False)
+    await spool.close_async()
+
+
+async def test_the_number_of_appends_that_wait_is_bounded(tmp_path: Path, disk: Disk) -> None:
+    spool = opened(tmp_path, pending_max=5)
+    first = append(spool, "first")
+    await asyncio.sleep(SLOW_S / 5)
+    waiting = [append(spool, f"r{number}") for number in range(5)]
+    with pytest.raises(SpoolFull) as caught:
+        await append(spool, "sixth")
+    assert caught.value.reason is FullReason.PENDING
+    await asyncio.gather(first, *waiting)
+    await spool.close_async()
+
+
+async def test_a_cancelled_append_harms_no_other(tmp_path: Path, disk: Disk) -> None:
+    spool = opened(tmp_path)
+    first, second, third = (append(spool, name) for name in ("a", "b", "c"))
+    await asyncio.sleep(0.01)
+    second.cancel()
+    await asyncio.gather(first, third)
+    assert second.cancelled()
+    assert [entry.record_id for entry in spool.read_from()] == ["a", "b", "c"]
+    await spool.close_async()
+
+
+async def test_closing_writes_what_waits_and_ends_the_thread(tmp_path: Path, disk: Disk) -> None:
+    spool = opened(tmp_path)
+    waiting = [append(spool, "a")]
+    await asyncio.sleep(SLOW_S / 5)
+    waiting += [append(spool, f"r{number}") for number in range(50)]
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(spool.close_async())
+    await asyncio.sleep(0)
+    with pytest.raises(SpoolClosed):
+        await append(spool, "late")
+    await asyncio.gather(closing, *waiting)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("spool")]
+    with opened(tmp_path) as again:
+        assert again.backlog == 51
+
+
+async def test_closing_at_once_refuses_what_still_waits(tmp_path: Path, disk: Disk) -> None:
+    spool = opened(tmp_path)
+    first = append(spool, "a")
+    await asyncio.sleep(SLOW_S / 5)
+    second = append(spool, "b")
+    await asyncio.sleep(0)
+    spool.close()
+    await first
+    with pytest.raises(SpoolClosed):
+        await second
+
+
+async def test_reading_and_releasing_work_from_a_loop(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    await asyncio.gather(*(append(spool, f"r{number}", durable=False) for number in range(10)))
+    batch = await spool.read_batch_async(records_max=4)
+    assert [entry.record_id for entry in batch] == ["r0", "r1", "r2", "r3"]
+    await spool.release_async(batch[-1].following, now_ms=0)
+    assert spool.backlog == 6
+    await spool.close_async()
+
+
+def test_the_measurement_of_the_loop_would_notice_a_blocking_append(tmp_path: Path, disk: Disk) -> None:
+    """Positive control: the plain append does block for as long as the disk does."""
+    with opened(tmp_path) as spool:
+        started_s = time.monotonic()
+        spool.append(DECISION, RecordId("a"), b"", durable=True)
+        assert time.monotonic() - started_s >= SLOW_S

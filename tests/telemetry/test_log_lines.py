@@ -1,0 +1,208 @@
+"""Log lines: JSON, from allowed names only, and without anything that came from a tenant or a library."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import pytest
+
+from orchestrator.telemetry.logs import REFUSED, TEXT_CHARS_MAX, LogSink, TelemetryError, logger
+from orchestrator.telemetry.names import FIELDS, METRICS, Event, FieldKind, MetricKind
+
+CANARY = "canary5531"
+
+
+class Lines:
+    """A sink and what it wrote."""
+
+    def __init__(self, sink: LogSink, stream: io.StringIO, faults: list[str]) -> None:
+        self.sink = sink
+        self.stream = stream
+        self.faults = faults
+
+    @property
+    def text(self) -> str:
+        return self.stream.getvalue()
+
+    @property
+    def all(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines()]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    stream, faults = io.StringIO(), list[str]()
+    with LogSink(stream, "node_agent", logging.DEBUG, faults.append) as sink:
+        yield Lines(sink, stream, faults)
+
+
+def test_a_line_holds_the_time_the_place_the_event_and_the_fields(lines: Lines) -> None:
+    log = logger("node_agent.border")
+    log.info(Event.REQUEST_ENDED, request_id="req_1", pool="hz-1", duration_ms=12, regulated=True, outcome="answered")
+    (line,) = lines.all
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "info",
+        "program": "node_agent",
+        "logger": "node_agent.border",
+        "event": "request_ended",
+        "request_id": "req_1",
+        "pool": "hz-1",
+        "duration_ms": 12,
+        "regulated": True,
+        "outcome": "answered",
+    }
+    assert lines.sink.lines == 1
+
+
+def test_each_level_is_told_and_the_threshold_holds() -> None:
+    stream = io.StringIO()
+    with LogSink(stream, "scheduler", logging.WARNING):
+        log = logger("scheduler.intake")
+        for write in (log.debug, log.info, log.warning, log.error):
+            write(Event.SESSION_LOST)
+    assert [json.loads(line)["level"] for line in stream.getvalue().splitlines()] == ["warning", "error"]
+
+
+def test_a_field_that_is_not_in_names_is_a_mistake_at_every_level(lines: Lines) -> None:
+    log = logger("node_agent.border")
+    for write in (log.debug, log.info, log.warning, log.error):
+        with pytest.raises(TelemetryError, match="the log field prompt is not in"):
+            write(Event.REQUEST_ENDED, prompt="x")
+    with pytest.raises(TelemetryError):
+        log.info("request_ended")  # type: ignore[arg-type]
+    with pytest.raises(TelemetryError):
+        logger("Node Agent")
+    assert lines.text == ""
+
+
+def test_names_are_checked_even_where_nothing_is_written() -> None:
+    with pytest.raises(TelemetryError):
+        logger("node_agent.border").debug(Event.REQUEST_ENDED, prompt="x")
+
+
+class Colour(Enum):
+    ANSWERED = "answered"
+    OTHER = CANARY
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("request_id", f"req {CANARY}"),
+        ("request_id", f"{CANARY}\n"),
+        ("request_id", f"\x1b[31m{CANARY}"),
+        ("request_id", CANARY * 20),
+        ("request_id", ""),
+        ("request_id", 7),
+        ("outcome", CANARY),
+        ("outcome", Colour.OTHER),
+        ("duration_ms", CANARY),
+        ("duration_ms", 1.5),
+        ("duration_ms", True),
+        ("duration_ms", 2**63),
+        ("load", float("nan")),
+        ("load", float("inf")),
+        ("regulated", 1),
+        ("regulated", CANARY),
+        ("detail", 3),
+    ],
+)
+def test_a_value_that_breaks_the_rule_of_its_field_is_replaced_and_counted(
+    lines: Lines, field: str, value: object
+) -> None:
+    logger("node_agent.front").info(Event.REQUEST_REFUSED, **{field: value})  # type: ignore[arg-type]
+    (line,) = lines.all
+    assert line[field] == REFUSED
+    assert line["refused_values"] == 1
+    assert CANARY not in lines.text
+    assert lines.faults == ["log_value"]
+
+
+def test_good_values_are_told(lines: Lines) -> None:
+    """Positive control of the test above."""
+    told: dict[str, Any] = {"request_id": CANARY, "outcome": Colour.ANSWERED, "duration_ms": -3, "load": 0.5, "port": 8}
+    logger("node_agent.front").info(Event.REQUEST_REFUSED, **told, rule=None, address="[::1]:8443")
+    (line,) = lines.all
+    assert line["request_id"] == CANARY
+    assert (line["outcome"], line["duration_ms"], line["load"], line["port"]) == ("answered", -3, 0.5, 8)
+    assert line["address"] == "[::1]:8443"
+    assert "rule" not in line
+    assert lines.faults == []
+
+
+def test_text_is_escaped_and_cut_and_stays_one_line(lines: Lines) -> None:
+    log = logger("node_agent.front")
+    log.info(Event.TASK_FAILED, detail="a\nb\x1b[31m\u202e\u2028\ud800" + "x" * 1000)
+    assert lines.text.count("\n") == 1
+    (line,) = lines.all
+    assert len(line["detail"]) == TEXT_CHARS_MAX
+    assert line["detail"].startswith("a\\u000ab\\u001b[31m\\u202e\\u2028\\ud800xxx")
+    assert "\x1b" not in lines.text
+
+
+def test_a_crash_tells_the_class_and_the_place_and_not_the_text(lines: Lines) -> None:
+    def inner() -> None:
+        raise KeyError(CANARY)
+
+    try:
+        inner()
+    except KeyError as failure:
+        logger("node_agent.front").crash(Event.TASK_FAILED, failure, request_id="req_1")
+    (line,) = lines.all
+    assert line["exception"] == "KeyError"
+    assert line["where"].startswith("test_log_lines.py:")
+    assert " inner < test_log_lines.py:" in line["where"]
+    assert CANARY not in lines.text
+
+
+def test_a_library_tells_where_and_never_what(lines: Lines) -> None:
+    library = logging.getLogger("asyncio.something")
+    library.info("nobody asked %s", CANARY)
+    library.warning(f"header {CANARY}")
+    try:
+        raise ValueError(CANARY)
+    except ValueError:
+        library.exception("failed with %s", CANARY, extra={"tidegate_fields": {"event": CANARY}})
+    assert [line["level"] for line in lines.all] == ["warning", "error"]
+    assert lines.all[1]["exception"] == "ValueError"
+    assert lines.all[1]["event"] == "library_log"
+    assert lines.all[1]["where"].startswith("test_log_lines.py:")
+    assert CANARY not in lines.text
+
+
+def test_a_stream_that_is_gone_ends_nothing() -> None:
+    stream, faults = io.StringIO(), list[str]()
+    with LogSink(stream, "control", on_fault=faults.append) as sink:
+        stream.close()
+        logger("orchestrator.control").info(Event.PROGRAM_STARTED)
+        assert sink.lines_lost == 1
+    assert faults == ["log_line"]
+
+
+def test_a_closed_sink_gives_the_root_logger_back() -> None:
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    with LogSink(io.StringIO(), "control"):
+        assert (root.level, list(root.handlers)) != before
+    assert (root.level, list(root.handlers)) == before
+
+
+def test_names_are_fit_to_be_names() -> None:
+    reserved = {"time", "level", "program", "logger", "event", "refused_values", "failure", "self"}
+    assert not reserved & set(FIELDS)
+    assert all(name == field.name for name, field in FIELDS.items())
+    assert all(bool(field.values) == (field.kind is FieldKind.CHOICE) for field in FIELDS.values())
+    assert not {"prompt", "content", "text", "message", "body", "authorization", "key", "secret", "token"} & set(FIELDS)
+    assert len({event.value for event in Event}) == len(Event)
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        assert metric.name.startswith("tidegate_")
+        assert metric.name.endswith("_total") == (metric.kind is MetricKind.COUNTER)
+        assert bool(metric.buckets) == (metric.kind is MetricKind.HISTOGRAM)
+        assert sorted(metric.buckets) == list(metric.buckets)
