@@ -25,6 +25,8 @@ for _name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "ray_addre
     os.environ.pop(_name.upper(), None)
 
 RUN = uuid.uuid4().hex
+_WIDER: dict[str, str] = {}
+"""What was left after tests that use fixtures of a wider scope, with the first such test."""
 os.environ[leaks.RUN_VARIABLE] = RUN
 
 # The same examples on every run; `--hypothesis-profile=fresh` looks for new ones. No deadline: machines are shared.
@@ -37,20 +39,48 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("leak_grace_s", "how long what a test started may take to go", default="2")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_at_the_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the run when something is left after every fixture of every scope was torn down."""
+    before = leaks.held(RUN)
+    yield
+    left = leaks.left_behind(RUN, before, _grace_s(request))
+    if left:
+        leaks.end_programs(RUN, left)
+        told = (f"{key} (first seen after {_WIDER.get(key, 'an unknown test')})" for key in sorted(left))
+        pytest.fail(f"left behind at the end of the run: {', '.join(told)}", pytrace=False)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread, file, socket or program behind.
 
-    Set up before every other fixture of the test and so torn down after them. What fixtures of a wider scope hold was
-    there before.
+    Set up before every other fixture of the test and so torn down after them. A fixture of a wider scope may start
+    things while the test runs; in a test that uses one, what is left is held against the whole run.
     """
-    grace_s = float(request.config.getini("leak_grace_s"))
     before = leaks.held(RUN)
     yield
-    left = leaks.left_behind(RUN, before, grace_s)
-    if left:
+    uses_wider = _uses_wider_fixtures(request)
+    left = leaks.left_behind(RUN, before, 0 if uses_wider else _grace_s(request))
+    if left and uses_wider:
+        for key in left:
+            _WIDER.setdefault(key, request.node.nodeid)
+    elif left:
         leaks.end_programs(RUN, left)
         pytest.fail(f"left behind: {', '.join(sorted(left.elements()))}", pytrace=False)
+
+
+def _grace_s(request: pytest.FixtureRequest) -> float:
+    return float(request.config.getini("leak_grace_s"))
+
+
+def _uses_wider_fixtures(request: pytest.FixtureRequest) -> bool:
+    definitions = request.node._fixtureinfo.name2fixturedefs
+    return any(
+        one.scope != "function" and not one.func.__module__.startswith(("_pytest.", "pytest_", "tests.conftest"))
+        for name in request.fixturenames
+        for one in definitions.get(name, ())
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +96,7 @@ async def tasks_of_the_test(request: pytest.FixtureRequest) -> AsyncIterator[Non
     before = asyncio.all_tasks()
     yield
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + float(request.config.getini("leak_grace_s"))
+    deadline = loop.time() + _grace_s(request)
     while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
         if loop.time() > deadline:
             names = sorted(f"{task.get_name()} ({getattr(task.get_coro(), '__qualname__', '?')})" for task in left)

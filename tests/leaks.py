@@ -1,7 +1,7 @@
 """What a test holds of the machine, so that what it leaves behind can be told.
 
 Everything is counted by a key that says what it is for, not which one it is: a fixture of the session may start its
-program anew, or connect again, in the middle of a test. What libraries keep for the life of the process (event polls,
+program anew in the middle of a test. What libraries keep for the life of the process (event polls,
 unnamed socket pairs, daemon threads) is not counted.
 """
 
@@ -73,7 +73,9 @@ def _sockets() -> list[str]:
     connections = process.net_connections("inet")
     ports = {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
     for one in connections:
-        if not one.raddr:
+        # The stubs of psutil do not know that a socket without a peer has an empty address.
+        peer: tuple[object, ...] = one.raddr
+        if not peer:
             found.append(f"socket at {one.laddr}")
         elif one.laddr.port in ports:
             found.append(f"connection to our port {one.laddr.port}")

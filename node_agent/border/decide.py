@@ -65,9 +65,9 @@ def decide(
     placement = place(request, edge.id, ground.fleet, verdicts, views, ground.prices, ground.settings, chance)
     relied = placement.chosen
     if relied is not None:
-        # Only pathways between this tenant and the chosen operator travel with the request.
-        operator = relied.pool.place.operator.id
-        facts = replace(facts, pathways=tuple(p for p in pathways if p.importer == operator))
+        # Only pathways to the chosen operator, or back to the edge's own, travel with the request.
+        importers = {relied.pool.place.operator.id, edge.place.operator.id}
+        facts = replace(facts, pathways=tuple(p for p in pathways if p.importer in importers))
     return Decision(sources, facts, placement)
 
 

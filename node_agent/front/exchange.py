@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 
 import msgspec
 
-from node_agent.front.http import JSON_TYPE, FramingError, Head, Receive, Send, client_request
+from node_agent.front.http import JSON_TYPE, Head, Receive, Send, client_request
+from node_agent.front.sse import event
 from orchestrator.policy.ids import RequestId
 from orchestrator.wire.catalogue import Problem, ProblemError
 
@@ -51,12 +53,15 @@ class Exchange:
         """Put a header into the answer, whatever it will be."""
         self._extra.append((name, value))
 
-    async def answer(self, status: int, body: bytes, content_type: str = JSON_TYPE, headers: Iterable[Pair] = ()) -> None:
+    async def answer(
+        self, status: int, body: bytes, content_type: str = JSON_TYPE, headers: Iterable[Pair] = ()
+    ) -> None:
         """Send a whole answer. Raises ProblemError(slow_reader)."""
         length = ("content-length", str(len(body)))
+        # Set before the first wait: where a whole answer was interrupted, nothing may follow.
+        self._ended = True
         await self.start(status, [("content-type", content_type), length, *headers])
         await self._send_within({"type": "http.response.body", "body": body}, self._write_timeout_ms)
-        self._ended = True
 
     async def start(self, status: int, headers: Iterable[Pair]) -> None:
         """Begin an answer that `write` continues and `end` ends."""
@@ -78,33 +83,23 @@ class Exchange:
         self._ended = True
         await self._send_within({"type": "http.response.body", "body": data}, self._write_timeout_ms)
 
-    async def break_off(self, problem: Problem, *, framing: bool = False) -> None:
+    async def break_off(self, problem: Problem) -> None:
         """Say that something is wrong: as the answer, or as the last event of one that has begun.
 
-        `framing` closes the connection. A client that does not read is left without a word.
+        A client that does not read is left without a word.
         """
-        error = problem.openai(self.request_id)
         if self._ended:
             return
-        if self.status is not None:
-            # Only a stream of events begins before it is known how it ends.
-            self._ended = True
-            last = b"data: " + msgspec.json.encode(error) + b"\n\n"
-            await self._last_word({"type": "http.response.body", "body": last})
-            return
-        self.close = self.close or framing
-        if problem.entry.http == 401:
-            self.add_header("www-authenticate", "Bearer")
-        try:
-            await self.answer(problem.entry.http, msgspec.json.encode(error), headers=problem.headers())
-        except ProblemError:
-            self._ended = True
-
-    async def _last_word(self, message: dict[str, object]) -> None:
-        try:
-            await self._send_within(message, BREAK_TIMEOUT_MS)
-        except ProblemError:
-            self.status = self.status
+        error = problem.openai(self.request_id)
+        with contextlib.suppress(ProblemError):
+            if self.status is None:
+                if problem.entry.http == 401:
+                    self.add_header("www-authenticate", "Bearer")
+                await self.answer(problem.entry.http, msgspec.json.encode(error), headers=problem.headers())
+            else:
+                # Only a stream of events begins before it is known how it ends.
+                self._ended = True
+                await self._send_within({"type": "http.response.body", "body": event(error)}, BREAK_TIMEOUT_MS)
 
     async def _send_within(self, message: dict[str, object], timeout_ms: int) -> None:
         try:
@@ -115,7 +110,3 @@ class Exchange:
             self._ended = True
             raise ProblemError(Problem("slow_reader")) from None
 
-
-def closes(error: ProblemError) -> bool:
-    """Whether the connection must end with the answer to this error."""
-    return isinstance(error, FramingError)

@@ -9,7 +9,7 @@ from typing import Self
 from node_agent.front.http import Receive
 
 
-class Gone(Exception):  # noqa: N818 - it is no error: a tenant may leave
+class Gone(Exception):
     """The client hung up."""
 
 

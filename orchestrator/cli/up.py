@@ -22,7 +22,7 @@ from orchestrator.config.secret import Secret, read_secret
 from protos.tidegate.v1 import control_pb2 as pb
 
 START_DEADLINE_MS = 120_000
-FOLLOW_DEADLINE_S = 60.0
+FOLLOW_DEADLINE_S = 25.0
 STOP_DEADLINE_MS = 20_000
 POLL_S = 0.2
 OVERSEAS_BORDER_MS = 200
@@ -167,7 +167,7 @@ class Up:
                 await self.publish("domestic", self._house.declared("domestic"))
                 await self.publish("overseas", self._house.declared("overseas"))
         self._say("waiting for both bundles, every session and every replica")
-        await self.until("the whole house", self._whole)
+        await self.until("the whole house", self._lacks)
 
     async def publish(self, side: str, folder: Path) -> int:
         """Publish a folder of declared files on one side, and return the number of its manifest."""
@@ -187,14 +187,17 @@ class Up:
         replies = [side.reply for side in sides if side.reply is not None]
         return {member.report.member: member.report for reply in replies for member in reply.members}
 
-    async def until(self, what: str, holds: Callable[[Mapping[str, pb.MemberReport]], bool]) -> None:
-        """Wait until `status` shows something. Raises UpError when it does not in time."""
+    async def until(self, what: str, missing: Callable[[Mapping[str, pb.MemberReport]], list[str]]) -> None:
+        """Wait until nothing is missing from `status`. Raises UpError, saying what is, when it takes too long."""
         end_at = asyncio.get_running_loop().time() + FOLLOW_DEADLINE_S
+        absent = ["any status"]
         while asyncio.get_running_loop().time() < end_at:
-            if holds(await self.members()):
+            absent = missing(await self.members())
+            if not absent:
                 return
             await asyncio.sleep(POLL_S)
-        raise UpError(f"`status` did not show {what} within {FOLLOW_DEADLINE_S:.0f} s")
+        lacks = ", ".join(absent)
+        raise UpError(f"`status` did not show {what} within {FOLLOW_DEADLINE_S:.0f} s; missing: {lacks}")
 
     async def samples(self) -> None:
         """Send the five requests, and raise UpError at the first that does not go as it must."""
@@ -260,24 +263,31 @@ class Up:
 
     async def _restored(self) -> None:
         self._say("restoring what was changed, and waiting until `status` shows it")
-        await self.until("the whole house again", self._whole)
+        await self.until("the whole house again", self._lacks)
 
     async def _everywhere(self, number: int) -> None:
         """Wait until every edge holds manifest `number` of the overseas side, and every scheduler knows it."""
 
-        def follows(members: Mapping[str, pb.MemberReport]) -> bool:
-            held = [max((h.number for h in m.held if h.side == "overseas"), default=0) for m in members.values()]
-            return len(held) == len(SITES) + len(EDGES) and min(held) >= number
+        def behind(members: Mapping[str, pb.MemberReport]) -> list[str]:
+            held = {
+                name: max((one.number for one in member.held if one.side == "overseas"), default=0)
+                for name, member in members.items()
+            }
+            return [name for name in (*EDGES, *SITES) if held.get(name, 0) < number]
 
-        await self.until(f"overseas manifest {number} everywhere", follows)
+        await self.until(f"overseas manifest {number} everywhere", behind)
 
-    def _whole(self, members: Mapping[str, pb.MemberReport]) -> bool:
-        """Whether every member is there and each edge sees every pool that it can reach as up."""
-        if set(members) != {*EDGES, *SITES}:
-            return False
-        pools = {(edge, pool.pool): pool.state for edge in EDGES for pool in members[edge].pools}
-        wanted = {(edge, f"cn-{site}") for edge in EDGES for site in SITES} | {("edge-frankfurt", "eu-frankfurt")}
-        return all(pools.get(key) == "up" for key in wanted)
+    @staticmethod
+    def _lacks(members: Mapping[str, pb.MemberReport]) -> list[str]:
+        """Return which members are not there, and which pools an edge can reach and does not see as up."""
+        absent = [name for name in (*EDGES, *SITES) if name not in members]
+        seen = {(edge, pool.pool): pool.state for edge in EDGES if edge in members for pool in members[edge].pools}
+        wanted = [(edge, f"cn-{site}") for edge in EDGES for site in SITES] + [("edge-frankfurt", "eu-frankfurt")]
+        for edge, pool in wanted:
+            state = seen.get((edge, pool), "unknown")
+            if state != "up":
+                absent.append(f"{pool} up at {edge} (it is {state})")
+        return absent
 
     def _title(self, number: int, what: str, question: str) -> None:
         self._say("")

@@ -344,7 +344,8 @@ class Truth:
                 continue
             if failure is not None:
                 self._refuse_imports(offers, others, failure)
-            elif not self._refused:
+            elif not self._refused.keys() & {imported.digest for imported in others.values()}:
+                self._refused.clear()
                 self._alarms.pop("import_refused", None)
             return manifest
         raise failure or BundleRefused(RefusalCode.MALFORMED, "There is nothing to publish.")

@@ -116,21 +116,22 @@ def retention_of(obligations: tuple[Obligation, ...]) -> tuple[str, ...]:
 
 DAY_MS = 24 * 60 * 60 * 1000
 # A month and a year are never shorter than this, so nothing is deleted a day too early.
-_UNIT_DAYS = {"Y": 366, "M": 31, "W": 7, "D": 1}
-_DURATION = re.compile(r"P(?:(\d{1,4})([YMWD]))\Z")
+_UNIT_DAYS = (366, 31, 7, 1)
+_DURATION = re.compile(r"P(?=[0-9])(?:([0-9]{1,4})Y)?(?:([0-9]{1,4})M)?(?:([0-9]{1,4})W)?(?:([0-9]{1,4})D)?\Z")
 
 
 def retain_until_ms(retention: tuple[str, ...], now_ms: int) -> int:
     """Return until when a record with these ISO 8601 durations (``P6M``) must be kept; 0 without any.
 
-    Raises ValueError on a duration that is not one number with Y, M, W or D.
+    Raises ValueError on a duration that is not made of years, months, weeks and days.
     """
     until_ms = 0
     for duration in retention:
         found = _DURATION.match(duration)
         if found is None:
-            raise ValueError("expected an ISO 8601 duration such as P6M")
-        until_ms = max(until_ms, now_ms + int(found[1]) * _UNIT_DAYS[found[2]] * DAY_MS)
+            raise ValueError("expected an ISO 8601 duration such as P6M or P1Y6M")
+        days = sum(int(count or 0) * length for count, length in zip(found.groups(), _UNIT_DAYS, strict=True))
+        until_ms = max(until_ms, now_ms + days * DAY_MS)
     return until_ms
 
 

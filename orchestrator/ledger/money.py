@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from fractions import Fraction
 from typing import NewType
 
 Currency = NewType("Currency", str)
@@ -12,6 +14,8 @@ Currency = NewType("Currency", str)
 PICO_PER_UNIT = 10**12
 TOKENS_PER_PRICE = 1_000_000
 """Token prices are quoted per million tokens."""
+# One spelling per amount: no sign, exponent, underscore, space or foreign digit.
+_DECIMAL = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +41,12 @@ def parse_units(text: str, divisor: int) -> int:
     """Return a decimal amount of units, divided by `divisor`, in whole pico-units.
 
     `parse_units("0.25", 1_000_000)` is a price per million tokens as pico-units per token: 250,000.
-    Raises ValueError when the text is no decimal, is negative, or does not come out in whole pico-units.
+    Raises ValueError when the text is no decimal of zero or more, or does not come out in whole pico-units.
     """
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        raise ValueError("expected a quoted decimal, such as \"0.25\"") from None
-    if not amount.is_finite() or amount < 0:
-        raise ValueError("expected a decimal of zero or more")
-    pico = amount * PICO_PER_UNIT / divisor
-    if pico != int(pico):
+    if _DECIMAL.match(text) is None:
+        raise ValueError("expected a quoted decimal of zero or more, such as \"0.25\"")
+    # Fractions do not round, whatever the context of decimals says.
+    pico = Fraction(text) * PICO_PER_UNIT / divisor
+    if pico.denominator != 1:
         raise ValueError("finer than a pico-unit; round it to fewer decimals")
     return int(pico)

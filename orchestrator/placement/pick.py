@@ -28,9 +28,9 @@ class Drop(Enum):
     CAPABILITY = "capability_not_offered"
     NOT_REACHABLE = "not_reachable"
     DRAINED = "drained"
+    TRIED = "tried"
     DOWN = "down"
     FULL = "full"
-    TRIED = "tried"
     NO_PRICE = "no_price"
 
 
@@ -105,7 +105,7 @@ def _judge(
         drop = Drop.TRIED
     elif view is None or not view.up or (view.load is not None and view.load.replicas == 0):
         drop = Drop.DOWN
-    elif view.load is not None and view.load.waiting >= view.load.waiting_max:
+    elif view.load is not None and view.load.full():
         drop = Drop.FULL
     elif price is None or price.tokens.currency != settings.currency:
         drop = Drop.NO_PRICE

@@ -34,6 +34,10 @@ class PoolLoad:
     waiting_max: int
     age_ms: int
 
+    def full(self) -> bool:
+        """Whether one more would be refused: every slot runs and the queue holds no more."""
+        return self.running >= self.slots and self.waiting >= self.waiting_max
+
 
 @dataclass(frozen=True, slots=True)
 class PoolView:

@@ -8,7 +8,7 @@ from orchestrator.policy.ids import EntityId
 from orchestrator.policy.jurisdictions import Jurisdiction
 
 OWNER_SHARE_PERCENT = 50
-"""An owner counts from this share on: the 50 % rule of 28 CFR 202.211 and of OFAC."""
+"""Owners of one country count from this share on, taken together: 28 CFR 202.211 and OFAC's 50 % rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,5 +30,8 @@ class Entity:
     owners: tuple[Owner, ...] = ()
 
     def owner_countries(self) -> frozenset[Jurisdiction]:
-        """Return the countries of the owners that count."""
-        return frozenset(owner.country for owner in self.owners if owner.share_percent >= OWNER_SHARE_PERCENT)
+        """Return the countries whose owners together hold a share that counts. Indirect owners must be listed."""
+        held: dict[Jurisdiction, int] = {}
+        for owner in self.owners:
+            held[owner.country] = held.get(owner.country, 0) + owner.share_percent
+        return frozenset(country for country, share in held.items() if share >= OWNER_SHARE_PERCENT)

@@ -120,7 +120,8 @@ def deny(rule: RuleId, sentence: str, needs: str, now_ms: int) -> Verdict:
 
 
 def _deny(reasons: tuple[Reason, ...], shadow: tuple[RuleId, ...], now_ms: int) -> Verdict:
-    return Verdict(False, _sorted_ids(reason.rule for reason in reasons), reasons, (), now_ms, shadow)
+    ordered = tuple(sorted(reasons, key=lambda reason: (reason.jurisdiction or "", reason.rule, reason.sentence)))
+    return Verdict(False, _sorted_ids(reason.rule for reason in reasons), ordered, (), now_ms, shadow)
 
 
 def _sorted_ids(rules: Iterable[RuleId]) -> tuple[RuleId, ...]:
@@ -141,6 +142,10 @@ def _house_reasons(law: Law, facts: Facts, movement: Movement, now_ms: int) -> t
             sentence = f"The label '{name}' is unknown, and unknown is refused."
             needs = f"Declare it in x-tidegate-labels ({name}=...), or have it attested in the tenant's contract."
             found.append(Reason(UNKNOWN_LABEL, None, sentence, needs))
+    if not facts.label.origin:
+        sentence = "The origin of the payload's subjects is unknown, and unknown is refused."
+        needs = "Declare it in x-tidegate-labels (origin=...), or have it attested in the tenant's contract."
+        found.append(Reason(UNKNOWN_LABEL, None, sentence, needs))
     if not movement.source.soil() or not movement.target.soil():
         sentence = "A place of this movement names no soil."
         found.append(Reason(NO_SOIL, None, sentence, "Jurisdictions in the fleet entry."))
@@ -157,6 +162,8 @@ def _ask(law: Law, jurisdiction: Jurisdiction, facts: Facts, movement: Movement,
     spoken = False
     for admitted in law.packs_of(jurisdiction):
         pack = admitted.pack
+        if now_ms < pack.effective_from_ms:
+            until_ms = min(until_ms, pack.effective_from_ms)  # ask again when it comes into force
         if not pack.in_force(now_ms):
             continue
         enforced = pack.mode is Mode.ENFORCE

@@ -81,6 +81,7 @@ _ENTRIES = (
     Entry("context_length_exceeded", *_BAD, "The prompt and the answer do not fit the model's context."),
     Entry("capability_not_offered", *_BAD, "No pool offers what this request needs."),
     Entry("body_too_large", 413, *_BAD[1:], "The body is larger than the limit."),
+    Entry("body_incomplete", *_BAD, "The body ended too early, or is not framed as HTTP asks."),
     Entry("body_timeout", 408, *_BAD[1:], "The body did not arrive in time."),
     Entry("unsupported_media_type", 415, *_BAD[1:], "The content type must be application/json."),
     Entry(

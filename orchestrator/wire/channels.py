@@ -18,6 +18,8 @@ SERVER_PING_FLOOR_MS = 10_000
 """Pings closer together than this are answered with GOAWAY; kept below `CLIENT_PING_MS`."""
 RECONNECT_MIN_MS = 100
 RECONNECT_MAX_MS = 1_000
+CONNECT_MS = 5_000
+"""How long one attempt to connect may take. gRPC calls this its minimal backoff; a border is several round trips wide."""
 STREAMS_MAX = 1_000
 METADATA_BYTES_MAX = 16 * 1024
 
@@ -37,7 +39,7 @@ def open_channel(target: str) -> grpc.aio.Channel:
         ("grpc.keepalive_time_ms", CLIENT_PING_MS),
         ("grpc.keepalive_timeout_ms", CLIENT_PING_TIMEOUT_MS),
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MIN_MS),
-        ("grpc.min_reconnect_backoff_ms", RECONNECT_MIN_MS),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_MAX_MS),
         ("grpc.enable_retries", 0),  # a retry is a second send, and only the gate may send
         ("grpc.use_local_subchannel_pool", 1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from orchestrator.evidence.canonical import INTEGER_MAX
 from orchestrator.evidence.citation import Citation
 from orchestrator.policy.entities import Entity, Owner
 from orchestrator.policy.ids import Digest, EntityId, PathwayId, SideId, is_digest
@@ -42,6 +43,8 @@ _DOMESTIC_IN = {number: value for value, number in _DOMESTIC_OUT.items()}
 TEXT_MAX = 512
 SET_MAX = 300
 """More codes than there are jurisdictions are never meant."""
+OWNERS_MAX = 64
+PATHWAYS_MAX = 256
 
 
 class WireError(ValueError):
@@ -67,6 +70,19 @@ def text(field: str, value: str, size_max: int = TEXT_MAX) -> str:
     return value
 
 
+def number(field: str, value: int) -> int:
+    """Return an integer that canonical JSON can hold: facts are signed and recorded in that form."""
+    if abs(value) > INTEGER_MAX:
+        raise WireError(field, "an integer within 2^53")
+    return value
+
+
+def few(field: str, count: int, count_max: int) -> None:
+    """Refuse a list that is longer than anybody means."""
+    if count > count_max:
+        raise WireError(field, f"at most {count_max}")
+
+
 def jurisdictions(field: str, values: object) -> frozenset[Jurisdiction]:
     """Return a set of assigned codes."""
     codes = list(values)  # type: ignore[call-overload]
@@ -83,6 +99,7 @@ def entity_out(entity: Entity) -> pb.Entity:
 
 def entity_in(message: pb.Entity) -> Entity:
     """Return the entity of a message. Raises WireError."""
+    few("entity.owners", len(message.owners), OWNERS_MAX)
     owners = tuple(
         Owner(
             EntityId(text("entity.owners.entity", owner.entity)),
@@ -141,8 +158,8 @@ def pathway_in(message: pb.Pathway) -> Pathway:
         EntityId(text("pathway.importer", message.importer)),
         jurisdictions("pathway.countries", message.countries),
         read("pathway.personal_max", "a known value", lambda: _PERSONAL_IN[message.personal_max]),
-        message.valid_from_ms,
-        message.valid_until_ms,
+        number("pathway.valid_from_ms", message.valid_from_ms),
+        number("pathway.valid_until_ms", message.valid_until_ms),
         message.reference,
     )
 
@@ -159,6 +176,7 @@ def facts_out(facts: Facts) -> pb.Facts:
 
 def facts_in(message: pb.Facts) -> Facts:
     """Return the facts of a message. Raises WireError."""
+    few("facts.pathways", len(message.pathways), PATHWAYS_MAX)
     return Facts(
         entity_in(message.tenant),
         label_in(message.label),
@@ -185,9 +203,9 @@ def citation_in(message: pb.Citation) -> Citation:
         raise WireError("citation.manifest_digest", "a digest, sha256:<hex>")
     return Citation(
         SideId(text("citation.side", message.side)),
-        message.manifest,
+        number("citation.manifest", message.manifest),
         Digest(message.manifest_digest),
-        message.revocations,
-        message.now_ms,
+        number("citation.revocations", message.revocations),
+        number("citation.now_ms", message.now_ms),
         message.permit_version,
     )

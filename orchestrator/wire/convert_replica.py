@@ -8,7 +8,13 @@ from orchestrator.engines.generation import Generation
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, is_name
 from orchestrator.wire.convert_facts import WireError, text
-from orchestrator.wire.convert_session import generation_in, generation_out, pool_counts_in, pool_counts_out
+from orchestrator.wire.convert_session import (
+    generation_in,
+    generation_out,
+    pool_counts_in,
+    pool_counts_out,
+    reason_in,
+)
 from protos.tidegate.v1 import replica_pb2 as pb
 
 REPLICA_VERSION = 1
@@ -171,12 +177,13 @@ def replica_frame_in(message: pb.ReplicaFrame) -> ReplicaFrame:
             return WorkStarted(message.started.work, message.started.prompt_tokens)
         case "finished":
             f = message.finished
-            return WorkFinished(f.work, f.reason, pool_counts_in(f.counts))
+            return WorkFinished(f.work, reason_in("finished.reason", f.reason), pool_counts_in(f.counts))
         case "refused":
             r = message.refused
-            return WorkRefused(r.work, r.code, r.detail, r.param or None)
+            return WorkRefused(r.work, text("refused.code", r.code), r.detail, r.param or None)
         case "failed":
-            return WorkFailed(message.failed.work, message.failed.code, message.failed.detail)
+            failed = message.failed
+            return WorkFailed(failed.work, text("failed.code", failed.code), failed.detail)
         case "hello":
             return _hello_in(message.hello)
         case _:

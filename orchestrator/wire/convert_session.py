@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engines.generation import Generation, Message, Role, Sampling
+from orchestrator.engines.generation import FinishReason, Generation, Message, Role, Sampling
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import (
     AttemptId,
@@ -85,6 +85,11 @@ def pool_counts_in(message: usage_pb2.PoolCounts) -> PoolCounts:
     return PoolCounts(message.prompt, message.cached, message.generated, message.sent)
 
 
+def reason_in(field: str, value: str) -> str:
+    """Return why an answer ended, a value of FinishReason. Raises WireError."""
+    return read(field, "a known reason", lambda: FinishReason(value).value)
+
+
 def attempt_in(value: str) -> AttemptId:
     """Return an attempt id. Raises WireError."""
     if not is_made(value, "att"):
@@ -144,6 +149,8 @@ def open_in(message: pb.Open) -> f.Open:
         raise WireError("open.request", "an id that starts with req_")
     if message.stream < 1:
         raise WireError("open.stream", "1 or more")
+    if message.credit_bytes < f.CREDIT_BYTES_MIN:
+        raise WireError("open.credit_bytes", f"{f.CREDIT_BYTES_MIN} or more")
     return f.Open(
         message.stream,
         attempt_in(message.attempt),
@@ -285,10 +292,11 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             return f.Tokens(t.stream, attempt_in(t.attempt), t.first, t.count, t.text, tuple(t.ids))
         case "accepted":
             a = message.accepted
-            return f.Accepted(a.stream, attempt_in(a.attempt), ReplicaId(a.replica))
+            return f.Accepted(a.stream, attempt_in(a.attempt), ReplicaId(text("accepted.replica", a.replica)))
         case "done":
             d = message.done
-            return f.Done(d.stream, attempt_in(d.attempt), d.reason, pool_counts_in(d.counts))
+            reason = reason_in("done.reason", d.reason)
+            return f.Done(d.stream, attempt_in(d.attempt), reason, pool_counts_in(d.counts))
         case "beat":
             return f.Beat(message.beat.number, message.beat.answers)
         case "load":
@@ -297,10 +305,12 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             r = message.refused
             rules = tuple(r.rules)
             retry_ms = r.retry_after_ms or None
-            return f.Refused(r.stream, attempt_in(r.attempt), r.code, r.detail, r.param or None, rules, retry_ms)
+            code = text("refused.code", r.code)
+            return f.Refused(r.stream, attempt_in(r.attempt), code, r.detail, r.param or None, rules, retry_ms)
         case "broken":
             b = message.broken
-            return f.Broken(b.stream, attempt_in(b.attempt), b.code, b.detail, pool_counts_in(b.counts))
+            code = text("broken.code", b.code)
+            return f.Broken(b.stream, attempt_in(b.attempt), code, b.detail, pool_counts_in(b.counts))
         case "welcome":
             w = message.welcome
             loads = tuple(load_in(load) for load in w.loads)

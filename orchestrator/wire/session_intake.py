@@ -151,14 +151,15 @@ class IntakeSession:
         if self.state is State.CLOSED:
             self.dead_frames += 1
             return []
-        self._last_heard_us = now_us
         if isinstance(frame, Hello):
+            self._last_heard_us = now_us
             return self._greet(frame, epoch, wall_ms, loads)
         if self.state is State.GREETING:
             return self._close("protocol_violation")
         if epoch != self.epoch:
             self.dead_frames += 1
             return []
+        self._last_heard_us = now_us
         if isinstance(frame, Beat):
             return [] if frame.answers else [Send(Beat(0, frame.number))]
         if isinstance(frame, Open):
@@ -375,7 +376,7 @@ def _with_sent(counts: PoolCounts, sent: int) -> PoolCounts:
 
 
 def _pieces(text: str, ids: tuple[int, ...], count: int) -> list[_Piece]:
-    """Cut a delta so that no piece is beyond `PIECE_BYTES_MAX`: half for text, half for ids, none across a character."""
+    """Cut a delta into pieces of at most `PIECE_BYTES_MAX`: half for text, half for ids, none across a character."""
     size_bytes = len(text.encode()) + 4 * len(ids)
     if size_bytes <= PIECE_BYTES_MAX:
         # Nothing of nothing is no piece.

@@ -157,13 +157,17 @@ class Dispatcher:
             self._where.pop(work, None)
         return [Break(work, "engine_failed", detail) for work in sorted(replica.work)]
 
-    def beat(self, replica_id: ReplicaId, incarnation: str, healthy: bool, now_us: int) -> list[Instruction]:
-        """A sign of life."""
+    def holder(self, work: int) -> ReplicaId | None:
+        """Return the replica that was given `work` and has not ended it, or None."""
+        return self._where.get(work)
+
+    def beat(self, replica_id: ReplicaId, incarnation: str, healthy: bool | None, now_us: int) -> list[Instruction]:
+        """A sign of life. `healthy` is None when it does not say how the engine is."""
         replica = self._replicas.get(replica_id)
         if replica is None or replica.incarnation != incarnation:
             return []
         replica.heard_us = now_us
-        replica.healthy = healthy
+        replica.healthy = replica.healthy if healthy is None else healthy
         return self._assign(now_us)
 
     def submit(self, work: int, model: ModelId, budget_ms: int, now_us: int) -> list[Instruction]:
@@ -218,6 +222,8 @@ class Dispatcher:
 
     def _assign(self, now_us: int) -> list[Instruction]:
         """Give waiting work to free replicas, first come first served per model."""
+        if not self._waiting or all(replica.free() <= 0 for replica in self._replicas.values()):
+            return []
         out: list[Instruction] = []
         kept: deque[_Waiting] = deque()  # bounded: waiting_max
         for waiting in self._waiting:

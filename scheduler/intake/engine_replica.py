@@ -69,7 +69,7 @@ class EngineReplica:
         """Run this."""
         task = asyncio.create_task(self._work(work, generation))
         self._tasks[work] = task
-        task.add_done_callback(lambda _: self._tasks.pop(work, None))
+        task.add_done_callback(lambda ended: self._forget(work, ended))
 
     def withdraw(self, work: int) -> None:
         """Stop that. Closing the connection frees the engine's slot."""
@@ -101,6 +101,12 @@ class EngineReplica:
         finally:
             if not ended:
                 self._site.work_failed(work, "engine_protocol", "The engine's answer ended without an end.")
+
+    def _forget(self, work: int, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(work, None)
+        if task.cancelled():
+            # A task that is cancelled before its first step runs nothing; its slot is free all the same.
+            self._site.work_finished(work, "cancelled", PoolCounts())
 
     def _end(self, work: int, event: Finished | Refused | Failed) -> None:
         if isinstance(event, Finished):

@@ -138,6 +138,11 @@ class ReplicaService(ReplicaPortServicer):
 
     def _take(self, frame: ReplicaFrame, pool: PoolId, hello: ReplicaHello) -> None:
         site = self._site
+        # Every frame is a sign of life; only a beat says how the engine is.
+        healthy = frame.healthy if isinstance(frame, ReplicaBeat) else None
+        site.replica_beat(pool, hello.replica, hello.incarnation, healthy)
+        if not isinstance(frame, ReplicaBeat | ReplicaHello) and site.holder(pool, frame.work) != hello.replica:
+            return  # of work that has ended, or that another replica has
         match frame:
             case WorkTokens():
                 site.work_tokens(frame.work, frame.text, frame.ids, frame.count)
@@ -153,9 +158,6 @@ class ReplicaService(ReplicaPortServicer):
                 site.work_failed(frame.work, frame.code, frame.detail)
             case ReplicaHello():
                 raise WireError("hello", "one greeting")
-        # Every frame is a sign of life; only a beat can say that the engine is unwell.
-        healthy = frame.healthy if isinstance(frame, ReplicaBeat) else True
-        site.replica_beat(pool, hello.replica, hello.incarnation, healthy)
 
 
 async def _frames(batches: AsyncIterator[pb.ReplicaBatch]) -> AsyncIterator[ReplicaFrame]:

@@ -24,6 +24,8 @@ from scheduler.intake.site import Site
 TICK_S = 0.25
 IDLE_REPORT_S = 10.0
 """How often an edge without requests here hears how the pools are."""
+OUTBOX_FRAMES_MAX = 1 << 18
+"""Frames that wait for the socket. Credit bounds the tokens; an edge that reads nothing at all ends here."""
 
 log = logger("scheduler.intake")
 
@@ -60,6 +62,9 @@ class Port:
             elif isinstance(instruction, Close):
                 self.closing.set()
                 self._ready.set()
+        if len(self._outbox) > OUTBOX_FRAMES_MAX and not self.closing.is_set():
+            self._outbox.clear()
+            self.act(self.machine.lost("slow_reader"))
 
     def accepted(self, stream: int, replica: ReplicaId) -> None:
         """A replica has the work."""

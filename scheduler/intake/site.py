@@ -102,6 +102,7 @@ class _Running:
     generated: int = 0
     outcome: Outcome | None = None
     """Set when the work has ended."""
+    counted: Counted = Counted.IDS
     settled: bool = False
     edge_counts: EdgeCounts | None = None
     sent: int = 0
@@ -188,6 +189,9 @@ class Site:
     def replica_joined(self, pool: PoolId, replica: Replica, port: ReplicaPort) -> None:
         """A replica dialled in."""
         dispatcher = self.dispatchers[pool]
+        before = self._ports.get(replica.id)
+        if before is not None and before is not port:
+            before.expel()  # an older incarnation, whose connection may only seem to be alive
         self._ports[replica.id] = port
         log.info(Event.REPLICA_LIVE, pool=pool, replica=replica.id)
         self._act(dispatcher, dispatcher.joined(replica))
@@ -203,8 +207,12 @@ class Site:
             log.warning(Event.REPLICA_LOST, pool=pool, replica=replica)
         self.report(pool)
 
-    def replica_beat(self, pool: PoolId, replica: ReplicaId, incarnation: str, healthy: bool) -> None:
-        """A replica gave a sign of life."""
+    def holder(self, pool: PoolId, work: int) -> ReplicaId | None:
+        """Return the replica of `pool` that has `work`, or None."""
+        return self.dispatchers[pool].holder(work)
+
+    def replica_beat(self, pool: PoolId, replica: ReplicaId, incarnation: str, healthy: bool | None) -> None:
+        """A replica gave a sign of life; `healthy` is None when it did not say how its engine is."""
         dispatcher = self.dispatchers[pool]
         self._act(dispatcher, dispatcher.beat(replica, incarnation, healthy, self._hands.now_us()))
 
@@ -220,6 +228,8 @@ class Site:
         if running is None or running.outcome is not None:
             return
         running.generated += count
+        if count and not ids:
+            running.counted = Counted.CHUNKS
         running.port.tokens(running.opened.stream, text, ids, count)
 
     def work_finished(self, work: int, reason: str, counts: PoolCounts) -> None:
@@ -229,13 +239,19 @@ class Site:
             return
         running.prompt, running.cached = counts.prompt, counts.cached
         running.generated = max(running.generated, counts.generated)
+        if running.counted is Counted.CHUNKS and counts.generated:
+            running.counted = Counted.ENGINE
         self._end(running, Outcome.CANCELLED if running.stopped else Outcome.COMPLETE)
         running.port.done(running.opened.stream, reason, running.counts())
 
     def work_refused(self, work: int, code: str, detail: str, param: str | None) -> None:
         """The engine did no work."""
         running = self._running.get(work)
-        if running is not None and running.outcome is None:
+        if running is None or running.outcome is not None:
+            return
+        if running.generated:
+            self.work_failed(work, "engine_protocol", "The engine refused what it had begun to answer.")
+        else:
             self._refuse(running, Problem(code, detail, param))
 
     def work_failed(self, work: int, code: str, detail: str) -> None:
@@ -280,7 +296,15 @@ class Site:
     # Inside
 
     async def _permit(self, running: _Running) -> None:
-        """The second permit, its record, and the queue."""
+        """The second permit, its record, and the queue. Whatever fails, the attempt gets an answer."""
+        try:
+            await self._judge(running)
+        except Exception as failure:  # noqa: BLE001  # outermost: an attempt is refused, never left
+            log.crash(Event.TASK_FAILED, failure, attempt_id=running.opened.attempt)
+            if running.outcome is None:
+                self._refuse(running, Problem("internal_error"))
+
+    async def _judge(self, running: _Running) -> None:
         opened = running.opened
         citation = opened.citation
         manifests = self._hands.manifests
@@ -403,7 +427,7 @@ class Site:
             pool=running.opened.pool,
             model=running.opened.generation.model,
             outcome=outcome,
-            counted=Counted.IDS,
+            counted=running.counted,
             pool_counts=counts,
             edge_counts=running.edge_counts,
             own="pool",

@@ -88,7 +88,6 @@ def test_an_allowed_verdict_may_be_relied_on_until_it_ends(
         assert permit(law, told, movement, NOW_MS + step_ms).allowed
 
 
-@pytest.mark.xfail(strict=True, reason="permit does not look ahead to packs that begin while the verdict is good")
 def test_a_verdict_ends_where_a_pack_begins() -> None:
     later = pack("later", [SG], rule("L-1", Effect.FORBID), from_ms=NOW_MS + 1_000)
     verdict = permit(Law(own(open_pack(SG), later), FAR), facts(plain(SG)), HERE, NOW_MS)

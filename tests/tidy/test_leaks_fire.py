@@ -54,15 +54,33 @@ def test_orphan():
 def test_program_that_nobody_waited_for():
     KEPT.append(subprocess.Popen([sys.executable, "-c", ""]))
 
-@pytest.fixture(autouse=True, scope="module")
-def the_end():
-    yield
+def teardown_module():
     ENDED.set()
     for kept in KEPT:
         if isinstance(kept, subprocess.Popen):
             kept.wait(10)
         elif hasattr(kept, "close"):
             kept.close()
+'''
+
+LATE = '''
+"""A fixture of the module that leaves what it started in a test."""
+
+import threading
+
+import pytest
+
+ENDED = threading.Event()
+
+@pytest.fixture(scope="module")
+def start():
+    yield lambda: threading.Thread(target=ENDED.wait, args=(3,), name="forgotten").start()
+
+def test_starts(start):
+    start()
+
+def test_is_innocent():
+    assert not ENDED.is_set()
 '''
 
 CLEAN = '''
@@ -103,7 +121,7 @@ def test_program_of_the_module(program):
 def test_program_of_the_module_started_anew(program):
     program[0].kill()
     program[0].wait(10)
-    program[0] = subprocess.Popen(SLEEP)
+    program[0] = subprocess.Popen([*SLEEP, "anew"])
 
 def test_socket_of_a_fixture(server):
     with socket.create_connection(server.getsockname()):
@@ -157,6 +175,12 @@ def test_what_is_left_behind_fails_the_test(told_of_leaks: str, test: str, told:
     section = re.search(rf"ERROR at teardown of {test} _+\n(.*?)\n(_____|=====)", told_of_leaks, re.DOTALL)
     assert section is not None, told_of_leaks
     assert re.search(told, section[1]), section[1]
+
+
+def test_what_a_wider_fixture_leaves_fails_the_run(tmp_path: Path) -> None:
+    told = run_tests(tmp_path, LATE, "-o", "leak_grace_s=0.2")
+    assert "2 passed, 1 error" in told, told
+    assert re.search(r"at the end of the run: thread forgotten \(first seen after \S+::test_starts\)", told), told
 
 
 def test_what_is_cleaned_up_passes(tmp_path: Path) -> None:

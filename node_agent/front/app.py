@@ -1,0 +1,159 @@
+"""The OpenAI surface as an ASGI application: which request goes where, and what every request has in common.
+
+`/healthz`, `/readyz` and `/metrics` answer without a key, because probes and scrapers have none. They say nothing of a
+tenant or a payload, but they name pools, models and rules: where tenants reach this port from outside, the way there
+should pass on `/v1/` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from urllib.parse import unquote
+
+import msgspec
+
+from node_agent.front.completions import Ask, Completions
+from node_agent.front.exchange import Exchange
+from node_agent.front.http import FramingError, Receive, Scope, Send, check_framing, check_our_headers, head_of
+from node_agent.front.interest import Gone
+from node_agent.front.limits import Admission, Limits
+from node_agent.front.readiness import unready_reason
+from node_agent.front.shapes import model_list, model_object
+from node_agent.front.tenants import Caller, authenticate, entitled_models
+from node_agent.front.visit import Visit
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.policy.ids import RANDOM_BYTES, EdgeId, make_request_id
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.metrics import CONTENT_TYPE, Metrics
+from orchestrator.telemetry.names import REQUESTS_ACTIVE, Event
+from orchestrator.wire.catalogue import Problem, ProblemError
+
+CHAT = "/v1/chat/completions"
+MODELS = "/v1/models"
+HEALTH = "/healthz"
+READY = "/readyz"
+METRICS = "/metrics"
+
+log = logger("node_agent.front")
+
+
+class Front:
+    """Serves tenants: bytes to a checked request, and the gate's answer back."""
+
+    def __init__(
+        self,
+        *,
+        edge: EdgeId,
+        ask: Ask,
+        bundle: Callable[[], Bundle | None],
+        limits: Limits,
+        now_ms: Callable[[], int],
+        entropy: Callable[[int], bytes],
+        metrics: Metrics,
+    ) -> None:
+        """`ask` is the gate; `bundle` gives the one in use; `entropy` gives as many random bytes as it is told."""
+        self._edge = edge
+        self._bundle = bundle
+        self._limits = limits
+        self._now_ms = now_ms
+        self._entropy = entropy
+        self._metrics = metrics
+        self._admission = Admission(limits)
+        self._completions = Completions(ask, limits, self._admission, now_ms)
+        self._draining = False
+
+    def drain(self) -> None:
+        """From now on refuse new requests and be unready. Running answers go on."""
+        self._draining = True
+
+    def cut(self) -> None:
+        """End every running answer with an error that says so."""
+        self._completions.cut()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, as ASGI calls for it. Raises ValueError for anything that is not HTTP."""
+        if scope["type"] != "http":
+            raise ValueError("this application serves HTTP alone")
+        now_ms = self._now_ms()
+        request = make_request_id(now_ms, self._entropy(RANDOM_BYTES))
+        exchange = Exchange(head_of(scope), receive, send, request, self._limits.write_timeout_ms)
+        exchange.close = self._draining
+        if await self._operate(exchange, now_ms):
+            return
+        visit = Visit(request, self._metrics, asyncio.get_running_loop().time)
+        try:
+            await self._serve(exchange, visit)
+        except ProblemError as error:
+            visit.broken(error.problem)
+            exchange.close = exchange.close or isinstance(error, FramingError)
+            await exchange.break_off(error.problem)
+        except Gone:
+            pass
+        except Exception as failure:  # noqa: BLE001 - outermost: whatever went wrong, the tenant gets a request id
+            visit.failed()
+            log.crash(Event.TASK_FAILED, failure, request_id=request)
+            await exchange.break_off(Problem("internal_error"))
+        finally:
+            visit.end(exchange.status)
+
+    async def _operate(self, exchange: Exchange, now_ms: int) -> bool:
+        """Answer a probe or a scraper. Returns whether it was one."""
+        head = exchange.head
+        if head.method != "GET" or head.path not in (HEALTH, READY, METRICS):
+            return False
+        if head.path == METRICS:
+            self._metrics.set(REQUESTS_ACTIVE, self._admission.running)
+            await exchange.answer(200, self._metrics.render(), CONTENT_TYPE)
+        elif head.path == HEALTH:
+            await exchange.answer(200, msgspec.json.encode({"alive": True}))
+        else:
+            reason = unready_reason(self._bundle(), self._edge, now_ms, draining=self._draining)
+            body: dict[str, object] = {"ready": True} if reason is None else {"ready": False, "reason": reason}
+            await exchange.answer(200 if reason is None else 503, msgspec.json.encode(body))
+        return True
+
+    async def _serve(self, exchange: Exchange, visit: Visit) -> None:
+        """Check the head in the order in which a check costs and tells least, and serve. Raises ProblemError."""
+        head = exchange.head
+        allowed = _allowed_method(head.path)
+        if allowed is None:
+            raise ProblemError(Problem("unknown_endpoint"))
+        if head.method != allowed:
+            exchange.add_header("allow", allowed)
+            raise ProblemError(Problem("method_not_allowed"))
+        check_framing(head)
+        if self._draining:
+            raise ProblemError(Problem("draining"))
+        if head.query:
+            raise ProblemError(Problem("invalid_value", "This endpoint takes no query.", "query"))
+        bundle = self._bundle()
+        caller = visit.caller = authenticate(head, bundle, self._edge)
+        check_our_headers(head)
+        if bundle is None:
+            raise ProblemError(Problem("no_bundle"))
+        if head.path != CHAT:
+            await self._models(exchange, caller, bundle)
+            visit.complete()
+            return
+        await self._completions.serve(exchange, visit, caller, bundle)
+
+    async def _models(self, exchange: Exchange, caller: Caller, bundle: Bundle) -> None:
+        entitled = entitled_models(caller, bundle)
+        if exchange.head.path == MODELS:
+            await exchange.answer(200, msgspec.json.encode(model_list(entitled)))
+            return
+        named = unquote(exchange.head.path.removeprefix(MODELS + "/"), errors="replace")
+        found = next((model for model in entitled if model == named), None)
+        if found is None:
+            raise ProblemError(Problem("model_not_found", param="model"))
+        await exchange.answer(200, msgspec.json.encode(model_object(found)))
+
+
+def _allowed_method(path: str) -> str | None:
+    """Return the one method of an endpoint, or None when there is none at this path."""
+    if path == CHAT:
+        return "POST"
+    if path in (HEALTH, READY, METRICS, MODELS) or (path.startswith(MODELS + "/") and len(path) > len(MODELS) + 1):
+        return "GET"
+    return None

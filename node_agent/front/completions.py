@@ -1,0 +1,193 @@
+"""POST /v1/chat/completions: from the checked head to the end of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from node_agent.border.gate import Answer, Asked
+from node_agent.front.exchange import Exchange, Pair
+from node_agent.front.http import check_content, read_body
+from node_agent.front.interest import Interest
+from node_agent.front.limits import Admission, Limits
+from node_agent.front.shapes import REASONS, Answering, Chunks, Usage
+from node_agent.front.sse import HEADERS
+from node_agent.front.stream import EventStream
+from node_agent.front.tenants import Caller, entitled_models
+from node_agent.front.visit import Visit
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.files.chat import CARRIED, ChatLimits, ChatRequest, load_chat_request
+from orchestrator.files.label_header import HEADER as LABEL_HEADER
+from orchestrator.files.label_header import LabelHeaderError, parse_label_header
+from orchestrator.files.strict_json import RequestError
+from orchestrator.policy.ids import RequestId
+from orchestrator.policy.labels import Labels
+from orchestrator.wire.catalogue import Problem, ProblemError
+from orchestrator.wire.frames import Broken, Done, Tokens
+
+Ask = Callable[[Asked], Awaitable[Answer]]
+Frames = AsyncGenerator[Tokens | Done | Broken, None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A complete answer, gathered."""
+
+    text: str
+    reason: str
+    usage: Usage
+
+
+class Completions:
+    """Serves chat completions, and can cut those that are running."""
+
+    def __init__(self, ask: Ask, limits: Limits, admission: Admission, now_ms: Callable[[], int]) -> None:
+        self._ask = ask
+        self._limits = limits
+        self._chat_limits = ChatLimits(limits.max_tokens_max)
+        self._admission = admission
+        self._now_ms = now_ms
+        self._running: dict[RequestId, Interest] = {}
+
+    def cut(self) -> None:
+        """End every running answer with an error that says so."""
+        for interest in tuple(self._running.values()):
+            interest.interrupt(ProblemError(Problem("draining", "This edge stopped before the answer was complete.")))
+
+    async def serve(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle) -> None:
+        """Answer one request. Raises ProblemError, and Gone when the client hung up."""
+        check_content(exchange.head, self._limits.body_bytes_max)
+        # The place is taken before the body is read: bodies are memory too.
+        with self._admission.one(caller.tenant.id):
+            answer: Answer | None = None
+            interest = self._running[exchange.request_id] = Interest(exchange.receive)
+            try:
+                async with interest:
+                    body = await read_body(exchange.receive, self._limits.body_bytes_max, self._limits.body_timeout_ms)
+                    interest.watch()
+                    request = self._checked(body, caller, bundle)
+                    answer = await self._ask(self._asked(exchange, caller, request, body))
+                    visit.pool = answer.pool.id
+                    if request.stream:
+                        await self._stream(exchange, visit, answer, request, interest)
+                    else:
+                        await self._whole(exchange, visit, answer, request)
+            finally:
+                del self._running[exchange.request_id]
+                if answer is not None:
+                    # Outside of the interest, so that nothing cuts short what the gate has to record at the end.
+                    await answer.frames.aclose()
+
+    def _checked(self, body: bytes, caller: Caller, bundle: Bundle) -> ChatRequest:
+        """Return the request that the body holds. Raises ProblemError."""
+        try:
+            request = load_chat_request(body, self._chat_limits)
+        except RequestError as error:
+            problem = Problem(error.code, f"{error.param or 'The body'}: {error.message}.", error.param)
+        else:
+            # One answer for a model that is not here and for one that is another tenant's.
+            if request.generation.model not in entitled_models(caller, bundle):
+                raise ProblemError(Problem("model_not_found", param="model"))
+            if not request.carried:
+                missing = ", ".join(sorted(capability.value for capability in request.capabilities - CARRIED))
+                raise ProblemError(Problem("capability_not_offered", f"No pool offers what this needs: {missing}."))
+            return request
+        raise ProblemError(problem)
+
+    def _asked(self, exchange: Exchange, caller: Caller, request: ChatRequest, body: bytes) -> Asked:
+        return Asked(
+            exchange.request_id,
+            exchange.client_request,
+            caller.tenant,
+            caller.key_id,
+            request.generation,
+            request.capabilities,
+            _declared(exchange),
+            body,
+            self._limits.budget_ms,
+        )
+
+    def _answering(self, exchange: Exchange, request: ChatRequest) -> Answering:
+        return Answering(exchange.request_id, request.generation.model, self._now_ms() // 1000)
+
+    async def _whole(self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest) -> None:
+        """Gather the answer and send it at once. A cut answer is an error without a part of the text."""
+        whole = await self._gathered(visit, answer.frames)
+        body = self._answering(exchange, request).completion(whole.text, whole.reason, whole.usage)
+        await exchange.answer(200, msgspec.json.encode(body), headers=_origin(answer))
+        visit.first_token()
+        visit.complete()
+
+    async def _gathered(self, visit: Visit, frames: Frames) -> _Whole:
+        texts: list[str] = []
+        chars = 0
+        while True:
+            frame = await _next(frames)
+            if isinstance(frame, Done):
+                return _Whole("".join(texts), _reason(frame), Usage.of(frame.counts, visit.delivered))
+            visit.delivered += frame.count
+            chars += len(frame.text)
+            if chars > self._limits.answer_chars_max:
+                raise ProblemError(Problem("engine_protocol", "The answer is longer than any that is held here."))
+            texts.append(frame.text)
+
+    async def _stream(
+        self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest, interest: Interest
+    ) -> None:
+        """Send the answer as it comes. The next frame is taken only when the connection has the last one."""
+        chunks = Chunks(self._answering(exchange, request), request.include_usage)
+        # The first frame is here before the status: what is broken by now still gets a status of its own.
+        frame = await _next(answer.frames)
+        await exchange.start(200, (*HEADERS, *_origin(answer)))
+        async with EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt) as events:
+            lead = chunks.role()
+            while isinstance(frame, Tokens):
+                data = lead + chunks.text(frame.text) if frame.text else lead
+                if data:
+                    await events.write(data)
+                    visit.first_token()
+                lead = b""
+                visit.delivered += frame.count
+                frame = await _next(answer.frames)
+            end = lead + chunks.last(_reason(frame), Usage.of(frame.counts, visit.delivered))
+        await exchange.end(end)
+        visit.complete()
+
+
+async def _next(frames: Frames) -> Tokens | Done:
+    """Return the next frame of an answer that goes well. Raises ProblemError when it was cut."""
+    frame = await anext(frames, None)
+    if frame is None:
+        raise ProblemError(Problem("session_lost"))
+    if isinstance(frame, Broken):
+        raise ProblemError(Problem(frame.code, frame.detail))
+    return frame
+
+
+def _reason(done: Done) -> str:
+    if done.reason not in REASONS:
+        raise ProblemError(Problem("engine_protocol", "The answer ended without a reason that is known."))
+    return done.reason
+
+
+def _declared(exchange: Exchange) -> Labels:
+    """Return what the request's header declares. Raises ProblemError."""
+    given = exchange.head.all(LABEL_HEADER)
+    if not given:
+        return Labels()
+    try:
+        return parse_label_header(given[0])
+    except LabelHeaderError as error:
+        problem = Problem("invalid_label", f"{error}.", LABEL_HEADER)
+    raise ProblemError(problem)
+
+
+def _origin(answer: Answer) -> tuple[Pair, ...]:
+    """Return the headers that say where an answer comes from."""
+    return (
+        ("x-tidegate-pool", answer.pool.id),
+        ("x-tidegate-jurisdiction", ",".join(sorted(answer.pool.place.soil()))),
+        ("x-tidegate-decision", answer.decision),
+    )

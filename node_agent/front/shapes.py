@@ -1,0 +1,100 @@
+"""The objects of the OpenAI API that an edge answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from node_agent.front.sse import DONE, event
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.policy.ids import ModelId, RequestId
+
+OWNER = "tidegate"
+REASONS = frozenset({"stop", "length"})
+"""Why an answer may have ended well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one answer consumed, as the tenant is told."""
+
+    prompt: int
+    cached: int
+    delivered: int
+
+    @staticmethod
+    def of(counts: PoolCounts, delivered: int) -> Usage:
+        """Prompt and cached as the pool counted them, the rest as the edge delivered it."""
+        return Usage(counts.prompt, min(counts.cached, counts.prompt), delivered)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the `usage` object."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.delivered,
+            "total_tokens": self.prompt + self.delivered,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What every object of one answer says of it."""
+
+    request: RequestId
+    model: ModelId
+    created_s: int
+
+    def completion(self, text: str, reason: str, usage: Usage) -> dict[str, object]:
+        """Return the `chat.completion` of a whole answer."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        return {**self.frame("chat.completion"), "choices": [choice], "usage": usage.to_json()}
+
+    def frame(self, kind: str) -> dict[str, object]:
+        """Return the fields that every object of the answer begins with."""
+        name = "chatcmpl-" + self.request.removeprefix("req_")
+        return {"id": name, "object": kind, "created": self.created_s, "model": self.model}
+
+
+class Chunks:
+    """The events of one streamed answer. `include_usage` is the tenant's wish for a last chunk with the usage."""
+
+    __slots__ = ("_answering", "_include_usage")
+
+    def __init__(self, answering: Answering, include_usage: bool) -> None:
+        self._answering = answering
+        self._include_usage = include_usage
+
+    def role(self) -> bytes:
+        """The first chunk: who speaks."""
+        return self._chunk({"role": "assistant", "content": "", "refusal": None}, None)
+
+    def text(self, text: str) -> bytes:
+        """Some more of the answer."""
+        return self._chunk({"content": text}, None)
+
+    def last(self, reason: str, usage: Usage) -> bytes:
+        """The end of a complete answer: why, the usage when it was asked for, and [DONE]."""
+        told = b""
+        if self._include_usage:
+            frame = self._answering.frame("chat.completion.chunk")
+            told = event({**frame, "choices": [], "usage": usage.to_json()})
+        return self._chunk({}, reason) + told + DONE
+
+    def _chunk(self, delta: dict[str, object], reason: str | None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice]}
+        if self._include_usage:
+            chunk["usage"] = None
+        return event(chunk)
+
+
+def model_object(model: ModelId) -> dict[str, object]:
+    """Return the `model` object."""
+    return {"id": model, "object": "model", "created": 0, "owned_by": OWNER}
+
+
+def model_list(models: Iterable[ModelId]) -> dict[str, object]:
+    """Return the `list` of models."""
+    return {"object": "list", "data": [model_object(model) for model in models]}

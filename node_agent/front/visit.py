@@ -1,0 +1,97 @@
+"""What becomes of one request, for one log line and the metrics. No payload, key or header value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from node_agent.front.tenants import Caller
+from orchestrator.policy.ids import PoolId, RequestId
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.names import FIRST_TOKEN_SECONDS, REFUSALS, REQUEST_SECONDS, REQUESTS, Event
+from orchestrator.wire.catalogue import Problem
+
+log = logger("node_agent.front")
+
+
+class Outcome(Enum):
+    """How a request ended, in the words of the metrics."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    CUT = "cut"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class Visit:
+    """Follows one request."""
+
+    __slots__ = (
+        "_begun_s",
+        "_clock_s",
+        "_metrics",
+        "_told_first",
+        "caller",
+        "code",
+        "delivered",
+        "outcome",
+        "pool",
+        "request",
+    )
+
+    def __init__(self, request: RequestId, metrics: Metrics, clock_s: Callable[[], float]) -> None:
+        self.request = request
+        self.caller: Caller | None = None
+        self.pool: PoolId | None = None
+        self.delivered = 0
+        """Tokens that the tenant's connection took."""
+        self.outcome = Outcome.CANCELLED
+        self.code: str | None = None
+        self._metrics = metrics
+        self._clock_s = clock_s
+        self._begun_s = clock_s()
+        self._told_first = False
+
+    def first_token(self) -> None:
+        """Some of the answer is out. Only the first call counts."""
+        if not self._told_first and self.pool is not None:
+            self._told_first = True
+            self._metrics.observe(FIRST_TOKEN_SECONDS, self._clock_s() - self._begun_s, pool=self.pool)
+
+    def complete(self) -> None:
+        """The whole answer is out."""
+        self.outcome = Outcome.ANSWERED
+
+    def broken(self, problem: Problem) -> None:
+        """It was refused, or cut after the answer had begun."""
+        self.outcome = Outcome.REFUSED if self.pool is None else Outcome.CUT
+        self.code = problem.entry.code
+
+    def failed(self) -> None:
+        """Something is wrong on our side."""
+        self.outcome = Outcome.FAILED
+        self.code = "internal_error"
+
+    def end(self, status: int | None) -> None:
+        """Tell of it."""
+        took_s = self._clock_s() - self._begun_s
+        self._metrics.count(REQUESTS, outcome=self.outcome)
+        self._metrics.observe(REQUEST_SECONDS, took_s, outcome=self.outcome)
+        if self.code is not None:
+            self._metrics.count(REFUSALS, code=self.code)
+        # Anybody can be refused without a key, as often as they like: that fills no log.
+        tell = log.debug if self.caller is None else log.info
+        tell(
+            Event.REQUEST_ENDED,
+            request_id=self.request,
+            tenant_id=None if self.caller is None else self.caller.tenant.id,
+            key_id=None if self.caller is None else self.caller.key_id,
+            pool=self.pool,
+            outcome=self.outcome,
+            code=self.code,
+            http_status=status,
+            delivered_tokens=self.delivered,
+            duration_ms=round(took_s * 1000),
+        )
