@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import signal
 import subprocess
 import sys
 from json import dumps
@@ -21,6 +23,7 @@ from orchestrator.files.document import FileError
 
 EXIT_BAD_INPUT = 2
 EXIT_NOT_NOW = 1
+PR_SET_PDEATHSIG = 1
 DEFAULT_RTT_MS = {"guizhou": 220, "shanghai": 180}
 
 app = typer.Typer(
@@ -71,6 +74,7 @@ def up(
         house.write_demo_env()
     except (ValueError, HouseError, UpError) as error:
         _fail(str(error))
+    _end_with_parent()
     options = Options(round_trips, None if capture is None else capture.resolve(), once)
     raise typer.Exit(asyncio.run(run(house, options, prepared[1], _say)))
 
@@ -149,6 +153,11 @@ def _model_files(model_dir: Path | None, gguf: Path | None) -> tuple[Path, Path]
     if asked.returncode != 0 or len(lines) < 2:
         raise HouseError("the model is not prepared; run `make setup`")
     return Path(lines[-2]), Path(lines[-1])
+
+
+def _end_with_parent() -> None:
+    """Have the kernel tell us to stop when who started us dies (Linux): `make` killed leaves no house behind."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _say(line: str) -> None:

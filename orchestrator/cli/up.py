@@ -167,7 +167,7 @@ class Up:
                 await self.publish("domestic", self._house.declared("domestic"))
                 await self.publish("overseas", self._house.declared("overseas"))
         self._say("waiting for both bundles, every session and every replica")
-        await self.until("the whole house", self._lacks)
+        await self.until("the whole house", self.lacks)
 
     async def publish(self, side: str, folder: Path) -> int:
         """Publish a folder of declared files on one side, and return the number of its manifest."""
@@ -263,7 +263,7 @@ class Up:
 
     async def _restored(self) -> None:
         self._say("restoring what was changed, and waiting until `status` shows it")
-        await self.until("the whole house again", self._lacks)
+        await self.until("the whole house again", self.lacks)
 
     async def _everywhere(self, number: int) -> None:
         """Wait until every edge holds manifest `number` of the overseas side, and every scheduler knows it."""
@@ -278,9 +278,13 @@ class Up:
         await self.until(f"overseas manifest {number} everywhere", behind)
 
     @staticmethod
-    def _lacks(members: Mapping[str, pb.MemberReport]) -> list[str]:
-        """Return which members are not there, and which pools an edge can reach and does not see as up."""
+    def lacks(members: Mapping[str, pb.MemberReport]) -> list[str]:
+        """Return which members and replicas are not there, and which pools an edge can reach and does not see as up."""
         absent = [name for name in (*EDGES, *SITES) if name not in members]
+        for site in SITES:
+            replicas = members[site].replicas if site in members else []
+            if not any(replica.state == "up" for replica in replicas):
+                absent.append(f"a replica that is up at {site}")
         seen = {(edge, pool.pool): pool.state for edge in EDGES if edge in members for pool in members[edge].pools}
         wanted = [(edge, f"cn-{site}") for edge in EDGES for site in SITES] + [("edge-frankfurt", "eu-frankfurt")]
         for edge, pool in wanted:

@@ -19,7 +19,7 @@ SERVER_PING_FLOOR_MS = 10_000
 RECONNECT_MIN_MS = 100
 RECONNECT_MAX_MS = 1_000
 CONNECT_MS = 5_000
-"""How long one attempt to connect may take. gRPC calls this its minimal backoff; a border is several round trips wide."""
+"""How long one attempt to connect may take, over a border several round trips wide: gRPC's minimal backoff."""
 STREAMS_MAX = 1_000
 METADATA_BYTES_MAX = 16 * 1024
 

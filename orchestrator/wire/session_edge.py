@@ -7,6 +7,7 @@ repeat, or the stream is broken; after one terminal event a stream gets no other
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
@@ -48,8 +49,8 @@ CREDIT_STEP_BYTES = 8 * 1024
 """Consumed bytes are given back in steps, not one by one. A step is never more than half of the first credit."""
 BEATS_MAX = 64
 """Beats without an answer that are remembered; an older one is no longer measured."""
-RTT_SHIFT = 3
-"""The smoothed round trip moves an eighth of the way with each sample (RFC 6298)."""
+RTT_SAMPLES = 8
+"""The round trip is the least of the last beats: what lies above it is somebody's queue, not distance."""
 
 
 class State(Enum):
@@ -114,6 +115,7 @@ class EdgeSession:
         self._streams: dict[int, _Stream] = {}
         self._last_stream = 0
         self._beats: dict[int, int] = {}
+        self._samples_us: deque[int] = deque(maxlen=RTT_SAMPLES)
         self._last_beat = 0
         self._last_beat_us = 0
         self._last_heard_us = 0
@@ -235,8 +237,8 @@ class EdgeSession:
             return self._close("protocol_violation")
         self.welcome = welcome
         self.state = State.LIVE
-        self._measure(now_us - self._beats.pop(0))
-        self.skew_ms = welcome.now_ms + (self.rtt_us or 0) // 2000 - wall_ms
+        # The greeting's round trip holds the dialling too, so it bounds the skew but is no measure of the distance.
+        self.skew_ms = welcome.now_ms + (now_us - self._beats.pop(0)) // 2000 - wall_ms
         for load in welcome.loads:
             self.loads[load.pool] = load
         return self._beat(now_us)
@@ -259,10 +261,8 @@ class EdgeSession:
         return [Send(Beat(0, beat.number))]
 
     def _measure(self, sample_us: int) -> None:
-        if self.rtt_us is None:
-            self.rtt_us = sample_us
-        else:
-            self.rtt_us += (sample_us - self.rtt_us) >> RTT_SHIFT
+        self._samples_us.append(sample_us)
+        self.rtt_us = min(self._samples_us)
 
     def _streamed(self, frame: StreamFrame) -> list[Instruction]:
         found = self._streams.get(frame.stream)

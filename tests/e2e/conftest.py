@@ -7,7 +7,7 @@ something mend it before they end, so that the order of tests does not matter.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from orchestrator.cli.up import Options, Up
 from scheduler.pools.prepare import default_cache, gguf_path, model_directory
 
 STOP_DEADLINE_MS = 20_000
+OPTIONS = Options({"guizhou": 60, "shanghai": 40}, None, once=True)
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[St
     house.write_declared()
     house.write_configs(model_directory(default_cache()))
     supervisor = Supervisor(house.folder, on_exit=lambda ended: said.append(f"{ended.name} ended {ended.status}"))
-    options = Options({"guizhou": 60, "shanghai": 40}, capture, once=True)
+    options = replace(OPTIONS, capture=capture)
     up = Up(house, options, supervisor, gguf_path(), said.append)
     try:
         await up.start()

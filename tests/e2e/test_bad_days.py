@@ -1,0 +1,153 @@
+"""Bad days on the real house: what dies, what goes on, and that the permitted set never widens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import openai
+import psutil
+import pytest
+
+from orchestrator.cli.house import LOOPBACK
+from orchestrator.cli.processes import port_accepts
+from orchestrator.cli.samples import MODEL, ask
+from orchestrator.cli.up import etcd_binary, specs
+from scheduler.pools.prepare import gguf_path
+from tests.e2e.conftest import OPTIONS, Standing
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+
+QUESTION = "Name one river in Europe."
+REGULATED = 'personal=personal, grade=general, origin="DE"'
+WAIT_S = 60.0
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+@asynccontextmanager
+async def stopped(standing: Standing, *names: str) -> AsyncIterator[None]:
+    """Stop processes of the house, and start them again however the test ends, until all is whole."""
+    found = [spec for group in specs(standing.house, OPTIONS, etcd_binary(), gguf_path()) for spec in group]
+    by_name = {spec.name: spec for spec in found}
+    for name in names:
+        await standing.supervisor.stop(name)
+    try:
+        yield
+    finally:
+        for name in reversed(names):
+            await standing.supervisor.start(by_name[name])
+            await standing.supervisor.wait_ready(name, 60_000)
+        await standing.up.until("the whole house again", standing.up.lacks)
+
+
+async def wait_for(what: str, holds: Callable[[], bool]) -> None:
+    end_at = asyncio.get_running_loop().time() + WAIT_S
+    while not holds():
+        assert asyncio.get_running_loop().time() < end_at, f"never: {what}"
+        await asyncio.sleep(0.1)
+
+
+def replica_pids(standing: Standing, site: str) -> list[int]:
+    """The processes of a site's replicas: Ray names them after the actor's class, below the site's cluster."""
+    cluster = standing.supervisor.pid(f"ray-{site}")
+    assert cluster is not None
+    found = []
+    for process in psutil.Process(cluster).children(recursive=True):
+        try:
+            if "ray::Replica" in " ".join(process.cmdline()):
+                found.append(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+async def test_a_killed_replica_ends_its_answer_with_an_error_and_comes_back(standing: Standing) -> None:
+    before = (await standing.up.members())["guizhou"].replicas[0].restarts
+    (pid,) = replica_pids(standing, "guizhou")
+    async with standing.up.caller("singapore").client() as client:
+        stream = await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Write a very long story."}],
+            max_tokens=600,
+            stream=True,
+        )
+        seen = 0
+        with pytest.raises(openai.APIError) as cut:
+            async for _ in stream:
+                seen += 1
+                if seen == 5:
+                    os.kill(pid, signal.SIGKILL)
+    assert cut.value.code in ("engine_failed", "session_lost")
+
+    # While it is gone the other site serves; nothing hangs.
+    meanwhile = await ask(standing.up.caller("singapore"), silent, QUESTION, max_tokens=6)
+    assert meanwhile.status == 200
+
+    await standing.up.until("the whole house again", standing.up.lacks)
+    report = (await standing.up.members())["guizhou"].replicas[0]
+    assert report.state == "up"
+    assert report.restarts == before + 1
+    assert replica_pids(standing, "guizhou") != [pid]
+
+
+async def test_a_scheduler_that_is_down_sends_requests_to_another_permitted_pool(standing: Standing) -> None:
+    async with stopped(standing, "scheduler-guizhou"):
+        general = await ask(standing.up.caller("singapore"), silent, QUESTION, max_tokens=6)
+        assert (general.status, general.pool) == (200, "cn-shanghai")
+        regulated = await ask(standing.up.caller("frankfurt"), silent, QUESTION, REGULATED, max_tokens=6)
+        assert (regulated.status, regulated.pool) == (200, "eu-frankfurt")
+
+
+async def test_with_every_permitted_pool_down_the_answer_is_503_and_the_set_never_widens(standing: Standing) -> None:
+    async with stopped(standing, "scheduler-guizhou", "scheduler-shanghai"):
+        general = await ask(standing.up.caller("singapore"), silent, QUESTION, max_tokens=6)
+        assert general.status == 503
+        assert int(general.headers["retry-after"]) >= 1
+        assert general.headers["x-should-retry"] == "true"
+    async with stopped(standing, "engine-frankfurt"):
+        regulated = await ask(standing.up.caller("frankfurt"), silent, QUESTION, REGULATED, max_tokens=6)
+        assert regulated.status == 503
+        assert regulated.decision is not None
+        assert regulated.decision["pool"] is None
+
+
+async def test_edges_and_schedulers_go_on_without_control_and_etcd(standing: Standing) -> None:
+    names = ("control-overseas", "control-domestic", "etcd-overseas", "etcd-domestic")
+    async with stopped(standing, *names):
+        general = await ask(standing.up.caller("singapore"), silent, QUESTION, max_tokens=6)
+        assert (general.status, general.pool) == (200, "cn-guizhou")
+        blocked = await ask(standing.up.caller("singapore"), silent, QUESTION, REGULATED, max_tokens=6)
+        assert blocked.status == 451
+
+        # An edge that restarts meanwhile serves from its last good bundle on disk.
+        found = [spec for group in specs(standing.house, OPTIONS, etcd_binary(), gguf_path()) for spec in group]
+        edge = next(spec for spec in found if spec.name == "edge-frankfurt")
+        await standing.supervisor.stop("edge-frankfurt")
+        await standing.supervisor.start(edge)
+        await standing.supervisor.wait_ready("edge-frankfurt", 20_000)
+        port = standing.house.ports.frankfurt
+        assert await port_accepts(LOOPBACK, port)()
+        end_at = asyncio.get_running_loop().time() + WAIT_S
+        while True:
+            regulated = await ask(standing.up.caller("frankfurt"), silent, QUESTION, REGULATED, max_tokens=6)
+            if regulated.status == 200 or asyncio.get_running_loop().time() > end_at:
+                break
+            await asyncio.sleep(0.2)
+        assert (regulated.status, regulated.pool) == (200, "eu-frankfurt")
+
+
+async def test_a_killed_intake_finds_its_replicas_again(standing: Standing) -> None:
+    pids = replica_pids(standing, "shanghai")
+    standing.supervisor.kill("scheduler-shanghai")
+    await wait_for("the intake is gone", lambda: not standing.supervisor.alive("scheduler-shanghai"))
+    found = [spec for group in specs(standing.house, OPTIONS, etcd_binary(), gguf_path()) for spec in group]
+    await standing.supervisor.start(next(spec for spec in found if spec.name == "scheduler-shanghai"))
+    await standing.supervisor.wait_ready("scheduler-shanghai", 60_000)
+    await standing.up.until("the whole house again", standing.up.lacks)
+    assert replica_pids(standing, "shanghai") == pids, "the replicas outlive the intake"
