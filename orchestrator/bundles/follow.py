@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ from orchestrator.bundles.refusals import BundleRefused, RefusalCode
 from orchestrator.bundles.revocations import RevocationList
 from orchestrator.bundles.streams import MessageStream, StreamEnded, in_thread
 from orchestrator.policy.ids import Digest, SideId
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 from orchestrator.wire.channels import open_channel
 from protos.tidegate.v1 import control_pb2 as pb
 from protos.tidegate.v1.control_pb2_grpc import ControlStub
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     # Exists in the stubs alone: the generated class is the same for both kinds of channel.
     from protos.tidegate.v1.control_pb2_grpc import ControlAsyncStub
 
-logger = logging.getLogger(__name__)
+log = logger("orchestrator.bundles")
 Answer = TypeVar("Answer")
 
 REPORT_S = 1.0
@@ -66,12 +67,12 @@ class _Alarms:
 
     def set(self, kind: str, sentence: str, side: str = "") -> None:
         if self.sentences.get((kind, side)) != sentence:
-            logger.warning("%s: %s", kind, sentence)
+            log.warning(Event.ALARM_RAISED, kind=kind, detail=sentence)
         self.sentences[kind, side] = sentence
 
     def clear(self, kind: str, side: str = "") -> None:
         if self.sentences.pop((kind, side), None) is not None:
-            logger.info("%s %s: over", kind, side)
+            log.info(Event.ALARM_CLEARED, kind=kind)
 
 
 class BundleFollower:

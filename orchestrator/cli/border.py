@@ -83,7 +83,7 @@ class _Line:
     def __init__(self, border: Border, keep: BinaryIO | None) -> None:
         self._border = border
         self._keep = keep
-        self._queue: deque[tuple[float, bytes | _Mark]] = deque()
+        self._queue: deque[tuple[float, bytes | _Mark]] = deque()  # bounded: window_bytes, then reading pauses
         self._held_bytes = 0
         self._last_due_s = math.inf
         self._timer: asyncio.Handle | None = None
@@ -116,7 +116,7 @@ class _Line:
     def set_out(self) -> None:
         """Starts the way of all that waits and of all that will come."""
         self._last_due_s = time.monotonic() + self._border.half_trip_s()
-        self._queue = deque((self._last_due_s, item) for _, item in self._queue)
+        self._queue = deque((self._last_due_s, item) for _, item in self._queue)  # bounded: as it was
         self.move()
 
     def target_full(self, full: bool) -> None:

@@ -24,6 +24,7 @@ from orchestrator.files.document import FileError
 EXIT_BAD_INPUT = 2
 EXIT_NOT_NOW = 1
 PR_SET_PDEATHSIG = 1
+PREPARE_S = 300
 DEFAULT_RTT_MS = {"guizhou": 220, "shanghai": 180}
 
 app = typer.Typer(
@@ -146,9 +147,8 @@ def _model_files(model_dir: Path | None, gguf: Path | None) -> tuple[Path, Path]
     """
     if model_dir is not None and gguf is not None:
         return model_dir.resolve(), gguf.resolve()
-    asked = subprocess.run(
-        [sys.executable, "-m", "scheduler.pools.prepare", "--paths"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "scheduler.pools.prepare", "--paths"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PREPARE_S)
     lines = asked.stdout.splitlines()
     if asked.returncode != 0 or len(lines) < 2:
         raise HouseError("the model is not prepared; run `make setup`")

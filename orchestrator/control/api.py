@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -25,13 +24,15 @@ from orchestrator.control.publish import Submitted, read_submission
 from orchestrator.control.truth import StaleExpectation, Standing, Truth
 from orchestrator.control.watch import Watch
 from orchestrator.policy.ids import Digest, SideId, is_digest, is_name
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 from protos.tidegate.v1 import control_pb2 as pb
 from protos.tidegate.v1.control_pb2_grpc import ControlServicer
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
-logger = logging.getLogger(__name__)
+log = logger("orchestrator.control")
 
 BEAT_S = 1.0
 REPORT_SILENCE_S = 10.0
@@ -132,7 +133,7 @@ class ControlService(ControlServicer):
         try:
             await self._exchange.converse(read, write)
         except StreamEnded as end:
-            logger.info("an exchange ended: %s", end)
+            log.info(Event.EXCHANGE_ENDED, detail=str(end))
             await _abort(context, grpc.StatusCode.UNAVAILABLE, str(end))
         except OSError:
             await _abort(context, grpc.StatusCode.UNAVAILABLE, "the disk of this control fails")
@@ -211,7 +212,10 @@ class ControlService(ControlServicer):
         said: set[Digest] = set()
         while not hearing.done() and not draining.done():
             notice = self._notice(role, said)
-            await asyncio.wait_for(context.write(notice), WRITE_S)
+            try:
+                await asyncio.wait_for(context.write(notice), WRITE_S)
+            except TimeoutError:
+                await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the member does not read")
             if self._fresh(role, said, self._truth.standing):
                 continue
             news = asyncio.create_task(self._truth.news(), name="wait for news")

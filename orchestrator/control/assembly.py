@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import Callable
 
@@ -21,10 +20,12 @@ from orchestrator.control.registry import Registry
 from orchestrator.control.settings import ControlSettings, Identity, identify
 from orchestrator.control.truth import Truth
 from orchestrator.control.watch import Watch
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 from orchestrator.wire.channels import bind, make_server
 from protos.tidegate.v1.control_pb2_grpc import add_ControlServicer_to_server
 
-logger = logging.getLogger(__name__)
+log = logger("orchestrator.control")
 
 MAINTAIN_S = 1.0
 MAINTAIN_FLOOR_S = 0.2
@@ -70,7 +71,7 @@ async def serve(settings: ControlSettings, stop: asyncio.Event, on_ready: Callab
         ]
         if settings.peer is not None:
             tasks.append(asyncio.create_task(exchange.dial(), name="dial the other side"))
-        logger.info("control of %s listens on port %d", identity.side, port)
+        log.info(Event.PROGRAM_READY, side=identity.side, port=port)
         if on_ready is not None:
             on_ready(port)
         await _first_end(tasks, stop)
@@ -152,6 +153,6 @@ async def _call_the_roll(roll: Roll) -> None:
             failed = False
         except RegistryError as failure:
             if not failed:
-                logger.warning("who attends cannot be written: %s", failure)
+                log.warning(Event.REGISTRY_LOST, detail=str(failure))
             failed = True
         await asyncio.sleep(ROLL_S)

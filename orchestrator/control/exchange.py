@@ -7,7 +7,6 @@ Tenants and settings leave as digests in a manifest; `Outgoing` chooses what is 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from orchestrator.bundles.refusals import BundleRefused
 from orchestrator.bundles.streams import MessageStream, StreamEnded, in_thread
 from orchestrator.control.truth import Truth
 from orchestrator.policy.ids import Digest, SideId
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 from orchestrator.wire.channels import open_channel
 from protos.tidegate.v1 import control_pb2 as pb
 from protos.tidegate.v1.control_pb2_grpc import ControlStub
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     # Exists in the stubs alone: the generated class is the same for both kinds of channel.
     from protos.tidegate.v1.control_pb2_grpc import ControlAsyncStub
 
-logger = logging.getLogger(__name__)
+log = logger("orchestrator.control")
 
 BEAT_S = 1.0
 SILENCE_S = 3.5
@@ -199,7 +200,7 @@ class Exchange:
                     reason = error.code().name
                 except OSError as failure:
                     reason = f"the disk fails: {failure.strerror}"
-                logger.info("exchange with the other side ended: %s", reason)
+                log.info(Event.EXCHANGE_ENDED, detail=reason)
                 if asyncio.get_running_loop().time() - begun > SILENCE_S * 2:
                     backoff_s = BACKOFF_FIRST_S
                 await asyncio.sleep(backoff_s * (0.5 + self._chance() / 2))

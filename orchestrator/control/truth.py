@@ -8,7 +8,6 @@ signature is its proof, and our own manifest follows when etcd takes it.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,8 +46,10 @@ from orchestrator.control.publish import (
 from orchestrator.control.registry import Registry
 from orchestrator.control.settings import Identity
 from orchestrator.policy.ids import Digest, SideId
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 
-logger = logging.getLogger(__name__)
+log = logger("orchestrator.control")
 Answer = TypeVar("Answer")
 
 MANIFEST_KEY = RegistryKey("manifest/current")
@@ -170,7 +171,7 @@ class Truth:
         if failure:
             self._alarm("registry", f"The manifest is not maintained: {failure}.")
         elif self._alarms.pop("registry", None) is not None:
-            logger.info("the manifest is maintained again")
+            log.info(Event.REGISTRY_CONNECTED)
 
     async def save_time(self) -> None:
         """Save the highest time seen, when it has moved on by a second. Raises nothing; a failure is an alarm."""
@@ -201,7 +202,7 @@ class Truth:
         """Take a manifest of another side with the sections that came before it. Raises BundleRefused and OSError."""
         self._foreign(signed)
         if await self._work(partial(self._take_foreign, signed, bodies)):
-            logger.info("manifest %d of %s taken", signed.number, signed.side)
+            log.info(Event.BUNDLE_LOADED, number=signed.number, side=signed.side)
             self._tell()
 
     def _take_foreign(self, signed: Signed, bodies: Mapping[Digest, bytes]) -> bool:
@@ -242,7 +243,7 @@ class Truth:
             await self._commit(heads, held, self._list_to_write(heads))
         else:
             # etcd was set back, or holds what nobody signed: the same content under a number that nobody has seen.
-            logger.warning("etcd does not hold manifest %d: it is issued again", current.number)
+            log.warning(Event.BUNDLE_REISSUED, number=current.number)
             await self._issue(heads, current.manifest.own_sections(), self._own_list(), whole=True)
         self._recorded.clear()
         return await self._read_heads()
@@ -286,7 +287,7 @@ class Truth:
             if found is not None:
                 await self._work(partial(self._holdings.keep_section, entry, found.value))
         await self._work(partial(self._holdings.accept, manifest, signed, self.now_ms()))
-        logger.info("manifest %d of %s taken from etcd", manifest.number, manifest.side)
+        log.info(Event.BUNDLE_LOADED, number=manifest.number, side=manifest.side)
         return True
 
     async def _issue(
@@ -319,7 +320,7 @@ class Truth:
             self._holdings.accept(manifest, signed, self.now_ms())
 
         await self._work(accept)
-        logger.info("manifest %d issued with %d sections", manifest.number, len(manifest.sections))
+        log.info(Event.BUNDLE_PUBLISHED, number=manifest.number, count=len(manifest.sections))
         self._tell()
         if before is not None:
             await self._drop_sections(before.manifest, manifest)
@@ -478,7 +479,7 @@ class Truth:
 
     def _alarm(self, kind: str, sentence: str) -> None:
         if self._alarms.get(kind) != sentence:
-            logger.warning("%s: %s", kind, sentence)
+            log.warning(Event.ALARM_RAISED, kind=kind, detail=sentence)
         self._alarms[kind] = sentence
 
 

@@ -16,7 +16,6 @@ What the cursor rests on:
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections import deque
@@ -35,8 +34,10 @@ from orchestrator.control.entries import (
     RegistryUnavailable,
     Revision,
 )
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 
-logger = logging.getLogger(__name__)
+log = logger("orchestrator.control")
 
 QUIET_INTERVALS = 3
 """A server that has said nothing for this many progress intervals is hung."""
@@ -202,7 +203,7 @@ class PendingBatches:
     def __init__(self, most_changes: int = PENDING_MOST_CHANGES, most_bytes: int = PENDING_MOST_BYTES) -> None:
         self._most_changes = most_changes
         self._most_bytes = most_bytes
-        self._batches: deque[Changes] = deque()
+        self._batches: deque[Changes] = deque()  # bounded: most_changes and most_bytes
         self._changes = 0
         self._size_bytes = 0
         self._resync = False
@@ -445,7 +446,7 @@ class Watch:
             self._connected = True
             return
         if self._failures > 0:
-            logger.info("watch of %s is whole again", self._name)
+            log.info(Event.REGISTRY_CONNECTED)
             self._failures = 0
         if step.changes:
             self._pending.add(Changes(step.changes, relisted=False))
@@ -453,7 +454,7 @@ class Watch:
 
     def _failed(self, failure: RegistryError) -> None:
         if self._failures == 0:
-            logger.warning("watch of %s is cut: %s", self._name, failure)
+            log.warning(Event.REGISTRY_LOST, detail=str(failure))
         self._last_failure = str(failure)
         self._connected = False
         self._failures += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from orchestrator.policy.ids import Digest
 from orchestrator.wire.channels import bind, make_server
 from protos.tidegate.v1 import control_pb2 as pb
 from protos.tidegate.v1.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
-from tests.bundles.sides import Issue, Side, issue
+from tests.bundles.sides import File, Issue, SectionKind, Side, fleet, issue
 from tests.control.planes import Plane, until
 from tests.etcd_process import EtcdProcess
 
@@ -136,17 +137,20 @@ class Liar(ControlServicer):
             if Digest(digest) in self.bodies:
                 yield pb.SectionBlob(digest=digest, body=self.bodies[Digest(digest)])
 
-    async def FetchManifest(self, request, context):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN201
+    async def FetchManifest(  # type: ignore[override]
+        self, request: pb.ManifestRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ManifestBlob:
         await asyncio.sleep(30)
+        return pb.ManifestBlob()
 
-    async def Exchange(self, request_iterator, context):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN201
-        raise NotImplementedError
+    def Exchange(self, request_iterator, context):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        raise AssertionError("no member exchanges")
 
-    async def Publish(self, request_iterator, context):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN201
-        raise NotImplementedError
+    def Publish(self, request_iterator, context):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        raise AssertionError("no member publishes")
 
-    async def Status(self, request, context):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN201
-        raise NotImplementedError
+    def Status(self, request, context):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        raise AssertionError("no member asks for the status")
 
 
 @asynccontextmanager
@@ -181,7 +185,7 @@ async def test_a_member_keeps_the_last_good_bundle(plane: Plane, ours: Side) -> 
             await until(lambda: not any(a.startswith("bundle_refused") for a in edge.alarms()), 3, "the end of it")
         # A manifest whose sections are not to be had leaves the last good one, and is tried again.
         late = issue(ours, 7, files=ours.files[:1], issued_ms=_now_ms())
-        changed = issue(ours, 8, files=[_renamed(ours)], issued_ms=_now_ms())
+        changed = issue(ours, 8, files=[_renamed()], issued_ms=_now_ms())
         liar.says = changed.signed
         await until(lambda: any("does not have section" in a for a in edge.alarms()), 3, "the missing section")
         assert edge.current is not None
@@ -231,12 +235,8 @@ async def test_a_cited_manifest_is_fetched(plane: Plane, tmp_path: Path) -> None
 
 
 def _now_ms() -> int:
-    import time
-
     return time.time_ns() // 1_000_000
 
 
-def _renamed(side: Side):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    from tests.bundles.sides import SectionKind, fleet
-
+def _renamed() -> File:
     return (SectionKind.FLEET, "fleet", fleet("sg-edge", "sg-pool-9", "SG", "harbour-sg"))

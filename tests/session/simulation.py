@@ -31,7 +31,7 @@ from orchestrator.wire.frames import (
 )
 from orchestrator.wire.session_edge import DEAD_BUSY_MS, DEAD_IDLE_MS, HELLO_DEADLINE_MS, State
 from orchestrator.wire.session_intake import AHEAD_BYTES_MAX
-from tests.session.world import EDGE_TICK_US, INTAKE_TICK_US, Clock, Pair, load, open_frame
+from tests.session.world import EDGE_TICK_US, INTAKE_TICK_US, Clock, Pair, load, made_id, open_frame
 
 MS = 1_000
 S = 1_000_000
@@ -59,7 +59,10 @@ class Attempt:
     ahead_ends: bool = False
     """Whether what is ahead was dropped: cancelled, or read too slowly."""
     started: bool = False
+    cancel_taken: bool = False
     stop_seen: bool = False
+    stops_after: int = 0
+    """Steps that the engine still makes after it was told to stop."""
     engine_ended: bool = False
     settled_at_intake: int = 0
     got_chars: int = 0
@@ -113,6 +116,7 @@ class Session(Pair):
             rng.choice((1, 1, 20, 400, 3_000)) * MS,
             None if leaves_us is None else self.clock.now_us + leaves_us,
         )
+        attempt.stops_after = rng.choice((0, 2))
         if self.edge.streams() == 0:
             self.busy_since_us = self.clock.now_us
         self.attempts[stream] = attempt
@@ -141,7 +145,9 @@ class Session(Pair):
             assert attempt.waiting_bytes <= attempt.credit_bytes, "more is held than there was credit for"
         elif isinstance(frame, Done | Broken | Refused):
             attempt.terminals.append(frame)
-            self.simulation.met[f"edge {getattr(frame, 'code', 'done')}"] += 1
+            code = getattr(frame, "code", "done")
+            assert code != "protocol_violation", "an honest peer was called dishonest"
+            self.simulation.met[f"edge {code}"] += 1
             if isinstance(frame, Done) and frame.reason == "stop":
                 assert attempt.got_chars == len(attempt.made), "an answer was called complete and was not"
                 assert attempt.got_count == attempt.made_count == frame.counts.sent
@@ -202,6 +208,8 @@ class Session(Pair):
 
     def take_up(self, frame: EdgeFrame) -> list[session_intake.Instruction]:
         """Some attempts cannot be read; only these suffer."""
+        if isinstance(frame, Cancel):
+            self.attempts[frame.stream].cancel_taken = True
         if not isinstance(frame, Open) or self.intake.state not in (State.LIVE, State.DRAINING):
             return super().take_up(frame)
         assert frame.stream > self.seen_streams, "a stream number came twice"
@@ -236,7 +244,8 @@ class Session(Pair):
         """One step of the engine: some tokens, or its end."""
         together, pad, gap_us = plan
         if attempt.stop_seen:
-            # It stops some steps later, and says so.
+            attempt.stops_after -= 1
+        if attempt.stops_after < 0:
             self._engine_end(attempt, self.intake.done(attempt.stream, "cancelled", PoolCounts(3, 0, attempt.made_count)))
             return
         if left <= 0:
@@ -268,6 +277,7 @@ class Session(Pair):
         """Check what the intake sends."""
         self.kept_down.append(frame)
         if isinstance(frame, Tokens):
+            assert not self.attempts[frame.stream].cancel_taken, "tokens for nobody"
             self.attempts[frame.stream].sent_bytes += held_bytes(frame.text, frame.ids) - held_bytes("", ())
         elif isinstance(frame, Broken) and frame.code == "slow_reader":
             self.attempts[frame.stream].ahead_ends = True
@@ -346,6 +356,14 @@ class Session(Pair):
             self._stray_up(before)
 
     def _stray_down(self) -> None:
+        live = next((a for a in self.attempts.values() if not a.settled_at_edge and not a.terminals), None)
+        if live is not None:
+            dropped = self.edge.dead_frames
+            self.edge_heard_us = self.clock.now_us
+            other = Tokens(live.stream, self.simulation.stranger, live.got_count, 1, "x", (1,))
+            assert self.take_down(self.epoch, other) == [], "a frame of another attempt was taken"
+            assert self.edge.dead_frames == dropped + 1
+            self.simulation.met["other attempt"] += 1
         for frame in self.kept_down:
             if not isinstance(frame, Tokens | Done | Refused | Broken):
                 continue
@@ -390,6 +408,8 @@ class Simulation:
         self.attempts: list[Attempt] = []
         self.sessions: list[Session] = []
         self.faults = self.rng.choice(("none", "step", "cut", "one-way", "mixed", "drain"))
+        self.stranger = AttemptId(made_id("att", 1 << 64))
+        """An attempt that nobody opened."""
         self._redialling = False
         self._over = False
 
