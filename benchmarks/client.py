@@ -108,7 +108,8 @@ class _Reader(asyncio.Protocol):
         if self._status == 200 and self._done_ns:
             self._finish()
         else:
-            self._fail("the connection was closed in the middle of the answer" + self._error_text())
+            what = "the connection was closed in the middle of the answer"
+            self._fail((f"HTTP {self._status}" if self._status not in (0, 200) else what) + self._error_text())
 
     def data_received(self, data: bytes) -> None:
         now_ns = perf_counter_ns()
@@ -122,8 +123,9 @@ class _Reader(asyncio.Protocol):
             received = received[end + len(_END_OF_HEAD) :]
         if self._status != 200:
             self._rest = received[:ERROR_BYTES_MAX]
-            self._fail(f"HTTP {self._status}" + self._error_text())
-            self.close()
+            if received.endswith(b"}"):
+                self._fail(f"HTTP {self._status}" + self._error_text())
+                self.close()
             return
         self._read(received, now_ns)
 

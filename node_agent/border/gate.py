@@ -7,6 +7,7 @@ placed again at most twice.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -50,6 +51,10 @@ from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFram
 
 PLACEMENTS_MAX = 3
 """The first placement and at most two more."""
+REFRESHED = frozenset({"policy_newer", "policy_stale"})
+"""Refusals that a newer bundle may answer."""
+REFRESH_POLLS = 25
+REFRESH_POLL_S = 0.02
 CHARS_PER_TOKEN = 4
 """Until it is learned per model and script: an estimate that never refuses."""
 
@@ -138,7 +143,17 @@ class Gate:
         for _ in range(PLACEMENTS_MAX):
             attempt = await self._decide_and_record(asked, tried, problem)
             frames = self._hands.routes.send(attempt.pool, attempt.sendable, attempt.tally)
-            first = await self._first(attempt, frames)
+            first: StreamFrame | None = None
+            try:
+                first = await self._first(frames)
+            finally:
+                if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
+                    await frames.aclose()
+                    await self._settle(attempt, Outcome.CANCELLED, None, None)
+            if isinstance(first, Broken):
+                await frames.aclose()
+                await self._settle(attempt, Outcome.BROKEN, first.counts, None)
+                raise ProblemError(Problem(first.code, first.detail))
             if not isinstance(first, Refused):
                 answer = Answer(attempt.decision_id, attempt.pool, self._empty())
                 answer.frames = self._rest(attempt, first, frames, answer)
@@ -149,6 +164,8 @@ class Gate:
             log.info(Event.ATTEMPT_REFUSED, request_id=asked.request, pool=attempt.pool.id, code=code)
             if problem.entry.retry is not Retry.ELSEWHERE:
                 raise ProblemError(problem)
+            if code in REFRESHED and await self._refreshed(attempt.sendable.citation.manifest):
+                continue  # the same pool may well be right under the newer law
             tried |= {attempt.pool.id}
         raise ProblemError(problem or Problem("no_feasible_pool"))
 
@@ -264,17 +281,22 @@ class Gate:
             if mandatory:
                 raise ProblemError(Problem("evidence_unavailable")) from error
 
-    async def _first(self, attempt: _Attempt, frames: AsyncGenerator[StreamFrame, None]) -> StreamFrame:
-        """Return the first frame that says how it goes: tokens, an end, or a refusal. Raises when it is cut before."""
+    @staticmethod
+    async def _first(frames: AsyncGenerator[StreamFrame, None]) -> StreamFrame:
+        """Return the first frame that says how it goes: tokens, an end, or a refusal."""
         async for frame in frames:
-            if isinstance(frame, Accepted):
-                continue
-            if isinstance(frame, Broken):
-                await frames.aclose()
-                await self._settle(attempt, Outcome.BROKEN, frame.counts, None)
-                raise ProblemError(Problem(frame.code, frame.detail))
-            return frame
+            if not isinstance(frame, Accepted):
+                return frame
         raise ProblemError(Problem("session_lost"))
+
+    async def _refreshed(self, number: int) -> bool:
+        """Wait for a newer manifest than `number`. Returns whether there is one."""
+        for _ in range(REFRESH_POLLS):
+            bundle = self._hands.bundle()
+            if bundle is not None and bundle.number > number:
+                return True
+            await asyncio.sleep(REFRESH_POLL_S)
+        return False
 
     async def _rest(
         self,

@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from orchestrator.evidence.signing import verify
 from orchestrator.policy.ids import KEY_ID_PATTERN, KeyId, SideId, digest_of, is_name
 from orchestrator.policy.jurisdictions import Jurisdiction, expand
 
 PUBLIC_KEY_BYTES = 32
-SIGNATURE_BYTES = 64
 KEY_ID_CHARS = 16
 
 
@@ -59,13 +58,7 @@ class Root:
 
     def signed(self, message: bytes, signature: bytes) -> bool:
         """Whether `signature` is this root's over `message`."""
-        if len(signature) != SIGNATURE_BYTES:
-            return False
-        try:
-            Ed25519PublicKey.from_public_bytes(self.public_key).verify(signature, message)
-        except InvalidSignature:
-            return False
-        return True
+        return verify(self.public_key, message, signature)
 
 
 class Roots:

@@ -1,0 +1,376 @@
+"""A stand on one machine: one side, made of the real programs as processes, with real engines behind them.
+
+One side stands on the soil of Singapore and of China, so that one control plane serves both: an edge in Singapore, a
+site without Ray in China, and behind each of them the same engines. A request of general data reaches an engine on two
+paths, by the model that it names: `<engine>-edge-only` (edge, engine) and `<engine>-two-hop` (edge, intake, engine).
+The packs are those of `examples/two-sides`. No distance is emulated.
+
+Everything lies in one folder and dies with the process that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from benchmarks import engine as instant
+from orchestrator.bundles.roots import SigningKey, key_id_of
+from orchestrator.cli.processes import ProcessSpec, Supervisor, port_accepts
+from orchestrator.cli.publish import publish
+from orchestrator.cli.status import fetch_status
+from orchestrator.cli.up import etcd_binary
+from orchestrator.config.secret import read_secret
+from orchestrator.policy.ids import KeyId, format_api_key
+
+LOOPBACK = "127.0.0.1"
+ROOT = Path(__file__).resolve().parents[1]
+PACKS = (
+    ROOT / "examples" / "two-sides" / "overseas" / "packs" / "sg.yaml",
+    ROOT / "examples" / "two-sides" / "domestic" / "packs" / "cn.yaml",
+)
+SIDE = "stand"
+EDGE = "edge-singapore"
+SITE = "site"
+TENANT = "acme-sg"
+LLAMA_MODEL = "smollm2-135m-instruct"
+LLAMA_CONTEXT_TOKENS = 1024
+INSTANT_SLOTS = 64
+SPOOL_BYTES = 256 << 20
+START_DEADLINE_MS = 60_000
+STAND_DEADLINE_S = 60.0
+STOP_DEADLINE_MS = 20_000
+POLL_S = 0.1
+PROGRAM_ENV = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
+
+INSTANT = "instant"
+LLAMA = "llama"
+EDGE_ONLY = "edge-only"
+TWO_HOP = "two-hop"
+PATHS = (EDGE_ONLY, TWO_HOP)
+
+
+class StandError(Exception):
+    """The stand does not come up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine of the stand."""
+
+    name: str
+    port: int
+    served_model: str
+    slots: int
+    context_tokens: int
+    spec: ProcessSpec
+
+    @property
+    def url(self) -> str:
+        """The engine without `/v1`."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def model(self, path: str) -> str:
+        """Return the model that reaches this engine on a path."""
+        return f"{self.name}-{path}"
+
+    def pool(self, path: str) -> str:
+        """Return the pool that stands for this engine on a path."""
+        return f"{'sg' if path == EDGE_ONLY else 'cn'}-{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    etcd: int
+    etcd_peer: int
+    control: int
+    edge: int
+    intake: int
+    replicas: int
+    instant: int
+    llama: int
+
+
+class Stand:
+    """The processes of one stand, and the files they are told by."""
+
+    def __init__(self, folder: Path, gguf: Path | None) -> None:
+        """`gguf` is the model of the llama.cpp engine; without it that engine is left out."""
+        self.folder = folder
+        self.supervisor = Supervisor(folder)
+        self._ports = _Ports(*_free_ports(8))
+        self.engines = _engines(self._ports, gguf)
+        for made in ("keys", "config", "declared/packs", "declared/tenants", "data"):
+            (folder / made).mkdir(parents=True, exist_ok=True)
+        (folder / "keys").chmod(0o700)
+        self._root_key = self._key("root.pem")
+        self._edge_key = self._key("edge.pem")
+        for name in ("operator.token", "replica.token"):
+            self._secret(name, secrets.token_urlsafe(32))
+        self._secret("edge.commitment", secrets.token_hex(32))
+        self._tenant_secret = secrets.token_bytes(32)
+        self._tenant_key_id = KeyId(secrets.token_hex(6))
+        self._write_declared()
+        self._write_configs()
+
+    @property
+    def edge_port(self) -> int:
+        """Where tenants call."""
+        return self._ports.edge
+
+    @property
+    def api_key(self) -> str:
+        """The tenant's API key. Secret."""
+        return format_api_key(self._tenant_key_id, self._tenant_secret)
+
+    def edge_argv(self) -> tuple[str, ...]:
+        """Return the command of the edge."""
+        return (sys.executable, "-m", "node_agent", "--config", str(self._config("edge")))
+
+    async def start(self, *, serving: bool = True) -> None:
+        """Start everything and wait until the edge sees every pool as up. Raises StandError and ProcessFailure.
+
+        Without `serving`, engines and site are left out, and only the edge's bundle is waited for.
+        """
+        control = self._program("control", "orchestrator", self._ports.control)
+        site = self._program("scheduler", "scheduler", self._ports.intake)
+        edge = self._program("edge", "node_agent", self._ports.edge)
+        first = [self._etcd(), *(engine.spec for engine in self.engines if serving)]
+        for group in (first, [control]):
+            await self._start(group)
+        token = read_secret(self._file("operator.token"))
+        await publish(self._control, token, self.folder / "declared")
+        await self._start([site, edge] if serving else [edge])
+        await self._until_whole(serving)
+
+    async def stop(self) -> None:
+        """Stop everything. The files stay: the edge can be started again on its last bundle, without control."""
+        await self.supervisor.stop_all(STOP_DEADLINE_MS)
+
+    def process(self, name: str) -> psutil.Process:
+        """Return a running process of the stand. Raises StandError when it does not run."""
+        pid = self.supervisor.pid(name)
+        if pid is None:
+            raise StandError(f"{name} does not run; log: {self.supervisor.log_path(name)}")
+        return psutil.Process(pid)
+
+    async def _start(self, group: list[ProcessSpec]) -> None:
+        for spec in group:
+            await self.supervisor.start(spec)
+        for spec in group:
+            await self.supervisor.wait_ready(spec.name, START_DEADLINE_MS)
+
+    async def _until_whole(self, serving: bool) -> None:
+        """Wait until the edge holds the bundle and, when `serving`, reports every pool of it as up."""
+        target = (self._control, read_secret(self._file("operator.token")))
+        wanted = {engine.pool(path) for engine in self.engines for path in PATHS}
+        loop = asyncio.get_running_loop()
+        end_at = loop.time() + STAND_DEADLINE_S
+        while loop.time() < end_at:
+            (status,) = await fetch_status([target])
+            members = () if status.reply is None else status.reply.members
+            edge = next((member.report for member in members if member.report.member == EDGE), None)
+            if edge is not None and {pool.pool for pool in edge.pools if pool.state == "up" or not serving} >= wanted:
+                return
+            await asyncio.sleep(POLL_S)
+        raise StandError(f"the edge did not see every pool as up within {STAND_DEADLINE_S:.0f} s; logs: {self.folder}")
+
+    @property
+    def _control(self) -> str:
+        return f"{LOOPBACK}:{self._ports.control}"
+
+    def _program(self, name: str, module: str, port: int) -> ProcessSpec:
+        argv = (sys.executable, "-m", module, "--config", str(self._config(name)))
+        return ProcessSpec(name, argv, env=PROGRAM_ENV, cwd=ROOT, ready=port_accepts(LOOPBACK, port))
+
+    def _etcd(self) -> ProcessSpec:
+        client, peer = f"http://{LOOPBACK}:{self._ports.etcd}", f"http://{LOOPBACK}:{self._ports.etcd_peer}"
+        argv = (
+            *(str(etcd_binary()), "--name", SIDE, "--data-dir", str(self.folder / "data" / "etcd")),
+            *("--listen-client-urls", client, "--advertise-client-urls", client),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", f"{SIDE}={peer}"),
+            *("--experimental-watch-progress-notify-interval", "1s", "--log-level", "error"),
+        )
+        return ProcessSpec("etcd", argv, ready=port_accepts(LOOPBACK, self._ports.etcd))
+
+    # Files
+
+    def _config(self, program: str) -> Path:
+        return self.folder / "config" / f"{program}.yaml"
+
+    def _file(self, secret: str) -> Path:
+        return self.folder / "keys" / secret
+
+    def _secret(self, name: str, text: str) -> None:
+        descriptor = os.open(self._file(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+
+    def _key(self, name: str) -> bytes:
+        """Make a signing key and return its public half."""
+        key = SigningKey.generate()
+        key.write(self._file(name))
+        return key.public_key
+
+    def _write_declared(self) -> None:
+        declared = self.folder / "declared"
+        for pack in PACKS:
+            shutil.copyfile(pack, declared / "packs" / pack.name)
+        pools = [self._pool(engine, path) for engine in self.engines for path in PATHS]
+        models = [engine.model(path) for engine in self.engines for path in PATHS]
+        _write(declared / "fleet.yaml", self._fleet(pools))
+        costs = [
+            {"pool": engine.pool(path), "model": engine.model(path), **_AMOUNTS, "egress_per_gb": "0.08"}
+            for engine in self.engines
+            for path in PATHS
+        ]
+        book = {"id": "standard", "prices": [{"model": model, **_AMOUNTS} for model in models]}
+        _write(declared / "prices.yaml", {"version": 1, "costs": costs, "books": [book]})
+        _write(declared / "settings.yaml", _SETTINGS)
+        _write(declared / "tenants" / f"{TENANT}.yaml", {"version": 1, "tenants": [self._tenant(models)]})
+
+    def _fleet(self, pools: list[dict[str, Any]]) -> dict[str, Any]:
+        public = base64.b64encode(self._edge_key).decode("ascii")
+        edge = {
+            "id": EDGE,
+            "region": "singapore",
+            "place": _place("SG", "stand-overseas"),
+            "keys": [{"id": key_id_of(self._edge_key), "public_key": public}],
+        }
+        entities = [{"id": "stand-overseas", "country": "SG"}, {"id": "stand-domestic", "country": "CN"}]
+        return {"version": 1, "entities": entities, "edges": [edge], "pools": pools}
+
+    def _pool(self, engine: Engine, path: str) -> dict[str, Any]:
+        model = {
+            "id": engine.model(path),
+            "context_tokens": engine.context_tokens,
+            "capabilities": ["chat", "stream", "seed", "stop"],
+            "prefill_us_per_token": 1500,
+            "decode_us_per_token": 15000,
+        }
+        pool = {"id": engine.pool(path), "accelerator": "cpu", "slots": engine.slots, "models": [model]}
+        if path == EDGE_ONLY:
+            there = {"region": "singapore", "place": _place("SG", "stand-overseas"), "assurance": "edge-only"}
+            return {**pool, **there, "engine": engine.name, "reachable_from": [EDGE]}
+        there = {"region": "china", "place": _place("CN", "stand-domestic"), "assurance": "two-party"}
+        return {**pool, **there, "scheduler": SITE, "intake": f"{LOOPBACK}:{self._ports.intake}"}
+
+    def _tenant(self, models: list[str]) -> dict[str, Any]:
+        return {
+            "id": TENANT,
+            "entity": {"id": "acme-singapore", "country": "SG"},
+            "keys": [{"id": self._tenant_key_id, "sha256": hashlib.sha256(self._tenant_secret).hexdigest()}],
+            "attested": {"personal": "none", "grade": "general", "domestic": "no", "origin": ["SG"]},
+            "models": models,
+            "edges": [EDGE],
+            "price_book": "standard",
+        }
+
+    def _write_configs(self) -> None:
+        ports, public = self._ports, base64.b64encode(self._root_key).decode("ascii")
+        common = {"side": SIDE, "roots": [{"side": SIDE, "public_key": public, "jurisdictions": ["SG", "CN"]}]}
+        control = {
+            "listen": self._control,
+            "etcd": {"endpoints": [f"http://{LOOPBACK}:{ports.etcd}"]},
+            "root_key_file": str(self._file("root.pem")),
+            "operator_token_file": str(self._file("operator.token")),
+            "data_dir": str(self.folder / "data" / "control"),
+        }
+        member = {**common, "control": self._control, "spool_bytes": SPOOL_BYTES}
+        edge = {
+            "id": EDGE,
+            "host": LOOPBACK,
+            "port": ports.edge,
+            "data_dir": str(self.folder / "data" / "edge"),
+            "signing_key_file": str(self._file("edge.pem")),
+            "commitment_key_file": str(self._file("edge.commitment")),
+            "engines": [
+                {"name": engine.name, "base_url": engine.url, "served_model": engine.served_model}
+                for engine in self.engines
+            ],
+        }
+        scheduler = {
+            "id": SITE,
+            "listen": f"{LOOPBACK}:{ports.intake}",
+            "replica_listen": f"{LOOPBACK}:{ports.replicas}",
+            "data_dir": str(self.folder / "data" / "scheduler"),
+            "replica_token_file": str(self._file("replica.token")),
+            "pools": [{"id": engine.pool(TWO_HOP), "engines": [_replica(engine)]} for engine in self.engines],
+        }
+        _write(self._config("control"), {**common, **control})
+        _write(self._config("edge"), {**member, **edge})
+        _write(self._config("scheduler"), {**member, **scheduler})
+
+
+_AMOUNTS = {
+    "currency": "USD",
+    "input_per_million": "0.20",
+    "cached_per_million": "0.05",
+    "output_per_million": "0.40",
+}
+_SETTINGS: dict[str, Any] = {
+    "version": 1,
+    "currency": "USD",
+    "value_of_time_per_second": "0.00001",
+    "late_price_per_second": "0.00002",
+    "slo_ms": 30_000,
+    "epsilon_ppm": 20_000,
+    "unknown_rtt_ms": 400,
+    "expected_output_tokens": 128,
+    "drains": [],
+}
+
+
+def _place(country: str, operator: str) -> dict[str, Any]:
+    return {"infers": [country], "stores": [country], "accessors": [operator], "operator": operator}
+
+
+def _replica(engine: Engine) -> dict[str, Any]:
+    return {
+        "name": f"{engine.name}-0",
+        "model": engine.model(TWO_HOP),
+        "base_url": engine.url,
+        "served_model": engine.served_model,
+        "slots": engine.slots,
+    }
+
+
+def _engines(ports: _Ports, gguf: Path | None) -> tuple[Engine, ...]:
+    argv: tuple[str, ...] = (sys.executable, "-m", "benchmarks.engine", "--port", str(ports.instant))
+    spec = ProcessSpec("engine-instant", argv, cwd=ROOT, ready=port_accepts(LOOPBACK, ports.instant))
+    engines = [Engine(INSTANT, ports.instant, instant.MODEL, INSTANT_SLOTS, LLAMA_CONTEXT_TOKENS, spec)]
+    if gguf is not None:
+        argv = (
+            *(sys.executable, "-m", "orchestrator.cli.llamacpp", "--model", str(gguf), "--alias", LLAMA_MODEL),
+            *("--port", str(ports.llama), "--slots", "1"),
+            *("--context-per-slot", str(LLAMA_CONTEXT_TOKENS), "--threads", "1"),
+        )
+        spec = ProcessSpec("engine-llama", argv, cwd=ROOT, ready=port_accepts(LOOPBACK, ports.llama))
+        engines.append(Engine(LLAMA, ports.llama, LLAMA_MODEL, 1, LLAMA_CONTEXT_TOKENS, spec))
+    return tuple(engines)
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(dict(document), sort_keys=False), encoding="utf-8")
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            one.bind((LOOPBACK, 0))
+        return [int(one.getsockname()[1]) for one in held]

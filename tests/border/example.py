@@ -1,0 +1,82 @@
+"""The shipped two-sides example as a signed bundle, and ways out of the edge that the tests script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from node_agent.uplink.session_link import Sendable, Tally
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.bundles.formats import SectionKind
+from orchestrator.cli.house import DOMESTIC_SOIL, EXAMPLES, OVERSEAS_SOIL
+from orchestrator.cli.publish import load_directory
+from orchestrator.placement.fleet import Pool
+from orchestrator.placement.requests import PoolLoad, PoolView
+from orchestrator.policy.ids import PoolId
+from orchestrator.wire.frames import StreamFrame
+from tests.bundles.sides import File, Issue, Side, holdings_in, issue, make_side, take
+
+Plan = Callable[[Sendable], list[StreamFrame]]
+
+
+def example_side(name: str, soil: tuple[str, ...]) -> Side:
+    files: list[File] = [
+        (SectionKind(file.kind), file.name, json.loads(file.document)) for file in load_directory(EXAMPLES / name)
+    ]
+    return make_side(name, soil, files)
+
+
+@dataclass
+class Example:
+    """Both sides, able to issue again."""
+
+    folder: Path
+    overseas: Side = field(default_factory=lambda: example_side("overseas", OVERSEAS_SOIL))
+    domestic: Side = field(default_factory=lambda: example_side("domestic", DOMESTIC_SOIL))
+    number: int = 0
+
+    def bundle(self, *, drains: tuple[str, ...] = (), without_pool: str | None = None) -> Bundle:
+        """Issue the next manifest of the overseas side and return its bundle."""
+        self.number += 1
+        files: list[File] = []
+        for kind, name, document in self.overseas.files:
+            changed = dict(document)
+            if kind is SectionKind.SETTINGS:
+                changed["drains"] = list(drains)
+            if without_pool is not None and kind is SectionKind.FLEET:
+                changed["pools"] = [pool for pool in document["pools"] if pool["id"] != without_pool]
+            if without_pool is not None and kind is SectionKind.PRICES:
+                changed["costs"] = [cost for cost in document["costs"] if cost["pool"] != without_pool]
+            files.append((kind, name, changed))
+        theirs: Issue = issue(self.domestic, 1)
+        holdings = holdings_in(self.folder / str(self.number), self.overseas, self.domestic)
+        take(holdings, issue(self.overseas, self.number, files=files, imported=theirs), theirs)
+        bundle = holdings.bundle(self.overseas.name)
+        assert bundle is not None
+        return bundle
+
+
+@dataclass
+class ScriptedRoutes:
+    """Where the uplink would be: remembers what left, and answers as planned. `when` is asked at each send."""
+
+    plans: dict[str, Plan]
+    on_send: Callable[[Sendable], None] = lambda _: None
+    sent: list[tuple[PoolId, Sendable]] = field(default_factory=list)
+    closed: int = 0
+    down: frozenset[str] = frozenset()
+
+    def view(self, pool: Pool) -> PoolView:
+        load = PoolLoad(1, 4, 0, 0, 64, 10)
+        return PoolView(pool.id, pool.id not in self.down, 50_000, load, 0)
+
+    async def send(self, pool: Pool, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
+        self.on_send(sendable)
+        self.sent.append((pool.id, sendable))
+        try:
+            for frame in self.plans[pool.id](sendable):
+                yield frame
+        finally:
+            self.closed += 1

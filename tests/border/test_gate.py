@@ -1,0 +1,316 @@
+"""The gate: nothing leaves without a permit and a record, and what is refused is placed again within the law."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from node_agent.border.gate import Asked, Commitment, Gate, Hands
+from node_agent.uplink.session_link import Sendable
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.bundles.roots import SigningKey
+from orchestrator.engines.generation import Generation, Message, Role, Sampling
+from orchestrator.evidence import records
+from orchestrator.evidence.citation import attestation_bytes
+from orchestrator.evidence.signing import verify
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.placement.capabilities import Capability
+from orchestrator.policy.ids import EdgeId, KeyId, ModelId, make_request_id
+from orchestrator.policy.jurisdictions import Jurisdiction
+from orchestrator.policy.labels import Labels, Personal
+from orchestrator.policy.packs import ObligationKind
+from orchestrator.spool.records import FullReason, RecordKind, SpoolFull
+from orchestrator.spool.store import Spool
+from orchestrator.telemetry.metrics import Metrics
+from orchestrator.wire.catalogue import ProblemError
+from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
+from tests.border.example import Example, Plan, ScriptedRoutes
+from tests.bundles.sides import NOW_MS
+
+SECRET_WORDS = "the words of the tenant"
+GERMAN = Labels(personal=Personal.PERSONAL, origin=frozenset({Jurisdiction("DE")}))
+
+
+def answers(text: str = "Yes") -> Plan:
+    def plan(sendable: Sendable) -> list[StreamFrame]:
+        attempt = sendable.attempt
+        return [
+            Accepted(1, attempt, "replica"),  # type: ignore[arg-type]
+            Tokens(1, attempt, 0, 1, text, (7,)),
+            Done(1, attempt, "stop", PoolCounts(10, 0, 1, 1)),
+        ]
+
+    return plan
+
+
+def refuses(code: str) -> Plan:
+    return lambda sendable: [Refused(1, sendable.attempt, code, "Not now.")]
+
+
+def breaks(code: str) -> Plan:
+    return lambda sendable: [Broken(1, sendable.attempt, code, "It died.", PoolCounts())]
+
+
+class Edge:
+    """A gate with a real bundle, a real spool, and scripted ways out."""
+
+    def __init__(self, folder: Path, name: str, plans: dict[str, Plan]) -> None:
+        self.example = Example(folder / "bundles")
+        self.current: Bundle | None = self.example.bundle()
+        self.spool = Spool(folder / "spool", capacity_bytes=4 << 20, segment_bytes=1 << 20)
+        self.routes = ScriptedRoutes(plans)
+        self.key = SigningKey.generate()
+        self.name = name
+        hands = Hands(
+            bundle=lambda: self.current,
+            routes=self.routes,  # type: ignore[arg-type]
+            spool=self.spool,
+            metrics=Metrics(),
+            signing_key=self.key,
+            commitment=Commitment(KeyId("commit"), b"k" * 32),
+            now_ms=lambda: NOW_MS,
+            entropy=secrets.token_bytes,
+        )
+        self.gate = Gate(name, hands)
+
+    def asked(self, tenant: str, declared: Labels = Labels(), **generation: Any) -> Asked:
+        assert self.current is not None
+        found = next(t for t in self.current.tenants if t.id == tenant)
+        words = Generation(
+            ModelId("smollm2-135m-instruct"), (Message(Role.USER, SECRET_WORDS),), Sampling(max_tokens=8)
+        )
+        return Asked(
+            request=make_request_id(NOW_MS, secrets.token_bytes(10)),
+            client_request=None,
+            tenant=found,
+            key_id=found.keys[0].id,
+            generation=replace(words, **generation),
+            capabilities=frozenset({Capability.CHAT}),
+            declared=declared,
+            body=SECRET_WORDS.encode(),
+            budget_ms=1_000,
+        )
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        return [json.loads(e.data) for e in self.spool.read_from() if e.kind == RecordKind(kind)]
+
+    async def text(self, asked: Asked) -> tuple[str, str]:
+        """Ask, and return the pool and the whole text."""
+        answer = await self.gate.ask(asked)
+        said = [frame.text async for frame in answer.frames if isinstance(frame, Tokens)]
+        return answer.pool.id, "".join(said)
+
+
+ALL = {"cn-guizhou": answers("G"), "cn-shanghai": answers("S"), "eu-frankfurt": answers("F")}
+
+
+@pytest_asyncio.fixture
+async def make_edge(tmp_path: Path) -> AsyncIterator[Callable[..., Edge]]:
+    made: list[Edge] = []
+
+    def make(name: str = "edge-singapore", **plans: Plan) -> Edge:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        chosen = {**ALL, **{pool.replace("_", "-"): plan for pool, plan in plans.items()}}
+        made.append(Edge(folder, name, chosen))
+        return made[-1]
+
+    yield make
+    for edge in made:
+        await edge.spool.close_async()
+
+
+async def test_the_record_is_in_the_spool_before_the_first_byte_leaves(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    seen: list[int] = []
+    edge.routes.on_send = lambda sendable: seen.append(
+        sum(1 for record in edge.records("decision") if record["attempt"] == sendable.attempt)
+    )
+    assert await edge.text(edge.asked("acme-sg")) == ("cn-guizhou", "G")
+    assert seen == [1]
+
+
+async def test_a_regulated_record_is_on_the_disk_before_the_first_byte_leaves(
+    make_edge: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = make_edge("edge-frankfurt")
+    order: list[str] = []
+    append = edge.spool.append_async
+
+    async def watched(kind: RecordKind, *rest: Any, durable: bool, **more: Any) -> Any:
+        done = await append(kind, *rest, durable=durable, **more)
+        order.append(f"{kind} durable={durable}")
+        return done
+
+    monkeypatch.setattr(edge.spool, "append_async", watched)
+    edge.routes.on_send = lambda _: order.append("sent")
+    assert await edge.text(edge.asked("rhein-gmbh", GERMAN)) == ("eu-frankfurt", "F")
+    assert order[:2] == ["decision durable=True", "sent"]
+
+
+async def test_without_evidence_nothing_is_sent(
+    make_edge: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = make_edge()
+
+    async def full(kind: RecordKind, *_: Any, **__: Any) -> None:
+        raise SpoolFull(kind, FullReason.CAPACITY)
+
+    monkeypatch.setattr(edge.spool, "append_async", full)
+    with pytest.raises(ProblemError) as refused:
+        await edge.gate.ask(edge.asked("acme-sg"))
+    assert refused.value.problem.code == "evidence_unavailable"
+    assert edge.routes.sent == []
+
+
+async def test_a_duty_without_a_discharger_is_a_refusal(
+    make_edge: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = make_edge()
+    assert await edge.text(edge.asked("acme-sg")) == ("cn-guizhou", "G")
+    monkeypatch.delitem(records.DISCHARGERS, ObligationKind.RETAIN)
+    with pytest.raises(ProblemError):
+        await edge.gate.ask(edge.asked("acme-sg"))
+    assert len(edge.routes.sent) == 1
+
+
+async def test_the_law_refuses_and_says_what_would_be_needed(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    with pytest.raises(ProblemError) as refused:
+        await edge.gate.ask(edge.asked("acme-sg", GERMAN))
+    problem = refused.value.problem
+    assert (problem.entry.http, problem.code) == (451, "residency_blocked")
+    assert "EU-46" in problem.rules
+    assert "eu_scc" in problem.needs
+    assert edge.routes.sent == []
+    (record,) = edge.records("decision")
+    assert record["outcome"] == "residency_blocked"
+    assert record["attempt"] is None
+
+
+async def test_the_soil_cannot_be_declared_away(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge("edge-frankfurt")
+    claims = Labels(personal=Personal.PERSONAL, origin=frozenset({Jurisdiction("FR")}))
+    assert (await edge.text(edge.asked("rhein-gmbh", claims)))[0] == "eu-frankfurt"
+    origins = edge.records("decision")[0]["facts"]["label"]["origin"]
+    assert origins == ["DE", "FR"]
+
+
+async def test_a_refusal_that_did_not_start_is_placed_again_within_the_law(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge(cn_guizhou=refuses("engine_busy"))
+    assert await edge.text(edge.asked("acme-sg")) == ("cn-shanghai", "S")
+    assert [pool for pool, _ in edge.routes.sent] == ["cn-guizhou", "cn-shanghai"]
+    assert len({record["attempt"] for record in edge.records("decision")}) == 2
+
+    lonely = make_edge("edge-frankfurt", eu_frankfurt=refuses("engine_unreachable"))
+    with pytest.raises(ProblemError) as refused:
+        await lonely.gate.ask(lonely.asked("rhein-gmbh", GERMAN))
+    assert refused.value.problem.entry.http == 503
+    assert [pool for pool, _ in lonely.routes.sent] == ["eu-frankfurt"], "the set never widens"
+
+
+async def test_placing_again_is_bounded(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge(cn_guizhou=refuses("engine_busy"), cn_shanghai=refuses("draining"))
+    with pytest.raises(ProblemError) as refused:
+        await edge.gate.ask(edge.asked("acme-sg"))
+    assert refused.value.problem.entry.http == 503
+    assert len(edge.routes.sent) == 2
+
+
+async def test_a_refusal_that_no_retry_helps_is_told_at_once(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge(cn_guizhou=refuses("context_length_exceeded"))
+    with pytest.raises(ProblemError) as refused:
+        await edge.gate.ask(edge.asked("acme-sg"))
+    assert refused.value.problem.entry.http == 400
+    assert len(edge.routes.sent) == 1
+
+
+async def test_newer_law_is_waited_for_and_asked(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    first = edge.current
+    assert first is not None
+
+    def newer(sendable: Sendable) -> list[StreamFrame]:
+        if sendable.citation.manifest == first.number:
+            edge.current = edge.example.bundle()
+            return refuses("policy_newer")(sendable)
+        return answers("G")(sendable)
+
+    edge.routes.plans["cn-guizhou"] = newer
+    assert await edge.text(edge.asked("acme-sg")) == ("cn-guizhou", "G")
+    assert [sendable.citation.manifest for _, sendable in edge.routes.sent] == [1, 2]
+
+
+async def test_a_cut_before_the_first_token_is_an_error_and_settled(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge(cn_guizhou=breaks("session_lost"))
+    with pytest.raises(ProblemError) as cut:
+        await edge.gate.ask(edge.asked("acme-sg"))
+    assert cut.value.problem.entry.http == 502
+    (usage,) = edge.records("usage")
+    assert usage["outcome"] == "broken"
+
+
+async def test_an_answer_that_is_closed_early_is_settled_as_cancelled(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    answer = await edge.gate.ask(edge.asked("acme-sg"))
+    await anext(answer.frames)
+    await answer.frames.aclose()
+    (usage,) = edge.records("usage")
+    assert usage["outcome"] == "cancelled"
+    assert edge.routes.closed == 1
+
+
+async def test_drained_pools_and_pools_out_of_the_fleet_get_nothing(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    edge.current = edge.example.bundle(drains=("cn-guizhou",))
+    assert (await edge.text(edge.asked("acme-sg")))[0] == "cn-shanghai"
+    frankfurt = make_edge("edge-frankfurt")
+    frankfurt.current = frankfurt.example.bundle(without_pool="eu-frankfurt")
+    with pytest.raises(ProblemError) as refused:
+        await frankfurt.gate.ask(frankfurt.asked("rhein-gmbh", GERMAN))
+    assert refused.value.problem.entry.http == 451
+
+
+async def test_without_a_bundle_everything_is_refused(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    asked = edge.asked("acme-sg")
+    edge.current = None
+    with pytest.raises(ProblemError) as refused:
+        await edge.gate.ask(asked)
+    assert refused.value.problem.code == "no_bundle"
+    assert edge.routes.sent == []
+
+
+async def test_what_the_law_was_told_is_signed_and_the_record_holds_no_payload(
+    make_edge: Callable[..., Edge],
+) -> None:
+    edge = make_edge()
+    await edge.text(edge.asked("acme-sg"))
+    ((pool, sent),) = edge.routes.sent
+    signed = attestation_bytes(EdgeId(edge.name), sent.attempt, sent.decision, pool, sent.facts, sent.citation)
+    assert verify(edge.key.public_key, signed, sent.signature)
+    forged = attestation_bytes(
+        EdgeId("edge-frankfurt"), sent.attempt, sent.decision, pool, sent.facts, sent.citation
+    )
+    assert not verify(edge.key.public_key, forged, sent.signature)
+    everything = b"".join(entry.data for entry in edge.spool.read_from())
+    assert SECRET_WORDS.encode() not in everything
+    (record,) = edge.records("decision")
+    assert record["commitment"].startswith("hmac-sha256:commit:")
+    assert {candidate["pool"] for candidate in record["placement"]["candidates"]} == set(ALL)
+
+
+async def test_usage_keeps_its_own_counts_and_marks_the_others(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    await edge.text(edge.asked("acme-sg"))
+    (usage,) = edge.records("usage")
+    assert usage["counts"]["edge"]["reported"] is False
+    assert usage["counts"]["pool"] == {"prompt": 10, "cached": 0, "generated": 1, "sent": 1, "reported": True}
+    assert usage["price"]["currency"] == "USD"

@@ -1,0 +1,87 @@
+"""The work for a request ends with the interest in it, and a cancellation from elsewhere stays one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from node_agent.front.http import Message
+from node_agent.front.interest import Gone, Interest
+
+
+class Wire:
+    """What the HTTP library tells of a client."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    async def receive(self) -> Message:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+
+async def test_hanging_up_ends_every_wait_and_leaves_no_trace() -> None:
+    wire = Wire()
+    asyncio.get_running_loop().call_later(0.02, wire.gone.set)
+    with pytest.raises(Gone):
+        async with Interest(wire.receive) as interest:
+            interest.watch()
+            await asyncio.sleep(10)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    # A bound on a later wait works as before.
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(10)
+
+
+async def test_the_first_reason_stands_and_one_that_is_late_does_nothing() -> None:
+    wire = Wire()
+    with pytest.raises(LookupError):
+        async with Interest(wire.receive) as interest:
+            interest.watch()
+            interest.interrupt(LookupError())
+            interest.interrupt(ArithmeticError())
+            await asyncio.sleep(10)
+    interest.interrupt(ArithmeticError())
+    await asyncio.sleep(0.01)
+
+
+async def test_work_that_ends_in_time_is_not_disturbed() -> None:
+    wire = Wire()
+    async with Interest(wire.receive) as interest:
+        interest.watch()
+        await asyncio.sleep(0.01)
+    wire.gone.set()
+    await asyncio.sleep(0.01)
+
+
+async def test_an_error_of_the_work_is_not_replaced() -> None:
+    wire = Wire()
+    with pytest.raises(ArithmeticError):
+        async with Interest(wire.receive) as interest:
+            try:
+                interest.interrupt(LookupError())
+                await asyncio.sleep(10)
+            finally:
+                raise ArithmeticError
+
+
+async def test_a_cancellation_from_elsewhere_is_not_swallowed() -> None:
+    wire = Wire()
+    entered = asyncio.Event()
+
+    async def work() -> None:
+        async with Interest(wire.receive) as interest:
+            interest.watch()
+            entered.set()
+            await asyncio.sleep(10)
+
+    both = asyncio.create_task(work())
+    await entered.wait()
+    both.cancel()
+    wire.gone.set()
+    with pytest.raises(asyncio.CancelledError):
+        await both
