@@ -78,7 +78,10 @@ class _Reader(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Timed] | None = None
-        self._reset()
+        self._rest = b""
+        self._status = 0
+        self._tokens = 0
+        self._begun_ns = self._first_ns = self._last_ns = self._done_ns = 0
 
     @property
     def open(self) -> bool:
@@ -147,9 +150,8 @@ class _Reader(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._rest = b""
-        self._status = 0
+        self._status = self._tokens = 0
         self._begun_ns = self._first_ns = self._last_ns = self._done_ns = 0
-        self._tokens = 0
 
     def _finish(self) -> None:
         if self._waiting is None or self._waiting.done():

@@ -1,4 +1,4 @@
-"""Figures: percentiles, medians of pairs, the machine they were measured on, and tables for people. No units are mixed."""
+"""Figures: percentiles, medians, the machine that they were measured on, and tables for people."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(zip(row, widths, strict=True))]
+    return [
+        cell.ljust(width) if index == 0 else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
 
 
 def _line(file: str, name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -35,6 +36,8 @@ ENGINE_SLOTS = 2
 REPLICA_SLOTS = 4
 CONTEXT_TOKENS = 2048
 SPOOL_BYTES = 256 << 20
+PORTS = 16
+PORT_RANGE = range(20_000, 32_000)
 REPLICA_DEAD_MS = 15_000
 """Two engines and a third-party server share two cores here: silence means less than on a machine of one's own."""
 
@@ -71,10 +74,10 @@ def choose_ports(singapore: int, frankfurt: int) -> Ports:
                 probe.bind((LOOPBACK, port))
             except OSError:
                 raise HouseError(f"port {port} is taken; stop what uses it or pass another port") from None
-    free = iter(_free_ports(2 + 2 + 2 + 2 + 2 + 3 + 1))
+    free = iter(_free_ports(PORTS))
     return Ports(
-        singapore=singapore or next(iter(_free_ports(1))),
-        frankfurt=frankfurt or next(iter(_free_ports(1))),
+        singapore=singapore or next(free),
+        frankfurt=frankfurt or next(free),
         etcd={side: next(free) for side in ("overseas", "domestic")},
         etcd_peer={side: next(free) for side in ("overseas", "domestic")},
         control={side: next(free) for side in ("overseas", "domestic")},
@@ -86,14 +89,18 @@ def choose_ports(singapore: int, frankfurt: int) -> Ports:
 
 
 def _free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for sock in held:
-            sock.bind((LOOPBACK, 0))
-        return [sock.getsockname()[1] for sock in held]
-    finally:
-        for sock in held:
-            sock.close()
+    """Return free ports from a range that neither the system's outgoing connections nor Ray's workers draw from."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORT_RANGE, len(PORT_RANGE)):
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise HouseError(f"fewer than {count} ports are free between {PORT_RANGE[0]} and {PORT_RANGE[-1]}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from orchestrator.config.secret import Secret, read_secret
 from protos.tidegate.v1 import control_pb2 as pb
 
 START_DEADLINE_MS = 120_000
-FOLLOW_DEADLINE_S = 25.0
+FOLLOW_DEADLINE_S = 60.0
 STOP_DEADLINE_MS = 20_000
 POLL_S = 0.2
 OVERSEAS_BORDER_MS = 200
