@@ -1,0 +1,184 @@
+"""Placement: the law first, then what is possible, then the least cost, with a reason for every pool left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.ledger.money import Currency
+from orchestrator.ledger.rating import TokenPrice
+from orchestrator.placement.capabilities import Capability
+from orchestrator.placement.cost import cost
+from orchestrator.placement.fleet import Assurance, Fleet, Pool, PoolCost, Prices, ServedModel
+from orchestrator.placement.pick import Drop, Placement, place
+from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
+from orchestrator.placement.settings import PlacementSettings
+from orchestrator.policy.entities import Entity
+from orchestrator.policy.ids import EdgeId, EntityId, ModelId, PlaceId, PoolId, RuleId, SchedulerId, SideId
+from orchestrator.policy.jurisdictions import Jurisdiction
+from orchestrator.policy.places import Place
+from orchestrator.policy.verdicts import Verdict
+
+CN = Jurisdiction("CN")
+USD = Currency("USD")
+MODEL = ModelId("demo")
+EDGE = EdgeId("edge")
+ALLOW = Verdict(True, (RuleId("OK-1"),), (), (), 1 << 50)
+DENY = Verdict(False, (RuleId("NO-1"),), (), (), 0)
+SETTINGS = PlacementSettings(USD, 10_000, 20_000, 30_000, 20_000, 400, 128)
+REQUEST = PlacementRequest(MODEL, frozenset({Capability.CHAT}), 40, 128, 400)
+GUIZHOU, SHANGHAI = PoolId("cn-guizhou"), PoolId("cn-shanghai")
+
+
+def pool(name: str, **changes: Any) -> Pool:
+    soil = frozenset({CN})
+    operator = Entity(EntityId("operator"), CN)
+    made = Pool(
+        id=PoolId(name),
+        side=SideId("domestic"),
+        region="region",
+        accelerator="gpu",
+        place=Place(PlaceId(name), soil, soil, (operator,), operator),
+        assurance=Assurance.TWO_PARTY,
+        models=(ServedModel(MODEL, 2_048, frozenset({Capability.CHAT, Capability.STREAM}), 3_500, 65_000),),
+        slots=4,
+        scheduler=SchedulerId(name),
+        intake="127.0.0.1:1",
+    )
+    return replace(made, **changes)
+
+
+def price(name: str, output_pico: int, currency: str = "USD") -> PoolCost:
+    return PoolCost(PoolId(name), MODEL, TokenPrice(Currency(currency), 200_000, 50_000, output_pico), 80)
+
+
+def view(name: str, rtt_us: int | None = 200_000, **changes: Any) -> PoolView:
+    return replace(PoolView(PoolId(name), True, rtt_us, PoolLoad(1, 4, 0, 0, 64, 5), 0), **changes)
+
+
+FLEET = Fleet(pools=(pool("cn-guizhou"), pool("cn-shanghai")))
+PRICES = Prices((price("cn-guizhou", 400_000), price("cn-shanghai", 800_000)))
+VIEWS = {GUIZHOU: view("cn-guizhou", 220_000), SHANGHAI: view("cn-shanghai", 180_000)}
+BOTH = {GUIZHOU: ALLOW, SHANGHAI: ALLOW}
+
+
+def choose(**changes: Any) -> Placement:
+    given_: dict[str, Any] = {
+        "request": REQUEST,
+        "edge": EDGE,
+        "fleet": FLEET,
+        "verdicts": BOTH,
+        "views": VIEWS,
+        "prices": PRICES,
+        "settings": SETTINGS,
+        "chance": 0,
+    }
+    return place(**{**given_, **changes})
+
+
+def chosen(placement: Placement) -> str | None:
+    return None if placement.chosen is None else placement.chosen.pool.id
+
+
+def test_the_cheaper_pool_wins_though_it_is_farther() -> None:
+    assert chosen(choose()) == GUIZHOU
+
+
+def test_time_is_money_and_a_long_way_can_cost_more_than_tokens() -> None:
+    dear = replace(SETTINGS, value_of_time_pico_per_ms=10_000_000, epsilon_ppm=0)
+    assert chosen(choose(settings=dear)) == SHANGHAI
+
+
+@given(
+    st.dictionaries(st.sampled_from([GUIZHOU, SHANGHAI]), st.sampled_from([ALLOW, DENY]), min_size=2),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 10**6),
+)
+def test_a_pool_that_the_law_refuses_is_never_chosen(
+    verdicts: dict[PoolId, Verdict], chance: int, epsilon_ppm: int
+) -> None:
+    placement = choose(verdicts=verdicts, chance=chance, settings=replace(SETTINGS, epsilon_ppm=epsilon_ppm))
+    if placement.chosen is not None:
+        assert verdicts[placement.chosen.pool.id].allowed
+    assert (placement.chosen is None) == all(not verdict.allowed for verdict in verdicts.values())
+
+
+@pytest.mark.parametrize(
+    ("drop", "changes"),
+    [
+        (Drop.NOT_PERMITTED, {"verdicts": {GUIZHOU: DENY, SHANGHAI: ALLOW}}),
+        (Drop.MODEL, {"fleet": Fleet(pools=(pool("cn-guizhou", models=()), pool("cn-shanghai")))}),
+        (Drop.DRAINED, {"settings": replace(SETTINGS, drains=frozenset({GUIZHOU}))}),
+        (Drop.TRIED, {"request": replace(REQUEST, tried=frozenset({GUIZHOU}))}),
+        (Drop.DOWN, {"views": {**VIEWS, GUIZHOU: view("cn-guizhou", up=False)}}),
+        (Drop.DOWN, {"views": {SHANGHAI: VIEWS[SHANGHAI]}}),
+        (Drop.DOWN, {"views": {**VIEWS, GUIZHOU: view("cn-guizhou", load=PoolLoad(0, 0, 0, 0, 64, 5))}}),
+        (Drop.FULL, {"views": {**VIEWS, GUIZHOU: view("cn-guizhou", load=PoolLoad(1, 4, 4, 64, 64, 5))}}),
+        (Drop.NO_PRICE, {"prices": Prices((price("cn-shanghai", 800_000),))}),
+        (Drop.NO_PRICE, {"prices": Prices((price("cn-guizhou", 1, "EUR"), price("cn-shanghai", 800_000)))}),
+        (
+            Drop.NOT_REACHABLE,
+            {
+                "fleet": Fleet(
+                    pools=(
+                        pool("cn-guizhou", scheduler=None, engine="e", reachable_from=frozenset({EdgeId("other")})),
+                        pool("cn-shanghai"),
+                    )
+                )
+            },
+        ),
+    ],
+)
+def test_each_pool_left_out_has_its_reason(drop: Drop, changes: dict[str, Any]) -> None:
+    placement = choose(**changes)
+    reasons = {candidate.pool.id: candidate.drop for candidate in placement.candidates}
+    assert reasons == {GUIZHOU: drop, SHANGHAI: None}
+    assert chosen(placement) == SHANGHAI
+    assert placement.counts() == {drop.value: 1}
+
+
+def test_a_capability_that_a_pool_lacks_leaves_it_out() -> None:
+    placement = choose(request=replace(REQUEST, capabilities=frozenset({Capability.CHAT, Capability.TOOLS})))
+    assert chosen(placement) is None
+    assert placement.counts() == {Drop.CAPABILITY.value: 2}
+
+
+def test_the_law_is_named_before_any_other_reason() -> None:
+    placement = choose(verdicts={GUIZHOU: DENY, SHANGHAI: DENY}, views={})
+    assert placement.counts() == {Drop.NOT_PERMITTED.value: 2}
+
+
+def test_an_unknown_round_trip_is_not_zero() -> None:
+    known = cost(REQUEST, FLEET.pools[0], FLEET.pools[0].models[0], PRICES.costs[0], VIEWS[GUIZHOU], SETTINGS)
+    view_ = replace(VIEWS[GUIZHOU], rtt_us=None)
+    unknown = cost(REQUEST, FLEET.pools[0], FLEET.pools[0].models[0], PRICES.costs[0], view_, SETTINGS)
+    assert unknown.rtt_us == 400_000
+    assert not unknown.rtt_measured
+    assert unknown.total_pico > known.total_pico
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_more_work_ahead_never_costs_less(fewer: int, more: int) -> None:
+    fewer, more = sorted((fewer, more))
+    served = FLEET.pools[0].models[0]
+    totals = [
+        cost(REQUEST, FLEET.pools[0], served, PRICES.costs[0], replace(VIEWS[GUIZHOU], own_in_flight=n), SETTINGS)
+        for n in (fewer, more)
+    ]
+    assert totals[0].total_pico <= totals[1].total_pico
+    for terms in totals:
+        assert terms.total_pico == terms.tokens_pico + terms.egress_pico + terms.time_pico + terms.late_pico
+        assert terms.time_us == terms.rtt_us + terms.queue_us + terms.prefill_us + terms.decode_us
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_among_equals_the_choice_follows_chance_and_the_freshest_report(chance: int) -> None:
+    same = Prices((price("cn-guizhou", 400_000), price("cn-shanghai", 400_000)))
+    equal = {GUIZHOU: view("cn-guizhou"), SHANGHAI: view("cn-shanghai", load=PoolLoad(1, 4, 0, 0, 64, 900))}
+    first = choose(prices=same, views=equal, chance=chance)
+    assert chosen(first) == chosen(choose(prices=same, views=equal, chance=chance))
+    assert chosen(first) == GUIZHOU, "of two, the one that reported last"
