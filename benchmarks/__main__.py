@@ -1,6 +1,6 @@
 """`python -m benchmarks`: measures on this machine, prints tables, and writes everything as JSON when asked.
 
-    python -m benchmarks [all]      everything, about three minutes on two cores
+    python -m benchmarks [all]      everything, one to three minutes on two cores
     python -m benchmarks overhead   what the way through adds, against the same engine called directly
     python -m benchmarks agent      memory and start time of the edge
     python -m benchmarks decision   processor time of a decision, stage by stage
@@ -107,7 +107,7 @@ def main() -> int:
     )
     parser.add_argument("part", nargs="?", default="all", choices=("all", *PARTS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
-    parser.add_argument("--rounds", type=_count(2, 100_000), default=160, help="paired rounds, one request at a time")
+    parser.add_argument("--rounds", type=_count(2, 100_000), default=500, help="paired rounds, one request at a time")
     parser.add_argument("--repeats", type=_count(1, 1_000), default=5, help="starts of the edge")
     parser.add_argument("--without-llama", action="store_true", help="leave the engine with a model out")
     options = parser.parse_args()
@@ -119,6 +119,7 @@ def main() -> int:
         sys.stderr.write(f"benchmarks: {failure}\n")
         return 1
     except (asyncio.CancelledError, KeyboardInterrupt):
+        sys.stderr.write("benchmarks: stopped\n")
         return 1
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=1), encoding="utf-8")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 ANSWER_S = 60.0
 """The longest that one answer may take."""
@@ -103,8 +103,8 @@ class _Reader(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
+        # uvloop's transports are none of asyncio's classes, and do all that these do.
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -160,6 +160,10 @@ class Stand:
         """Stop everything. The files stay: the edge can be started again on its last bundle, without control."""
         await self.supervisor.stop_all(STOP_DEADLINE_MS)
 
+    def data(self, program: str) -> Path:
+        """Return the data folder of a program."""
+        return self.folder / "data" / program
+
     def process(self, name: str) -> psutil.Process:
         """Return a running process of the stand. Raises StandError when it does not run."""
         pid = self.supervisor.pid(name)
@@ -179,14 +183,16 @@ class Stand:
         wanted = {engine.pool(path) for engine in self.engines for path in PATHS}
         loop = asyncio.get_running_loop()
         end_at = loop.time() + STAND_DEADLINE_S
+        states: dict[str, str] = {}
         while loop.time() < end_at:
             (status,) = await fetch_status([target])
             members = () if status.reply is None else status.reply.members
             edge = next((member.report for member in members if member.report.member == EDGE), None)
-            if edge is not None and {pool.pool for pool in edge.pools if pool.state == "up" or not serving} >= wanted:
+            states = {} if edge is None else {pool.pool: pool.state for pool in edge.pools}
+            if {pool for pool, state in states.items() if state == "up" or not serving} >= wanted:
                 return
             await asyncio.sleep(POLL_S)
-        raise StandError(f"the edge did not see every pool as up within {STAND_DEADLINE_S:.0f} s; logs: {self.folder}")
+        raise StandError(f"the edge did not see every pool as up within {STAND_DEADLINE_S:.0f} s: {states}")
 
     @property
     def _control(self) -> str:
@@ -199,7 +205,7 @@ class Stand:
     def _etcd(self) -> ProcessSpec:
         client, peer = f"http://{LOOPBACK}:{self._ports.etcd}", f"http://{LOOPBACK}:{self._ports.etcd_peer}"
         argv = (
-            *(str(etcd_binary()), "--name", SIDE, "--data-dir", str(self.folder / "data" / "etcd")),
+            *(str(etcd_binary()), "--name", SIDE, "--data-dir", str(self.data("etcd"))),
             *("--listen-client-urls", client, "--advertise-client-urls", client),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
             *("--initial-cluster", f"{SIDE}={peer}"),
@@ -288,14 +294,14 @@ class Stand:
             "etcd": {"endpoints": [f"http://{LOOPBACK}:{ports.etcd}"]},
             "root_key_file": str(self._file("root.pem")),
             "operator_token_file": str(self._file("operator.token")),
-            "data_dir": str(self.folder / "data" / "control"),
+            "data_dir": str(self.data("control")),
         }
         member = {**common, "control": self._control, "spool_bytes": SPOOL_BYTES}
         edge = {
             "id": EDGE,
             "host": LOOPBACK,
             "port": ports.edge,
-            "data_dir": str(self.folder / "data" / "edge"),
+            "data_dir": str(self.data("edge")),
             "signing_key_file": str(self._file("edge.pem")),
             "commitment_key_file": str(self._file("edge.commitment")),
             "engines": [
@@ -307,7 +313,7 @@ class Stand:
             "id": SITE,
             "listen": f"{LOOPBACK}:{ports.intake}",
             "replica_listen": f"{LOOPBACK}:{ports.replicas}",
-            "data_dir": str(self.folder / "data" / "scheduler"),
+            "data_dir": str(self.data("scheduler")),
             "replica_token_file": str(self._file("replica.token")),
             "pools": [{"id": engine.pool(TWO_HOP), "engines": [_replica(engine)]} for engine in self.engines],
         }

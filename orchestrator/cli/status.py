@@ -278,7 +278,12 @@ def _table(title: str, *columns: str) -> Table:
 
 def _row(table: Table, *cells: str) -> None:
     """Add a row. What others report is text to us, never markup or control characters."""
-    table.add_row(*(Text(cell) for cell in cells))
+    table.add_row(*(_shown(cell) for cell in cells))
+
+
+def _shown(text: str) -> Text:
+    """What a member says of itself, as text: no markup, and no control characters for the terminal to obey."""
+    return Text("".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text))
 
 
 def _age(age_ms: int) -> str:

@@ -229,7 +229,8 @@ class IntakeSession:
         found = self._live(stream)
         if found is None:
             return []
-        found.last = Done(stream, found.attempt, reason, counts)
+        # Nobody reads what came after the cancel, so the answer is not complete, however the engine ended.
+        found.last = Done(stream, found.attempt, "cancelled" if found.cancelled else reason, counts)
         return self._flush(stream, found)
 
     def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> list[Instruction]:

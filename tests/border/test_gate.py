@@ -35,6 +35,7 @@ from tests.border.example import Example, Plan, ScriptedRoutes
 from tests.bundles.sides import NOW_MS
 
 SECRET_WORDS = "the words of the tenant"
+PLAIN = Labels()
 GERMAN = Labels(personal=Personal.PERSONAL, origin=frozenset({Jurisdiction("DE")}))
 
 
@@ -80,7 +81,7 @@ class Edge:
         )
         self.gate = Gate(name, hands)
 
-    def asked(self, tenant: str, declared: Labels = Labels(), **generation: Any) -> Asked:
+    def asked(self, tenant: str, declared: Labels = PLAIN, **generation: Any) -> Asked:
         assert self.current is not None
         found = next(t for t in self.current.tenants if t.id == tenant)
         words = Generation(

@@ -143,15 +143,6 @@ class Liar(ControlServicer):
         await asyncio.sleep(30)
         return pb.ManifestBlob()
 
-    def Exchange(self, request_iterator, context):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        raise AssertionError("no member exchanges")
-
-    def Publish(self, request_iterator, context):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        raise AssertionError("no member publishes")
-
-    def Status(self, request, context):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        raise AssertionError("no member asks for the status")
-
 
 @asynccontextmanager
 async def lying(plane: Plane) -> AsyncIterator[Liar]:

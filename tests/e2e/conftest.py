@@ -33,7 +33,7 @@ class Standing:
     said: list[str]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Standing]:
     """Both sides of the border, up and whole."""
     folder = tmp_path_factory.mktemp("house")

@@ -127,7 +127,7 @@ async def test_an_answer_without_a_token_is_an_answer(tmp_path: Path) -> None:
     assert whole.json()["choices"][0]["message"]["content"] == ""
     assert whole.json()["usage"]["completion_tokens"] == 0
     choices = [json.loads(event)["choices"][0] for event in streamed.events()[:-1]]
-    assert [choice["delta"] for choice in choices][0]["role"] == "assistant"
+    assert choices[0]["delta"]["role"] == "assistant"
     assert choices[-1]["finish_reason"] == "length"
 
 

@@ -246,14 +246,16 @@ class Session(Pair):
         if attempt.stop_seen:
             attempt.stops_after -= 1
         if attempt.stops_after < 0:
-            self._engine_end(attempt, self.intake.done(attempt.stream, "cancelled", PoolCounts(3, 0, attempt.made_count)))
+            counts = PoolCounts(3, 0, attempt.made_count)
+            self._engine_end(attempt, self.intake.done(attempt.stream, "cancelled", counts))
             return
         if left <= 0:
             if self.simulation.rng.random() < 0.1:
                 counts = PoolCounts(3, 0, attempt.made_count)
                 self._engine_end(attempt, self.intake.broken(attempt.stream, "engine_failed", "It died.", counts))
             else:
-                self._engine_end(attempt, self.intake.done(attempt.stream, "stop", PoolCounts(3, 0, attempt.made_count)))
+                counts = PoolCounts(3, 0, attempt.made_count)
+                self._engine_end(attempt, self.intake.done(attempt.stream, "stop", counts))
             return
         count = min(left, together)
         text = f"{attempt.number}:{attempt.made_count} " + "é" * pad
