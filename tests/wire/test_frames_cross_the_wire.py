@@ -1,0 +1,222 @@
+"""Every frame survives the wire unchanged, what cannot be read is refused by field, and no repr holds a payload."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.engines.generation import FinishReason, Generation, Message, Role, Sampling
+from orchestrator.evidence.citation import Citation
+from orchestrator.ledger.usage import EdgeCounts, PoolCounts
+from orchestrator.policy.entities import Entity, Owner
+from orchestrator.policy.jurisdictions import ASSIGNED
+from orchestrator.policy.labels import Domestic, Effective, Grade, Personal
+from orchestrator.policy.pathways import Pathway, PathwayKind
+from orchestrator.policy.permit import Facts
+from orchestrator.wire import convert_replica as replica
+from orchestrator.wire import frames as f
+from orchestrator.wire.channels import CLIENT_PING_MS, SERVER_PING_FLOOR_MS
+from orchestrator.wire.convert_facts import WireError, facts_in, label_in
+from orchestrator.wire.convert_session import edge_frame_in, edge_frame_out, intake_frame_in, intake_frame_out, open_in
+from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
+
+U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+MS = st.integers(0, 2**53)
+TEXT = st.text(max_size=20)
+NAME = st.text("abcdefghij-", min_size=1, max_size=12)
+HEX = st.text("0123456789abcdef", min_size=32, max_size=32)
+CODES = st.frozensets(st.sampled_from(sorted(ASSIGNED)), max_size=4)
+CODE = st.sampled_from(sorted(ASSIGNED))
+
+
+def made(prefix: str) -> st.SearchStrategy[Any]:
+    return HEX.map(lambda digits: f"{prefix}_{digits}")
+
+
+ENTITIES = st.builds(
+    Entity, NAME, CODE, st.lists(st.builds(Owner, NAME, CODE, st.integers(1, 100)), max_size=2).map(tuple)
+)
+LABELS = st.builds(Effective, st.sampled_from(Personal), st.sampled_from(Grade), st.sampled_from(Domestic), CODES)
+PATHWAYS = st.builds(
+    Pathway, NAME, st.sampled_from(PathwayKind), NAME, NAME, CODES, st.sampled_from(Personal), MS, MS, TEXT
+)
+FACTS = st.builds(Facts, ENTITIES, LABELS, st.lists(PATHWAYS, max_size=2).map(tuple), CODES)
+DIGESTS = st.tuples(HEX, HEX).map(lambda halves: f"sha256:{halves[0]}{halves[1]}")
+CITATIONS = st.builds(Citation, NAME, U64, DIGESTS, U64, MS, U32)
+GENERATIONS = st.builds(
+    Generation,
+    NAME,
+    st.lists(st.builds(Message, st.sampled_from(Role), TEXT), min_size=1, max_size=3).map(tuple),
+    st.builds(
+        Sampling,
+        st.floats(0, 2),
+        st.floats(0.001, 1),
+        st.none() | U64,
+        st.lists(TEXT, max_size=4).map(tuple),
+        st.none() | st.integers(1, 2**32 - 1),
+    ),
+)
+LOADS = st.builds(f.Load, U64, NAME, U32, U32, U32, U32, U32)
+ATTEMPT, STREAM = made("att"), st.integers(1, 2**64 - 1)
+REASON = st.sampled_from([reason.value for reason in FinishReason])
+COUNTS = st.builds(PoolCounts, U32, U32, U32, U32)
+EDGE_FRAMES = st.one_of(
+    st.builds(f.Hello, U32, U32, NAME, made("ses"), U64, MS, U32),
+    st.builds(f.Credit, STREAM, U32),
+    st.builds(f.Cancel, STREAM, ATTEMPT),
+    st.builds(f.Settle, STREAM, ATTEMPT, st.builds(EdgeCounts, U32, U32)),
+    st.builds(f.Beat, U64, U64),
+    st.builds(
+        f.Open,
+        STREAM,
+        ATTEMPT,
+        made("dec"),
+        made("req"),
+        NAME,
+        GENERATIONS,
+        FACTS,
+        CITATIONS,
+        NAME,
+        st.binary(max_size=64),
+        st.integers(f.CREDIT_BYTES_MIN, 2**32 - 1),
+        U32,
+    ),
+)
+INTAKE_FRAMES = st.one_of(
+    st.builds(f.Welcome, U32, NAME, TEXT, MS, U32, st.lists(LOADS, max_size=2).map(tuple)),
+    st.builds(f.Accepted, STREAM, ATTEMPT, NAME),
+    st.builds(
+        f.Refused,
+        STREAM,
+        ATTEMPT,
+        NAME,
+        TEXT,
+        st.none() | NAME,
+        st.lists(NAME, max_size=2).map(tuple),
+        st.none() | st.integers(1, 2**32 - 1),
+    ),
+    st.builds(f.Tokens, STREAM, ATTEMPT, U64, U32, TEXT, st.lists(U32, max_size=3).map(tuple)),
+    st.builds(f.Done, STREAM, ATTEMPT, REASON, COUNTS),
+    st.builds(f.Broken, STREAM, ATTEMPT, NAME, TEXT, COUNTS),
+    LOADS,
+    st.builds(f.Beat, U64, U64),
+    st.builds(f.Draining, U32),
+)
+REPLICA_FRAMES = st.one_of(
+    st.builds(
+        replica.ReplicaHello,
+        U32,
+        st.just("pool-0"),
+        NAME,
+        NAME,
+        NAME,
+        st.integers(1, replica.SLOTS_MAX),
+        U32,
+        st.builds(replica.Identity, TEXT, TEXT, TEXT, TEXT, TEXT),
+        TEXT,
+        st.dictionaries(NAME, TEXT, max_size=2),
+    ),
+    st.builds(replica.WorkStarted, U64, U32),
+    st.builds(replica.WorkTokens, U64, TEXT, st.lists(U32, max_size=3).map(tuple), U32),
+    st.builds(replica.WorkFinished, U64, REASON, COUNTS),
+    st.builds(replica.WorkRefused, U64, NAME, TEXT, st.none() | NAME),
+    st.builds(replica.WorkFailed, U64, NAME, TEXT),
+    st.builds(replica.ReplicaBeat, U64, U32, U32, st.booleans()),
+)
+
+
+@given(EDGE_FRAMES)
+def test_a_frame_of_the_edge_survives(frame: f.EdgeFrame) -> None:
+    data = edge_frame_out(frame).SerializeToString()
+    assert edge_frame_in(session_pb2.EdgeFrame.FromString(data)) == frame
+
+
+@given(INTAKE_FRAMES)
+def test_a_frame_of_the_intake_survives(frame: f.IntakeFrame) -> None:
+    data = intake_frame_out(frame).SerializeToString()
+    assert intake_frame_in(session_pb2.IntakeFrame.FromString(data)) == frame
+
+
+@given(REPLICA_FRAMES)
+def test_a_frame_of_a_replica_survives(frame: replica.ReplicaFrame) -> None:
+    data = replica.replica_frame_out(frame).SerializeToString()
+    assert replica.replica_frame_in(replica_pb2.ReplicaFrame.FromString(data)) == frame
+
+
+@given(st.builds(replica.WorkAssign, U64, GENERATIONS) | st.builds(replica.WorkCancel, U64))
+def test_a_frame_to_a_replica_survives(frame: replica.WorkFrame) -> None:
+    data = replica.work_frame_out(frame).SerializeToString()
+    assert replica.work_frame_in(replica_pb2.WorkFrame.FromString(data)) == frame
+
+
+@pytest.mark.parametrize("field", ["personal", "grade", "domestic"])
+@pytest.mark.parametrize("number", [0, 99])
+def test_a_label_value_of_another_version_is_refused(field: str, number: int) -> None:
+    message = labels_pb2.EffectiveLabel(personal=1, grade=1, domestic=1, origin=["DE"])
+    setattr(message, field, number)
+    with pytest.raises(WireError) as refused:
+        label_in(labels_pb2.EffectiveLabel.FromString(message.SerializeToString()))
+    assert refused.value.field == f"label.{field}"
+
+
+def test_a_message_without_a_kind_is_refused() -> None:
+    for parse, message in (
+        (edge_frame_in, session_pb2.EdgeFrame()),
+        (intake_frame_in, session_pb2.IntakeFrame()),
+        (replica.replica_frame_in, replica_pb2.ReplicaFrame()),
+        (replica.work_frame_in, replica_pb2.WorkFrame()),
+    ):
+        with pytest.raises(WireError):
+            parse(message)  # type: ignore[operator]
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        message = session_pb2.Open.FromString(data)
+    except Exception as error:  # noqa: BLE001 - protobuf's own refusal has no public class
+        assert "DecodeError" in type(error).__name__  # noqa: PT017
+        return
+    with pytest.raises(WireError):
+        open_in(message)
+
+
+def test_an_unknown_country_or_pathway_kind_is_refused() -> None:
+    entity = labels_pb2.Entity(id="x", country="DE")
+    label = labels_pb2.EffectiveLabel(personal=1, grade=1, domestic=1, origin=["DE"])
+    with pytest.raises(WireError, match=r"entity\.country"):
+        facts_in(labels_pb2.Facts(tenant=labels_pb2.Entity(id="x", country="XX"), label=label))
+    with pytest.raises(WireError, match=r"pathway\.kind"):
+        strange = labels_pb2.Pathway(id="p", kind="new", exporter="e")
+        facts_in(labels_pb2.Facts(tenant=entity, label=label, pathways=[strange]))
+
+
+def test_no_repr_holds_a_payload_or_a_token() -> None:
+    words = "the words of the tenant"
+    generation = Generation("m", (Message(Role.USER, words),), Sampling(stop=(words,)))  # type: ignore[arg-type]
+    hello = replica.ReplicaHello(
+        1,
+        "r",  # type: ignore[arg-type]
+        "p",  # type: ignore[arg-type]
+        "i",
+        "m",  # type: ignore[arg-type]
+        1,
+        1,
+        replica.Identity("", "", "", "", ""),
+        words,
+        {},
+    )
+    frames: list[object] = [
+        f.Tokens(1, "a", 0, 1, words, ()),  # type: ignore[arg-type]
+        replica.WorkTokens(1, words, (), 1),
+        replica.WorkAssign(1, generation),
+        hello,
+    ]
+    assert words not in repr(frames)
+
+
+def test_a_server_takes_pings_more_often_than_a_client_sends_them() -> None:
+    assert SERVER_PING_FLOOR_MS < CLIENT_PING_MS
