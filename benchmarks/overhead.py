@@ -150,21 +150,20 @@ def raw(times: Sequence[PathTimes]) -> dict[str, list[list[list[int]]]]:
 def rendered(case: Case, figures: Sequence[Mapping[str, Any]]) -> str:
     """Return the figures of one case as a table. Pure."""
     columns = (
-        *("path", "n", "first token p50", "p99", "added", "x direct", "per token", "added", "x direct"),
-        *("tokens/s", "CPU edge", "scheduler", "engine"),
+        *("path", "n", "first token ms, p50", "p99", "added (quartiles)", "x direct"),
+        *("per token us", "added (quartiles)", "x direct", "tokens/s", "CPU ms: edge", "scheduler", "engine"),
     )
     rows = []
     for one in figures:
-        first, between = one["first_token_ms"], one["per_token_us"]
-        cpu = one["cpu_us_per_request"]
-        p99 = f"{first['p99']:.2f} ms" + ("" if first["p99_holds"] else "*")
+        first, between, cpu = one["first_token_ms"], one["per_token_us"], one["cpu_us_per_request"]
         rows.append(
             (
-                *(str(one["path"]), str(one["requests"]), f"{first['p50']:.2f} ms", p99),
-                *(f"{first['added']:+.2f} ms", f"{first['ratio']:.2f}"),
-                *(f"{between['mean']:.1f} us", f"{between['added']:+.1f} us", f"{between['ratio']:.2f}"),
+                *(str(one["path"]), str(one["requests"]), f"{first['p50']:.2f}"),
+                f"{first['p99']:.2f}" + (" " if first["p99_holds"] else "*"),
+                *(_added(first, 2), f"{first['ratio']:.2f}"),
+                *(f"{between['mean']:.1f}", _added(between, 1), f"{between['ratio']:.2f}"),
                 f"{one['tokens_per_s']:.0f}",
-                *(f"{cpu[name] / 1000:.2f} ms" for name in ("edge", "scheduler", "engine")),
+                *(f"{cpu[name] / 1000:.2f}" for name in ("edge", "scheduler", "engine")),
             )
         )
     return table(case.title, columns, rows)
@@ -176,6 +175,11 @@ NOTE = (
     "* too few samples for a 99th percentile: about the slowest seen.\n"
     "The client, the engine, the edge and the scheduler share this machine, and its cores, on every path.\n"
 )
+
+
+def _added(figures: Mapping[str, float], digits: int) -> str:
+    low, high = figures["added_p25"], figures["added_p75"]
+    return f"{figures['added']:+.{digits}f} ({low:+.{digits}f} {high:+.{digits}f})"
 
 
 async def _round(times: PathTimes, clients: Sequence[Client], per_client: int, processes: Mapping[str, int]) -> None:

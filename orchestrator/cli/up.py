@@ -52,7 +52,7 @@ class Options:
 
 
 def specs(house: House, options: Options, etcd: Path, gguf: Path) -> list[list[ProcessSpec]]:
-    """Return every process in the order of starting: those of one list start together. Pure."""
+    """Return every process in the order of starting: those of one list start together. Changes nothing."""
     ports = house.ports
     ground: list[ProcessSpec] = []
     for side in ("domestic", "overseas"):
@@ -106,7 +106,6 @@ def _etcd(house: House, side: str, binary: Path) -> ProcessSpec:
 
 def _ray(house: House, site: str) -> ProcessSpec:
     address = house.ray_address(site)
-    address.unlink(missing_ok=True)
     labels = {"region": f"cn-{site}", "jurisdiction": "CN", "accelerator": "cpu-emulated", "model": MODEL}
     argv = [sys.executable, "-m", "scheduler.pools.devcluster", "--temp", str(house.folder / "ray" / site)]
     argv += ["--token-file", str(house.secret(f"{site}-ray.token")), "--address-file", str(address), "--cpus", "1"]
@@ -155,6 +154,8 @@ class Up:
 
     async def start(self) -> None:
         """Start everything and wait until `status` shows it whole. Raises UpError and ProcessFailure."""
+        for site in SITES:
+            self._house.ray_address(site).unlink(missing_ok=True)  # of a run that was killed
         groups = specs(self._house, self._options, etcd_binary(), self._gguf)
         titles = ("etcd, Ray, borders and the Frankfurt engine", "control planes", "schedulers and edges")
         for title, group in zip(titles, groups, strict=True):

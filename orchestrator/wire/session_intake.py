@@ -113,6 +113,10 @@ class _Stream:
     """The terminal frame, held back until `ready` is empty."""
     ended: bool = False
 
+    def running(self) -> bool:
+        """Whether an engine may work for this stream and was not told to stop."""
+        return self.last is None and not self.cancelled
+
 
 class IntakeSession:
     """One session with one edge."""
@@ -312,7 +316,7 @@ class IntakeSession:
         if isinstance(frame, Settle):
             del self._streams[frame.stream]
             settled = Settled(frame.stream, frame.attempt, frame.counts, found.sent_tokens)
-            return [settled] if found.last is not None else [Stop(frame.stream, "cancelled"), settled]
+            return [Stop(frame.stream, "cancelled"), settled] if found.running() else [settled]
         if found.cancelled:
             return []
         found.cancelled = True
@@ -364,7 +368,7 @@ class IntakeSession:
         self.state = State.CLOSED
         out: list[Instruction] = []
         for number, found in self._streams.items():
-            if found.last is None:
+            if found.running():
                 out.append(Stop(number, reason))
             out.append(Settled(number, found.attempt, None, found.sent_tokens))
         self._streams.clear()

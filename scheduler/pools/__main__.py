@@ -36,9 +36,8 @@ def main() -> int:
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    work = threading.Thread(
-        target=Driver(settings, settings.ray, token, _say).run, args=(stopped,), name="ray", daemon=True
-    )
+    driver = Driver(settings, settings.ray, token, _say)
+    work = threading.Thread(target=_drive, args=(driver, stopped), name="ray", daemon=True)
     work.start()
     while work.is_alive() and not stopped.is_set():
         # The scheduler holds our standard input: its end is the scheduler's end, however it came.
@@ -49,6 +48,13 @@ def main() -> int:
     sys.stderr.flush()
     # Not an ordinary exit: Ray's own threads may hang in it.
     os._exit(0 if stopped.is_set() else EXIT_CLUSTER_LOST)
+
+
+def _drive(driver: Driver, stopped: threading.Event) -> None:
+    try:
+        driver.run(stopped)
+    except OSError as failure:
+        _say(f"cannot join the Ray cluster: {failure}")
 
 
 def _say(line: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scheduler.pools.engine.process import ENVIRONMENT
 from scheduler.pools.environment import ray_environment
 from scheduler.pools.replica import Replica, ReplicaSpec
 from scheduler.settings import PoolSettings, RaySettings, SchedulerSettings
@@ -103,6 +104,7 @@ class Driver:
             max_restarts=-1,
             max_task_retries=0,
             label_selector=dict(wanted.spec.node_labels),
+            runtime_env={"env_vars": dict(ENVIRONMENT)},  # read by torch when the replica first imports it
         ).remote(wanted.spec)
         self._say(f"replica {name} placed with labels {_labels(wanted.spec.node_labels)}")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundles.clock import HighestTime
+from orchestrator.bundles.formats import SectionKind
 from orchestrator.bundles.refusals import BundleRefused, RefusalCode
 from orchestrator.bundles.revocations import Revoked
 from orchestrator.bundles.store import KEPT_MANIFESTS, KEPT_MS
 from orchestrator.policy.ids import Digest, PoolId
 from tests.bundles.sides import NOW_MS, Side, fleet, holdings_in, issue, overseas, revoke, take
-from tests.bundles.sides import SectionKind as Kind
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def other_fleet(name: str) -> tuple[Kind, str, dict[str, object]]:
-    return (Kind.FLEET, "fleet", fleet("sg-edge", name, "SG", "harbour-sg"))
+def other_fleet(name: str) -> tuple[SectionKind, str, dict[str, object]]:
+    return (SectionKind.FLEET, "fleet", fleet("sg-edge", name, "SG", "harbour-sg"))
 
 
 def test_a_bundle_outlives_the_program(tmp_path: Path, side: Side) -> None:

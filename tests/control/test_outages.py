@@ -13,14 +13,14 @@ import grpc
 import pytest
 
 from orchestrator.bundles.blobs import manifest_blob
-from orchestrator.bundles.formats import Signed
+from orchestrator.bundles.formats import SectionKind, Signed
 from orchestrator.bundles.roots import SigningKey
 from orchestrator.cli.publish import PublishFailed
 from orchestrator.policy.ids import Digest
 from orchestrator.wire.channels import bind, make_server
 from protos.tidegate.v1 import control_pb2 as pb
 from protos.tidegate.v1.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
-from tests.bundles.sides import File, Issue, SectionKind, Side, fleet, issue
+from tests.bundles.sides import File, Issue, Side, fleet, issue
 from tests.control.planes import Plane, until
 from tests.etcd_process import EtcdProcess
 

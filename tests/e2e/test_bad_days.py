@@ -151,3 +151,28 @@ async def test_a_killed_intake_finds_its_replicas_again(standing: Standing) -> N
     await standing.supervisor.wait_ready("scheduler-shanghai", 60_000)
     await standing.up.until("the whole house again", standing.up.lacks)
     assert replica_pids(standing, "shanghai") == pids, "the replicas outlive the intake"
+
+
+@pytest.mark.parametrize("name", ["edge-singapore", "scheduler-guizhou"])
+async def test_a_program_told_to_stop_lets_its_running_answers_end(standing: Standing, name: str) -> None:
+    async with standing.up.caller("singapore").client() as client:
+        stream = await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Write a story about a harbour."}],
+            max_tokens=40,
+            temperature=0,
+            stream=True,
+        )
+        reasons = []
+        stopping: asyncio.Task[int] | None = None
+        async for chunk in stream:
+            if stopping is None:
+                stopping = asyncio.create_task(standing.supervisor.stop(name))
+            reasons += [choice.finish_reason for choice in chunk.choices]
+    assert reasons[-1] in ("stop", "length"), "the answer must end undisturbed"
+    assert stopping is not None
+    assert await stopping == 0
+    found = [spec for group in specs(standing.house, OPTIONS, etcd_binary(), gguf_path()) for spec in group]
+    await standing.supervisor.start(next(spec for spec in found if spec.name == name))
+    await standing.supervisor.wait_ready(name, 60_000)
+    await standing.up.until("the whole house again", standing.up.lacks)

@@ -243,15 +243,15 @@ def parse_reply(data: bytes) -> Reply:
 
 
 def _dechunk(data: bytes) -> tuple[bytes, bytes, bool]:
-    parts = b""
-    while data:
-        size, _, data = data.partition(b"\r\n")
-        count = int(size, 16)
-        if count == 0:
-            return parts, data.removeprefix(b"\r\n"), True
-        parts += data[:count]
-        data = data[count + 2 :]
-    return parts, b"", False
+    parts: list[bytes] = []
+    at = 0
+    while (line_end := data.find(b"\r\n", at)) >= 0:
+        size = int(data[at:line_end], 16)
+        if size == 0:
+            return b"".join(parts), data[line_end + 2 :].removeprefix(b"\r\n"), True
+        parts.append(data[line_end + 2 : line_end + 2 + size])
+        at = line_end + 2 + size + 2
+    return b"".join(parts), b"", False
 
 
 def chat_body(**fields: Any) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from node_agent.uplink.session_link import Sendable, SessionLink
 from orchestrator.bundles.assemble import Bundle
@@ -150,7 +151,7 @@ class Stand:
     replica_port: int
     example: Example
 
-    def sendable(self, **changes: object) -> Sendable:
+    def sendable(self, **changes: Any) -> Sendable:
         """A permitted attempt, signed by the edge."""
         bundle = self.shelf.held[max(self.shelf.held)]
         tenant = next(t for t in bundle.tenants if t.id == "acme-sg")

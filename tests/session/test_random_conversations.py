@@ -8,8 +8,8 @@ import pytest
 
 from tests.session.simulation import Simulation
 
-SEEDS = 400
-BLOCK = 50
+SEEDS = 320
+BLOCK = 40
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))

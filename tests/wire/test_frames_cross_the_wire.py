@@ -10,22 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.engines.generation import FinishReason, Generation, Message, Role, Sampling
+from orchestrator.evidence.canonical import INTEGER_MAX
 from orchestrator.evidence.citation import Citation
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.entities import Entity, Owner
-from orchestrator.policy.jurisdictions import ASSIGNED
+from orchestrator.policy.jurisdictions import ASSIGNED, Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective, Grade, Personal
 from orchestrator.policy.pathways import Pathway, PathwayKind
 from orchestrator.policy.permit import Facts
 from orchestrator.wire import convert_replica as replica
 from orchestrator.wire import frames as f
 from orchestrator.wire.channels import CLIENT_PING_MS, SERVER_PING_FLOOR_MS
-from orchestrator.wire.convert_facts import WireError, facts_in, label_in
+from orchestrator.wire.convert_facts import WireError, facts_in, label_in, label_out
 from orchestrator.wire.convert_session import edge_frame_in, edge_frame_out, intake_frame_in, intake_frame_out, open_in
 from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
-MS = st.integers(0, 2**53)
+MS = st.integers(0, INTEGER_MAX)
+"""What is signed is canonical JSON, which holds no larger integer."""
 TEXT = st.text(max_size=20)
 NAME = st.text("abcdefghij-", min_size=1, max_size=12)
 HEX = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -46,7 +48,7 @@ PATHWAYS = st.builds(
 )
 FACTS = st.builds(Facts, ENTITIES, LABELS, st.lists(PATHWAYS, max_size=2).map(tuple), CODES)
 DIGESTS = st.tuples(HEX, HEX).map(lambda halves: f"sha256:{halves[0]}{halves[1]}")
-CITATIONS = st.builds(Citation, NAME, U64, DIGESTS, U64, MS, U32)
+CITATIONS = st.builds(Citation, NAME, MS, DIGESTS, MS, MS, U32)
 GENERATIONS = st.builds(
     Generation,
     NAME,
@@ -153,10 +155,14 @@ def test_a_frame_to_a_replica_survives(frame: replica.WorkFrame) -> None:
     assert replica.work_frame_in(replica_pb2.WorkFrame.FromString(data)) == frame
 
 
+def known_label() -> labels_pb2.EffectiveLabel:
+    return label_out(Effective(Personal.NONE, Grade.PUBLIC, Domestic.NO, frozenset({Jurisdiction("DE")})))
+
+
 @pytest.mark.parametrize("field", ["personal", "grade", "domestic"])
 @pytest.mark.parametrize("number", [0, 99])
 def test_a_label_value_of_another_version_is_refused(field: str, number: int) -> None:
-    message = labels_pb2.EffectiveLabel(personal=1, grade=1, domestic=1, origin=["DE"])
+    message = known_label()
     setattr(message, field, number)
     with pytest.raises(WireError) as refused:
         label_in(labels_pb2.EffectiveLabel.FromString(message.SerializeToString()))
@@ -164,14 +170,15 @@ def test_a_label_value_of_another_version_is_refused(field: str, number: int) ->
 
 
 def test_a_message_without_a_kind_is_refused() -> None:
-    for parse, message in (
+    cases: tuple[tuple[Any, object], ...] = (
         (edge_frame_in, session_pb2.EdgeFrame()),
         (intake_frame_in, session_pb2.IntakeFrame()),
         (replica.replica_frame_in, replica_pb2.ReplicaFrame()),
         (replica.work_frame_in, replica_pb2.WorkFrame()),
-    ):
+    )
+    for parse, message in cases:
         with pytest.raises(WireError):
-            parse(message)  # type: ignore[operator]
+            parse(message)
 
 
 @given(st.binary(max_size=80))
@@ -186,7 +193,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 def test_an_unknown_country_or_pathway_kind_is_refused() -> None:
     entity = labels_pb2.Entity(id="x", country="DE")
-    label = labels_pb2.EffectiveLabel(personal=1, grade=1, domestic=1, origin=["DE"])
+    label = known_label()
     with pytest.raises(WireError, match=r"entity\.country"):
         facts_in(labels_pb2.Facts(tenant=labels_pb2.Entity(id="x", country="XX"), label=label))
     with pytest.raises(WireError, match=r"pathway\.kind"):

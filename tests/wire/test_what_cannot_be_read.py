@@ -1,0 +1,215 @@
+"""A message that cannot be read is refused by the name of the field, and the refusal repeats nothing of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orchestrator.engines.generation import Generation, Message, Role, Sampling
+from orchestrator.evidence.canonical import INTEGER_MAX
+from orchestrator.policy.ids import ModelId
+from orchestrator.wire.convert_facts import OWNERS_MAX, PATHWAYS_MAX, SET_MAX, WireError
+from orchestrator.wire.convert_replica import SLOTS_MAX, replica_frame_in, work_frame_in
+from orchestrator.wire.convert_session import (
+    MESSAGES_MAX,
+    STOPS_MAX,
+    edge_frame_in,
+    edge_frame_out,
+    intake_frame_in,
+    open_out,
+)
+from orchestrator.wire.frames import CREDIT_BYTES_MIN
+from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
+from protos.tidegate.v1.labels_pb2 import PERSONAL_PERSONAL
+from tests.session.world import made_id, open_frame
+
+CANARY = "canary-5531"
+ATTEMPT = made_id("att", 1)
+Break = Callable[[Any], object]
+
+
+def valid() -> session_pb2.Open:
+    """An attempt that can be read, with a payload that must not be seen."""
+    message = open_out(open_frame(1, 1, CREDIT_BYTES_MIN))
+    message.generation.messages[0].text = CANARY
+    message.generation.sampling.stop.append(CANARY)
+    pathway = labels_pb2.Pathway(id="scc", kind="eu_scc", exporter="a", importer="b", countries=["CN"])
+    pathway.personal_max, pathway.reference = PERSONAL_PERSONAL, CANARY
+    message.facts.pathways.append(pathway)
+    message.facts.tenant.owners.append(labels_pb2.Owner(entity="o", country="DE", share_percent=60))
+    return message
+
+
+def put(path: str, value: object) -> Break:
+    """Return what sets one field of a message."""
+
+    def change(message: Any) -> None:
+        *outer, last = path.split(".")
+        for name in outer:
+            message = message[int(name)] if name.isdigit() else getattr(message, name)
+        setattr(message, last, value)
+
+    return change
+
+
+def clear(path: str) -> Break:
+    """Return what takes one field of a message away."""
+
+    def change(message: Any) -> None:
+        *outer, last = path.split(".")
+        for name in outer:
+            message = message[int(name)] if name.isdigit() else getattr(message, name)
+        message.ClearField(last)
+
+    return change
+
+
+OPENS: list[tuple[str, Break]] = [
+    ("open.stream", clear("stream")),
+    ("attempt", clear("attempt")),
+    ("attempt", put("attempt", "att_" + CANARY)),
+    ("open.decision", put("decision", ATTEMPT)),
+    ("open.request", put("request", CANARY)),
+    ("open.pool", clear("pool")),
+    ("open.pool", put("pool", CANARY * 100)),
+    ("open.key_id", clear("key_id")),
+    ("open.credit_bytes", put("credit_bytes", CREDIT_BYTES_MIN - 1)),
+    ("generation.messages", clear("generation")),
+    ("generation.messages", lambda m: m.generation.messages.extend([m.generation.messages[0]] * MESSAGES_MAX)),
+    ("generation.messages.role", put("generation.messages.0.role", CANARY)),
+    ("generation.model", clear("generation.model")),
+    ("generation.sampling.temperature", put("generation.sampling.temperature", math.nan)),
+    ("generation.sampling.temperature", put("generation.sampling.temperature", 2.01)),
+    ("generation.sampling.top_p", put("generation.sampling.top_p", 0.0)),
+    ("generation.sampling.top_p", put("generation.sampling.top_p", math.inf)),
+    ("generation.sampling.stop", lambda m: m.generation.sampling.stop.extend([CANARY] * STOPS_MAX)),
+    ("generation.sampling.max_tokens", put("generation.sampling.max_tokens", 0)),
+    ("entity.country", clear("facts")),
+    ("entity.id", clear("facts.tenant.id")),
+    ("entity.country", put("facts.tenant.country", CANARY)),
+    ("entity.owners", lambda m: m.facts.tenant.owners.extend([m.facts.tenant.owners[0]] * OWNERS_MAX)),
+    ("entity.owners.entity", clear("facts.tenant.owners.0.entity")),
+    ("entity.owners.country", put("facts.tenant.owners.0.country", "XX")),
+    ("entity.owners.share_percent", put("facts.tenant.owners.0.share_percent", 101)),
+    ("entity.owners.share_percent", clear("facts.tenant.owners.0.share_percent")),
+    ("label.personal", clear("facts.label")),
+    ("label.personal", put("facts.label.personal", 5)),
+    ("label.grade", put("facts.label.grade", 0)),
+    ("label.domestic", put("facts.label.domestic", 77)),
+    ("label.origin", lambda m: m.facts.label.origin.append(CANARY)),
+    ("label.origin", lambda m: m.facts.label.origin.extend(["DE"] * SET_MAX)),
+    ("facts.processed_in", lambda m: m.facts.processed_in.append("EEA")),
+    ("facts.pathways", lambda m: m.facts.pathways.extend([m.facts.pathways[0]] * PATHWAYS_MAX)),
+    ("pathway.id", clear("facts.pathways.0.id")),
+    ("pathway.kind", put("facts.pathways.0.kind", "eu_scc_2")),
+    ("pathway.exporter", clear("facts.pathways.0.exporter")),
+    ("pathway.importer", clear("facts.pathways.0.importer")),
+    ("pathway.countries", lambda m: m.facts.pathways[0].countries.append("cn")),
+    ("pathway.personal_max", clear("facts.pathways.0.personal_max")),
+    ("pathway.valid_from_ms", put("facts.pathways.0.valid_from_ms", -INTEGER_MAX - 1)),
+    ("pathway.valid_until_ms", put("facts.pathways.0.valid_until_ms", INTEGER_MAX + 1)),
+    ("citation.manifest_digest", clear("citation")),
+    ("citation.manifest_digest", put("citation.manifest_digest", "sha256:" + CANARY)),
+    ("citation.side", clear("citation.side")),
+    # What is signed and recorded is canonical JSON, which has no number for these.
+    ("citation.manifest", put("citation.manifest", INTEGER_MAX + 1)),
+    ("citation.revocations", put("citation.revocations", 2**63)),
+    ("citation.now_ms", put("citation.now_ms", INTEGER_MAX + 1)),
+]
+
+EDGE: list[tuple[str, session_pb2.EdgeFrame]] = [
+    ("hello.session", session_pb2.EdgeFrame(hello=session_pb2.Hello(edge="e", session="s"))),
+    ("hello.edge", session_pb2.EdgeFrame(hello=session_pb2.Hello(session=made_id("ses", 1)))),
+    ("attempt", session_pb2.EdgeFrame(cancel=session_pb2.Cancel(stream=1))),
+    ("attempt", session_pb2.EdgeFrame(settle=session_pb2.Settle(stream=1, attempt="att_1"))),
+]
+
+INTAKE: list[tuple[str, session_pb2.IntakeFrame]] = [
+    ("welcome.scheduler", session_pb2.IntakeFrame(welcome=session_pb2.Welcome(version=1))),
+    ("load.pool", session_pb2.IntakeFrame(load=session_pb2.Load(number=1))),
+    ("attempt", session_pb2.IntakeFrame(tokens=session_pb2.Tokens(stream=1, text=CANARY))),
+    ("accepted.replica", session_pb2.IntakeFrame(accepted=session_pb2.Accepted(stream=1, attempt=ATTEMPT))),
+    ("refused.code", session_pb2.IntakeFrame(refused=session_pb2.Refused(attempt=ATTEMPT, detail=CANARY))),
+    ("broken.code", session_pb2.IntakeFrame(broken=session_pb2.Broken(attempt=ATTEMPT, detail=CANARY))),
+    ("done.reason", session_pb2.IntakeFrame(done=session_pb2.Done(attempt=ATTEMPT))),
+    ("done.reason", session_pb2.IntakeFrame(done=session_pb2.Done(attempt=ATTEMPT, reason=CANARY))),
+]
+
+HELLO = replica_pb2.ReplicaHello(replica="r-0", pool="p", incarnation="i", model="m", slots=1, token=CANARY)
+
+
+def hello(**fields: Any) -> replica_pb2.ReplicaFrame:
+    message = replica_pb2.ReplicaHello.FromString(HELLO.SerializeToString())
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return replica_pb2.ReplicaFrame(hello=message)
+
+
+REPLICA: list[tuple[str, replica_pb2.ReplicaFrame]] = [
+    ("hello.replica", hello(replica="Not a name")),
+    ("hello.slots", hello(slots=0)),
+    ("hello.slots", hello(slots=SLOTS_MAX + 1)),
+    ("hello.pool", hello(pool="")),
+    ("hello.incarnation", hello(incarnation="")),
+    ("hello.model", hello(model="")),
+    ("finished.reason", replica_pb2.ReplicaFrame(finished=replica_pb2.WorkFinished(work=1, reason=CANARY))),
+    ("refused.code", replica_pb2.ReplicaFrame(refused=replica_pb2.WorkRefused(work=1, detail=CANARY))),
+    ("failed.code", replica_pb2.ReplicaFrame(failed=replica_pb2.WorkFailed(work=1, detail=CANARY))),
+]
+
+
+def refusal(parse: Callable[[Any], object], message: object) -> WireError:
+    with pytest.raises(WireError) as refused:
+        parse(message)
+    shown = f"{refused.value} {refused.value!r} {refused.value.__cause__!r}"
+    assert CANARY not in shown
+    return refused.value
+
+
+@pytest.mark.parametrize(("field", "change"), OPENS)
+def test_an_attempt_is_refused_by_field(field: str, change: Break) -> None:
+    message = valid()
+    edge_frame_in(session_pb2.EdgeFrame(open=message))
+    change(message)
+    assert refusal(edge_frame_in, session_pb2.EdgeFrame(open=message)).field == field
+
+
+@pytest.mark.parametrize(("field", "message"), EDGE)
+def test_a_frame_of_an_edge_is_refused_by_field(field: str, message: session_pb2.EdgeFrame) -> None:
+    assert refusal(edge_frame_in, message).field == field
+
+
+@pytest.mark.parametrize(("field", "message"), INTAKE)
+def test_a_frame_of_an_intake_is_refused_by_field(field: str, message: session_pb2.IntakeFrame) -> None:
+    assert refusal(intake_frame_in, message).field == field
+
+
+@pytest.mark.parametrize(("field", "message"), REPLICA)
+def test_a_frame_of_a_replica_is_refused_by_field(field: str, message: replica_pb2.ReplicaFrame) -> None:
+    assert refusal(replica_frame_in, message).field == field
+
+
+@pytest.mark.parametrize(
+    ("parse", "kind"),
+    [
+        (edge_frame_in, session_pb2.EdgeFrame),
+        (intake_frame_in, session_pb2.IntakeFrame),
+        (replica_frame_in, replica_pb2.ReplicaFrame),
+        (work_frame_in, replica_pb2.WorkFrame),
+    ],
+)
+def test_a_kind_of_a_newer_version_is_refused(parse: Callable[[Any], object], kind: Any) -> None:
+    # Field 15 with a message in it: what a oneof of the next version looks like to this one.
+    newer = kind.FromString(b"\x7a\x02\x08\x01")
+    assert refusal(parse, newer).field == "frame"
+
+
+def test_an_attempt_shows_nothing_of_its_payload() -> None:
+    frame = edge_frame_in(session_pb2.EdgeFrame(open=valid()))
+    # The reference of a pathway is a fact of the law, not a payload.
+    assert CANARY not in repr(frame).replace(f"reference='{CANARY}'", "")
+    assert CANARY not in repr(Generation(ModelId("m"), (Message(Role.USER, CANARY),), Sampling(stop=(CANARY,))))
+    assert edge_frame_out(frame).open.generation.messages[0].text == CANARY
