@@ -77,8 +77,9 @@ def _grace_s(request: pytest.FixtureRequest) -> float:
 def _uses_wider_fixtures(request: pytest.FixtureRequest) -> bool:
     definitions = request.node._fixtureinfo.name2fixturedefs
     return any(
-        one.scope != "function" and not one.func.__module__.startswith(("_pytest.", "pytest_", "tests.conftest"))
+        one.scope != "function" and not one.func.__module__.startswith(("_pytest.", "pytest_"))
         for name in request.fixturenames
+        if name != "nothing_is_left_at_the_end"
         for one in definitions.get(name, ())
     )
 

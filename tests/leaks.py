@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -25,19 +26,31 @@ NOT_FILES = re.compile(r"^(anon_inode:|socket:|pipe:|/dev/|/proc/|/sys/|/memfd:)
 LONG_LIVED = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
-def held(run: str) -> Counter[str]:
-    """Count what this process and the programs that it started hold now. `run` is the value of RUN_VARIABLE."""
-    return Counter([*_threads(), *_files(), *_sockets(), *(key for key, _ in _programs(run))])
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is held at one moment: how much of each thing, and which programs live."""
+
+    counts: Counter[str]
+    programs: frozenset[psutil.Process]
 
 
-def left_behind(run: str, before: Counter[str], grace_s: float) -> Counter[str]:
+def held(run: str, elders: frozenset[psutil.Process] = frozenset()) -> Held:
+    """Count what this process and the programs that it started hold now.
+
+    `run` is the value of RUN_VARIABLE. What an elder starts anew is its own affair and not counted.
+    """
+    programs = [(key, one) for key, one in _programs(run) if one in elders or not _is_below(one, elders)]
+    counts = Counter([*_threads(), *_files(), *_sockets(), *(key for key, _ in programs)])
+    return Held(counts, frozenset(one for _, one in programs))
+
+
+def left_behind(run: str, before: Held, grace_s: float) -> Counter[str]:
     """What is held beyond `before`, after up to `grace_s` in which it may go."""
     deadline = time.monotonic() + grace_s
-    left = held(run) - before
-    if left:
+    if held(run, before.programs).counts - before.counts:
         # What only waits for the collector closes itself, and says so with a ResourceWarning.
         gc.collect()
-    while (left := held(run) - before) and time.monotonic() < deadline:
+    while (left := held(run, before.programs).counts - before.counts) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return left
 
@@ -48,6 +61,13 @@ def end_programs(run: str, left: Counter[str]) -> None:
         if key in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+def _is_below(process: psutil.Process, elders: frozenset[psutil.Process]) -> bool:
+    try:
+        return bool(elders) and not elders.isdisjoint(process.parents())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _threads() -> list[str]:

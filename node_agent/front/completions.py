@@ -15,7 +15,7 @@ from node_agent.front.limits import Admission, Limits
 from node_agent.front.shapes import REASONS, Answering, Chunks, Usage
 from node_agent.front.sse import HEADERS
 from node_agent.front.stream import EventStream
-from node_agent.front.tenants import Caller, entitled_models
+from node_agent.front.tenants import Caller, may_use
 from node_agent.front.visit import Visit
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.files.chat import CARRIED, ChatLimits, ChatRequest, load_chat_request
@@ -88,7 +88,7 @@ class Completions:
             problem = Problem(error.code, f"{error.param or 'The body'}: {error.message}.", error.param)
         else:
             # One answer for a model that is not here and for one that is another tenant's.
-            if request.generation.model not in entitled_models(caller, bundle):
+            if not may_use(caller, bundle, request.generation.model):
                 raise ProblemError(Problem("model_not_found", param="model"))
             if not request.carried:
                 missing = ", ".join(sorted(capability.value for capability in request.capabilities - CARRIED))

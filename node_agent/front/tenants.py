@@ -49,6 +49,11 @@ def entitled_models(caller: Caller, bundle: Bundle) -> tuple[ModelId, ...]:
     return tuple(model for model in bundle.fleet.models() if model in caller.tenant.models)
 
 
+def may_use(caller: Caller, bundle: Bundle, model: ModelId) -> bool:
+    """Whether the tenant may use a model, and some declared pool serves it."""
+    return model in caller.tenant.models and any(pool.served(model) is not None for pool in bundle.fleet.pools)
+
+
 def _presented(head: Head) -> ApiKey | None:
     """Return the one well-formed key of the request, or None."""
     given = head.all("authorization")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import random
 import secrets
@@ -169,7 +170,7 @@ class House:
                 _, key_id, secret = self.keys.api[tenant["id"]].split("_", 2)
                 digest = hashlib.sha256(base64.urlsafe_b64decode(secret + "=")).hexdigest()
                 tenant["keys"] = [{"id": key_id, "sha256": digest}]
-            path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            _write_document(path, document)
 
     def write_variant(self, name: str, change: Mapping[str, Any]) -> Path:
         """Copy the overseas declared files with a change, and return the folder.
@@ -184,11 +185,11 @@ class House:
                 document = yaml.safe_load((target / file).read_text(encoding="utf-8"))
                 part = "pools" if file == "fleet.yaml" else "costs"
                 document[part] = [entry for entry in document[part] if entry[field] != change["without_pool"]]
-                (target / file).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+                _write_document(target / file, document)
         if "drains" in change:
             document = yaml.safe_load((target / "settings.yaml").read_text(encoding="utf-8"))
             document["drains"] = change["drains"]
-            (target / "settings.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+            _write_document(target / "settings.yaml", document)
         return target
 
     def write_configs(self, model_dir: Path) -> None:
@@ -323,11 +324,18 @@ class House:
         return loaded
 
     def _save(self, side: str, file: str, document: Mapping[str, Any]) -> None:
-        text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
-        (self.declared(side) / file).write_text(text, encoding="utf-8")
+        _write_document(self.declared(side) / file, document)
 
     def _write_config(self, program: str, settings: Mapping[str, Any]) -> None:
-        self.config(program).write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+        _write_document(self.config(program), settings)
+
+
+def _write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a file of settings or declarations as JSON, which is YAML in which every text is quoted.
+
+    A YAML writer leaves a key id such as 12e456789012 bare, and a YAML 1.2 reader takes that for a number.
+    """
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from orchestrator.cli.house import CONTEXT_TOKENS, EDGES, ENGINE_SLOTS, LOOPBACK, MODEL, SITES, House
 from orchestrator.cli.processes import ProcessExit, ProcessFailure, ProcessSpec, Supervisor, file_filled, port_accepts
-from orchestrator.cli.publish import publish
+from orchestrator.cli.publish import PublishFailed, publish
 from orchestrator.cli.samples import Caller, Outcome, ask, show
 from orchestrator.cli.status import fetch_status
 from orchestrator.config.secret import Secret, read_secret
+from orchestrator.files.document import FileError
 from protos.tidegate.v1 import control_pb2 as pb
 
 START_DEADLINE_MS = 120_000
@@ -377,7 +378,7 @@ def _verdict(work: asyncio.Task[None], say: Say, once: bool) -> int:
     error = work.exception()
     if error is None:
         return 0
-    if isinstance(error, UpError | ProcessFailure | OSError):
+    if isinstance(error, UpError | ProcessFailure | PublishFailed | FileError | OSError):
         say(f"\nfailed: {error}")
         return 1
     raise error

@@ -15,6 +15,7 @@ import grpc
 from orchestrator.control.entries import RegistryError, RegistryRefused, RegistryUnavailable
 
 MAX_TIMEOUT_S = 30.0
+CLOSE_S = 1.0
 MAX_MESSAGE_BYTES = 96 << 20
 """A page of values of the greatest size, with room."""
 MAX_DETAIL_CHARS = 160
@@ -220,12 +221,15 @@ class Stream:
         """End the call. Raises nothing; may be called again."""
         # The reader first: a call that is cancelled under its reader leaks.
         reading, self._reading = self._reading, None
-        if reading is not None:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
         call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
+        try:
+            if reading is not None:
+                reading.cancel()
+                # Bounded: on a busy machine gRPC was seen to keep a cancelled read until its call was cancelled too.
+                await asyncio.wait({reading}, timeout=CLOSE_S)
+        finally:
+            if call is not None:
+                call.cancel()
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import openai
@@ -16,6 +16,7 @@ from orchestrator.cli.house import LOOPBACK
 from orchestrator.cli.processes import port_accepts
 from orchestrator.cli.samples import MODEL, ask
 from orchestrator.cli.up import etcd_binary, specs
+from protos.tidegate.v1 import control_pb2 as pb
 from scheduler.pools.prepare import gguf_path
 from tests.e2e.conftest import OPTIONS, Standing
 
@@ -30,11 +31,32 @@ def silent(_: str) -> None:
     """Say nothing."""
 
 
+async def whole_again(standing: Standing, before: Mapping[str, str]) -> None:
+    """Wait until all is whole and who was started anew says so: a report of before may still be shown."""
+
+    def lacks(members: Mapping[str, pb.MemberReport]) -> list[str]:
+        old = [name for name, instance in before.items() if name in members and members[name].instance == instance]
+        return [*(f"a new {name}" for name in old), *standing.up.lacks(members)]
+
+    await standing.up.until("the whole house again", lacks)
+
+
+async def instances(standing: Standing, *names: str) -> dict[str, str]:
+    """The runs of these members before they are stopped; those that are no members are left out."""
+    members = await standing.up.members()
+    return {name: members[name].instance for name in map(member_of, names) if name in members}
+
+
+def member_of(name: str) -> str:
+    return name.removeprefix("scheduler-")
+
+
 @asynccontextmanager
 async def stopped(standing: Standing, *names: str) -> AsyncIterator[None]:
     """Stop processes of the house, and start them again however the test ends, until all is whole."""
     found = [spec for group in specs(standing.house, OPTIONS, etcd_binary(), gguf_path()) for spec in group]
     by_name = {spec.name: spec for spec in found}
+    before = await instances(standing, *names)
     for name in names:
         await standing.supervisor.stop(name)
     try:
@@ -43,7 +65,7 @@ async def stopped(standing: Standing, *names: str) -> AsyncIterator[None]:
         for name in reversed(names):
             await standing.supervisor.start(by_name[name])
             await standing.supervisor.wait_ready(name, 60_000)
-        await standing.up.until("the whole house again", standing.up.lacks)
+        await whole_again(standing, before)
 
 
 async def wait_for(what: str, holds: Callable[[], bool]) -> None:
@@ -144,17 +166,19 @@ async def test_edges_and_schedulers_go_on_without_control_and_etcd(standing: Sta
 
 async def test_a_killed_intake_finds_its_replicas_again(standing: Standing) -> None:
     pids = replica_pids(standing, "shanghai")
+    before = await instances(standing, "scheduler-shanghai")
     standing.supervisor.kill("scheduler-shanghai")
     await wait_for("the intake is gone", lambda: not standing.supervisor.alive("scheduler-shanghai"))
     found = [spec for group in specs(standing.house, OPTIONS, etcd_binary(), gguf_path()) for spec in group]
     await standing.supervisor.start(next(spec for spec in found if spec.name == "scheduler-shanghai"))
     await standing.supervisor.wait_ready("scheduler-shanghai", 60_000)
-    await standing.up.until("the whole house again", standing.up.lacks)
+    await whole_again(standing, before)
     assert replica_pids(standing, "shanghai") == pids, "the replicas outlive the intake"
 
 
 @pytest.mark.parametrize("name", ["edge-singapore", "scheduler-guizhou"])
 async def test_a_program_told_to_stop_lets_its_running_answers_end(standing: Standing, name: str) -> None:
+    before = await instances(standing, name)
     async with standing.up.caller("singapore").client() as client:
         stream = await client.chat.completions.create(
             model=MODEL,
@@ -175,4 +199,4 @@ async def test_a_program_told_to_stop_lets_its_running_answers_end(standing: Sta
     found = [spec for group in specs(standing.house, OPTIONS, etcd_binary(), gguf_path()) for spec in group]
     await standing.supervisor.start(next(spec for spec in found if spec.name == name))
     await standing.supervisor.wait_ready(name, 60_000)
-    await standing.up.until("the whole house again", standing.up.lacks)
+    await whole_again(standing, before)

@@ -22,6 +22,7 @@ from orchestrator.policy.ids import (
     EdgeId,
     ModelId,
     PoolId,
+    ReplicaId,
     SchedulerId,
     SideId,
     make_attempt_id,
@@ -92,14 +93,17 @@ class Shelf:
 class ScriptedReplica:
     """A replica that dials the intake and does as the test says."""
 
-    def __init__(self, port: int, slots: int = 2, token: str = TOKEN) -> None:
+    def __init__(self, port: int, slots: int = 2, token: str = TOKEN, name: str = "cn-guizhou-0") -> None:
         self.got: asyncio.Queue[WorkFrame] = asyncio.Queue(64)
         self.beats = True
+        self.healthy = True
+        self.over = asyncio.Event()
+        """Set when the intake ended the connection."""
         self._channel = open_channel(f"127.0.0.1:{port}")
         self._call = ReplicaPortStub(self._channel).Serve()
         self._hello = ReplicaHello(
             REPLICA_VERSION,
-            "cn-guizhou-0",  # type: ignore[arg-type]
+            ReplicaId(name),
             POOL,
             secrets.token_hex(4),
             MODEL,
@@ -131,25 +135,74 @@ class ScriptedReplica:
                 frame = work_frame_in(message)
                 if not isinstance(frame, ReplicaWelcome):
                     await self.got.put(frame)
+        self.over.set()
 
     async def _beat(self) -> None:
         while True:
             if self.beats:
-                await self.say(ReplicaBeat(1, 0, 0, True))
+                await self.say(ReplicaBeat(1, 0, 0, self.healthy))
             await asyncio.sleep(0.1)
+
+
+class Running:
+    """One run of an intake: its site and both gRPC sockets."""
+
+    def __init__(self, hands: Hands, waiting_max: int, dead_ms: int) -> None:
+        self.hands, self.waiting_max, self.dead_ms = hands, waiting_max, dead_ms
+        self.site = Site(SCHEDULER, SideId("domestic"), {POOL: Dispatcher(POOL, waiting_max, dead_ms)}, hands)
+        self.intake = IntakeService(self.site, SCHEDULER, secrets.token_hex(4), now_us, now_ms)
+        self.ports = (0, 0)
+        self._edges, self._replicas = make_server(), make_server()
+        add_IntakeServicer_to_server(self.intake, self._edges)
+        replicas = ReplicaService(self.site, SCHEDULER, TOKEN, now_us)
+        add_ReplicaPortServicer_to_server(replicas, self._replicas)
+
+    async def start(self, ports: tuple[int, int] = (0, 0)) -> None:
+        """Listen for edges and for replicas."""
+        self.ports = (bind(self._edges, f"127.0.0.1:{ports[0]}"), bind(self._replicas, f"127.0.0.1:{ports[1]}"))
+        await self._edges.start()
+        await self._replicas.start()
+
+    async def stop(self) -> None:
+        """End every session and close both sockets."""
+        self.intake.close()
+        await self._edges.stop(0.2)
+        await self._replicas.stop(0.2)
+        await self.site.close()
 
 
 @dataclass
 class Stand:
     """The running site."""
 
-    site: Site
+    running: Running
     spool: Spool
     shelf: Shelf
     key: SigningKey
     link: SessionLink
-    replica_port: int
     example: Example
+
+    @property
+    def site(self) -> Site:
+        """The site of the intake that runs now."""
+        return self.running.site
+
+    @property
+    def intake(self) -> IntakeService:
+        """The service for edges of the intake that runs now."""
+        return self.running.intake
+
+    @property
+    def replica_port(self) -> int:
+        """Where replicas dial."""
+        return self.running.ports[1]
+
+    async def restart(self) -> None:
+        """Stop the intake, and start it anew at the same addresses with nothing in memory."""
+        ports = self.running.ports
+        await self.running.stop()
+        self.running = Running(self.running.hands, self.running.waiting_max, self.running.dead_ms)
+        await self.running.start(ports)
 
     def sendable(self, **changes: Any) -> Sendable:
         """A permitted attempt, signed by the edge."""
@@ -197,32 +250,23 @@ async def standing(folder: Path, waiting_max: int = 2, dead_ms: int = 1_000) -> 
     bundle = fresh(example.bundle(), key)
     shelf = Shelf(bundle, {bundle.number: bundle})
     spool = Spool(folder / "spool", capacity_bytes=4 << 20, segment_bytes=1 << 20)
-    hands = Hands(shelf, spool, now_ms, now_us, secrets.token_bytes)
-    site = Site(SCHEDULER, SideId("domestic"), {POOL: Dispatcher(POOL, waiting_max, dead_ms)}, hands)
-    intake = IntakeService(site, SCHEDULER, "instance", now_us, now_ms)
-    edges, replicas = make_server(), make_server()
-    add_IntakeServicer_to_server(intake, edges)
-    add_ReplicaPortServicer_to_server(ReplicaService(site, SCHEDULER, TOKEN, now_us), replicas)
-    port, replica_port = bind(edges, "127.0.0.1:0"), bind(replicas, "127.0.0.1:0")
-    await edges.start()
-    await replicas.start()
-    link = SessionLink(EDGE, SCHEDULER, f"127.0.0.1:{port}", now_ms)
-    tasks = [asyncio.create_task(link.run()), asyncio.create_task(ticking(site))]
+    running = Running(Hands(shelf, spool, now_ms, now_us, secrets.token_bytes), waiting_max, dead_ms)
+    await running.start()
+    link = SessionLink(EDGE, SCHEDULER, f"127.0.0.1:{running.ports[0]}", now_ms)
+    stand = Stand(running, spool, shelf, key, link, example)
+    tasks = [asyncio.create_task(link.run()), asyncio.create_task(ticking(stand))]
     try:
-        yield Stand(site, spool, shelf, key, link, replica_port, example)
+        yield stand
     finally:
         await link.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        intake.close()
-        await edges.stop(0.2)
-        await replicas.stop(0.2)
-        await site.close()
+        await stand.running.stop()
         await spool.close_async()
 
 
-async def ticking(site: Site) -> None:
+async def ticking(stand: Stand) -> None:
     while True:
         await asyncio.sleep(0.05)
-        site.tick()
+        stand.site.tick()

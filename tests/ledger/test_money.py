@@ -32,6 +32,17 @@ def test_a_price_finer_than_a_pico_unit_is_refused() -> None:
         parse_units("0.0000001", 1_000_000)
 
 
+@given(st.integers(0, 10**18 - 1), st.integers(0, 10**12 - 1))
+def test_no_amount_is_rounded(units: int, pico: int) -> None:
+    assert parse_units(f"{units}.{pico:012}", 1) == units * PICO_PER_UNIT + pico
+
+
+@pytest.mark.parametrize("text", ["9" * 19, "1" + "0" * 5_000, "0." + "0" * 5_000 + "1"])
+def test_an_endless_amount_is_refused_before_it_is_read(text: str) -> None:
+    with pytest.raises(ValueError, match="decimal"):
+        parse_units(text, 1)
+
+
 def test_two_currencies_do_not_meet() -> None:
     with pytest.raises(ValueError, match="FX table"):
         Money(1, USD).plus(Money(1, EUR))

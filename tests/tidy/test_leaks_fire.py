@@ -93,6 +93,7 @@ import socket
 import threading
 import time
 
+import psutil
 import pytest
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -122,6 +123,33 @@ def test_program_of_the_module_started_anew(program):
     program[0].kill()
     program[0].wait(10)
     program[0] = subprocess.Popen([*SLEEP, "anew"])
+
+STARTER = """
+import subprocess, sys, time
+for line in sys.stdin:
+    subprocess.Popen(sys.argv[1:])
+    print("started", flush=True)
+"""
+
+@pytest.fixture(scope="session")
+def starter():
+    command = [sys.executable, "-c", STARTER, *SLEEP]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        STARTERS.append(program)
+        yield
+        for child in psutil.Process(program.pid).children():
+            child.kill()
+        program.kill()
+
+STARTERS = []
+
+def test_program_of_the_session(starter):
+    assert STARTERS
+
+def test_program_that_a_program_of_the_session_starts():
+    STARTERS[0].stdin.write("start\\n")
+    STARTERS[0].stdin.flush()
+    assert STARTERS[0].stdout.readline() == "started\\n"
 
 def test_socket_of_a_fixture(server):
     with socket.create_connection(server.getsockname()):
@@ -185,5 +213,5 @@ def test_what_a_wider_fixture_leaves_fails_the_run(tmp_path: Path) -> None:
 
 def test_what_is_cleaned_up_passes(tmp_path: Path) -> None:
     told = run_tests(tmp_path, CLEAN)
-    assert " 7 passed" in told, told
+    assert " 9 passed" in told, told
     assert "error" not in told.splitlines()[-1], told

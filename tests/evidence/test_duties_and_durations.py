@@ -1,0 +1,75 @@
+"""No duty is dropped in silence, no record is kept too short, and no text is spelled in two ways."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.evidence.canonical import canonical_bytes, canonical_digest
+from orchestrator.evidence.records import DAY_MS, DISCHARGERS, discharge, retain_until_ms, retention_of
+from orchestrator.files.packs import PackDocument, pack_of
+from orchestrator.files.typed import fit
+from orchestrator.policy.ids import digest_of
+from orchestrator.policy.packs import Obligation, ObligationKind
+from tests.intake.small_house import oblige, pack
+
+RETAIN = Obligation(ObligationKind.RETAIN, "P6M")
+
+
+def test_a_duty_without_a_discharger_is_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert discharge((RETAIN,)) is not None
+    monkeypatch.delitem(DISCHARGERS, ObligationKind.RETAIN)
+    assert discharge((RETAIN,)) is None
+    assert discharge(()) == ()
+
+
+def test_every_kind_of_duty_has_a_discharger() -> None:
+    assert set(ObligationKind) == DISCHARGERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "days"), [("P1Y6M", 366 + 6 * 31), ("P1Y2M3D", 366 + 62 + 3), ("P1Y2M1W3D", 366 + 62 + 7 + 3), ("P0D", 0)]
+)
+def test_a_duration_of_several_parts_is_their_sum(text: str, days: int) -> None:
+    assert retain_until_ms((text,), 5) == 5 + days * DAY_MS
+
+
+PARTS = st.tuples(*(st.none() | st.integers(1, 9999) for _ in "YMD")).filter(any)
+
+
+@given(PARTS)
+def test_every_duration_that_a_pack_may_hold_can_be_kept(parts: tuple[int | None, ...]) -> None:
+    text = "P" + "".join(f"{count}{unit}" for count, unit in zip(parts, "YMD", strict=True) if count is not None)
+    (rule,) = pack_of(fit(pack("cn", "CN", [oblige("CN", text)]), PackDocument)).rules
+    years, months, days = (count or 0 for count in parts)
+    assert retain_until_ms(retention_of(rule.obligations), 0) >= (years * 365 + months * 30 + days) * DAY_MS
+
+
+@given(st.lists(st.sampled_from(["P6M", "P3Y", "P10D"]), max_size=4), st.integers(0, 2**42))
+def test_the_longest_promise_holds(durations: list[str], now_ms: int) -> None:
+    each = [retain_until_ms((one,), now_ms) for one in durations]
+    assert retain_until_ms(tuple(durations), now_ms) == max(each, default=0)
+
+
+def test_a_digest_is_that_of_the_canonical_bytes() -> None:
+    assert canonical_digest({"b": 1, "a": "x"}) == digest_of(b'{"a":"x","b":1}')
+
+
+def test_half_a_character_has_no_canonical_form() -> None:
+    with pytest.raises(ValueError, match=r"."):
+        canonical_bytes({"a": "\ud800"})
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [
+        ("\b\t\n\f\r", r"\b\t\n\f\r"),
+        ("\x00\x1f\x7f", "\\u0000\\u001f\x7f"),
+        ("</script>\u2028", "</script>\u2028"),
+        ("é e\u0301", "é e\u0301"),
+    ],
+    ids=["short escapes", "control", "no needless escapes", "no normalisation"],
+)
+def test_a_string_has_the_shortest_escapes_and_is_not_normalised(text: str, spelled: str) -> None:
+    assert canonical_bytes({"a": text}) == f'{{"a":"{spelled}"}}'.encode()

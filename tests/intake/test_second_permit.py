@@ -1,0 +1,369 @@
+"""The pool's side asks the law again: what each kind of mistake, lie or change of law comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node_agent.border.decide import Ground, decide
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.bundles.revocations import Revoked
+from orchestrator.bundles.roots import SigningKey, key_id_of
+from orchestrator.evidence.citation import Citation
+from orchestrator.evidence.records import DISCHARGERS
+from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
+from orchestrator.policy.ids import EdgeId, EntityId, ModelId, PathwayId, TenantId
+from orchestrator.policy.jurisdictions import Jurisdiction
+from orchestrator.policy.labels import Domestic, Effective, Grade, Labels, Personal
+from orchestrator.policy.packs import ObligationKind
+from orchestrator.policy.pathways import Pathway, PathwayKind
+from orchestrator.policy.permit import Facts
+from orchestrator.policy.tenants import Tenant
+from orchestrator.wire.frames import Open
+from scheduler.intake.second_permit import SKEW_MAX_MS, Check, second_permit
+from tests.bundles.sides import MODEL, NOW_MS
+from tests.intake.small_house import (
+    DOMESTIC,
+    EDGE,
+    EDGE_KEY,
+    EDGE_KEY_ID,
+    EDGE_OPERATOR,
+    MILD,
+    OVERSEAS,
+    POOL,
+    POOL_OPERATOR,
+    TENANT,
+    House,
+    citation,
+    forbid,
+    grant,
+    oblige,
+    opened,
+    require,
+)
+
+CN, SG = Jurisdiction("CN"), Jurisdiction("SG")
+ROUTE = frozenset({CN, SG})
+PERSONAL = replace(MILD, personal=Personal.PERSONAL)
+
+
+def pathway(name: str, importer: EntityId = POOL_OPERATOR, kind: PathwayKind = PathwayKind.CN_SCC) -> Pathway:
+    return Pathway(
+        PathwayId(name), kind, TENANT.id, importer, ROUTE, Personal.PERSONAL, NOW_MS - 1, NOW_MS + 10_000, "drawer"
+    )
+
+
+@dataclass
+class Bench:
+    """One attempt about to be judged: what it is, what it cites, and what is newest."""
+
+    house: House
+    cited: Bundle | None
+    newest: Bundle | None
+    open: Open
+    edge: EdgeId = EDGE
+    now_ms: int = NOW_MS
+
+    def judge(self) -> Check:
+        return second_permit(self.open, self.edge, self.cited, self.newest, self.now_ms)
+
+    def cite(self, change: Callable[[Citation], Citation]) -> None:
+        """Sign the attempt again, over another citation."""
+        self.open = opened(self.open.facts, change(self.open.citation))
+
+    def renew(self, revoked: Revoked | None = None) -> None:
+        """The pool's side gets newer law."""
+        self.newest = self.house.bundle(DOMESTIC, {} if revoked is None else {DOMESTIC: revoked})
+
+
+def bench(house: House | None = None, facts: Facts | None = None) -> Bench:
+    made = House() if house is None else house
+    cited, newest = made.bundle(OVERSEAS), made.bundle(DOMESTIC)
+    return Bench(made, cited, newest, opened(facts or Facts(TENANT, MILD), citation(cited)))
+
+
+def test_what_both_laws_allow_may_run_and_leaves_its_duties() -> None:
+    check = bench(House(cn_rules=[grant("CN"), oblige("CN", "P1Y6M")])).judge()
+    assert check.problem is None
+    assert check.alarm is None
+    assert check.verdict is not None
+    assert check.verdict.rules == ("CN-GRANT", "SG-GRANT")
+    assert [duty for duty, _ in check.discharged] == ["retain:P1Y6M"]
+
+
+@pytest.mark.parametrize("skew_ms", [-SKEW_MAX_MS, SKEW_MAX_MS])
+def test_a_clock_within_the_bound_is_believed(skew_ms: int) -> None:
+    made = bench()
+    made.now_ms += skew_ms
+    assert made.judge().problem is None
+
+
+def nothing_cited(made: Bench) -> None:
+    made.cited = None
+
+
+def nothing_held(made: Bench) -> None:
+    made.newest = None
+
+
+def late(made: Bench) -> None:
+    made.now_ms += SKEW_MAX_MS + 1
+
+
+def early(made: Bench) -> None:
+    made.now_ms -= SKEW_MAX_MS + 1
+
+
+def other_permit(made: Bench) -> None:
+    made.cite(lambda cites: replace(cites, permit_version=cites.permit_version + 1))
+
+
+def unknown_edge(made: Bench) -> None:
+    made.edge = EdgeId("edge-of-nobody")
+
+
+def unknown_pool(made: Bench) -> None:
+    made.house.pools = False
+    made.cited = made.house.bundle(OVERSEAS)
+
+
+def forged_label(made: Bench) -> None:
+    milder = replace(made.open.facts, label=replace(MILD, grade=Grade.PUBLIC))
+    made.open = replace(made.open, facts=milder)
+
+
+def forged_time(made: Bench) -> None:
+    made.open = replace(made.open, citation=replace(made.open.citation, now_ms=NOW_MS + 1))
+
+
+def forged_attempt(made: Bench) -> None:
+    made.open = replace(made.open, attempt=made.open.attempt[:-1] + "f")  # type: ignore[arg-type]
+
+
+def no_signature(made: Bench) -> None:
+    made.open = replace(made.open, signature=b"")
+
+
+def wrong_key(made: Bench) -> None:
+    made.open = opened(made.open.facts, made.open.citation, SigningKey.generate(), EDGE_KEY_ID)
+
+
+def unknown_key(made: Bench) -> None:
+    made.open = opened(made.open.facts, made.open.citation, SigningKey.generate())
+
+
+def refused_by_cited_law(made: Bench) -> None:
+    made.open = opened(replace(made.open.facts, label=replace(MILD, grade=Grade.CORE)), made.open.citation)
+
+
+def unknown_label(made: Bench) -> None:
+    made.open = opened(replace(made.open.facts, label=Effective()), made.open.citation)
+
+
+def newer_law(made: Bench) -> None:
+    made.house.cn_rules.append(forbid("CN"))
+    made.renew()
+
+
+def newer_law_of_the_other_side(made: Bench) -> None:
+    made.house.sg_rules.append(forbid("SG"))
+    made.renew()
+
+
+def newer_fleet_without_the_edge(made: Bench) -> None:
+    made.house.edges = False
+    made.renew()
+
+
+def newer_fleet_without_the_pool(made: Bench) -> None:
+    made.house.pools = False
+    made.renew()
+
+
+def newer_fleet_without_the_key(made: Bench) -> None:
+    made.house.edge_keys = (SigningKey.generate(),)
+    made.renew()
+
+
+def revoked_pool(made: Bench) -> None:
+    made.renew(Revoked(pools=frozenset({POOL})))
+
+
+def revoked_edge(made: Bench) -> None:
+    made.renew(Revoked(edges=frozenset({EDGE})))
+
+
+def revoked_key(made: Bench) -> None:
+    made.renew(Revoked(keys=frozenset({EDGE_KEY_ID})))
+
+
+def expired_law(made: Bench) -> None:
+    made.now_ms += 8 * 24 * 3_600_000
+    made.cite(lambda cites: replace(cites, now_ms=made.now_ms))
+    cited = made.house.bundle(OVERSEAS)
+    at_issue = type(cited.law.horizons).from_issue(made.now_ms)
+    made.cited = replace(cited, law=type(cited.law)(cited.law.packs, at_issue))
+
+
+@pytest.mark.parametrize(
+    ("code", "alarm", "change"),
+    [
+        ("policy_stale", False, nothing_cited),
+        ("no_bundle", False, nothing_held),
+        ("policy_stale", False, late),
+        ("policy_stale", False, early),
+        ("policy_stale", False, other_permit),
+        ("policy_mismatch", True, unknown_edge),
+        ("policy_mismatch", True, unknown_pool),
+        ("policy_mismatch", True, forged_label),
+        ("policy_mismatch", True, forged_time),
+        ("policy_mismatch", True, forged_attempt),
+        ("policy_mismatch", True, no_signature),
+        ("policy_mismatch", True, wrong_key),
+        ("policy_mismatch", True, unknown_key),
+        ("policy_mismatch", True, refused_by_cited_law),
+        ("policy_mismatch", True, unknown_label),
+        ("policy_newer", False, newer_law),
+        ("policy_newer", False, newer_law_of_the_other_side),
+        ("policy_newer", False, newer_fleet_without_the_edge),
+        ("policy_newer", False, newer_fleet_without_the_pool),
+        ("policy_newer", False, newer_fleet_without_the_key),
+        ("policy_newer", False, revoked_pool),
+        ("policy_newer", False, revoked_edge),
+        ("policy_newer", False, revoked_key),
+        ("policy_newer", False, expired_law),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_each_refusal_has_its_code(code: str, alarm: bool, change: Callable[[Bench], None]) -> None:
+    made = bench()
+    assert made.judge().problem is None
+    change(made)
+    check = made.judge()
+    assert check.problem is not None
+    assert check.problem.code == code
+    assert (check.alarm is not None) == alarm
+    if check.alarm is not None:
+        assert made.open.attempt in check.alarm
+    assert check.discharged == ()
+
+
+def test_both_keys_of_a_rotation_count() -> None:
+    newer = SigningKey.generate()
+    made = bench(House(edge_keys=(EDGE_KEY, newer)))
+    for key in (EDGE_KEY, newer):
+        made.open = opened(made.open.facts, made.open.citation, key)
+        assert made.judge().problem is None
+    assert made.open.key_id == key_id_of(newer.public_key)
+
+
+def test_a_refusal_by_newer_law_names_its_rules() -> None:
+    made = bench()
+    newer_law(made)
+    check = made.judge()
+    assert check.problem is not None
+    assert check.problem.rules == ("CN-FORBID",)
+    assert check.verdict is not None
+    assert not check.verdict.allowed
+
+
+def test_a_pathway_that_was_revoked_since_opens_nothing() -> None:
+    house = House(cn_rules=[grant("CN"), require("CN", "cn_scc", ["infer"])])
+    made = bench(house, Facts(TENANT, PERSONAL, (pathway("scc-1"),)))
+    assert made.judge().problem is None
+    made.renew(Revoked(pathways=frozenset({PathwayId("scc-1")})))
+    check = made.judge()
+    assert check.problem is not None
+    assert (check.problem.code, check.problem.rules) == ("policy_newer", ("CN-REQUIRE",))
+
+
+def test_newest_law_is_asked_at_our_own_time() -> None:
+    house = House(cn_rules=[grant("CN"), require("CN", "cn_scc", ["infer"])])
+    made = bench(house, Facts(TENANT, PERSONAL, (pathway("scc-1"),)))
+    made.now_ms += 9_999
+    assert made.judge().problem is None
+    made.now_ms += 1  # the pathway ends here; by the time that the edge cites it still holds
+    check = made.judge()
+    assert check.problem is not None
+    assert check.problem.code == "policy_newer"
+
+
+def test_a_duty_that_nothing_discharges_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bench(House(cn_rules=[grant("CN"), oblige("CN", "P6M")]))
+    assert made.judge().problem is None
+    monkeypatch.delitem(DISCHARGERS, ObligationKind.RETAIN)
+    check = made.judge()
+    assert check.problem is not None
+    assert check.problem.code == "policy_newer"
+
+
+LAWS = {
+    "free": House(),
+    "to infer": House(cn_rules=[grant("CN"), require("CN", "cn_scc", ["infer"])]),
+    "to return": House(cn_rules=[grant("CN"), require("CN", "cn_scc", ["return"])]),
+    "both ways": House(
+        sg_rules=[grant("SG"), require("SG", "sg_contract", ["return"])],
+        cn_rules=[grant("CN"), require("CN", "cn_scc", ["infer", "return"])],
+    ),
+}
+CITED = {name: house.bundle(OVERSEAS) for name, house in LAWS.items()}
+THERE = pathway("there")
+BACK = pathway("back", EDGE_OPERATOR, PathwayKind.SG_CONTRACT)
+AGAIN = pathway("again", EDGE_OPERATOR)
+NOISE = (
+    pathway("elsewhere", EntityId("nobody")),
+    replace(pathway("there-only-sg"), countries=frozenset({SG})),
+    replace(pathway("expired", EDGE_OPERATOR), valid_until_ms=NOW_MS),
+    replace(THERE, id=PathwayId("there-too"), personal_max=Personal.SENSITIVE),
+)
+HELD = (THERE, BACK, AGAIN, *NOISE)
+# Most labels could pass, so that most examples come as far as a choice.
+LABELS = st.builds(
+    Labels,
+    st.sampled_from([Personal.PERSONAL, Personal.NONE, Personal.SENSITIVE, None]),
+    st.sampled_from([Grade.GENERAL, Grade.PUBLIC, Grade.IMPORTANT]),
+    st.none() | st.sampled_from(Domestic),
+    st.frozensets(st.sampled_from([SG, CN]), max_size=2),
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(sorted(LAWS)),
+    LABELS,
+    LABELS,
+    st.just(HELD) | st.frozensets(st.sampled_from(HELD)).map(tuple),
+    st.frozensets(st.sampled_from([held.id for held in HELD]), max_size=1),
+)
+def test_what_the_edge_decided_the_pools_side_decides_from_what_it_is_told(
+    law: str, declared: Labels, attested: Labels, held: tuple[Pathway, ...], revoked: frozenset[PathwayId]
+) -> None:
+    """The edge resolves a tenant into facts and sends part of them: that part must lead to the same verdict."""
+    bundle = CITED[law]
+    assert bundle.settings is not None
+    edge = bundle.fleet.edge(EDGE)
+    assert edge is not None
+    tenant = Tenant(TenantId("acme"), TENANT, (), attested, Labels(), frozenset(), frozenset(), "standard", held)
+    ground = Ground(bundle.law, bundle.fleet, bundle.prices, bundle.settings, frozenset(), revoked)
+    request = PlacementRequest(ModelId(MODEL), frozenset(), 10, 10, 100)
+    views = {POOL: PoolView(POOL, True, 200_000, PoolLoad(1, 4, 0, 0, 8, 10), 0)}
+    decision = decide(ground, edge, tenant, declared, request, views, NOW_MS, 0)
+    if decision.placement.chosen is None:
+        return
+    newest = replace(bundle, revoked=Revoked(pathways=revoked))
+    check = second_permit(opened(decision.facts, citation(bundle)), EDGE, bundle, newest, NOW_MS)
+    assert check.problem is None, check.alarm
+
+
+def test_each_pathway_that_the_law_asks_for_must_travel() -> None:
+    bundle = CITED["both ways"]
+    facts = Facts(TENANT, PERSONAL, (THERE, BACK, AGAIN))
+    assert second_permit(opened(facts, citation(bundle)), EDGE, bundle, bundle, NOW_MS).problem is None
+    for missing in facts.pathways:
+        fewer = replace(facts, pathways=tuple(held for held in facts.pathways if held is not missing))
+        check = second_permit(opened(fewer, citation(bundle)), EDGE, bundle, bundle, NOW_MS)
+        assert check.alarm is not None
