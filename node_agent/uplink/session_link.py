@@ -44,7 +44,7 @@ from orchestrator.wire.frames import (
     Welcome,
     held_bytes,
 )
-from orchestrator.wire.session_edge import Close, Deliver, EdgeSession, Instruction, Send, State
+from orchestrator.wire.session_edge import Close, Deliver, EdgeSession, Instruction, Send
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeStub
 
@@ -311,8 +311,3 @@ class SessionLink:
 
 def _now_us() -> int:
     return time.monotonic_ns() // 1000
-
-
-def is_live(state: LinkState) -> bool:
-    """Whether a session is up, for readiness."""
-    return state.state == State.LIVE.value
