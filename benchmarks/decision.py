@@ -17,25 +17,30 @@ from typing import cast
 import msgspec
 
 from benchmarks.figures import median, table
-from benchmarks.stand import ROOT
-from node_agent.border.decide import edge_soil
 from orchestrator.bundles.assemble import Assembler, Bundle
 from orchestrator.bundles.formats import Manifest, SectionEntry, SectionKind, build_section, sign_manifest, sign_section
 from orchestrator.bundles.roots import Root, Roots, SigningKey, key_id_of
+from orchestrator.cli.house import EXAMPLES, SIDES, side_soil
 from orchestrator.cli.publish import SectionFile, load_directory
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.canonical import JsonValue, commit
 from orchestrator.evidence.citation import Citation, attestation_bytes
-from orchestrator.evidence.records import DecisionRecord, discharge, retention_of
+from orchestrator.evidence.duties import DISCHARGERS, Means, discharge
+from orchestrator.evidence.inputs import InputManifest, manifest_of
+from orchestrator.evidence.records import DecisionRecord, retention_of
 from orchestrator.evidence.signing import verify
 from orchestrator.files.chat import ChatLimits, load_chat_request
 from orchestrator.files.label_header import parse_label_header
+from orchestrator.placement.asked import Asked
 from orchestrator.placement.capabilities import Capability
+from orchestrator.placement.decide import Ground, gather, judge, label
 from orchestrator.placement.explain import placement_to_json
 from orchestrator.placement.fleet import Edge
 from orchestrator.placement.pick import Placement, place
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
+from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy.bundle import Horizons
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import (
     RANDOM_BYTES,
     EdgeId,
@@ -47,16 +52,16 @@ from orchestrator.policy.ids import (
     make_request_id,
 )
 from orchestrator.policy.jurisdictions import expand
-from orchestrator.policy.labels import Effective, LabelSources
-from orchestrator.policy.permit import PERMIT_VERSION, Facts, permit_route
+from orchestrator.policy.labels import LabelSources
+from orchestrator.policy.permit import PERMIT_VERSION, permit_route
+from orchestrator.policy.table import RouteTable
 from orchestrator.policy.tenants import Tenant
 from orchestrator.policy.verdicts import Verdict
 from orchestrator.wire.frames import CREDIT_BYTES_MIN, Open
 from scheduler.intake.second_permit import second_permit
 
-EXAMPLES = ROOT / "examples" / "two-sides"
 SIDE = SideId("stand")
-SOIL = ("SG", "EEA", "CN")
+SOIL = tuple(code for side in SIDES for code in side_soil(side))
 EDGE = EdgeId("edge-singapore")
 TENANT = "acme-sg"
 MODEL = "smollm2-135m-instruct"
@@ -103,7 +108,7 @@ def build_world(now_ms: int) -> World:
     root = Root(SIDE, key_id_of(root_key.public_key), root_key.public_key, expand(SOIL))
     bodies: dict[str, bytes] = {}
     entries: list[SectionEntry] = []
-    for folder in ("overseas", "domestic"):
+    for folder in SIDES:
         for file in load_directory(EXAMPLES / folder):
             if file.kind == SectionKind.SETTINGS.value and folder == "domestic":
                 continue
@@ -129,8 +134,9 @@ def stages(world: World, body: bytes, now_ms: int) -> list[Stage]:
         raise ValueError("the example has no settings")
     generation = load_chat_request(body, LIMITS).generation
     sources = _label_sources(world)
-    facts = Facts(world.tenant.entity, sources.effective(), ())
-    verdicts = _verdicts(world, facts, now_ms)
+    facts = gather(world.tenant, sources)
+    ground = _ground(world, settings, now_ms)
+    verdicts = judge(ground, facts, now_ms)
     shape = _shape(generation, body)
     views = {pool.id: _view(pool.id) for pool in bundle.fleet.pools}
 
@@ -139,19 +145,29 @@ def stages(world: World, body: bytes, now_ms: int) -> list[Stage]:
 
     placement = placed()
     opened = _opened(world, placement, facts, generation, now_ms)
-    signed = attestation_bytes(EDGE, opened.attempt, opened.decision, opened.pool, facts, opened.citation)
+    signed = _attested(opened)
+    asked = Asked(shape, views, 1, frozenset(), frozenset(), 0).to_json()
     many = _many_pools(world)
+    problem = second_permit(opened, EDGE, bundle, bundle, now_ms).problem
+    if problem is not None:
+        raise ValueError(f"the second permit refuses what the first one allowed: {problem.code}")
     return [
         Stage("floor: msgspec decodes the same body", BESIDE, lambda: msgspec.json.decode(body)),
         Stage("strict chat parse", EDGE_STAGE, lambda: load_chat_request(body, LIMITS)),
-        Stage("label", EDGE_STAGE, lambda: _label(world)),
-        Stage(f"permit, {len(bundle.fleet.pools)} pools", EDGE_STAGE, lambda: _verdicts(world, facts, now_ms)),
-        Stage(f"permit, {MANY_POOLS} pools", BESIDE, lambda: _verdicts(many, facts, now_ms)),
-        Stage("place", EDGE_STAGE, placed),
+        Stage("label", EDGE_STAGE, lambda: gather(world.tenant, _label_sources(world))),
+        Stage(f"permit, {len(bundle.fleet.pools)} pools", EDGE_STAGE, lambda: judge(ground, facts, now_ms)),
         Stage(
-            "record: canonical bytes, commitment",
+            f"permit, {len(bundle.fleet.pools)} pools, none remembered",
+            BESIDE,
+            lambda: _verdicts(world, facts, now_ms),
+        ),
+        Stage(f"permit, {MANY_POOLS} pools, none remembered", BESIDE, lambda: _verdicts(many, facts, now_ms)),
+        Stage("place", EDGE_STAGE, placed),
+        Stage("input manifest, where the law wants one", EDGE_STAGE, lambda: _inputs(opened)),
+        Stage(
+            "record: duties, canonical bytes, commitment",
             EDGE_STAGE,
-            lambda: _record(world, sources, placement, opened, body).to_bytes(),
+            lambda: _record(world, sources, placement, asked, opened, body).to_bytes(),
         ),
         Stage("sign", EDGE_STAGE, lambda: world.key.sign(_attested(opened))),
         Stage("verify", BESIDE, lambda: verify(world.key.public_key, signed, opened.signature)),
@@ -216,17 +232,21 @@ def _document(file: SectionFile, edge_key: SigningKey) -> dict[str, JsonValue]:
 
 
 def _label_sources(world: World) -> LabelSources:
-    tenant = world.tenant
-    return LabelSources(
-        declared=parse_label_header(LABELS), attested=tenant.attested, floor=tenant.floor, soil=edge_soil(world.edge)
+    return label(world.tenant, parse_label_header(LABELS), world.edge)
+
+
+def _ground(world: World, settings: PlacementSettings, now_ms: int) -> Ground:
+    """Return what the edge decides on, with its law compiled. Payloads with one label share an answer, as there."""
+    bundle = world.bundle
+    table = RouteTable(bundle.law, world.edge.place, [pool.place for pool in bundle.fleet.pools], now_ms)
+    revoked = bundle.revoked
+    return Ground(
+        table, bundle.fleet, bundle.prices, settings, revoked.pools, revoked.pathways, DISCHARGERS.keys()
     )
 
 
-def _label(world: World) -> Effective:
-    return _label_sources(world).effective()
-
-
 def _verdicts(world: World, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
+    """Ask the interpreter, which remembers nothing."""
     law, here = world.bundle.law, world.edge.place
     return {pool.id: permit_route(law, facts, here, pool.place, now_ms) for pool in world.bundle.fleet.pools}
 
@@ -270,15 +290,31 @@ def _opened(world: World, placement: Placement, facts: Facts, generation: Genera
         credit_bytes=CREDIT_BYTES_MIN,
         budget_ms=60_000,
     )
-    return replace(unsigned, signature=world.key.sign(_attested(unsigned)))
+    whole = replace(unsigned, inputs=_inputs(unsigned))
+    return replace(whole, signature=world.key.sign(_attested(whole)))
+
+
+def _inputs(opened: Open) -> InputManifest:
+    """Name what goes in, as for personal data that goes to China: the law asks for no proof about general data."""
+    return manifest_of(
+        opened.attempt, opened.generation.texts(), opened.facts.label, _COMMITMENT_KEY, _COMMITMENT_KEY_ID
+    )
 
 
 def _attested(opened: Open) -> bytes:
     """Return the bytes that the edge signs."""
-    return attestation_bytes(EDGE, opened.attempt, opened.decision, opened.pool, opened.facts, opened.citation)
+    inputs = None if opened.inputs is None else opened.inputs.digest()
+    return attestation_bytes(EDGE, opened.attempt, opened.decision, opened.pool, opened.facts, opened.citation, inputs)
 
 
-def _record(world: World, sources: LabelSources, placement: Placement, opened: Open, body: bytes) -> DecisionRecord:
+def _record(
+    world: World,
+    sources: LabelSources,
+    placement: Placement,
+    asked: dict[str, JsonValue],
+    opened: Open,
+    body: bytes,
+) -> DecisionRecord:
     """Return the edge's decision record, with the whole account of the placement."""
     duties = () if placement.chosen is None else placement.chosen.verdict.obligations
     return DecisionRecord(
@@ -298,13 +334,16 @@ def _record(world: World, sources: LabelSources, placement: Placement, opened: O
         facts=opened.facts,
         citation=opened.citation,
         placement=placement_to_json(placement),
-        commitment=commit(_COMMITMENT_KEY, KeyId("commitment0"), (body,)),
+        asked=asked,
+        inputs=opened.inputs,
+        commitment=commit(_COMMITMENT_KEY, _COMMITMENT_KEY_ID, (body,)),
         payload_bytes=len(body),
         regulated=False,
         retention=retention_of(duties),
-        discharged=discharge(duties) or (),
+        discharged=discharge(duties, Means(opened.facts, opened.decision, opened.inputs)) or (),
         decided_ms=opened.citation.now_ms,
     )
 
 
+_COMMITMENT_KEY_ID = KeyId("commitment0")
 _COMMITMENT_KEY = secrets.token_bytes(32)

@@ -38,10 +38,8 @@ from orchestrator.policy.ids import KeyId, format_api_key
 
 LOOPBACK = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[1]
-PACKS = (
-    ROOT / "examples" / "two-sides" / "overseas" / "packs" / "sg.yaml",
-    ROOT / "examples" / "two-sides" / "domestic" / "packs" / "cn.yaml",
-)
+EXAMPLE = ROOT / "examples" / "two-sides"
+PACKS = (EXAMPLE / "overseas" / "packs" / "sg.yaml", *sorted((EXAMPLE / "domestic" / "packs").glob("*.yaml")))
 SIDE = "stand"
 EDGE = "edge-singapore"
 SITE = "site"
@@ -280,7 +278,16 @@ class Stand:
             "id": TENANT,
             "entity": {"id": "acme-singapore", "country": "SG"},
             "keys": [{"id": self._tenant_key_id, "sha256": hashlib.sha256(self._tenant_secret).hexdigest()}],
-            "attested": {"personal": "none", "grade": "general", "domestic": "no", "origin": ["SG"]},
+            "attested": {
+                "personal": "none",
+                "grade": "general",
+                "domestic": "no",
+                "origin": ["SG"],
+                "located": ["SG"],
+                "collected": ["SG"],
+            },
+            "role": "controller",
+            "critical_infrastructure": False,
             "models": models,
             "edges": [EDGE],
             "price_book": "standard",

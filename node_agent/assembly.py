@@ -6,7 +6,8 @@ import asyncio
 import secrets
 from pathlib import Path
 
-from node_agent.border.gate import Commitment, Gate, Hands
+from node_agent.border.decider import Commitment
+from node_agent.border.gate import Gate, Hands
 from node_agent.front.app import Front
 from node_agent.front.limits import Limits
 from node_agent.front.serve import FrontServer
@@ -34,6 +35,7 @@ from orchestrator.wire.catalogue import CATALOGUE
 
 SEGMENT_BYTES = 4 << 20
 COMMITMENT_HEX_CHARS = 64
+DAY_MS = 86_400_000
 
 log = logger("node_agent")
 
@@ -47,6 +49,7 @@ class Agent:
         roots = _roots(settings)
         clock = HighestTime(data_dir / "highest-time")
         side = SideId(settings.side)
+        archive_ms = settings.keep_bundles_days * DAY_MS
         self._settings = settings
         self._instance = secrets.token_hex(8)
         self._draining = False
@@ -58,7 +61,7 @@ class Agent:
         self._routes = Routes(EdgeId(settings.id), _engines(settings), clock.now_ms)
         self._follower = BundleFollower(
             Following(settings.control, side, settings.id),
-            Holdings(side, BundleStore(data_dir / "bundles", roots), roots),
+            Holdings(side, BundleStore(data_dir / "bundles", roots, archive_ms=archive_ms), roots),
             clock,
             self._report,
             self._follow,
@@ -72,6 +75,7 @@ class Agent:
             commitment=_commitment(settings.commitment_key_file),
             now_ms=clock.now_ms,
             entropy=secrets.token_bytes,
+            skew_ms=lambda: self._follower.skew_ms,
         )
         self._front = Front(
             edge=EdgeId(settings.id),

@@ -44,5 +44,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget_ms: int = 120_000
     """The longest a request may wait for its next frame."""
     spool_bytes: int = 1 << 30
+    keep_bundles_days: int = 30
+    """How long manifests that no longer count are kept, so that decisions by them can be explained."""
     drain_grace_ms: int = 20_000
     """How long running answers have when the program stops."""

@@ -12,40 +12,31 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from node_agent.border.decide import Decision, Ground, decide, problem_of
+from node_agent.border.decider import Asked, Commitment, Decider, record_of
 from node_agent.uplink.routes import Routes
 from node_agent.uplink.session_link import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey, key_id_of
-from orchestrator.engines.generation import Generation
-from orchestrator.evidence.canonical import canonical_bytes, commit
-from orchestrator.evidence.citation import Citation, attestation_bytes
-from orchestrator.evidence.records import DecisionRecord, discharge, retain_until_ms, retention_of
+from orchestrator.evidence.canonical import canonical_bytes
+from orchestrator.evidence.citation import attestation_bytes
+from orchestrator.evidence.records import DecisionRecord, retain_until_ms
 from orchestrator.ledger.money import Money
 from orchestrator.ledger.rating import rate
 from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, UsageRecord
-from orchestrator.placement.capabilities import Capability
-from orchestrator.placement.explain import placement_to_json
-from orchestrator.placement.fleet import Edge, Pool
-from orchestrator.placement.requests import PlacementRequest
+from orchestrator.placement.decide import Decision
+from orchestrator.placement.fleet import Pool
 from orchestrator.policy.ids import (
     AttemptId,
     DecisionId,
-    KeyId,
+    EdgeId,
     PoolId,
-    RequestId,
-    make_attempt_id,
-    make_decision_id,
     make_usage_id,
 )
-from orchestrator.policy.labels import Labels
-from orchestrator.policy.permit import PERMIT_VERSION
-from orchestrator.policy.tenants import Tenant
 from orchestrator.spool.records import RecordId, RecordKind, SpoolError
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
-from orchestrator.telemetry.names import DENIALS, PLACEMENTS, TOKENS, Event
+from orchestrator.telemetry.names import DENIALS, MISMATCHES, PLACEMENTS, TOKENS, Event
 from orchestrator.wire.catalogue import Problem, ProblemError, Retry
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
 
@@ -61,33 +52,6 @@ CHARS_PER_TOKEN = 4
 log = logger("node_agent.border")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One checked request of a known tenant."""
-
-    request: RequestId
-    client_request: str | None
-    tenant: Tenant
-    key_id: KeyId
-    generation: Generation
-    capabilities: frozenset[Capability]
-    declared: Labels
-    body: bytes
-    """The bytes that the commitment covers. They go nowhere else."""
-    budget_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Commitment:
-    """The key of payload commitments, made per edge from a mounted secret."""
-
-    key_id: KeyId
-    key: bytes
-
-    def __repr__(self) -> str:
-        return f"Commitment({self.key_id})"
-
-
 @dataclass(slots=True)
 class Answer:
     """An answer that has begun: where it runs, and what is still to come."""
@@ -96,6 +60,8 @@ class Answer:
     pool: Pool
     frames: AsyncGenerator[Tokens | Done | Broken, None]
     """Tokens, then one terminal frame. Closing it cancels the attempt."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """What the law wants said with the answer."""
     price: Money | None = None
     """Set when the answer is complete."""
 
@@ -112,6 +78,8 @@ class Hands:
     commitment: Commitment
     now_ms: Callable[[], int]
     entropy: Callable[[int], bytes]
+    skew_ms: Callable[[], int] = lambda: 0
+    """Of this edge's clock, as control sees it."""
 
 
 @dataclass(slots=True)
@@ -124,14 +92,15 @@ class _Attempt:
     pool: Pool
     sendable: Sendable
     tally: Tally
+    headers: tuple[tuple[str, str], ...]
 
 
 class Gate:
     """The only door to the uplink."""
 
     def __init__(self, edge_name: str, hands: Hands) -> None:
-        self._edge_name = edge_name
         self._hands = hands
+        self._decider = Decider(EdgeId(edge_name))
 
     async def ask(self, asked: Asked) -> Answer:
         """Decide, record and send. Returns when the answer has begun.
@@ -155,7 +124,7 @@ class Gate:
                 await self._settle(attempt, Outcome.BROKEN, first.counts, None)
                 raise ProblemError(Problem(first.code, first.detail))
             if not isinstance(first, Refused):
-                answer = Answer(attempt.decision_id, attempt.pool, self._empty())
+                answer = Answer(attempt.decision_id, attempt.pool, self._empty(), attempt.headers)
                 answer.frames = self._rest(attempt, first, frames, answer)
                 return answer
             await frames.aclose()
@@ -175,93 +144,51 @@ class Gate:
         """Decide once, and put the record into the spool. Raises ProblemError when nothing may or can be sent."""
         hands = self._hands
         bundle = hands.bundle()
-        now_ms = hands.now_ms()
-        edge = None if bundle is None else next((e for e in bundle.fleet.edges if e.id == self._edge_name), None)
-        if bundle is None or bundle.settings is None or edge is None:
+        if bundle is None:
             raise ProblemError(Problem("no_bundle"))
-        shape = _shape(asked, bundle, tried)
         views = {pool.id: hands.routes.view(pool) for pool in bundle.fleet.pools}
-        chance = int.from_bytes(hands.entropy(8), "big")
-        decision = decide(_ground(bundle), edge, asked.tenant, asked.declared, shape, views, now_ms, chance)
-        chosen = decision.placement.chosen
-        decision_id = make_decision_id(now_ms, hands.entropy(10))
-        attempt_id = make_attempt_id(now_ms, hands.entropy(10))
-        discharged = () if chosen is None else discharge(chosen.verdict.obligations)
-        problem: Problem | None = None
-        if chosen is None:
-            problem = problem_of(decision.placement, shape)
-            if problem.code == "no_feasible_pool" and before is not None:
-                problem = before  # what the last pool said is more exact than "none is left"
-        elif discharged is None:
-            problem = Problem("evidence_unavailable", "A duty of the law has nothing here that discharges it.")
-        citation = _citation(bundle, now_ms)
-        record = self._record(asked, edge, decision, decision_id, attempt_id, citation, discharged or (), problem)
+        decided = self._decider.decide(
+            asked, bundle, views, tried, before, hands.commitment, hands.now_ms(), hands.skew_ms(), hands.entropy
+        )
+        decision, problem = decided.decision, decided.problem
+        record = record_of(asked, decided, hands.commitment)
         await self._spool(record, durable=decision.regulated, mandatory=problem is None)
         self._count(decision, record)
+        chosen = decision.placement.chosen
         if problem is not None or chosen is None:
             log.info(
-                Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decision_id, code=record.outcome
+                Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=record.outcome
             )
             raise ProblemError(problem or Problem("internal_error"))
-        signed = attestation_bytes(edge.id, attempt_id, decision_id, chosen.pool.id, decision.facts, citation)
+        facts = decision.travelling(decided.edge)
+        inputs = None if decided.inputs is None else decided.inputs.digest()
+        signed = attestation_bytes(
+            decided.edge.id, decided.attempt, decided.id, chosen.pool.id, facts, decided.citation, inputs
+        )
         sendable = Sendable(
-            attempt_id,
-            decision_id,
+            decided.attempt,
+            decided.id,
             asked.request,
             chosen.pool.id,
             asked.generation,
-            decision.facts,
-            citation,
+            facts,
+            decided.citation,
             key_id_of(hands.signing_key.public_key),
             hands.signing_key.sign(signed),
             asked.budget_ms,
+            decided.inputs,
         )
-        return _Attempt(asked, decision_id, attempt_id, chosen.pool, sendable, Tally())
-
-    def _record(
-        self,
-        asked: Asked,
-        edge: Edge,
-        decision: Decision,
-        decision_id: DecisionId,
-        attempt_id: AttemptId,
-        citation: Citation,
-        discharged: tuple[tuple[str, str], ...],
-        problem: Problem | None,
-    ) -> DecisionRecord:
-        chosen = decision.placement.chosen
-        commitment = self._hands.commitment
-        sent = problem is None and chosen is not None
-        return DecisionRecord(
-            id=decision_id,
-            request=asked.request,
-            client_request=asked.client_request,
-            attempt=attempt_id if sent else None,
-            side=edge.side,
-            program="edge",
-            edge=edge.id,
-            tenant=asked.tenant.id,
-            key_id=asked.key_id,
-            model=asked.generation.model,
-            pool=chosen.pool.id if sent and chosen is not None else None,
-            outcome="sent" if problem is None else problem.entry.code,
-            sources=decision.sources,
-            facts=decision.facts,
-            citation=citation,
-            placement=placement_to_json(decision.placement),
-            commitment=commit(commitment.key, commitment.key_id, (asked.body,)),
-            payload_bytes=len(asked.body),
-            regulated=decision.regulated,
-            retention=() if chosen is None else retention_of(chosen.verdict.obligations),
-            discharged=discharged,
-            decided_ms=citation.now_ms,
-        )
+        headers = tuple(header for done in decided.discharged for header in done.headers)
+        return _Attempt(asked, decided.id, decided.attempt, chosen.pool, sendable, Tally(), headers)
 
     def _count(self, decision: Decision, record: DecisionRecord) -> None:
         """Count the choice, and the rules behind each pool that the law refuses."""
         metrics = self._hands.metrics
         if record.pool is not None:
             metrics.count(PLACEMENTS, pool=record.pool)
+        for mismatch in decision.sources.mismatches():
+            metrics.count(MISMATCHES, axis=mismatch.axis)
+            log.warning(Event.LABEL_MISMATCH, decision_id=record.id, axis=mismatch.axis, source=mismatch.source)
         for candidate in decision.placement.candidates:
             for rule in () if candidate.verdict.allowed else candidate.verdict.rules:
                 metrics.count(DENIALS, rule=rule)
@@ -375,31 +302,3 @@ class Gate:
     async def _empty() -> AsyncGenerator[Tokens | Done | Broken, None]:
         return
         yield
-
-
-def _shape(asked: Asked, bundle: Bundle, tried: frozenset[PoolId]) -> PlacementRequest:
-    settings = bundle.settings
-    expected = 0 if settings is None else settings.expected_output_tokens
-    most = asked.generation.sampling.max_tokens
-    chars = sum(len(message.text) for message in asked.generation.messages)
-    return PlacementRequest(
-        model=asked.generation.model,
-        capabilities=asked.capabilities,
-        prompt_tokens=1 + chars // CHARS_PER_TOKEN,
-        output_tokens=expected if most is None else min(expected, most),
-        upload_bytes=len(asked.body),
-        tried=tried,
-    )
-
-
-def _ground(bundle: Bundle) -> Ground:
-    if bundle.settings is None:
-        raise ProblemError(Problem("no_bundle"))
-    revoked = bundle.revoked
-    return Ground(bundle.law, bundle.fleet, bundle.prices, bundle.settings, revoked.pools, revoked.pathways)
-
-
-def _citation(bundle: Bundle, now_ms: int) -> Citation:
-    return Citation(
-        bundle.side, bundle.number, bundle.digest, bundle.revocations.number, now_ms, PERMIT_VERSION
-    )

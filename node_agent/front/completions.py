@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from node_agent.border.gate import Answer, Asked
+from node_agent.border.decider import Asked
+from node_agent.border.gate import Answer
 from node_agent.front.exchange import Exchange, Pair
 from node_agent.front.http import check_content, read_body
 from node_agent.front.interest import Interest
@@ -190,4 +191,5 @@ def _origin(answer: Answer) -> tuple[Pair, ...]:
         ("x-tidegate-pool", answer.pool.id),
         ("x-tidegate-jurisdiction", ",".join(sorted(answer.pool.place.soil()))),
         ("x-tidegate-decision", answer.decision),
+        *answer.headers,
     )

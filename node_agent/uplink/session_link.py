@@ -13,7 +13,9 @@ import grpc
 
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.citation import Citation
+from orchestrator.evidence.inputs import InputManifest
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import (
     RANDOM_BYTES,
     AttemptId,
@@ -25,7 +27,6 @@ from orchestrator.policy.ids import (
     SchedulerId,
     make_session_id,
 )
-from orchestrator.policy.permit import Facts
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
 from orchestrator.wire.channels import open_channel
@@ -87,6 +88,7 @@ class Sendable:
     key_id: KeyId
     signature: bytes
     budget_ms: int
+    inputs: InputManifest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ class SessionLink:
             sendable.signature,
             CREDIT_BYTES,
             sendable.budget_ms,
+            sendable.inputs,
         )
         ended = False
         self._act(machine.open(opened, _now_us()))

@@ -16,7 +16,7 @@ from orchestrator.bundles.formats import Manifest, SectionEntry, open_section
 from orchestrator.bundles.refusals import BundleRefused, RefusalCode
 from orchestrator.bundles.revocations import RevocationList, Revoked, joined, nothing_revoked
 from orchestrator.bundles.roots import Root, Roots
-from orchestrator.placement.fleet import Edge, Fleet, Pool, Prices
+from orchestrator.placement.fleet import Edge, Fleet, Pool, Prices, Sink
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy.bundle import AdmittedPack, Law
 from orchestrator.policy.entities import Entity
@@ -145,6 +145,7 @@ class Assembler:
     def _fleet(self, contents: list[tuple[SectionEntry, Content]]) -> Fleet:
         edges: list[Edge] = []
         pools: list[Pool] = []
+        sinks: list[Sink] = []
         for entry, content in contents:
             if content.fleet is None:
                 continue
@@ -152,12 +153,16 @@ class Assembler:
                 self._check_place(entry, f"edge {edge.id}", edge.side, edge.place)
             for pool in content.fleet.pools:
                 self._check_place(entry, f"pool {pool.id}", pool.side, pool.place)
+            for sink in content.fleet.sinks:
+                self._check_place(entry, f"sink {sink.id}", sink.side, sink.place)
             edges += content.fleet.edges
             pools += content.fleet.pools
-        _check_entities((*edges, *pools))
+            sinks += content.fleet.sinks
+        _check_entities((*edges, *pools, *sinks))
         _once("edge", (edge.id for edge in edges))
         _once("pool", (pool.id for pool in pools))
-        return Fleet(tuple(edges), tuple(pools))
+        _once("sink", (sink.id for sink in sinks))
+        return Fleet(tuple(edges), tuple(pools), tuple(sinks))
 
     def _check_place(self, entry: SectionEntry, what: str, side: SideId, place: Place) -> None:
         """A side declares its own places on its own soil: a pool that only claims to be elsewhere changes the law."""
@@ -176,7 +181,7 @@ class Assembler:
         return root
 
 
-def _check_entities(members: Iterable[Edge | Pool]) -> None:
+def _check_entities(members: Iterable[Edge | Pool | Sink]) -> None:
     """One id is one legal person, whoever names it: a pathway is held with an id."""
     known: dict[EntityId, Entity] = {}
     for member in members:

@@ -10,7 +10,8 @@ from orchestrator.bundles.formats import Section, SectionKind
 from orchestrator.bundles.refusals import BundleRefused, RefusalCode
 from orchestrator.files.domain_error import DomainError
 from orchestrator.files.fleet import FleetDocument, fleet_of
-from orchestrator.files.packs import PackDocument, pack_of
+from orchestrator.files.pack_shapes import PackDocument
+from orchestrator.files.packs import pack_of
 from orchestrator.files.prices import PricesDocument, prices_of
 from orchestrator.files.settings import SettingsDocument, settings_of
 from orchestrator.files.tenants import TenantsDocument, tenants_of

@@ -4,6 +4,7 @@
     manifests/<side>/<number>-<sha256>      a line of JSON about the signature, then the body
     revocations/<side>/<number>-<sha256>    the same
     current/<side>                          the number and digest that hold
+    archive/                                manifests that no longer count, where they are kept (see `archive`)
 
 A file is written beside its name, forced to the disk and renamed, so it is whole or absent; `current` is written after
 everything that it names is there. What is read is checked again, like what comes from the wire: a damaged file is as
@@ -26,6 +27,7 @@ from typing import Literal
 
 import msgspec
 
+from orchestrator.bundles.archive import Archive
 from orchestrator.bundles.formats import (
     FORMAT_VERSION,
     MANIFEST_BYTES_MAX,
@@ -91,17 +93,20 @@ class _Side:
 class BundleStore:
     """The store of one program in a folder of its own. Raises OSError when the disk fails."""
 
-    def __init__(self, folder: Path, roots: Roots) -> None:
+    def __init__(self, folder: Path, roots: Roots, *, archive_ms: int = 0, read_only: bool = False) -> None:
+        """Open the store.
+
+        `archive_ms` is how long manifests are kept that no longer count, 0 for not at all; `read_only` writes nothing.
+        """
         self._folder = folder
         self._roots = roots
+        self._read_only = read_only
+        self._archive = Archive(folder / "archive", archive_ms) if archive_ms or read_only else None
         self._sides: dict[SideId, _Side] = {}
         self.damaged: tuple[str, ...] = ()
         """Sides whose current manifest was held but can no longer be read; empty once a newer one is held."""
-        for side in sorted(roots.sides):
-            for kind in ("manifests", "revocations"):
-                (folder / kind / side).mkdir(parents=True, exist_ok=True)
-        for kind in ("sections", "current"):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
+        for place in (*_side_folders(roots), "sections", "current") if not read_only else ():
+            (folder / place).mkdir(parents=True, exist_ok=True)
         self._load()
 
     def current(self, side: SideId) -> Held | None:
@@ -124,6 +129,14 @@ class BundleStore:
         held = state.manifests.get(number) if state is not None else None
         return held if held is not None and held.digest == digest else None
 
+    def kept(self, side: SideId, number: int, digest: Digest) -> Held | None:
+        """Return a manifest that counts, or that counted and is still kept, or None."""
+        found = self.find(side, number, digest)
+        if found is not None or self._archive is None or side not in self._roots.sides or not is_digest(digest):
+            return found
+        held = self._archived(self._archive.manifest(side, _name(number, digest)), side)
+        return held if held is not None and held.digest == digest else None
+
     def revocations(self, side: SideId) -> tuple[RevocationList, Signed] | None:
         """Return the newest list of `side`, or None."""
         lists = self._sides[side].lists
@@ -136,8 +149,11 @@ class BundleStore:
 
     def section(self, digest: Digest) -> bytes | None:
         """Return the body of a section, or None when it is not there or is damaged."""
-        body = _read(self._folder / "sections" / _hex(digest), SECTION_BYTES_MAX)
-        return body if body is not None and digest_of(body) == digest else None
+        places = [self._folder / "sections" / _hex(digest)]
+        if self._archive is not None:
+            places.append(self._archive.section(_hex(digest)))
+        bodies = (_read(place, SECTION_BYTES_MAX) for place in places)
+        return next((body for body in bodies if body is not None and digest_of(body) == digest), None)
 
     def missing(self, entries: Iterable[SectionEntry]) -> tuple[SectionEntry, ...]:
         """Return the entries whose bodies are not there."""
@@ -195,8 +211,20 @@ class BundleStore:
             self._path("revocations", old).unlink(missing_ok=True)
 
     def _path(self, kind: Literal["manifests", "revocations"], signed: Signed) -> Path:
-        name = f"{signed.number:0{_NUMBER_DIGITS}d}-{_hex(signed.digest)}"
-        return self._folder / kind / signed.side / name
+        return self._folder / kind / signed.side / _name(signed.number, signed.digest)
+
+    def _archived(self, file: Path, side: SideId) -> Held | None:
+        body = _read(file, _ENVELOPE_BYTES_MAX)
+        signed = unpack_signed(body) if body is not None else None
+        if signed is None:
+            return None
+        with suppress(BundleRefused):
+            return Held(open_manifest(signed, self._roots, side), signed)
+        return None
+
+    def _archived_sections(self, file: Path) -> tuple[Digest, ...]:
+        held = self._archived(file, SideId(file.parent.name))
+        return () if held is None else tuple(entry.digest for entry in held.manifest.sections)
 
     def _load(self) -> None:
         damaged: list[str] = []
@@ -223,9 +251,11 @@ class BundleStore:
         self.damaged = tuple(damaged)
 
     def _files(self, kind: Literal["manifests", "revocations"], side: SideId) -> Iterator[Signed]:
-        for path in sorted((self._folder / kind / side).iterdir()):
+        folder = self._folder / kind / side
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name.startswith("."):
-                path.unlink(missing_ok=True)
+                if not self._read_only:
+                    path.unlink(missing_ok=True)
                 continue
             body = _read(path, _ENVELOPE_BYTES_MAX)
             signed = unpack_signed(body) if body is not None else None
@@ -253,7 +283,14 @@ class BundleStore:
             if recent or state.manifests[follower].manifest.issued_ms > now_ms - KEPT_MS:
                 continue
             old = state.manifests.pop(number)
-            self._path("manifests", old.signed).unlink(missing_ok=True)
+            file = self._path("manifests", old.signed)
+            if self._archive is None:
+                file.unlink(missing_ok=True)
+            else:
+                sections = [self._folder / "sections" / _hex(entry.digest) for entry in old.manifest.sections]
+                self._archive.put(file, side, sections)
+        if self._archive is not None:
+            self._archive.prune(now_ms, self._archived_sections)
         named = {
             _hex(entry.digest)
             for kept in self._sides.values()
@@ -318,6 +355,14 @@ def _read(path: Path, bytes_max: int) -> bytes | None:
     except OSError:
         return None
     return body if len(body) <= bytes_max else None
+
+
+def _side_folders(roots: Roots) -> tuple[str, ...]:
+    return tuple(f"{kind}/{side}" for side in sorted(roots.sides) for kind in ("manifests", "revocations"))
+
+
+def _name(number: int, digest: Digest) -> str:
+    return f"{number:0{_NUMBER_DIGITS}d}-{_hex(digest)}"
 
 
 def _hex(digest: Digest) -> str:

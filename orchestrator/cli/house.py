@@ -23,6 +23,8 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from orchestrator.bundles.roots import SigningKey, key_id_of
+from orchestrator.files.document import read_document
+from orchestrator.files.sides import SideDocument
 from orchestrator.policy.ids import KeyId, format_api_key
 
 LOOPBACK = "127.0.0.1"
@@ -30,8 +32,7 @@ MODEL = "smollm2-135m-instruct"
 SITES = ("guizhou", "shanghai")
 EDGES = {"edge-singapore": "singapore", "edge-frankfurt": "frankfurt"}
 TENANTS = {"acme-sg": "singapore", "rhein-gmbh": "frankfurt"}
-OVERSEAS_SOIL = ("SG", "EEA")
-DOMESTIC_SOIL = ("CN",)
+SIDES = ("overseas", "domestic")
 ENGINE = "frankfurt-llamacpp"
 ENGINE_SLOTS = 2
 REPLICA_SLOTS = 4
@@ -44,6 +45,12 @@ REPLICA_DEAD_MS = 15_000
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "two-sides"
+
+
+def side_soil(side: str) -> tuple[str, ...]:
+    """Return under whose law the root of a side of the example may grant, as its `side.yaml` says."""
+    document = read_document(EXAMPLES / side / "side.yaml").convert(SideDocument)
+    return document.jurisdictions
 
 
 class HouseError(Exception):
@@ -284,10 +291,9 @@ class House:
         return self.folder / "ray" / f"{site}.address"
 
     def _roots(self) -> list[dict[str, Any]]:
-        soils = {"overseas": OVERSEAS_SOIL, "domestic": DOMESTIC_SOIL}
         return [
-            {"side": side, "public_key": self.keys.roots[side], "jurisdictions": list(soil)}
-            for side, soil in soils.items()
+            {"side": side, "public_key": self.keys.roots[side], "jurisdictions": list(side_soil(side))}
+            for side in SIDES
         ]
 
     def _make_keys(self) -> Keys:

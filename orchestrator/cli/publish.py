@@ -3,12 +3,14 @@
     packs/NAME.yaml  tenants/NAME.yaml  fleet/NAME.yaml  prices/NAME.yaml     one section each
     fleet.yaml  tenants.yaml  prices.yaml  settings.yaml                      one section, named like its kind
     revocations.yaml                                                          the revocation list
+    side.yaml                                                                 the side itself; checked, not sent
 
 A file that is none of these is refused, so that a misspelt name cannot leave a rule out. `README.md` is left alone.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +27,11 @@ from orchestrator.evidence.canonical import JsonValue, canonical_bytes
 from orchestrator.files.document import Document, FileError, read_document
 from orchestrator.files.domain_error import read_as
 from orchestrator.files.fleet import FleetDocument, fleet_of
-from orchestrator.files.packs import PackDocument, pack_of
+from orchestrator.files.pack_shapes import PackDocument
+from orchestrator.files.packs import pack_of
 from orchestrator.files.prices import PricesDocument, prices_of
 from orchestrator.files.settings import SettingsDocument, settings_of
+from orchestrator.files.sides import DeclaredSide, SideDocument, side_of
 from orchestrator.files.tenants import TenantsDocument, tenants_of
 from orchestrator.policy.ids import SideId, is_name
 from orchestrator.wire.channels import open_channel
@@ -52,7 +56,8 @@ _FOLDERS = {
     "prices": SectionKind.PRICES.value,
 }
 _SINGLE = {"fleet": "fleet", "tenants": "tenants", "prices": "prices", "settings": "settings", REVOCATIONS: REVOCATIONS}
-_LEFT_ALONE = frozenset({"README.md"})
+SIDE_FILE = "side.yaml"
+_LEFT_ALONE = frozenset({"README.md", SIDE_FILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,11 @@ def load_directory(path: Path) -> list[SectionFile]:
         raise FileError(str(path), 0, "", "expected a folder")
     files: list[SectionFile] = []
     named: set[tuple[str, str]] = set()
-    for file, kind, name in _named(path):
+    declared_side(path)
+    for found in _named(path):
+        if isinstance(found, FileError):
+            raise found
+        file, kind, name = found
         if (kind, name) in named:
             raise FileError(str(file), 0, "", f"expected one file for {kind}/{name}")
         named.add((kind, name))
@@ -96,6 +105,45 @@ def load_directory(path: Path) -> list[SectionFile]:
     if not any(file.kind != REVOCATIONS for file in files):
         raise FileError(str(path), 0, "", "expected at least one section: an empty set would deny everything")
     return files
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFiles:
+    """Every error in a folder."""
+
+    errors: tuple[FileError, ...]
+    vectors: int
+    """Test vectors of packs that ran and came out as expected."""
+
+
+def check_files(path: Path) -> CheckedFiles:
+    """Read every file of a folder, and go on after an error."""
+    errors: list[FileError] = []
+    vectors = 0
+    try:
+        declared_side(path)
+    except FileError as error:
+        errors.append(error)
+    for found in _named(path):
+        if isinstance(found, FileError):
+            errors.append(found)
+            continue
+        file, kind, name = found
+        try:
+            section = _load(file, kind, name)
+        except FileError as error:
+            errors.append(error)
+            continue
+        if kind == SectionKind.PACK.value:
+            rules = json.loads(section.document)["rules"]
+            vectors += sum(len(rule["vectors"]) for rule in rules)
+    return CheckedFiles(tuple(errors), vectors)
+
+
+def declared_side(path: Path) -> DeclaredSide | None:
+    """Return what `side.yaml` of a folder says, or None without one. Raises FileError."""
+    file = path / SIDE_FILE
+    return read_as(read_document(file), SideDocument, side_of) if file.exists() else None
 
 
 async def publish(control: str, token: Secret, path: Path, expected: int = 0) -> Published:
@@ -142,29 +190,36 @@ def _requests(files: Sequence[SectionFile], token: Secret, expected: int) -> Ite
     yield request
 
 
-def _named(path: Path) -> Iterator[tuple[Path, str, str]]:
-    """Return each file with its kind and name, in order of their names."""
+def _named(path: Path) -> Iterator[tuple[Path, str, str] | FileError]:
+    """Return each file with its kind and name, in order of their names; an error in the place of what has no kind."""
     for entry in sorted(path.iterdir()):
         if entry.name in _LEFT_ALONE or entry.name.startswith("."):
             continue
         if entry.is_dir():
             kind = _FOLDERS.get(entry.name)
             if kind is None:
-                raise FileError(str(entry), 0, "", "expected one of the folders packs, tenants, fleet, prices")
+                yield FileError(str(entry), 0, "", "expected one of the folders packs, tenants, fleet, prices")
+                continue
             for file in sorted(entry.iterdir()):
                 if file.name not in _LEFT_ALONE and not file.name.startswith("."):
-                    yield file, kind, _stem(file)
+                    name = _stem(file)
+                    yield name if isinstance(name, FileError) else (file, kind, name)
             continue
-        kind = _SINGLE.get(_stem(entry))
-        if kind is None:
+        name = _stem(entry)
+        kind = None if isinstance(name, FileError) else _SINGLE.get(name)
+        if isinstance(name, FileError):
+            yield name
+        elif kind is None:
             expected = "expected fleet.yaml, tenants.yaml, prices.yaml, settings.yaml or revocations.yaml"
-            raise FileError(str(entry), 0, "", expected)
-        yield entry, kind, kind
+            yield FileError(str(entry), 0, "", expected)
+        else:
+            yield entry, kind, kind
 
 
-def _stem(file: Path) -> str:
+def _stem(file: Path) -> str | FileError:
     if file.suffix != ".yaml" or not is_name(file.stem) or not file.is_file():
-        raise FileError(str(file), 0, "", "expected NAME.yaml, with a name of lower-case letters, digits and hyphens")
+        expected = "expected NAME.yaml, with a name of lower-case letters, digits and hyphens"
+        return FileError(str(file), 0, "", expected)
     return file.stem
 
 

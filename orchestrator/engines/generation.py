@@ -60,6 +60,10 @@ class Generation:
     messages: tuple[Message, ...]
     sampling: Sampling
 
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """Return (role, text) of every message: each is an input. Payload."""
+        return tuple((message.role.value, message.text) for message in self.messages)
+
 
 @dataclass(frozen=True, slots=True)
 class Started:

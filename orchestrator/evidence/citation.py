@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.evidence.canonical import JsonValue, canonical_bytes
+from orchestrator.policy.counters import Counter
 from orchestrator.policy.entities import Entity
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, Digest, EdgeId, PoolId, SideId
 from orchestrator.policy.labels import Effective
 from orchestrator.policy.pathways import Pathway
-from orchestrator.policy.permit import Facts
 
-ATTESTATION_VERSION = 1
-ATTESTATION_PREFIX = b"tidegate attestation v1\n"
+ATTESTATION_VERSION = 2
+ATTESTATION_PREFIX = b"tidegate attestation v2\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,12 @@ def label_to_json(label: Effective) -> dict[str, JsonValue]:
         "grade": label.grade.word,
         "domestic": label.domestic.word,
         "origin": list[JsonValue](sorted(label.origin)),
+        "clean": label.clean.word,
+        "categories": list[JsonValue](sorted(label.categories)),
+        "located": list[JsonValue](sorted(label.located)),
+        "collected": list[JsonValue](sorted(label.collected)),
+        "purpose": list[JsonValue](sorted(label.purpose)),
+        "asset": list[JsonValue](sorted(label.asset)),
     }
 
 
@@ -66,12 +73,28 @@ def pathway_to_json(pathway: Pathway) -> dict[str, JsonValue]:
         "id": pathway.id,
         "kind": pathway.kind.value,
         "exporter": pathway.exporter,
+        "exporter_role": pathway.exporter_role.value,
         "importer": pathway.importer,
+        "importer_role": pathway.importer_role.value,
         "countries": list[JsonValue](sorted(pathway.countries)),
         "personal_max": pathway.personal_max.word,
         "valid_from_ms": pathway.valid_from_ms,
         "valid_until_ms": pathway.valid_until_ms,
         "reference": pathway.reference,
+        "categories": list[JsonValue](sorted(pathway.categories)),
+        "purposes": list[JsonValue](sorted(pathway.purposes)),
+        "onward": list[JsonValue](sorted(pathway.onward)),
+        "module": pathway.module,
+    }
+
+
+def counter_to_json(counter: Counter) -> dict[str, JsonValue]:
+    """Return a counter as canonical JSON holds it."""
+    return {
+        "kind": counter.kind.value,
+        "count": counter.count,
+        "as_of_ms": counter.as_of_ms,
+        "valid_until_ms": counter.valid_until_ms,
     }
 
 
@@ -82,13 +105,23 @@ def facts_to_json(facts: Facts) -> dict[str, JsonValue]:
         "label": label_to_json(facts.label),
         "pathways": [pathway_to_json(pathway) for pathway in facts.pathways],
         "processed_in": list[JsonValue](sorted(facts.processed_in)),
+        "role": None if facts.role is None else facts.role.value,
+        "critical_infrastructure": facts.critical_infrastructure.word,
+        "counters": [counter_to_json(counter) for counter in facts.counters],
+        "notices": [{"name": name, "version": version} for name, version in facts.notices],
     }
 
 
 def attestation_bytes(
-    edge: EdgeId, attempt: AttemptId, decision: DecisionId, pool: PoolId, facts: Facts, citation: Citation
+    edge: EdgeId,
+    attempt: AttemptId,
+    decision: DecisionId,
+    pool: PoolId,
+    facts: Facts,
+    citation: Citation,
+    inputs: Digest | None,
 ) -> bytes:
-    """Return the bytes that an edge signs for one attempt: who asks, for what, and what the law was told."""
+    """Return the bytes that an edge signs for one attempt: who asks, for what, what went in, what the law was told."""
     return ATTESTATION_PREFIX + canonical_bytes(
         {
             "v": ATTESTATION_VERSION,
@@ -98,5 +131,6 @@ def attestation_bytes(
             "pool": pool,
             "facts": facts_to_json(facts),
             "citation": citation.to_json(),
+            "inputs": inputs,
         }
     )

@@ -7,17 +7,18 @@ byte leaves. Refusals are recorded too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.evidence.canonical import JsonValue, canonical_bytes
 from orchestrator.evidence.citation import Citation, facts_to_json
+from orchestrator.evidence.duties import Done
+from orchestrator.evidence.inputs import InputManifest
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, ModelId, PoolId, RequestId, SideId, TenantId
-from orchestrator.policy.labels import Labels, LabelSources
+from orchestrator.policy.labels import RANK_AXES, SET_AXES, Labels, LabelSources
 from orchestrator.policy.packs import Obligation, ObligationKind
-from orchestrator.policy.permit import Facts
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +46,17 @@ class DecisionRecord:
     facts: Facts
     citation: Citation
     placement: dict[str, JsonValue]
+    asked: dict[str, JsonValue] | None
+    """What the placement was told besides the law, so that it can be made again; None where nothing was placed."""
+    inputs: InputManifest | None
+    """What went in, where the law wants it proven."""
     commitment: str | None
     """Keyed commitment to the payload."""
     payload_bytes: int
     regulated: bool
     retention: tuple[str, ...]
     """ISO 8601 durations that were promised; the longest holds."""
-    discharged: tuple[tuple[str, str], ...]
-    """(obligation, what its discharger did)."""
+    discharged: tuple[Done, ...]
     decided_ms: int
 
     def to_json(self) -> dict[str, JsonValue]:
@@ -72,41 +76,26 @@ class DecisionRecord:
             "model": self.model,
             "pool": self.pool,
             "outcome": self.outcome,
-            "labels": None if self.sources is None else _sources_to_json(self.sources),
+            "labels": None if self.sources is None else sources_to_json(self.sources),
             "facts": facts_to_json(self.facts),
             "citation": self.citation.to_json(),
             "placement": self.placement,
+            "asked": self.asked,
+            "inputs": None if self.inputs is None else self.inputs.to_json(),
             "commitment": self.commitment,
             "payload_bytes": self.payload_bytes,
             "regulated": self.regulated,
             "retention": list[JsonValue](self.retention),
-            "discharged": [{"obligation": duty, "did": did} for duty, did in self.discharged],
+            "discharged": [
+                {"obligation": f"{done.obligation.kind.value}:{done.obligation.argument}", "did": done.did}
+                for done in self.discharged
+            ],
             "decided_ms": self.decided_ms,
         }
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
         return canonical_bytes(self.to_json())
-
-
-def _retain(duration: str) -> str:
-    # The spool reads the class from the record's frame and refuses to delete earlier.
-    return f"retention class {duration} on this record"
-
-
-DISCHARGERS: dict[ObligationKind, Callable[[str], str]] = {ObligationKind.RETAIN: _retain}
-"""What does each duty. Each returns what it did, for the record."""
-
-
-def discharge(obligations: tuple[Obligation, ...]) -> tuple[tuple[str, str], ...] | None:
-    """Return what the dischargers did, or None when a duty has no discharger: then nothing may be sent."""
-    done: list[tuple[str, str]] = []
-    for duty in obligations:
-        discharger = DISCHARGERS.get(duty.kind)
-        if discharger is None:
-            return None
-        done.append((f"{duty.kind.value}:{duty.argument}", discharger(duty.argument)))
-    return tuple(done)
 
 
 def retention_of(obligations: tuple[Obligation, ...]) -> tuple[str, ...]:
@@ -136,19 +125,27 @@ def retain_until_ms(retention: tuple[str, ...], now_ms: int) -> int:
 
 
 def _labels_to_json(labels: Labels) -> dict[str, JsonValue]:
-    return {
-        "personal": None if labels.personal is None else labels.personal.word,
-        "grade": None if labels.grade is None else labels.grade.word,
-        "domestic": None if labels.domestic is None else labels.domestic.word,
-        "origin": list[JsonValue](sorted(labels.origin)),
-    }
+    """What one source said; what it did not say is null."""
+    found: dict[str, JsonValue] = {}
+    for axis in RANK_AXES:
+        value = getattr(labels, axis)
+        found[axis] = None if value is None else value.word
+    for axis in SET_AXES:
+        members = getattr(labels, axis)
+        found[axis] = None if members is None else list[JsonValue](sorted(members))
+    return found
 
 
-def _sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
+def sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
+    """Return every voice on the labels, and where one says less than what counts."""
     return {
         "declared": _labels_to_json(sources.declared),
         "attested": _labels_to_json(sources.attested),
         "floor": _labels_to_json(sources.floor),
         "detected": _labels_to_json(sources.detected),
         "soil": list[JsonValue](sorted(sources.soil)),
+        "mismatches": [
+            {"axis": one.axis, "source": one.source, "said": one.said, "effective": one.effective}
+            for one in sources.mismatches()
+        ],
     }

@@ -23,7 +23,8 @@ from orchestrator.ledger.money import Currency, parse_units
 from orchestrator.policy.entities import Entity, Owner
 from orchestrator.policy.ids import EntityId, ModelId, is_name
 from orchestrator.policy.jurisdictions import Jurisdiction, expand, parse_jurisdiction
-from orchestrator.policy.labels import DOMESTIC_WORDS, GRADE_WORDS, PERSONAL_WORDS, Labels
+from orchestrator.policy.labels import CLEAN_WORDS, DOMESTIC_WORDS, GRADE_WORDS, PERSONAL_WORDS, Labels
+from orchestrator.policy.vocabulary import UNKNOWN, Asset, Category, Purpose
 
 Word = TypeVar("Word")
 
@@ -32,6 +33,24 @@ Version = Literal[1]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 CountOrZero = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Text = Annotated[str, Meta(max_length=600)]
+Day = Annotated[str, Meta(extra_json_schema={"format": "date"})]
+"""An ISO 8601 date."""
+
+
+def _words(words: Iterable[str]) -> dict[str, object]:
+    return {"enum": list(words)}
+
+
+CATEGORY_WORDS = (*(category.value for category in Category), UNKNOWN)
+PURPOSE_WORDS = (*(purpose.value for purpose in Purpose), UNKNOWN)
+ASSET_WORDS = (*(asset.value for asset in Asset), UNKNOWN)
+PersonalWord = Annotated[str, Meta(extra_json_schema=_words(PERSONAL_WORDS))]
+GradeWord = Annotated[str, Meta(extra_json_schema=_words(GRADE_WORDS))]
+DomesticWord = Annotated[str, Meta(extra_json_schema=_words(DOMESTIC_WORDS))]
+CleanWord = Annotated[str, Meta(extra_json_schema=_words(CLEAN_WORDS))]
+CategoryWord = Annotated[str, Meta(extra_json_schema=_words(CATEGORY_WORDS))]
+PurposeWord = Annotated[str, Meta(extra_json_schema=_words(PURPOSE_WORDS))]
+AssetWord = Annotated[str, Meta(extra_json_schema=_words(ASSET_WORDS))]
 
 DAY_MS = 86_400_000
 NAME_EXPECTED = "expected a name of lower-case letters, digits, dots and hyphens, at most 63 characters"
@@ -72,10 +91,17 @@ class EntityDocument(Written, frozen=True):
 class LabelsDocument(Written, frozen=True):
     """What one source says of a payload. What is left out is not said."""
 
-    personal: str | UnsetType = UNSET
-    grade: str | UnsetType = UNSET
-    domestic: str | UnsetType = UNSET
+    personal: PersonalWord | UnsetType = UNSET
+    grade: GradeWord | UnsetType = UNSET
+    domestic: DomesticWord | UnsetType = UNSET
+    clean: CleanWord | UnsetType = UNSET
+    categories: tuple[CategoryWord, ...] | UnsetType = UNSET
+    """The empty list says that there is no personal data in it."""
     origin: tuple[str, ...] = ()
+    located: tuple[str, ...] | UnsetType = UNSET
+    collected: tuple[str, ...] | UnsetType = UNSET
+    purpose: tuple[PurposeWord, ...] | UnsetType = UNSET
+    asset: tuple[AssetWord, ...] | UnsetType = UNSET
 
 
 def read_name(text: str, path: FieldPath) -> str:
@@ -184,15 +210,46 @@ def read_word(text: str, words: dict[str, Word], path: FieldPath) -> Word:
     return words[text]
 
 
+def read_words(texts: Sequence[str], words: Iterable[str], path: FieldPath) -> frozenset[str]:
+    """Return a set of words from a closed vocabulary, none twice."""
+    allowed = tuple(words)
+    refuse_repeats(texts, path)
+    for index, text in enumerate(texts):
+        if text not in allowed:
+            raise DomainError((*path, index), "expected one of " + ", ".join(allowed))
+    return frozenset(texts)
+
+
+def read_codes_or_unknown(names: Sequence[str], path: FieldPath) -> frozenset[Jurisdiction]:
+    """Return jurisdictions; the one word `unknown` stands for any."""
+    if tuple(names) == (UNKNOWN,):
+        return frozenset({Jurisdiction(UNKNOWN)})
+    return read_jurisdictions(names, path)
+
+
 def read_labels(document: LabelsDocument, path: FieldPath) -> Labels:
     """Return what one source says of a payload."""
-    personal, grade, domestic = document.personal, document.grade, document.domestic
+    personal, grade, domestic, clean = document.personal, document.grade, document.domestic, document.clean
+    categories, purpose, asset = document.categories, document.purpose, document.asset
+    located, collected, origin = document.located, document.collected, document.origin
     return Labels(
         personal=None if personal is UNSET else read_word(personal, PERSONAL_WORDS, (*path, "personal")),
         grade=None if grade is UNSET else read_word(grade, GRADE_WORDS, (*path, "grade")),
         domestic=None if domestic is UNSET else read_word(domestic, DOMESTIC_WORDS, (*path, "domestic")),
-        origin=read_jurisdictions(document.origin, (*path, "origin")) if document.origin else frozenset(),
+        clean=None if clean is UNSET else read_word(clean, CLEAN_WORDS, (*path, "clean")),
+        categories=None if categories is UNSET else read_words(categories, CATEGORY_WORDS, (*path, "categories")),
+        origin=read_codes_or_unknown(origin, (*path, "origin")) if origin else frozenset(),
+        located=None if located is UNSET else read_codes_or_unknown(located, (*path, "located")),
+        collected=None if collected is UNSET else read_codes_or_unknown(collected, (*path, "collected")),
+        purpose=None if purpose is UNSET else _some(purpose, PURPOSE_WORDS, (*path, "purpose")),
+        asset=None if asset is UNSET else _some(asset, ASSET_WORDS, (*path, "asset")),
     )
+
+
+def _some(texts: Sequence[str], words: Iterable[str], path: FieldPath) -> frozenset[str]:
+    if not texts:
+        raise DomainError(path, "expected at least one")
+    return read_words(texts, words, path)
 
 
 def read_entity(document: EntityDocument, path: FieldPath) -> Entity:

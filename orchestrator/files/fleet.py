@@ -25,10 +25,10 @@ from orchestrator.files.fields import (
 )
 from orchestrator.files.typed import FieldPath
 from orchestrator.placement.capabilities import Capability
-from orchestrator.placement.fleet import Assurance, Edge, EdgeKey, Fleet, Pool, ServedModel
-from orchestrator.policy.entities import Entity
+from orchestrator.placement.fleet import Assurance, Edge, EdgeKey, Fleet, Pool, PrefixCache, ServedModel, Sink
+from orchestrator.policy.entities import Entity, with_indirect_owners
 from orchestrator.policy.ids import EdgeId, EntityId, KeyId, PlaceId, PoolId, SchedulerId, SideId
-from orchestrator.policy.places import Place
+from orchestrator.policy.places import Place, SinkKind
 
 Entities = Mapping[EntityId, Entity]
 
@@ -85,6 +85,16 @@ class PoolDocument(Written, frozen=True):
     intake: str | UnsetType = UNSET
     engine: str | UnsetType = UNSET
     reachable_from: tuple[str, ...] = ()
+    prefix_cache: PrefixCache = PrefixCache.NONE
+    """`shared` where engines reuse prefixes between requests: then no proof about inputs can be given."""
+
+
+class SinkDocument(Written, frozen=True):
+    """Where logs, traces, results, cached prefixes or artefacts are kept: a place like a pool."""
+
+    id: str
+    kind: SinkKind
+    place: PlaceDocument
 
 
 class FleetDocument(Written, frozen=True):
@@ -94,6 +104,7 @@ class FleetDocument(Written, frozen=True):
     entities: tuple[EntityDocument, ...]
     edges: tuple[EdgeDocument, ...] = ()
     pools: tuple[PoolDocument, ...] = ()
+    sinks: tuple[SinkDocument, ...] = ()
 
 
 def fleet_of(document: FleetDocument, side: SideId) -> Fleet:
@@ -104,10 +115,18 @@ def fleet_of(document: FleetDocument, side: SideId) -> Fleet:
     names = frozenset(edge.id for edge in edges)
     pools = tuple(_pool(pool, side, entities, names, ("pools", index)) for index, pool in enumerate(document.pools))
     refuse_repeats((pool.id for pool in pools), ("pools",), "id")
-    for index, pool in enumerate(pools):
-        if EdgeId(pool.id) in names:
-            raise DomainError(("pools", index, "id"), "expected another id: an edge has it, and both name places")
-    return Fleet(edges, pools)
+    sinks = tuple(_sink(sink, side, entities, ("sinks", index)) for index, sink in enumerate(document.sinks))
+    refuse_repeats((sink.id for sink in sinks), ("sinks",), "id")
+    taken: dict[str, str] = {edge.id: "an edge" for edge in edges}
+    ids: tuple[tuple[str, list[str]], ...]
+    ids = (("pools", [pool.id for pool in pools]), ("sinks", [sink.id for sink in sinks]))
+    for field, named in ids:
+        for index, one in enumerate(named):
+            if one in taken:
+                expected = f"expected another id: {taken[one]} has it, and both name places"
+                raise DomainError((field, index, "id"), expected)
+        taken |= dict.fromkeys(named, f"a {field[:-1]}")
+    return Fleet(edges, pools, sinks)
 
 
 def _entities(document: FleetDocument) -> Entities:
@@ -120,7 +139,7 @@ def _entities(document: FleetDocument) -> Entities:
             if listed is not None and listed.country != owner.country:
                 path: FieldPath = ("entities", index, "owners", number, "country")
                 raise DomainError(path, "expected the country that this file gives for that entity")
-    return found
+    return with_indirect_owners(found)
 
 
 def _place(document: PlaceDocument, place: str, entities: Entities, path: FieldPath) -> Place:
@@ -190,7 +209,13 @@ def _pool(document: PoolDocument, side: SideId, entities: Entities, edges: froze
         intake=None if intake is UNSET else _address(intake, (*path, "intake")),
         engine=None if engine is UNSET else read_name(engine, (*path, "engine")),
         reachable_from=frozenset(EdgeId(edge) for edge in reachable_from),
+        prefix_cache=document.prefix_cache,
     )
+
+
+def _sink(document: SinkDocument, side: SideId, entities: Entities, path: FieldPath) -> Sink:
+    name = read_name(document.id, (*path, "id"))
+    return Sink(PlaceId(name), side, document.kind, _place(document.place, name, entities, (*path, "place")))
 
 
 def _check_assurance(document: PoolDocument, path: FieldPath) -> None:

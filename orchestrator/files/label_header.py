@@ -1,34 +1,44 @@
 """The header `x-tidegate-labels`: what a request declares of its payload.
 
-It is a Dictionary of RFC 9651 with the keys `personal`, `grade` and `domestic` (tokens) and `origin` (a string, or an
-inner list of strings): `personal=none, grade=general, origin=("DE" "FR")`. Nothing in it is skipped: an unknown key, a
-parameter or a key given twice is refused, because a label that was not understood would be a label that is lower.
+It is a Dictionary of RFC 9651. The keys `personal`, `grade`, `domestic` and `clean` are tokens; `categories`, `purpose`
+and `asset` are a token or an inner list of tokens; `origin`, `located` and `collected` are a string or an inner list of
+strings: `personal=sensitive, categories=(health), origin=("DE" "FR")`. A set may be the one token `unknown`; the empty
+list of categories says that there are none. Nothing in the header is skipped: an unknown key, a parameter or a key
+given twice is refused, because a label that was not understood would be a label that is lower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import http_sf
 
+from orchestrator.files.fields import ASSET_WORDS, CATEGORY_WORDS, PURPOSE_WORDS
 from orchestrator.policy.jurisdictions import Jurisdiction, parse_jurisdiction
-from orchestrator.policy.labels import DOMESTIC_WORDS, GRADE_WORDS, PERSONAL_WORDS, Labels, Personal
+from orchestrator.policy.labels import CLEAN_WORDS, DOMESTIC_WORDS, GRADE_WORDS, PERSONAL_WORDS, Labels, Personal
+from orchestrator.policy.vocabulary import UNKNOWN
 
 Word = TypeVar("Word")
 
 HEADER = "x-tidegate-labels"
-LENGTH_MAX = 512
+LENGTH_MAX = 1024
 SHORTHAND = "personal"
 """`grade=personal` is accepted for `personal=personal`; the grade itself is then undeclared."""
 
 _SHOWN_CHARS = 64
-_ORIGIN_ALLOWED = 'assigned ISO 3166-1 alpha-2 codes in capitals, such as "DE" or ("DE" "FR")'
+_CODES_ALLOWED = 'assigned ISO 3166-1 alpha-2 codes in capitals, such as "DE" or ("DE" "FR"), or the token unknown'
 _ALLOWED = {
     "personal": " or ".join(PERSONAL_WORDS),
     "grade": " or ".join((*GRADE_WORDS, SHORTHAND)),
     "domestic": " or ".join(DOMESTIC_WORDS),
-    "origin": _ORIGIN_ALLOWED,
+    "clean": " or ".join(CLEAN_WORDS),
+    "categories": "any of " + ", ".join(CATEGORY_WORDS),
+    "origin": _CODES_ALLOWED,
+    "located": _CODES_ALLOWED,
+    "collected": _CODES_ALLOWED,
+    "purpose": "any of " + ", ".join(PURPOSE_WORDS),
+    "asset": "any of " + ", ".join(ASSET_WORDS),
 }
 
 
@@ -58,7 +68,13 @@ def parse_label_header(text: str) -> Labels:
         personal=personal,
         grade=None if grade_word is None else GRADE_WORDS[grade_word],
         domestic=_token("domestic", members, DOMESTIC_WORDS),
-        origin=_origin(members),
+        origin=_codes("origin", members) or frozenset(),
+        clean=_token("clean", members, CLEAN_WORDS),
+        categories=_tokens("categories", members, CATEGORY_WORDS),
+        located=_codes("located", members),
+        collected=_codes("collected", members),
+        purpose=_tokens("purpose", members, PURPOSE_WORDS),
+        asset=_tokens("asset", members, ASSET_WORDS),
     )
 
 
@@ -108,19 +124,43 @@ def _token(key: str, members: Mapping[str, object], words: Mapping[str, Word]) -
     return words[str(value)]
 
 
-def _origin(members: Mapping[str, object]) -> frozenset[Jurisdiction]:
-    if "origin" not in members:
-        return frozenset()
-    value = members["origin"]
+def _items(key: str, members: Mapping[str, object]) -> list[object] | None:
+    """Return the items of a set, written as one value or as an inner list; None when the key is not there."""
+    if key not in members:
+        return None
+    value = members[key]
     items = value if isinstance(value, list) else [(value, {})]
+    if any(parameters for _, parameters in items):
+        raise LabelHeaderError(key, f"{_ALLOWED[key]}, without parameters")
+    return [item for item, _ in items]
+
+
+def _tokens(key: str, members: Mapping[str, object], words: Sequence[str]) -> frozenset[str] | None:
+    items = _items(key, members)
+    if items is None:
+        return None
+    if not items and key != "categories":
+        raise LabelHeaderError(key, f"at least one: {_ALLOWED[key]}")
+    for item in items:
+        if not isinstance(item, http_sf.Token) or str(item) not in words:
+            raise LabelHeaderError(key, f"{_ALLOWED[key]}, as tokens without quotes")
+    return frozenset(str(item) for item in items)
+
+
+def _codes(key: str, members: Mapping[str, object]) -> frozenset[Jurisdiction] | None:
+    items = _items(key, members)
+    if items is None:
+        return None
     if not items:
-        raise LabelHeaderError("origin", _ORIGIN_ALLOWED)
+        raise LabelHeaderError(key, _CODES_ALLOWED)
     found: set[Jurisdiction] = set()
-    for item, parameters in items:
-        if type(item) is not str or parameters:
-            raise LabelHeaderError("origin", f"{_ORIGIN_ALLOWED}, as strings without parameters")
+    for item in items:
+        if isinstance(item, http_sf.Token) and str(item) == UNKNOWN and len(items) == 1:
+            return frozenset({Jurisdiction(UNKNOWN)})
+        if type(item) is not str:
+            raise LabelHeaderError(key, f"{_CODES_ALLOWED}, as strings in quotes")
         try:
             found.add(parse_jurisdiction(item))
         except ValueError:
-            raise LabelHeaderError("origin", _ORIGIN_ALLOWED) from None
+            raise LabelHeaderError(key, _CODES_ALLOWED) from None
     return frozenset(found)

@@ -6,11 +6,20 @@ A file holds key ids and the SHA-256 of secrets, never a secret.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
 
 from orchestrator.files.domain_error import DomainError
 from orchestrator.files.fields import (
+    CATEGORY_WORDS,
+    PURPOSE_WORDS,
+    CategoryWord,
+    Day,
     EntityDocument,
     LabelsDocument,
+    PurposeWord,
     Text,
     Version,
     Written,
@@ -23,15 +32,19 @@ from orchestrator.files.fields import (
     read_names,
     read_text,
     read_word,
+    read_words,
     refuse_repeats,
 )
 from orchestrator.files.typed import FieldPath
 from orchestrator.policy.entities import Entity
+from orchestrator.policy.facts import Declared
 from orchestrator.policy.ids import KEY_ID_PATTERN, EdgeId, EntityId, KeyId, PathwayId, TenantId
 from orchestrator.policy.labels import PERSONAL_WORDS, Personal
-from orchestrator.policy.pathways import Pathway, PathwayKind
+from orchestrator.policy.pathways import ALL_CATEGORIES, INFERENCE_ONLY, SCC_MODULES, Pathway, PathwayKind, Role
 from orchestrator.policy.tenants import KeyHash, Tenant
+from orchestrator.policy.vocabulary import UNKNOWN
 
+CoveredWord = Annotated[str, Meta(extra_json_schema={"enum": ["none", "personal", "sensitive"]})]
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _COVERED_WORDS = {word: value for word, value in PERSONAL_WORDS.items() if value is not Personal.UNKNOWN}
 
@@ -44,21 +57,43 @@ class KeyDocument(Written, frozen=True):
 
 
 class PathwayDocument(Written, frozen=True):
-    """A recorded legal basis. It holds from midnight UTC of `valid_from` until midnight UTC of `valid_until`."""
+    """A recorded legal basis. It holds from midnight UTC of `valid_from` until midnight UTC of `valid_until`.
+
+    `categories` names every category of personal data that it covers; `[all]` covers the unknown ones too. `onward`
+    names other entities with access at the importer's place.
+    """
 
     id: str
     kind: PathwayKind
     exporter: str
+    exporter_role: Role
     importer: str
+    importer_role: Role
     countries: tuple[str, ...]
-    personal_max: str
-    valid_from: str
-    valid_until: str
+    personal_max: CoveredWord
+    categories: tuple[CategoryWord | Literal["all"], ...]
+    valid_from: Day
+    valid_until: Day
     reference: Text
+    purposes: tuple[PurposeWord, ...] | UnsetType = UNSET
+    """Left out: inference."""
+    onward: tuple[str, ...] = ()
+    module: Annotated[int, Meta(ge=1, le=4)] | UnsetType = UNSET
+
+
+class NoticeDocument(Written, frozen=True):
+    """A notice that the tenant has given its subjects, and its version."""
+
+    id: str
+    version: str
 
 
 class TenantDocument(Written, frozen=True):
-    """One tenant. `attested.origin` must be given: a contract says whose data it is about."""
+    """One tenant. `attested.origin` must be given: a contract says whose data it is about.
+
+    `role` is the one in which it handles that data, `critical_infrastructure` whether it operates critical information
+    infrastructure; what is left out is unknown, which is the worst.
+    """
 
     id: str
     entity: EntityDocument
@@ -68,7 +103,10 @@ class TenantDocument(Written, frozen=True):
     edges: tuple[str, ...]
     price_book: str
     floor: LabelsDocument = LabelsDocument()
+    role: Role | UnsetType = UNSET
+    critical_infrastructure: bool | UnsetType = UNSET
     pathways: tuple[PathwayDocument, ...] = ()
+    notices: tuple[NoticeDocument, ...] = ()
 
 
 class TenantsDocument(Written, frozen=True):
@@ -102,6 +140,9 @@ def _tenant(document: TenantDocument, path: FieldPath) -> Tenant:
     refuse_repeats((pathway.id for pathway in pathways), (*path, "pathways"), "id")
     models = tuple(read_model(model, (*path, "models", index)) for index, model in enumerate(document.models))
     refuse_repeats(models, (*path, "models"))
+    if pathways and document.role is UNSET:
+        raise DomainError((*path, "role"), "expected controller or processor: pathways are held in a role")
+    critical = document.critical_infrastructure
     return Tenant(
         id=TenantId(read_name(document.id, (*path, "id"))),
         entity=entity,
@@ -112,6 +153,19 @@ def _tenant(document: TenantDocument, path: FieldPath) -> Tenant:
         edges=frozenset(EdgeId(name) for name in read_names(document.edges, (*path, "edges"))),
         price_book=read_name(document.price_book, (*path, "price_book")),
         pathways=pathways,
+        role=None if document.role is UNSET else document.role,
+        critical_infrastructure=Declared.UNKNOWN if critical is UNSET else Declared(int(critical)),
+        notices=_notices(document.notices, (*path, "notices")),
+    )
+
+
+def _notices(documents: Sequence[NoticeDocument], path: FieldPath) -> tuple[tuple[str, str], ...]:
+    refuse_repeats((notice.id for notice in documents), path, "id")
+    return tuple(
+        sorted(
+            (read_name(notice.id, (*path, index, "id")), read_text(notice.version, (*path, index, "version")))
+            for index, notice in enumerate(documents)
+        )
     )
 
 
@@ -132,14 +186,54 @@ def _pathway(document: PathwayDocument, holder: Entity, path: FieldPath) -> Path
     valid_until_ms = read_day_ms(document.valid_until, (*path, "valid_until"))
     if valid_until_ms <= valid_from_ms:
         raise DomainError((*path, "valid_until"), "expected a date after valid_from")
+    module = None if document.module is UNSET else document.module
+    _check_module(document, module, path)
     return Pathway(
         id=PathwayId(read_name(document.id, (*path, "id"))),
         kind=document.kind,
         exporter=exporter,
+        exporter_role=document.exporter_role,
         importer=EntityId(read_name(document.importer, (*path, "importer"))),
+        importer_role=document.importer_role,
         countries=read_jurisdictions(document.countries, (*path, "countries")),
         personal_max=read_word(document.personal_max, _COVERED_WORDS, (*path, "personal_max")),
+        categories=_categories(document.categories, (*path, "categories")),
         valid_from_ms=valid_from_ms,
         valid_until_ms=valid_until_ms,
         reference=read_text(document.reference, (*path, "reference")),
+        purposes=_purposes(document.purposes, (*path, "purposes")),
+        onward=frozenset(EntityId(name) for name in read_names(document.onward, (*path, "onward"))),
+        module=module,
     )
+
+
+def _purposes(texts: Sequence[str] | UnsetType, path: FieldPath) -> frozenset[str]:
+    if texts is UNSET:
+        return INFERENCE_ONLY
+    if not texts:
+        raise DomainError(path, "expected at least one: a pathway for no purpose opens nothing")
+    return read_words(texts, [word for word in PURPOSE_WORDS if word != UNKNOWN], path)
+
+
+def _check_module(document: PathwayDocument, module: int | None, path: FieldPath) -> None:
+    """A module of the EU clauses says who is who (Decision (EU) 2021/914): the roles must be those."""
+    if document.kind is not PathwayKind.EU_SCC:
+        if module is not None:
+            raise DomainError((*path, "module"), "expected no such field: only eu_scc has modules")
+        return
+    if module is None:
+        raise DomainError((*path, "module"), "expected the module of the clauses, 1 to 4")
+    for field, given, expected in (
+        ("exporter_role", document.exporter_role, SCC_MODULES[module][0]),
+        ("importer_role", document.importer_role, SCC_MODULES[module][1]),
+    ):
+        if given is not expected:
+            raise DomainError((*path, field), f"expected {expected.value}, as in module {module} of the clauses")
+
+
+def _categories(texts: Sequence[str], path: FieldPath) -> frozenset[str]:
+    if not texts:
+        raise DomainError(path, "expected the categories that it covers, or [all]")
+    if tuple(texts) == tuple(ALL_CATEGORIES):
+        return ALL_CATEGORIES
+    return read_words(texts, [word for word in CATEGORY_WORDS if word != UNKNOWN], path)

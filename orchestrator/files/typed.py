@@ -149,7 +149,7 @@ def _misfit(text: str, value: object, type_: Any, dec_hook: DecodeHook | None) -
         parent, here, value = here, _step_type(here, step, value), _step_value(value, step)
         path.append(step)
     if not at_root and parts is not None and parts["key"] is not None:
-        return Misfit(tuple(path), MisfitKind.VALUE, f"{_phrase(message, Any, None, None)} as a key")
+        return Misfit(tuple(path), MisfitKind.VALUE, f"{_phrase(message, _key_type(here), None, None)} as a key")
     return _at(tuple(path), message, here, parent, value)
 
 
@@ -211,6 +211,14 @@ def _item_type(type_: Any, index: int) -> Any:
         if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
             return args[index] if index < len(args) else Any
         if origin in (list, tuple, set, frozenset) and args:
+            return args[0]
+    return Any
+
+
+def _key_type(type_: Any) -> Any:
+    for member in members(type_):
+        origin, args = get_origin(member), get_args(member)
+        if isinstance(origin, type) and issubclass(origin, Mapping) and len(args) == 2:
             return args[0]
     return Any
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from orchestrator.evidence.canonical import JsonValue
 from orchestrator.placement.cost import Terms
+from orchestrator.placement.fleet import Edge, Pool
 from orchestrator.placement.pick import Candidate, Placement
-from orchestrator.policy.verdicts import Reason, Verdict
+from orchestrator.policy.places import Action, Leg
+from orchestrator.policy.verdicts import Answer, Reason, Verdict
 
 
 def placement_to_json(placement: Placement) -> dict[str, JsonValue]:
@@ -40,6 +42,43 @@ def verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:
         "valid_until_ms": verdict.valid_until_ms,
         "shadow": list[JsonValue](verdict.shadow),
     }
+
+
+def answers_to_json(verdict: Verdict, pool: Pool, edge: Edge) -> list[JsonValue]:
+    """Return what each jurisdiction said of each of the two movements of a route."""
+    ends = {Action.INFER: (edge.id, pool.id), Action.RETURN: (pool.id, edge.id)}
+    legs = {Action.INFER: Leg.EDGE_TO_POOL, Action.RETURN: Leg.POOL_TO_EDGE}
+    found: list[JsonValue] = []
+    for action, (source, target) in ends.items():
+        answers = [answer for answer in verdict.answers if answer.action is action]
+        movement: dict[str, JsonValue] = {
+            "action": action.value,
+            "leg": legs[action].value,
+            "from": source,
+            "to": target,
+            # Nobody was asked where the house refused first.
+            "allowed": bool(answers) and not any(answer.reasons for answer in answers),
+            "jurisdictions": [answer_to_json(answer) for answer in answers],
+        }
+        found.append(movement)
+    return found
+
+
+def answer_to_json(answer: Answer) -> dict[str, JsonValue]:
+    """Return what one jurisdiction said."""
+    return {
+        "jurisdiction": answer.jurisdiction,
+        "allowed": not answer.reasons,
+        "grants": list[JsonValue](answer.grants),
+        "reasons": [reason_to_json(reason) for reason in answer.reasons],
+        "obligations": [{"kind": duty.kind.value, "argument": duty.argument} for duty in answer.obligations],
+        "shadow": list[JsonValue](answer.shadow),
+    }
+
+
+def needs_of(verdict: Verdict) -> list[JsonValue]:
+    """Return what would be needed, each once."""
+    return list[JsonValue](dict.fromkeys(reason.needs for reason in verdict.reasons if reason.needs))
 
 
 def reason_to_json(reason: Reason) -> dict[str, JsonValue]:

@@ -7,8 +7,8 @@ from enum import Enum
 
 from orchestrator.ledger.rating import PriceBook, TokenPrice
 from orchestrator.placement.capabilities import Capability
-from orchestrator.policy.ids import EdgeId, KeyId, ModelId, PoolId, SchedulerId, SideId
-from orchestrator.policy.places import Place
+from orchestrator.policy.ids import EdgeId, KeyId, ModelId, PlaceId, PoolId, SchedulerId, SideId
+from orchestrator.policy.places import Place, SinkKind
 
 
 class Assurance(Enum):
@@ -18,6 +18,15 @@ class Assurance(Enum):
     """The edge and the pool's scheduler."""
     EDGE_ONLY = "edge-only"
     """The edge alone: there is no scheduler behind this pool."""
+
+
+class PrefixCache(Enum):
+    """Whether an engine shares keys and values of prompts between requests."""
+
+    NONE = "none"
+    """Those of a request are used by that request alone, as in the embedded engine."""
+    SHARED = "shared"
+    """Prefix caching is on: what one request brought in may serve another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,7 @@ class Pool:
     """Name of an engine in the configuration of the edges of `reachable_from`; without a scheduler only."""
     reachable_from: frozenset[EdgeId] = frozenset()
     """For an edge-only pool: the edges that may reach it."""
+    prefix_cache: PrefixCache = PrefixCache.NONE
 
     def served(self, model: ModelId) -> ServedModel | None:
         """Return how this pool serves `model`, or None when it does not."""
@@ -85,11 +95,22 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class Sink:
+    """Where something is kept besides pools: logs, traces, results, caches, artefacts."""
+
+    id: PlaceId
+    side: SideId
+    kind: SinkKind
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
-    """Every declared edge and pool, of both sides. Ids are unique."""
+    """Every declared edge, pool and sink, of both sides. Ids are unique."""
 
     edges: tuple[Edge, ...] = ()
     pools: tuple[Pool, ...] = ()
+    sinks: tuple[Sink, ...] = ()
 
     def edge(self, edge: EdgeId) -> Edge | None:
         """Return the declared edge, or None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from orchestrator.policy.entities import Entity
@@ -12,6 +12,8 @@ from orchestrator.policy.jurisdictions import Jurisdiction
 
 class Action(Enum):
     """What a movement is for."""
+
+    __hash__ = object.__hash__  # members are single objects; Enum would hash their names in Python
 
     INFER = "infer"
     RETURN = "return"
@@ -23,12 +25,24 @@ class Action(Enum):
 class Leg(Enum):
     """From what kind of place to what kind of place."""
 
+    __hash__ = object.__hash__
+
     SUBJECT_TO_EDGE = "subject-edge"
     EDGE_TO_POOL = "edge-pool"
     POOL_TO_EDGE = "pool-edge"
     EDGE_TO_SUBJECT = "edge-subject"
     ARTEFACT_TO_EDGE = "artefact-edge"
     TO_SINK = "sink"
+
+
+class SinkKind(Enum):
+    """What a sink keeps, and so what a movement to it is."""
+
+    LOG = "log"
+    TRACE = "trace"
+    RESULTS = "results"
+    CACHE = "cache"
+    ARTEFACTS = "artefacts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,17 @@ class Place:
     accessors: tuple[Entity, ...]
     """Entities whose staff can reach plaintext."""
     operator: Entity
+    _reach: frozenset[Jurisdiction] = field(init=False, repr=False, compare=False, default=frozenset())
+    _recipients: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
+
+    def __post_init__(self) -> None:
+        found = set(self.soil())
+        for entity in (self.operator, *self.accessors):
+            found.add(entity.country)
+            found |= entity.owner_countries()
+        object.__setattr__(self, "_reach", frozenset(found))
+        recipients = frozenset(entity.id for entity in (self.operator, *self.accessors))
+        object.__setattr__(self, "_recipients", recipients)
 
     def soil(self) -> frozenset[Jurisdiction]:
         """Return the jurisdictions of the ground it stands on."""
@@ -50,11 +75,11 @@ class Place:
 
     def reach(self) -> frozenset[Jurisdiction]:
         """Return every jurisdiction of the place: soil, access, operator, and owners of 50 % and more."""
-        found = set(self.soil())
-        for entity in (self.operator, *self.accessors):
-            found.add(entity.country)
-            found |= entity.owner_countries()
-        return frozenset(found)
+        return self._reach
+
+    def recipients(self) -> frozenset[str]:
+        """Return the ids of everyone who receives what arrives there: operator and accessors."""
+        return self._recipients
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.policy.entities import Entity
+from orchestrator.policy.facts import Declared
 from orchestrator.policy.ids import EdgeId, KeyId, ModelId, TenantId
 from orchestrator.policy.labels import Labels
-from orchestrator.policy.pathways import Pathway
+from orchestrator.policy.pathways import Pathway, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +36,9 @@ class Tenant:
     """Edges that serve it."""
     price_book: str
     pathways: tuple[Pathway, ...] = ()
+    role: Role | None = None
+    """In which role it handles the data that it sends; without one no pathway opens anything."""
+    critical_infrastructure: Declared = Declared.UNKNOWN
+    """Whether it operates critical information infrastructure (PIPL art. 40, CAC Order 16 art. 7)."""
+    notices: tuple[tuple[str, str], ...] = ()
+    """(name, version) of each notice that it has given its subjects, sorted."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.policy.ids import RuleId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.packs import Obligation
+from orchestrator.policy.places import Action
 
 # Rules of the house: what is refused before any pack is asked, or because none answers.
 NO_PACK = RuleId("TG-NO-PACK")
@@ -16,8 +17,21 @@ EXPIRED = RuleId("TG-EXPIRED")
 REGULATED_EXPIRED = RuleId("TG-REGULATED-EXPIRED")
 NO_SOIL = RuleId("TG-NO-SOIL")
 REVOKED = RuleId("TG-REVOKED")
+NO_DISCHARGER = RuleId("TG-NO-DISCHARGER")
+CLOCK_SKEW = RuleId("TG-CLOCK-SKEW")
 FAULT = RuleId("TG-FAULT")
-HOUSE_RULES = (NO_PACK, NO_GRANT, UNKNOWN_LABEL, EXPIRED, REGULATED_EXPIRED, NO_SOIL, REVOKED, FAULT)
+HOUSE_RULES = (
+    NO_PACK,
+    NO_GRANT,
+    UNKNOWN_LABEL,
+    EXPIRED,
+    REGULATED_EXPIRED,
+    NO_SOIL,
+    REVOKED,
+    NO_DISCHARGER,
+    CLOCK_SKEW,
+    FAULT,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +43,21 @@ class Reason:
     sentence: str
     needs: str
     """What would be needed; may be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the law of one jurisdiction says of one movement."""
+
+    jurisdiction: Jurisdiction | None
+    """None for the house, while a verdict is made; no verdict holds such an answer."""
+    action: Action
+    grants: tuple[RuleId, ...]
+    reasons: tuple[Reason, ...]
+    """Empty when this jurisdiction is satisfied."""
+    obligations: tuple[Obligation, ...]
+    shadow: tuple[RuleId, ...]
+    """Rules of packs in shadow mode that would have refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +74,5 @@ class Verdict:
     """First millisecond at which the verdict must be asked for again."""
     shadow: tuple[RuleId, ...] = ()
     """Rules of packs in shadow mode that would have refused."""
+    answers: tuple[Answer, ...] = field(default=(), repr=False)
+    """What each jurisdiction said, movement by movement; empty where the house refused before any was asked."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from orchestrator.policy.labels import RANK_AXES, SET_AXES
+
 OTHER: Final = "other"
 """Stands for every label value that is not allowed, so that no input can grow the number of series."""
 
@@ -51,6 +53,7 @@ POOL: Final = Label("pool", None)
 EDGE: Final = Label("edge", None)
 MODEL: Final = Label("model", None)
 RULE: Final = Label("rule", None)
+AXIS: Final = _closed("axis", *RANK_AXES, *SET_AXES)
 CODE: Final = Label("code", None)
 PEER: Final = Label("peer", None)
 SIDE: Final = _closed("side", "overseas", "domestic")
@@ -103,6 +106,9 @@ FIRST_TOKEN_SECONDS: Final = _histogram(
 )
 REFUSALS: Final = _counter("tidegate_refusals_total", "Refusals by code of the error catalogue.", CODE)
 DENIALS: Final = _counter("tidegate_denials_total", "Verdicts that deny, by the rule that denied.", RULE)
+MISMATCHES: Final = _counter(
+    "tidegate_label_mismatches_total", "Labels that said less than what counts, by axis.", AXIS
+)
 PERMIT_SECONDS: Final = _histogram("tidegate_permit_seconds", "Time of one permit over all pools.", _MICROSECONDS)
 PLACEMENT_SECONDS: Final = _histogram("tidegate_placement_seconds", "Time of one placement.", _MICROSECONDS)
 PLACEMENTS: Final = _counter("tidegate_placements_total", "Attempts by the pool that was chosen.", POOL)
@@ -138,6 +144,7 @@ METRICS: Final = (
     FIRST_TOKEN_SECONDS,
     REFUSALS,
     DENIALS,
+    MISMATCHES,
     PERMIT_SECONDS,
     PLACEMENT_SECONDS,
     PLACEMENTS,
@@ -187,6 +194,7 @@ class Event(Enum):
     SESSION_REFUSED = "session_refused"
     CLOCK_SKEWED = "clock_skewed"
     FRAME_DROPPED = "frame_dropped"
+    LABEL_MISMATCH = "label_mismatch"
     BUNDLE_LOADED = "bundle_loaded"
     BUNDLE_REFUSED = "bundle_refused"
     BUNDLE_STALE = "bundle_stale"
@@ -258,6 +266,8 @@ FIELDS: Final = {
     **{name: LogField(name, FieldKind.ID) for name in _IDS.split()},
     **{name: LogField(name, FieldKind.WHOLE) for name in _WHOLES.split()},
     **{label.name: LogField(label.name, FieldKind.CHOICE, label.values or frozenset()) for label in _CHOICES},
+    "axis": LogField("axis", FieldKind.CHOICE, AXIS.values or frozenset()),
+    "source": LogField("source", FieldKind.CHOICE, frozenset({"declared", "attested"})),
     "reason": LogField("reason", FieldKind.CHOICE, frozenset().union(NOT_PLACED.values or (), SPOOL_FULL.values or ())),
     "load": LogField("load", FieldKind.NUMBER),
     "regulated": LogField("regulated", FieldKind.FLAG),

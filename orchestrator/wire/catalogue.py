@@ -310,6 +310,17 @@ RETRY_AFTER_S = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """One reason of the law, as a tenant may see it."""
+
+    rule: str
+    jurisdiction: str | None
+    """None for a rule of the house."""
+    sentence: str
+    needs: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One refusal or failure, in the catalogue's words. Never holds a payload or a secret."""
 
@@ -319,6 +330,8 @@ class Problem:
     rules: tuple[str, ...] = ()
     needs: str = ""
     retry_after_ms: int | None = None
+    explanation: tuple[Told, ...] = ()
+    """Which law stood in the way, and what would be needed: what `explain` says, without what is not the tenant's."""
 
     @property
     def entry(self) -> Entry:
@@ -331,7 +344,7 @@ class Problem:
         return self.sentence or self.entry.sentence
 
     def openai(self, request_id: str) -> dict[str, object]:
-        """Return the OpenAI error object. `rules` and `needs` are ours; clients keep them in `body`."""
+        """Return the OpenAI error object. `rules`, `needs` and `explanation` are ours; clients keep them in `body`."""
         message = f"{self.text} (request {request_id})"
         if self.needs:
             message = f"{self.text} Needed: {self.needs} (request {request_id})"
@@ -345,6 +358,16 @@ class Problem:
             error["rules"] = list(self.rules)
         if self.needs:
             error["needs"] = self.needs
+        if self.explanation:
+            error["explanation"] = [
+                {
+                    "rule": one.rule,
+                    "jurisdiction": one.jurisdiction,
+                    "sentence": one.sentence,
+                    "needs": one.needs,
+                }
+                for one in self.explanation
+            ]
         error["request_id"] = request_id
         return {"error": error}
 

@@ -7,12 +7,15 @@ from typing import TypeVar
 
 from orchestrator.evidence.canonical import INTEGER_MAX
 from orchestrator.evidence.citation import Citation
+from orchestrator.evidence.inputs import InputManifest, InputPart
+from orchestrator.policy.counters import Counter, CounterKind
 from orchestrator.policy.entities import Entity, Owner
-from orchestrator.policy.ids import Digest, EntityId, PathwayId, SideId, is_digest
+from orchestrator.policy.facts import Declared, Facts
+from orchestrator.policy.ids import AttemptId, Digest, EntityId, PathwayId, SideId, is_digest
 from orchestrator.policy.jurisdictions import Jurisdiction, parse_jurisdiction
-from orchestrator.policy.labels import Domestic, Effective, Grade, Personal
-from orchestrator.policy.pathways import Pathway, PathwayKind
-from orchestrator.policy.permit import Facts
+from orchestrator.policy.labels import Clean, Domestic, Effective, Grade, Personal
+from orchestrator.policy.pathways import ALL_CATEGORIES, Pathway, PathwayKind, Role
+from orchestrator.policy.vocabulary import UNKNOWN, Asset, Category, Purpose
 from protos.tidegate.v1 import labels_pb2 as pb
 
 Value = TypeVar("Value")
@@ -36,15 +39,38 @@ _DOMESTIC_OUT = {
     Domestic.YES: pb.DOMESTIC_YES,
     Domestic.UNKNOWN: pb.DOMESTIC_UNKNOWN,
 }
+_CLEAN_OUT = {
+    Clean.ANONYMISED: pb.CLEAN_ANONYMISED,
+    Clean.DEIDENTIFIED: pb.CLEAN_DEIDENTIFIED,
+    Clean.PSEUDONYMISED: pb.CLEAN_PSEUDONYMISED,
+    Clean.TOKENISED: pb.CLEAN_TOKENISED,
+    Clean.RAW: pb.CLEAN_RAW,
+    Clean.UNKNOWN: pb.CLEAN_UNKNOWN,
+}
+_ROLE_OUT = {Role.CONTROLLER: pb.ROLE_CONTROLLER, Role.PROCESSOR: pb.ROLE_PROCESSOR}
+_DECLARED_OUT = {
+    Declared.NO: pb.DECLARED_NO,
+    Declared.YES: pb.DECLARED_YES,
+    Declared.UNKNOWN: pb.DECLARED_UNKNOWN,
+}
 _PERSONAL_IN = {number: value for value, number in _PERSONAL_OUT.items()}
 _GRADE_IN = {number: value for value, number in _GRADE_OUT.items()}
 _DOMESTIC_IN = {number: value for value, number in _DOMESTIC_OUT.items()}
+_CLEAN_IN = {number: value for value, number in _CLEAN_OUT.items()}
+_ROLE_IN = {number: value for value, number in _ROLE_OUT.items()}
+_DECLARED_IN = {number: value for value, number in _DECLARED_OUT.items()}
+_CATEGORIES = frozenset(category.value for category in Category) | {UNKNOWN}
+_PURPOSES = frozenset(purpose.value for purpose in Purpose) | {UNKNOWN}
+_ASSETS = frozenset(asset.value for asset in Asset) | {UNKNOWN}
 
 TEXT_MAX = 512
 SET_MAX = 300
 """More codes than there are jurisdictions are never meant."""
 OWNERS_MAX = 64
 PATHWAYS_MAX = 256
+COUNTERS_MAX = 64
+NOTICES_MAX = 256
+PARTS_MAX = 16
 
 
 class WireError(ValueError):
@@ -91,6 +117,28 @@ def jurisdictions(field: str, values: object) -> frozenset[Jurisdiction]:
     return read(field, "assigned ISO 3166-1 codes", lambda: frozenset(parse_jurisdiction(code) for code in codes))
 
 
+def places(field: str, values: object) -> frozenset[Jurisdiction]:
+    """Return a set of assigned codes, in which the word `unknown` stands for any."""
+    codes = list(values)  # type: ignore[call-overload]
+    known = jurisdictions(field, [code for code in codes if code != UNKNOWN])
+    return known | {Jurisdiction(UNKNOWN)} if UNKNOWN in codes else known
+
+
+def some(field: str, values: frozenset[Value]) -> frozenset[Value]:
+    """Return a set that is never empty. On the wire a forgotten set looks empty, which would be the lowest."""
+    if not values:
+        raise WireError(field, "at least one")
+    return values
+
+
+def words(field: str, values: object, allowed: frozenset[str]) -> frozenset[str]:
+    """Return a set of words from a closed vocabulary."""
+    found: frozenset[str] = frozenset(values)  # type: ignore[call-overload]
+    if not found <= allowed:
+        raise WireError(field, "known words")
+    return found
+
+
 def entity_out(entity: Entity) -> pb.Entity:
     """Return the message of an entity."""
     owners = [pb.Owner(entity=o.entity, country=o.country, share_percent=o.share_percent) for o in entity.owners]
@@ -121,6 +169,12 @@ def label_out(label: Effective) -> pb.EffectiveLabel:
         grade=_GRADE_OUT[label.grade],
         domestic=_DOMESTIC_OUT[label.domestic],
         origin=sorted(label.origin),
+        clean=_CLEAN_OUT[label.clean],
+        categories=sorted(label.categories),
+        located=sorted(label.located),
+        collected=sorted(label.collected),
+        purpose=sorted(label.purpose),
+        asset=sorted(label.asset),
     )
 
 
@@ -130,7 +184,13 @@ def label_in(message: pb.EffectiveLabel) -> Effective:
         read("label.personal", "a known value", lambda: _PERSONAL_IN[message.personal]),
         read("label.grade", "a known value", lambda: _GRADE_IN[message.grade]),
         read("label.domestic", "a known value", lambda: _DOMESTIC_IN[message.domestic]),
-        jurisdictions("label.origin", message.origin),
+        places("label.origin", message.origin),
+        read("label.clean", "a known value", lambda: _CLEAN_IN[message.clean]),
+        words("label.categories", message.categories, _CATEGORIES),
+        some("label.located", places("label.located", message.located)),
+        some("label.collected", places("label.collected", message.collected)),
+        some("label.purpose", words("label.purpose", message.purpose, _PURPOSES)),
+        some("label.asset", words("label.asset", message.asset, _ASSETS)),
     )
 
 
@@ -140,27 +200,59 @@ def pathway_out(pathway: Pathway) -> pb.Pathway:
         id=pathway.id,
         kind=pathway.kind.value,
         exporter=pathway.exporter,
+        exporter_role=_ROLE_OUT[pathway.exporter_role],
         importer=pathway.importer,
+        importer_role=_ROLE_OUT[pathway.importer_role],
         countries=sorted(pathway.countries),
         personal_max=_PERSONAL_OUT[pathway.personal_max],
         valid_from_ms=pathway.valid_from_ms,
         valid_until_ms=pathway.valid_until_ms,
         reference=pathway.reference,
+        categories=sorted(pathway.categories),
+        purposes=sorted(pathway.purposes),
+        onward=sorted(pathway.onward),
+        module=pathway.module or 0,
     )
 
 
 def pathway_in(message: pb.Pathway) -> Pathway:
     """Return the pathway of a message. Raises WireError."""
+    few("pathway.onward", len(message.onward), OWNERS_MAX)
+    categories = frozenset(message.categories)
+    if categories != ALL_CATEGORIES:
+        categories = words("pathway.categories", message.categories, _CATEGORIES)
+    if UNKNOWN in categories or message.personal_max == pb.PERSONAL_UNKNOWN:
+        raise WireError("pathway.categories", "known words, and a known personal_max")
+    if message.module > 4:
+        raise WireError("pathway.module", "0 to 4")
     return Pathway(
-        PathwayId(text("pathway.id", message.id)),
-        read("pathway.kind", "a known kind", lambda: PathwayKind(message.kind)),
-        EntityId(text("pathway.exporter", message.exporter)),
-        EntityId(text("pathway.importer", message.importer)),
-        jurisdictions("pathway.countries", message.countries),
-        read("pathway.personal_max", "a known value", lambda: _PERSONAL_IN[message.personal_max]),
-        number("pathway.valid_from_ms", message.valid_from_ms),
-        number("pathway.valid_until_ms", message.valid_until_ms),
-        message.reference,
+        id=PathwayId(text("pathway.id", message.id)),
+        kind=read("pathway.kind", "a known kind", lambda: PathwayKind(message.kind)),
+        exporter=EntityId(text("pathway.exporter", message.exporter)),
+        exporter_role=read("pathway.exporter_role", "a known role", lambda: _ROLE_IN[message.exporter_role]),
+        importer=EntityId(text("pathway.importer", message.importer)),
+        importer_role=read("pathway.importer_role", "a known role", lambda: _ROLE_IN[message.importer_role]),
+        countries=jurisdictions("pathway.countries", message.countries),
+        personal_max=read("pathway.personal_max", "a known value", lambda: _PERSONAL_IN[message.personal_max]),
+        categories=categories,
+        valid_from_ms=number("pathway.valid_from_ms", message.valid_from_ms),
+        valid_until_ms=number("pathway.valid_until_ms", message.valid_until_ms),
+        reference=message.reference,
+        purposes=words("pathway.purposes", message.purposes, _PURPOSES),
+        onward=frozenset(EntityId(text("pathway.onward", name)) for name in message.onward),
+        module=message.module or None,
+    )
+
+
+def counter_in(message: pb.Counter) -> Counter:
+    """Return the counter of a message. Raises WireError."""
+    if message.count < 0:
+        raise WireError("counter.count", "0 or more")
+    return Counter(
+        read("counter.kind", "a known kind", lambda: CounterKind(message.kind)),
+        number("counter.count", message.count),
+        number("counter.as_of_ms", message.as_of_ms),
+        number("counter.valid_until_ms", message.valid_until_ms),
     )
 
 
@@ -171,17 +263,71 @@ def facts_out(facts: Facts) -> pb.Facts:
         label=label_out(facts.label),
         pathways=[pathway_out(pathway) for pathway in facts.pathways],
         processed_in=sorted(facts.processed_in),
+        role=pb.ROLE_UNSPECIFIED if facts.role is None else _ROLE_OUT[facts.role],
+        critical_infrastructure=_DECLARED_OUT[facts.critical_infrastructure],
+        counters=[
+            pb.Counter(kind=c.kind.value, count=c.count, as_of_ms=c.as_of_ms, valid_until_ms=c.valid_until_ms)
+            for c in facts.counters
+        ],
+        notices=[pb.Notice(name=name, version=version) for name, version in facts.notices],
     )
 
 
 def facts_in(message: pb.Facts) -> Facts:
     """Return the facts of a message. Raises WireError."""
     few("facts.pathways", len(message.pathways), PATHWAYS_MAX)
+    few("facts.counters", len(message.counters), COUNTERS_MAX)
+    few("facts.notices", len(message.notices), NOTICES_MAX)
+    unsaid = message.role == pb.ROLE_UNSPECIFIED
+    declared = message.critical_infrastructure
     return Facts(
         entity_in(message.tenant),
         label_in(message.label),
         tuple(pathway_in(pathway) for pathway in message.pathways),
         jurisdictions("facts.processed_in", message.processed_in),
+        None if unsaid else read("facts.role", "a known role", lambda: _ROLE_IN[message.role]),
+        read("facts.critical_infrastructure", "a known value", lambda: _DECLARED_IN[declared]),
+        tuple(counter_in(counter) for counter in message.counters),
+        tuple(
+            (text("facts.notices.name", notice.name), text("facts.notices.version", notice.version))
+            for notice in message.notices
+        ),
+    )
+
+
+def inputs_out(manifest: InputManifest) -> pb.InputManifest:
+    """Return the message of an input manifest. Its attempt stands in the frame."""
+    return pb.InputManifest(
+        parts=[
+            pb.InputPart(kind=p.kind, count=p.count, size_bytes=p.size_bytes, commitment=p.commitment or "")
+            for p in manifest.parts
+        ],
+        domestic=_DOMESTIC_OUT[manifest.domestic],
+        origin=sorted(manifest.origin),
+        collected=sorted(manifest.collected),
+        cache_namespace=manifest.cache_namespace,
+    )
+
+
+def inputs_in(message: pb.InputManifest, attempt: AttemptId) -> InputManifest:
+    """Return the input manifest of a message. Raises WireError."""
+    few("inputs.parts", len(message.parts), PARTS_MAX)
+    parts = tuple(
+        InputPart(
+            text("inputs.parts.kind", part.kind, 32),
+            part.count,
+            number("inputs.parts.size_bytes", part.size_bytes),
+            text("inputs.parts.commitment", part.commitment) if part.commitment else None,
+        )
+        for part in message.parts
+    )
+    return InputManifest(
+        attempt,
+        parts,
+        read("inputs.domestic", "a known value", lambda: _DOMESTIC_IN[message.domestic]),
+        places("inputs.origin", message.origin),
+        places("inputs.collected", message.collected),
+        text("inputs.cache_namespace", message.cache_namespace, 128),
     )
 
 

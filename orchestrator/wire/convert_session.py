@@ -18,7 +18,17 @@ from orchestrator.policy.ids import (
     is_made,
 )
 from orchestrator.wire import frames as f
-from orchestrator.wire.convert_facts import WireError, citation_in, citation_out, facts_in, facts_out, read, text
+from orchestrator.wire.convert_facts import (
+    WireError,
+    citation_in,
+    citation_out,
+    facts_in,
+    facts_out,
+    inputs_in,
+    inputs_out,
+    read,
+    text,
+)
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1 import usage_pb2
 
@@ -138,6 +148,7 @@ def open_out(frame: f.Open) -> pb.Open:
         facts_signature=frame.signature,
         credit_bytes=frame.credit_bytes,
         budget_ms=frame.budget_ms,
+        inputs=None if frame.inputs is None else inputs_out(frame.inputs),
     )
 
 
@@ -151,9 +162,10 @@ def open_in(message: pb.Open) -> f.Open:
         raise WireError("open.stream", "1 or more")
     if message.credit_bytes < f.CREDIT_BYTES_MIN:
         raise WireError("open.credit_bytes", f"{f.CREDIT_BYTES_MIN} or more")
+    attempt = attempt_in(message.attempt)
     return f.Open(
         message.stream,
-        attempt_in(message.attempt),
+        attempt,
         DecisionId(message.decision),
         RequestId(message.request),
         PoolId(text("open.pool", message.pool)),
@@ -164,6 +176,7 @@ def open_in(message: pb.Open) -> f.Open:
         message.facts_signature,
         message.credit_bytes,
         message.budget_ms,
+        inputs_in(message.inputs, attempt) if message.HasField("inputs") else None,
     )
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.citation import Citation
+from orchestrator.evidence.inputs import InputManifest
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import (
     AttemptId,
     DecisionId,
@@ -18,7 +20,6 @@ from orchestrator.policy.ids import (
     SchedulerId,
     SessionId,
 )
-from orchestrator.policy.permit import Facts
 
 SESSION_VERSION = 1
 SESSION_VERSION_MIN = 1
@@ -65,6 +66,8 @@ class Open:
     signature: bytes
     credit_bytes: int
     budget_ms: int
+    inputs: InputManifest | None = None
+    """What went in, where the law wants it proven. The signature covers its digest."""
 
 
 @dataclass(frozen=True, slots=True)

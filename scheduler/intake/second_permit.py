@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.evidence.citation import attestation_bytes
-from orchestrator.evidence.records import discharge
+from orchestrator.evidence.duties import Done, Means, discharge
+from orchestrator.evidence.inputs import agrees, states
 from orchestrator.evidence.signing import verify
 from orchestrator.placement.fleet import Edge
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import EdgeId, KeyId, PathwayId
-from orchestrator.policy.permit import PERMIT_VERSION, Facts, permit_route
+from orchestrator.policy.permit import PERMIT_VERSION, permit_route
 from orchestrator.policy.verdicts import Verdict
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.frames import Open
@@ -32,7 +34,7 @@ class Check:
     """None when the attempt may run."""
     verdict: Verdict | None
     """By the newest law, where it came to that."""
-    discharged: tuple[tuple[str, str], ...] = ()
+    discharged: tuple[Done, ...] = ()
     alarm: str | None = None
     """A sentence for operators, where both sides read the same law differently."""
 
@@ -52,7 +54,8 @@ def second_permit(opened: Open, edge_id: EdgeId, cited: Bundle | None, newest: B
     if edge is None or pool is None:
         return _alarm(opened, "the cited fleet does not declare this edge and this pool")
     key = _public_key(edge, opened.key_id)
-    signed = attestation_bytes(edge_id, opened.attempt, opened.decision, opened.pool, opened.facts, citation)
+    inputs = None if opened.inputs is None else opened.inputs.digest()
+    signed = attestation_bytes(edge_id, opened.attempt, opened.decision, opened.pool, opened.facts, citation, inputs)
     if key is None or not verify(key, signed, opened.signature):
         return _alarm(opened, "the facts are not signed by a key of this edge")
     verdict = permit_route(cited.law, opened.facts, edge.place, pool.place, citation.now_ms)
@@ -72,7 +75,11 @@ def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int) -> Ch
     if not verdict.allowed:
         sentence = "The newest law of the pool's side refuses this."
         return Check(Problem("policy_newer", sentence, None, tuple(verdict.rules)), verdict)
-    discharged = discharge(verdict.obligations)
+    if opened.inputs is not None and not agrees(opened.inputs, opened.generation.texts()):
+        return _alarm(opened, "the input manifest does not account for what arrived")
+    if opened.inputs is not None and not states(opened.inputs, facts.label):
+        return _alarm(opened, "the input manifest says another thing than the label")
+    discharged = discharge(verdict.obligations, Means(facts, opened.decision, opened.inputs))
     if discharged is None:
         return _refuse("policy_newer", "A duty of the newest law has nothing here that discharges it.")
     return Check(None, verdict, discharged)

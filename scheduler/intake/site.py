@@ -350,6 +350,8 @@ class Site:
             facts=opened.facts,
             citation=opened.citation,
             placement={"answers": opened.decision, "newest": verdict},
+            asked=None,
+            inputs=opened.inputs,
             commitment=None,
             payload_bytes=sum(len(message.text.encode()) for message in opened.generation.messages),
             regulated=regulated,

@@ -10,22 +10,41 @@ from pathlib import Path
 from node_agent.uplink.session_link import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.formats import SectionKind
-from orchestrator.cli.house import DOMESTIC_SOIL, EXAMPLES, OVERSEAS_SOIL
+from orchestrator.cli.house import EXAMPLES, side_soil
 from orchestrator.cli.publish import load_directory
 from orchestrator.placement.fleet import Pool
 from orchestrator.placement.requests import PoolLoad, PoolView
-from orchestrator.policy.ids import PoolId
+from orchestrator.policy.ids import EntityId, PathwayId, PoolId
+from orchestrator.policy.jurisdictions import Jurisdiction
+from orchestrator.policy.labels import Labels, Personal
+from orchestrator.policy.pathways import ALL_CATEGORIES, Pathway, PathwayKind, Role
 from orchestrator.wire.frames import StreamFrame
-from tests.bundles.sides import File, Issue, Side, holdings_in, issue, make_side, take
+from tests.bundles.sides import Document, File, Issue, Side, holdings_in, issue, make_side, take
 
 Plan = Callable[[Sendable], list[StreamFrame]]
+OVERSEAS_PERSONAL = Labels(personal=Personal.PERSONAL)
+CONTRACT = Pathway(
+    id=PathwayId("contract"),
+    kind=PathwayKind.SG_CONTRACT,
+    exporter=EntityId("acme-singapore"),
+    exporter_role=Role.CONTROLLER,
+    importer=EntityId("tidegate-domestic"),
+    importer_role=Role.PROCESSOR,
+    countries=frozenset({Jurisdiction("CN")}),
+    personal_max=Personal.PERSONAL,
+    categories=ALL_CATEGORIES,
+    valid_from_ms=0,
+    valid_until_ms=1 << 50,
+    reference="drawer",
+)
+"""With it, personal data of Singapore may be processed in China, under art. 4 of CAC Order 16 and with its proof."""
 
 
-def example_side(name: str, soil: tuple[str, ...]) -> Side:
+def example_side(name: str) -> Side:
     files: list[File] = [
         (SectionKind(file.kind), file.name, json.loads(file.document)) for file in load_directory(EXAMPLES / name)
     ]
-    return make_side(name, soil, files)
+    return make_side(name, side_soil(name), files)
 
 
 @dataclass
@@ -33,14 +52,16 @@ class Example:
     """Both sides, able to issue again."""
 
     folder: Path
-    overseas: Side = field(default_factory=lambda: example_side("overseas", OVERSEAS_SOIL))
-    domestic: Side = field(default_factory=lambda: example_side("domestic", DOMESTIC_SOIL))
+    overseas: Side = field(default_factory=lambda: example_side("overseas"))
+    domestic: Side = field(default_factory=lambda: example_side("domestic"))
     number: int = 0
 
-    def bundle(self, *, drains: tuple[str, ...] = (), without_pool: str | None = None) -> Bundle:
-        """Issue the next manifest of the overseas side and return its bundle."""
+    def bundle(
+        self, *, drains: tuple[str, ...] = (), without_pool: str | None = None, packs: tuple[Document, ...] = ()
+    ) -> Bundle:
+        """Issue the next manifest of the overseas side, with more packs of its own, and return its bundle."""
         self.number += 1
-        files: list[File] = []
+        files: list[File] = [(SectionKind.PACK, f"more-{number}", pack) for number, pack in enumerate(packs)]
         for kind, name, document in self.overseas.files:
             changed = dict(document)
             if kind is SectionKind.SETTINGS:

@@ -2,130 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from node_agent.border.gate import Asked, Commitment, Gate, Hands
 from node_agent.uplink.session_link import Sendable
-from orchestrator.bundles.assemble import Bundle
-from orchestrator.bundles.roots import SigningKey
-from orchestrator.engines.generation import Generation, Message, Role, Sampling
-from orchestrator.evidence import records
 from orchestrator.evidence.citation import attestation_bytes
 from orchestrator.evidence.signing import verify
-from orchestrator.ledger.usage import PoolCounts
-from orchestrator.placement.capabilities import Capability
-from orchestrator.policy.ids import EdgeId, KeyId, ModelId, make_request_id
+from orchestrator.policy.ids import Digest, EdgeId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels, Personal
-from orchestrator.policy.packs import ObligationKind
 from orchestrator.spool.records import FullReason, RecordKind, SpoolFull
-from orchestrator.spool.store import Spool
-from orchestrator.telemetry.metrics import Metrics
 from orchestrator.wire.catalogue import ProblemError
-from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
-from tests.border.example import Example, Plan, ScriptedRoutes
-from tests.bundles.sides import NOW_MS
-
-SECRET_WORDS = "the words of the tenant"
-PLAIN = Labels()
-GERMAN = Labels(personal=Personal.PERSONAL, origin=frozenset({Jurisdiction("DE")}))
-
-
-def answers(text: str = "Yes") -> Plan:
-    def plan(sendable: Sendable) -> list[StreamFrame]:
-        attempt = sendable.attempt
-        return [
-            Accepted(1, attempt, "replica"),  # type: ignore[arg-type]
-            Tokens(1, attempt, 0, 1, text, (7,)),
-            Done(1, attempt, "stop", PoolCounts(10, 0, 1, 1)),
-        ]
-
-    return plan
-
-
-def refuses(code: str) -> Plan:
-    return lambda sendable: [Refused(1, sendable.attempt, code, "Not now.")]
-
-
-def breaks(code: str) -> Plan:
-    return lambda sendable: [Broken(1, sendable.attempt, code, "It died.", PoolCounts())]
-
-
-class Edge:
-    """A gate with a real bundle, a real spool, and scripted ways out."""
-
-    def __init__(self, folder: Path, name: str, plans: dict[str, Plan]) -> None:
-        self.example = Example(folder / "bundles")
-        self.current: Bundle | None = self.example.bundle()
-        self.spool = Spool(folder / "spool", capacity_bytes=4 << 20, segment_bytes=1 << 20)
-        self.routes = ScriptedRoutes(plans)
-        self.key = SigningKey.generate()
-        self.name = name
-        hands = Hands(
-            bundle=lambda: self.current,
-            routes=self.routes,  # type: ignore[arg-type]
-            spool=self.spool,
-            metrics=Metrics(),
-            signing_key=self.key,
-            commitment=Commitment(KeyId("commit"), b"k" * 32),
-            now_ms=lambda: NOW_MS,
-            entropy=secrets.token_bytes,
-        )
-        self.gate = Gate(name, hands)
-
-    def asked(self, tenant: str, declared: Labels = PLAIN, **generation: Any) -> Asked:
-        assert self.current is not None
-        found = next(t for t in self.current.tenants if t.id == tenant)
-        words = Generation(
-            ModelId("smollm2-135m-instruct"), (Message(Role.USER, SECRET_WORDS),), Sampling(max_tokens=8)
-        )
-        return Asked(
-            request=make_request_id(NOW_MS, secrets.token_bytes(10)),
-            client_request=None,
-            tenant=found,
-            key_id=found.keys[0].id,
-            generation=replace(words, **generation),
-            capabilities=frozenset({Capability.CHAT}),
-            declared=declared,
-            body=SECRET_WORDS.encode(),
-            budget_ms=1_000,
-        )
-
-    def records(self, kind: str) -> list[dict[str, Any]]:
-        return [json.loads(e.data) for e in self.spool.read_from() if e.kind == RecordKind(kind)]
-
-    async def text(self, asked: Asked) -> tuple[str, str]:
-        """Ask, and return the pool and the whole text."""
-        answer = await self.gate.ask(asked)
-        said = [frame.text async for frame in answer.frames if isinstance(frame, Tokens)]
-        return answer.pool.id, "".join(said)
-
-
-ALL = {"cn-guizhou": answers("G"), "cn-shanghai": answers("S"), "eu-frankfurt": answers("F")}
-
-
-@pytest_asyncio.fixture
-async def make_edge(tmp_path: Path) -> AsyncIterator[Callable[..., Edge]]:
-    made: list[Edge] = []
-
-    def make(name: str = "edge-singapore", **plans: Plan) -> Edge:
-        folder = tmp_path / str(len(made))
-        folder.mkdir()
-        chosen = {**ALL, **{pool.replace("_", "-"): plan for pool, plan in plans.items()}}
-        made.append(Edge(folder, name, chosen))
-        return made[-1]
-
-    yield make
-    for edge in made:
-        await edge.spool.close_async()
+from orchestrator.wire.frames import StreamFrame
+from tests.border.edge import ALL, GERMAN, SECRET_WORDS, Edge, answers, breaks, refuses
 
 
 async def test_the_record_is_in_the_spool_before_the_first_byte_leaves(make_edge: Callable[..., Edge]) -> None:
@@ -169,17 +60,6 @@ async def test_without_evidence_nothing_is_sent(
         await edge.gate.ask(edge.asked("acme-sg"))
     assert refused.value.problem.code == "evidence_unavailable"
     assert edge.routes.sent == []
-
-
-async def test_a_duty_without_a_discharger_is_a_refusal(
-    make_edge: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    edge = make_edge()
-    assert await edge.text(edge.asked("acme-sg")) == ("cn-guizhou", "G")
-    monkeypatch.delitem(records.DISCHARGERS, ObligationKind.RETAIN)
-    with pytest.raises(ProblemError):
-        await edge.gate.ask(edge.asked("acme-sg"))
-    assert len(edge.routes.sent) == 1
 
 
 async def test_the_law_refuses_and_says_what_would_be_needed(make_edge: Callable[..., Edge]) -> None:
@@ -293,13 +173,19 @@ async def test_what_the_law_was_told_is_signed_and_the_record_holds_no_payload(
     make_edge: Callable[..., Edge],
 ) -> None:
     edge = make_edge()
-    await edge.text(edge.asked("acme-sg"))
+    await edge.text(edge.asked_overseas())
     ((pool, sent),) = edge.routes.sent
-    signed = attestation_bytes(EdgeId(edge.name), sent.attempt, sent.decision, pool, sent.facts, sent.citation)
+    assert sent.inputs is not None
+
+    def attested(edge_name: str, inputs: Digest | None) -> bytes:
+        return attestation_bytes(
+            EdgeId(edge_name), sent.attempt, sent.decision, pool, sent.facts, sent.citation, inputs
+        )
+
+    signed = attested(edge.name, sent.inputs.digest())
     assert verify(edge.key.public_key, signed, sent.signature)
-    forged = attestation_bytes(
-        EdgeId("edge-frankfurt"), sent.attempt, sent.decision, pool, sent.facts, sent.citation
-    )
+    assert not verify(edge.key.public_key, attested(edge.name, None), sent.signature)
+    forged = attested("edge-frankfurt", sent.inputs.digest())
     assert not verify(edge.key.public_key, forged, sent.signature)
     everything = b"".join(entry.data for entry in edge.spool.read_from())
     assert SECRET_WORDS.encode() not in everything

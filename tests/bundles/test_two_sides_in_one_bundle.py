@@ -12,11 +12,13 @@ from orchestrator.bundles.formats import SectionKind
 from orchestrator.bundles.refusals import BundleRefused, RefusalCode
 from orchestrator.bundles.revocations import Revoked
 from orchestrator.policy.entities import Entity
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import EdgeId, EntityId, KeyId, PoolId, TenantId
 from orchestrator.policy.jurisdictions import EEA, Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective, Grade, Personal
-from orchestrator.policy.permit import Facts, permit_route
+from orchestrator.policy.permit import permit_route
 from orchestrator.policy.verdicts import NO_GRANT
+from orchestrator.policy.vocabulary import Asset, Purpose
 from tests.bundles.sides import (
     NOW_MS,
     File,
@@ -47,7 +49,14 @@ def bundle_with(folder: Path, side: Side, other: Side, files: list[File], own: l
 
 
 def public_facts() -> Facts:
-    label = Effective(Personal.NONE, Grade.PUBLIC, Domestic.NO, frozenset({DE}))
+    label = Effective(
+        Personal.NONE,
+        Grade.PUBLIC,
+        Domestic.NO,
+        frozenset({DE}),
+        purpose=frozenset({Purpose.INFERENCE.value}),
+        asset=frozenset({Asset.PAYLOAD.value}),
+    )
     return Facts(Entity(EntityId("acme-gmbh"), DE), label)
 
 

@@ -12,10 +12,11 @@ import pytest
 from orchestrator.bundles.formats import EXPORTED, SectionKind
 from orchestrator.bundles.roots import SigningKey
 from orchestrator.policy.entities import Entity
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import EdgeId, EntityId, PoolId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective, Grade, Personal
-from orchestrator.policy.permit import Facts, permit_route
+from orchestrator.policy.permit import permit_route
 from orchestrator.wire.channels import open_channel
 from protos.tidegate.v1 import control_pb2 as pb
 from protos.tidegate.v1.control_pb2_grpc import ControlStub

@@ -1,45 +1,34 @@
-"""A regulated prompt leaves no trace across the border; the same words as general data show that we would see."""
+"""A regulated prompt leaves no trace across the border, as text, compressed or as token ids; the same words as general
+data show that we would see it.
+"""
 
 from __future__ import annotations
 
-import base64
-from pathlib import Path
-
 import aiohttp
 import pytest
+from tokenizers import Tokenizer
 
 from orchestrator.cli.samples import ask
+from tests.e2e.canary import canary_of, model_tokenizer
 from tests.e2e.conftest import Standing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
-REGULATED = "Zylophonquartz-7731-regulated"
-GENERAL = "Zylophonquartz-7731-general"
+REGULATED = "Zylophonquartz-7731-stays-at-home-here"
+GENERAL = "Brimstonewaltz-4482-crosses-over-there"
 LABELS = 'personal=sensitive, grade=general, origin="DE"'
 
 
-def spellings(canary: str) -> list[bytes]:
-    """The canary as text, UTF-16, and base64 at each of the three alignments."""
-    found = [canary.encode(), canary.encode("utf-16-le"), canary.encode("utf-16-be")]
-    for lead in range(3):
-        coded = base64.b64encode(b"\0" * lead + canary.encode())
-        # Leave out what the neighbours of the canary would change.
-        found.append(coded[(lead * 8 + 5) // 6 : len(coded) - 4])
-    return found
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """The tokenizer of the demo model."""
+    return model_tokenizer()
 
 
-def hits(folder: Path, canary: str) -> list[str]:
-    """Every file below `folder` that holds the canary in any spelling."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            data = path.read_bytes()
-            if any(spelling in data for spelling in spellings(canary)):
-                found.append(str(path.relative_to(folder)))
-    return found
-
-
-async def test_a_regulated_canary_stays_and_a_general_one_is_seen_crossing(standing: Standing) -> None:
+async def test_a_regulated_canary_stays_and_a_general_one_is_seen_crossing(
+    standing: Standing, tokenizer: Tokenizer
+) -> None:
+    regulated, general = canary_of(REGULATED, tokenizer), canary_of(GENERAL, tokenizer)
     silent: list[str] = []
     frankfurt, singapore = standing.up.caller("frankfurt"), standing.up.caller("singapore")
     stayed = await ask(frankfurt, silent.append, f"Repeat: {REGULATED}", LABELS, max_tokens=12)
@@ -48,19 +37,18 @@ async def test_a_regulated_canary_stays_and_a_general_one_is_seen_crossing(stand
     assert (crossed.status, crossed.pool) == (200, "cn-guizhou")
     house = standing.house.folder
 
-    assert hits(standing.capture, GENERAL), "the scanner must find what did cross"
-    assert hits(standing.capture, REGULATED) == []
+    assert general.hits(standing.capture), "the scanner must find what did cross"
+    assert regulated.hits(standing.capture) == []
     # Logs, records, bundles, Ray's and etcd's files of both sides: payloads are in none of them.
-    assert hits(house, REGULATED) == []
-    assert [path for path in hits(house, GENERAL) if not path.startswith("border/")] == []
+    assert regulated.hits(house) == []
+    assert [path for path in general.hits(house) if not path.startswith("border/")] == []
 
     for caller in (frankfurt, singapore):
         url = f"{caller.url.removesuffix('/v1')}/metrics"
         async with aiohttp.ClientSession() as session, session.get(url) as reply:
             metrics = await reply.read()
         assert b"tidegate_placements_total" in metrics
-        for canary in (REGULATED, GENERAL):
-            assert not any(spelling in metrics for spelling in spellings(canary))
+        assert not any(canary.within(metrics) for canary in (regulated, general))
 
 
 async def test_api_keys_are_in_no_log_and_cross_no_border(standing: Standing) -> None:
@@ -69,5 +57,5 @@ async def test_api_keys_are_in_no_log_and_cross_no_border(standing: Standing) ->
         caller = standing.up.caller(town)
         await ask(caller, silent.append, "Hello", max_tokens=4)
         secret = caller.key.split("_", 2)[2]
-        where = [path for path in hits(standing.house.folder, secret) if not path.startswith("keys/")]
+        where = [path for path in canary_of(secret, None).hits(standing.house.folder) if not path.startswith("keys/")]
         assert where == []

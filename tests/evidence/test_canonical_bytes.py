@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.evidence.canonical import INTEGER_MAX, canonical_bytes, commit
-from orchestrator.evidence.records import DAY_MS, discharge, retain_until_ms
+from orchestrator.evidence.records import DAY_MS, retain_until_ms
 from orchestrator.policy.ids import KeyId
-from orchestrator.policy.packs import Obligation, ObligationKind
 
 KEY = b"k" * 32
 KEY_ID = KeyId("abcdef")
@@ -71,9 +70,3 @@ def test_a_record_is_kept_at_least_as_long_as_promised(retention: tuple[str, ...
 def test_a_duration_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="ISO 8601"):
         retain_until_ms((text,), 0)
-
-
-def test_each_duty_leaves_what_its_discharger_did() -> None:
-    assert discharge(()) == ()
-    done = discharge((Obligation(ObligationKind.RETAIN, "P6M"),))
-    assert done == (("retain:P6M", "retention class P6M on this record"),)

@@ -1,4 +1,4 @@
-"""No duty is dropped in silence, no record is kept too short, and no text is spelled in two ways."""
+"""No record is kept too short, and no text is spelled in two ways."""
 
 from __future__ import annotations
 
@@ -7,25 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.evidence.canonical import canonical_bytes, canonical_digest
-from orchestrator.evidence.records import DAY_MS, DISCHARGERS, discharge, retain_until_ms, retention_of
-from orchestrator.files.packs import PackDocument, pack_of
+from orchestrator.evidence.records import DAY_MS, retain_until_ms, retention_of
+from orchestrator.files.pack_shapes import PackDocument
+from orchestrator.files.packs import pack_of
 from orchestrator.files.typed import fit
 from orchestrator.policy.ids import digest_of
-from orchestrator.policy.packs import Obligation, ObligationKind
 from tests.intake.small_house import oblige, pack
-
-RETAIN = Obligation(ObligationKind.RETAIN, "P6M")
-
-
-def test_a_duty_without_a_discharger_is_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert discharge((RETAIN,)) is not None
-    monkeypatch.delitem(DISCHARGERS, ObligationKind.RETAIN)
-    assert discharge((RETAIN,)) is None
-    assert discharge(()) == ()
-
-
-def test_every_kind_of_duty_has_a_discharger() -> None:
-    assert set(ObligationKind) == DISCHARGERS.keys()
 
 
 @pytest.mark.parametrize(

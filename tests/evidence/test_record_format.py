@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields, replace
 from pathlib import Path
 
+import pytest
+
 from orchestrator.evidence.canonical import canonical_bytes
-from orchestrator.evidence.citation import Citation, attestation_bytes
-from orchestrator.evidence.records import DecisionRecord
+from orchestrator.evidence.citation import ATTESTATION_VERSION, Citation, attestation_bytes
+from orchestrator.evidence.duties import Done
+from orchestrator.evidence.inputs import ATTEMPT_NAMESPACE, InputManifest, InputPart
+from orchestrator.evidence.reading import facts_from_json
+from orchestrator.evidence.records import RECORD_VERSION, DecisionRecord
 from orchestrator.ledger.money import Currency, Money
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, UsageRecord
+from orchestrator.placement.asked import Asked, asked_from_json
+from orchestrator.placement.capabilities import Capability
+from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
+from orchestrator.policy.counters import Counter, CounterKind
 from orchestrator.policy.entities import Entity, Owner
+from orchestrator.policy.facts import Declared, Facts
 from orchestrator.policy.ids import (
     AttemptId,
     DecisionId,
@@ -26,34 +38,89 @@ from orchestrator.policy.ids import (
     UsageId,
 )
 from orchestrator.policy.jurisdictions import Jurisdiction
-from orchestrator.policy.labels import Domestic, Effective, Grade, Labels, LabelSources, Personal
-from orchestrator.policy.pathways import Pathway, PathwayKind
-from orchestrator.policy.permit import Facts
+from orchestrator.policy.labels import (
+    RANK_AXES,
+    SET_AXES,
+    Clean,
+    Domestic,
+    Effective,
+    Grade,
+    Labels,
+    LabelSources,
+    Personal,
+)
+from orchestrator.policy.packs import Obligation, ObligationKind
+from orchestrator.policy.pathways import Pathway, PathwayKind, Role
 
 GOLDEN = Path(__file__).parent / "golden"
-DE, CN = Jurisdiction("DE"), Jurisdiction("CN")
+DE, FR, CN = (Jurisdiction(code) for code in ("DE", "FR", "CN"))
 ATTEMPT = AttemptId("att_" + "a" * 32)
 DECISION = DecisionId("dec_" + "d" * 32)
 REQUEST = RequestId("req_" + "e" * 32)
+NOW_MS = 1_790_000_000_000
+SOURCES = LabelSources(
+    declared=Labels(personal=Personal.PERSONAL, clean=Clean.PSEUDONYMISED, purpose=frozenset({"inference"})),
+    attested=Labels(
+        personal=Personal.NONE,
+        grade=Grade.GENERAL,
+        domestic=Domestic.NO,
+        origin=frozenset({DE}),
+        categories=frozenset({"contact"}),
+        located=frozenset({DE}),
+        collected=frozenset({DE, FR}),
+        asset=frozenset({"payload"}),
+    ),
+    floor=Labels(categories=frozenset({"work"})),
+    soil=frozenset({DE}),
+)
 FACTS = Facts(
-    Entity(EntityId("rhein"), DE, (Owner(EntityId("holding"), DE, 60),)),
-    Effective(Personal.PERSONAL, Grade.GENERAL, Domestic.NO, frozenset({DE})),
-    (
+    tenant=Entity(EntityId("rhein"), DE, (Owner(EntityId("holding"), DE, 60),)),
+    label=SOURCES.effective(),
+    pathways=(
         Pathway(
-            PathwayId("scc-1"),
-            PathwayKind.EU_SCC,
-            EntityId("rhein"),
-            EntityId("operator"),
-            frozenset({CN}),
-            Personal.PERSONAL,
-            1_000,
-            2_000,
-            "folder 7",
+            id=PathwayId("scc-1"),
+            kind=PathwayKind.EU_SCC,
+            exporter=EntityId("rhein"),
+            exporter_role=Role.CONTROLLER,
+            importer=EntityId("operator"),
+            importer_role=Role.PROCESSOR,
+            countries=frozenset({CN}),
+            personal_max=Personal.PERSONAL,
+            categories=frozenset({"contact", "work"}),
+            valid_from_ms=1_000,
+            valid_until_ms=2_000,
+            reference="folder 7",
+            onward=frozenset({EntityId("sub-processor")}),
+            module=2,
         ),
     ),
-    frozenset({CN}),
+    processed_in=frozenset({CN}),
+    role=Role.CONTROLLER,
+    critical_infrastructure=Declared.NO,
+    counters=(Counter(CounterKind.CN_PERSONS, 99_999, NOW_MS - 1_000, NOW_MS + 1_000),),
+    notices=(("eu-13-cn", "2026-03"),),
 )
-CITATION = Citation(SideId("overseas"), 7, Digest("sha256:" + "0" * 64), 2, 1_790_000_000_000, 1)
+CITATION = Citation(SideId("overseas"), 7, Digest("sha256:" + "0" * 64), 2, NOW_MS, 2)
+INPUTS = InputManifest(
+    attempt=ATTEMPT,
+    parts=(InputPart("user", 1, 12, "hmac-sha256:abcdef:01"), InputPart("tools", 0, 0, None)),
+    domestic=Domestic.NO,
+    origin=frozenset({DE}),
+    collected=frozenset({DE, FR}),
+    cache_namespace=ATTEMPT_NAMESPACE,
+)
+RETAIN = Obligation(ObligationKind.RETAIN, "P6M")
+ASKED = Asked(
+    PlacementRequest(ModelId("demo"), frozenset({Capability.CHAT}), 4, 256, 12),
+    {
+        PoolId("eu-frankfurt"): PoolView(PoolId("eu-frankfurt"), True, 2_000, PoolLoad(1, 4, 0, 0, 64, 10), 0),
+        PoolId("cn-guizhou"): PoolView(PoolId("cn-guizhou"), False, None, None, 0),
+    },
+    (1 << 64) - 1,
+    frozenset({PoolId("cn-guizhou")}),
+    frozenset({PathwayId("scc-1")}),
+    -7,
+)
 
 
 def decision() -> DecisionRecord:
@@ -70,16 +137,18 @@ def decision() -> DecisionRecord:
         model=ModelId("demo"),
         pool=PoolId("eu-frankfurt"),
         outcome="sent",
-        sources=LabelSources(declared=Labels(personal=Personal.PERSONAL), soil=frozenset({DE})),
+        sources=SOURCES,
         facts=FACTS,
         citation=CITATION,
         placement={"chosen": "eu-frankfurt", "candidates": []},
+        asked=ASKED.to_json(),
+        inputs=INPUTS,
         commitment="hmac-sha256:abcdef:00",
         payload_bytes=12,
         regulated=True,
         retention=("P6M",),
-        discharged=(("retain:P6M", "retention class P6M on this record"),),
-        decided_ms=1_790_000_000_000,
+        discharged=(Done(RETAIN, "retention class P6M on this record", (("x-not-recorded", "1"),)),),
+        decided_ms=NOW_MS,
     )
 
 
@@ -102,14 +171,107 @@ def usage() -> UsageRecord:
     )
 
 
-def test_a_decision_record_is_written_as_version_1() -> None:
-    assert decision().to_bytes() + b"\n" == (GOLDEN / "decision-v1.json").read_bytes()
+def test_a_decision_record_is_written_as_version_2() -> None:
+    assert RECORD_VERSION == 2
+    assert decision().to_bytes() + b"\n" == (GOLDEN / "decision-v2.json").read_bytes()
+
+
+def test_a_record_of_the_other_side_leaves_out_what_it_was_not_told() -> None:
+    told = replace(decision(), tenant=None, key_id=None, sources=None, asked=None, inputs=None, commitment=None)
+    record = json.loads(told.to_bytes())
+    whole = json.loads(decision().to_bytes())
+    assert {name for name, value in record.items() if value is None} == {
+        "tenant",
+        "key_id",
+        "labels",
+        "asked",
+        "inputs",
+        "commitment",
+    }
+    assert record.keys() == whole.keys()
+
+
+def test_where_a_label_says_less_than_what_counts_is_in_the_record() -> None:
+    mismatches = json.loads(decision().to_bytes())["labels"]["mismatches"]
+    assert [(one["axis"], one["source"], one["said"], one["effective"]) for one in mismatches] == [
+        ("personal", "attested", "none", "personal"),
+        ("categories", "attested", "contact", "contact work"),
+    ]
+
+
+def test_what_a_record_holds_can_be_read_again() -> None:
+    record = json.loads(decision().to_bytes())
+    assert facts_from_json(record["facts"]) == FACTS
+    assert asked_from_json(record["asked"]) == ASKED
 
 
 def test_a_usage_record_is_written_as_version_1() -> None:
     assert canonical_bytes(usage().to_json()) + b"\n" == (GOLDEN / "usage-v1.json").read_bytes()
 
 
-def test_an_attestation_is_signed_as_version_1() -> None:
-    signed = attestation_bytes(EdgeId("edge-frankfurt"), ATTEMPT, DECISION, PoolId("cn-guizhou"), FACTS, CITATION)
-    assert signed + b"\n" == (GOLDEN / "attestation-v1.txt").read_bytes()
+def attestation(inputs: Digest | None) -> bytes:
+    pool = PoolId("cn-guizhou")
+    return attestation_bytes(EdgeId("edge-frankfurt"), ATTEMPT, DECISION, pool, FACTS, CITATION, inputs)
+
+
+def test_an_attestation_is_signed_as_version_2() -> None:
+    assert ATTESTATION_VERSION == 2
+    assert attestation(INPUTS.digest()) + b"\n" == (GOLDEN / "attestation-v2.txt").read_bytes()
+
+
+def test_an_attestation_without_inputs_is_another_one() -> None:
+    assert attestation(None) != attestation(INPUTS.digest())
+    assert json.loads(attestation(None).split(b"\n", 1)[1])["inputs"] is None
+
+
+FACT_CHANGES: dict[str, dict[str, object]] = {
+    "tenant": {"tenant": replace(FACTS.tenant, country=CN)},
+    **{f"label.{axis}": {"label": replace(FACTS.label, **{axis: getattr(Effective(), axis)})} for axis in RANK_AXES},
+    **{
+        f"label.{axis}": {"label": replace(FACTS.label, **{axis: getattr(FACTS.label, axis) | {CN, "other"}})}
+        for axis in SET_AXES
+    },
+    "pathways": {"pathways": ()},
+    **{
+        f"pathway.{name}": {"pathways": (replace(FACTS.pathways[0], **{name: value}),)}
+        for name, value in {
+            "id": PathwayId("scc-2"),
+            "kind": PathwayKind.EU_BCR,
+            "exporter": EntityId("other"),
+            "exporter_role": Role.PROCESSOR,
+            "importer": EntityId("other"),
+            "importer_role": Role.CONTROLLER,
+            "countries": frozenset({DE}),
+            "personal_max": Personal.SENSITIVE,
+            "categories": frozenset({"all"}),
+            "valid_from_ms": 0,
+            "valid_until_ms": 2_001,
+            "reference": "folder 8",
+            "purposes": frozenset({"embedding"}),
+            "onward": frozenset[EntityId](),
+            "module": None,
+        }.items()
+    },
+    "processed_in": {"processed_in": frozenset[Jurisdiction]()},
+    "role": {"role": None},
+    "critical_infrastructure": {"critical_infrastructure": Declared.UNKNOWN},
+    "counters": {"counters": ()},
+    "notices": {"notices": (("eu-13-cn", "2026-04"),)},
+}
+
+
+@pytest.mark.parametrize("change", FACT_CHANGES.values(), ids=FACT_CHANGES.keys())
+def test_whatever_the_law_was_told_is_under_the_signature(change: dict[str, object]) -> None:
+    pool = PoolId("cn-guizhou")
+    facts = replace(FACTS, **change)  # type: ignore[arg-type]
+    signed = attestation_bytes(EdgeId("edge-frankfurt"), ATTEMPT, DECISION, pool, facts, CITATION, INPUTS.digest())
+    assert signed != attestation(INPUTS.digest())
+
+
+def test_every_fact_has_such_a_change() -> None:
+    changed = {name.partition(".")[0] for name in FACT_CHANGES} - {"pathway"}
+    assert changed == {field.name for field in fields(Facts)}
+    pathway = {name.partition(".")[2] for name in FACT_CHANGES if name.startswith("pathway.")}
+    assert pathway == {field.name for field in fields(Pathway)}
+    label = {name.partition(".")[2] for name in FACT_CHANGES if name.startswith("label.")}
+    assert label == {field.name for field in fields(Effective)}

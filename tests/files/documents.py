@@ -115,6 +115,14 @@ FLEET: dict[str, Any] = {
             ],
         },
     ],
+    "sinks": [
+        {"id": "logs-a", "kind": "log", "place": {"infers": ["SG"], "stores": ["SG"], "operator": "operator-sg"}},
+        {
+            "id": "results-a",
+            "kind": "results",
+            "place": {"infers": ["DE"], "operator": "operator-sg", "accessors": ["holding"]},
+        },
+    ],
 }
 
 TENANTS: dict[str, Any] = {
@@ -129,14 +137,20 @@ TENANTS: dict[str, Any] = {
             "models": ["m"],
             "edges": ["edge-a"],
             "price_book": "standard",
+            "role": "controller",
+            "critical_infrastructure": False,
+            "notices": [{"id": "sg-notice", "version": "2026-03"}],
             "pathways": [
                 {
                     "id": "contract-1",
                     "kind": "sg_contract",
                     "exporter": "acme-entity",
+                    "exporter_role": "controller",
                     "importer": "operator-cn",
+                    "importer_role": "processor",
                     "countries": ["CN"],
                     "personal_max": "personal",
+                    "categories": ["contact", "work"],
                     "valid_from": "2026-01-01",
                     "valid_until": "2027-01-01",
                     "reference": "drawer 3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from orchestrator.files.document import read_document
 from orchestrator.files.domain_error import read_as
 from orchestrator.files.fleet import FleetDocument, fleet_of
-from orchestrator.files.packs import PackDocument, pack_of
+from orchestrator.files.pack_shapes import PackDocument
+from orchestrator.files.packs import pack_of
 from orchestrator.files.prices import PricesDocument, prices_of
 from orchestrator.files.settings import SettingsDocument, settings_of
 from orchestrator.files.tenants import TenantsDocument, tenants_of
@@ -19,6 +21,7 @@ from orchestrator.policy.ids import PoolId, SideId
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "two-sides"
 SIDES = ("overseas", "domestic")
+PACKS = sorted(path for side in SIDES for path in (EXAMPLE / side / "packs").glob("*.yaml"))
 
 
 def fleet(side: str) -> Fleet:
@@ -32,22 +35,37 @@ def both_prices() -> Prices:
 
 
 def test_every_file_of_the_example_is_covered_here() -> None:
-    names = {str(path.relative_to(EXAMPLE)) for path in EXAMPLE.rglob("*.yaml")}
-    assert names == {
-        *(f"{side}/{name}.yaml" for side in SIDES for name in ("fleet", "prices", "settings")),
-        "overseas/packs/eu.yaml",
-        "overseas/packs/sg.yaml",
-        "domestic/packs/cn.yaml",
+    names = {str(path.relative_to(EXAMPLE)) for side in SIDES for path in (EXAMPLE / side).rglob("*.yaml")}
+    packs = {str(path.relative_to(EXAMPLE)) for path in PACKS}
+    assert {"overseas/packs/eu.yaml", "overseas/packs/sg.yaml", "domestic/packs/cn-outbound.yaml"} <= packs
+    assert names - packs == {
+        *(f"{side}/{name}.yaml" for side in SIDES for name in ("fleet", "prices", "settings", "side")),
         "overseas/tenants/acme-sg.yaml",
         "overseas/tenants/rhein-gmbh.yaml",
     }
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLE.rglob("packs/*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PACKS, ids=lambda path: path.name)
 def test_packs_load_with_their_vectors(path: Path) -> None:
     pack = read_as(read_document(path), PackDocument, pack_of)
     assert pack.rules
     assert all(rule.needs for rule in pack.rules if rule.effect.value in ("forbid", "require"))
+
+
+def test_an_id_names_one_pack_and_one_rule() -> None:
+    packs = [read_as(read_document(path), PackDocument, pack_of) for path in PACKS]
+    assert max(Counter(pack.id for pack in packs).values()) == 1
+    rules = Counter(rule.id for pack in packs for rule in pack.rules)
+    assert {rule for rule, count in rules.items() if count > 1} == set()
+
+
+def test_every_place_of_the_fleet_has_a_pack_for_each_country_in_reach() -> None:
+    packs = [read_as(read_document(path), PackDocument, pack_of) for path in PACKS]
+    spoken = frozenset[str]().union(*(pack.jurisdictions for pack in packs))
+    for side in SIDES:
+        found = fleet(side)
+        for member in (*found.edges, *found.pools, *found.sinks):
+            assert member.place.reach() <= spoken
 
 
 def test_every_pool_has_a_cost_and_every_model_a_price_in_one_currency() -> None:

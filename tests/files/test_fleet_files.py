@@ -12,6 +12,7 @@ from orchestrator.files.typed import fit
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.fleet import Assurance, Fleet
 from orchestrator.policy.ids import EdgeId, ModelId, PoolId, SideId
+from orchestrator.policy.places import SinkKind
 from tests.files.documents import DROP, FLEET, Path, broken, load, refusal
 
 SIDE = SideId("overseas")
@@ -19,6 +20,7 @@ ENTITY: Path = ("entities", 0)
 EDGE: Path = ("edges", 0)
 POOL: Path = ("pools", 0)
 ENGINE_POOL: Path = ("pools", 1)
+SINK: Path = ("sinks", 0)
 KEY = {"id": "edge-a-1", "public_key": "LejwUW7ylHIdHRRRkddFdksbsPCxEsZUochwKt8j2Vc="}
 
 
@@ -108,6 +110,20 @@ BAD: list[tuple[Path, object, str, str]] = [
     ((*POOL, "models", 0, "capabilities"), ["chat", "telepathy"], "pools[0].models[0].capabilities[1]", "chat, stream"),
     ((*POOL, "models", 0, "capabilities"), ["chat", "chat"], "pools[0].models[0].capabilities[1]", "once"),
     ((*POOL, "models", 0, "decode_us_per_token"), -1, "pools[0].models[0].decode_us_per_token", ">= 0"),
+    ((*SINK, "id"), "Logs", "sinks[0].id", "a name"),
+    ((*SINK, "id"), DROP, "sinks[0].id", "missing"),
+    ((*SINK, "id"), "results-a", "sinks[1].id", "once"),
+    ((*SINK, "id"), "edge-a", "sinks[0].id", "an edge has it"),
+    ((*SINK, "id"), "pool-b", "sinks[0].id", "a pool has it"),
+    ((*SINK, "kind"), "metrics", "sinks[0].kind", "log, trace, results, cache, artefacts"),
+    ((*SINK, "kind"), DROP, "sinks[0].kind", "missing"),
+    ((*SINK, "place"), DROP, "sinks[0].place", "missing"),
+    ((*SINK, "place", "infers"), [], "sinks[0].place.infers", "at least one"),
+    ((*SINK, "place", "stores"), ["EU"], "sinks[0].place.stores[0]", "group EEA"),
+    ((*SINK, "place", "operator"), "nobody", "sinks[0].place.operator", "an entity of this file"),
+    ((*SINK, "place", "accessors"), ["nobody"], "sinks[0].place.accessors[0]", "an entity of this file"),
+    ((*SINK, "url"), "http://logs", "sinks[0].url", "one of the fields"),
+    (("sinks",), {}, "sinks", "a list"),
 ]
 
 
@@ -141,6 +157,27 @@ def test_a_fleet_arrives_whole() -> None:
     assert edge is not None
     assert len(edge.keys[0].public_key) == 32
     assert edge.place.id == "edge-a"
+
+
+def test_a_sink_is_a_place_like_a_pool() -> None:
+    logs, results = load(FLEET, FleetDocument, to_fleet).sinks
+    assert (logs.id, logs.side, logs.kind) == ("logs-a", SIDE, SinkKind.LOG)
+    assert (logs.place.id, logs.place.stores) == ("logs-a", {"SG"})
+    assert logs.place.reach() == {"SG", "US"}, "the owner of its operator counts"
+    assert results.kind is SinkKind.RESULTS
+    assert results.place.soil() == {"DE"}
+    assert results.place.reach() == {"DE", "SG", "US"}
+    assert results.place.recipients() == {"operator-sg", "holding"}
+
+
+@pytest.mark.parametrize("kind", SinkKind, ids=lambda kind: kind.value)
+def test_every_kind_of_sink_can_be_declared(kind: SinkKind) -> None:
+    fleet = load(broken(FLEET, (*SINK, "kind"), kind.value), FleetDocument, to_fleet)
+    assert fleet.sinks[0].kind is kind
+
+
+def test_a_fleet_without_sinks_has_none() -> None:
+    assert load(broken(FLEET, ("sinks",), DROP), FleetDocument, to_fleet).sinks == ()
 
 
 def test_the_body_of_a_signed_section_has_the_shape_of_the_file() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.evidence.canonical import canonical_bytes
 from orchestrator.files.fields import body_of
-from orchestrator.files.packs import PackDocument, pack_of
+from orchestrator.files.pack_shapes import PackDocument
+from orchestrator.files.packs import pack_of
 from orchestrator.files.typed import fit
 from orchestrator.policy.jurisdictions import EEA
 from orchestrator.policy.labels import Effective, Personal
@@ -56,9 +57,14 @@ BAD: list[tuple[Path, object, str, str]] = [
     ),
     ((*FIRST, "when", 0), {"payload": {"contains": "x"}}, "rules[0].when[0].payload", "one of the fields"),
     ((*FIRST, "when", 0), {"personal": {"within": ["DE"]}}, "rules[0].when[0].personal.within", "at_most, at_least"),
-    ((*FIRST, "when", 0), {"origin": {"at_most": "DE"}}, "rules[0].when[0].origin.at_most", "within, touches, avoids"),
+    (
+        (*FIRST, "when", 0),
+        {"origin": {"at_most": "DE"}},
+        "rules[0].when[0].origin.at_most",
+        "within, beyond, touches, avoids",
+    ),
     ((*FIRST, "when", 0), {"action": {"avoids": ["infer"]}}, "rules[0].when[0].action.avoids", "one of the fields in"),
-    ((*FIRST, "when", 0), {"target": {"in": ["DE"]}}, "rules[0].when[0].target.in", "within, touches, avoids"),
+    ((*FIRST, "when", 0), {"target": {"in": ["DE"]}}, "rules[0].when[0].target.in", "within, beyond, touches, avoids"),
     ((*FIRST, "when", 0), {"personal": {}}, "rules[0].when[0].personal", "exactly one of at_most, at_least"),
     (
         (*FIRST, "when", 0),
@@ -85,12 +91,12 @@ BAD: list[tuple[Path, object, str, str]] = [
     ((*FIRST, "source"), DROP, "rules[0].source", "missing"),
     ((*FIRST, "confidence"), "sure", "rules[0].confidence", "high, medium, low, unconfirmed"),
     ((*FIRST, "requires"), ["eu_scc"], "rules[0].requires", "not require"),
-    ((*FIRST, "obligations"), [{"retain": "P6M"}], "rules[0].obligations", "not oblige"),
+    (("rules", 3, "obligations"), [{"retain": "P6M"}], "rules[3].obligations", "neither oblige nor grant"),
     (("rules", 1, "requires"), [], "rules[1].requires", "at least one"),
-    (("rules", 1, "requires"), ["eu_bcr"], "rules[1].requires[0]", "eu_scc, eu_tia"),
+    (("rules", 1, "requires"), ["eu_trust"], "rules[1].requires[0]", "eu_scc, eu_tia"),
     (("rules", 1, "requires"), ["eu_scc", "eu_scc"], "rules[1].requires[1]", "once"),
     (("rules", 2, "obligations"), [], "rules[2].obligations", "at least one"),
-    (("rules", 2, "obligations", 0), {"notify": "P1D"}, "rules[2].obligations[0].notify", "one of the fields retain"),
+    (("rules", 2, "obligations", 0), {"tell": "P1D"}, "rules[2].obligations[0].tell", "one of the fields retain"),
     *(
         (("rules", 2, "obligations", 0, "retain"), text, "rules[2].obligations[0].retain", "ISO 8601")
         for text in ("", "P", "6M", "P0M", "P06M", "P6W", "PT6H", "P1M1Y", "P6.5M", "p6m", "P6M ")
@@ -126,7 +132,7 @@ POLARITY: list[tuple[str, dict[str, Any], str, str]] = [
     ("grant", {"origin": {"touches": ["DE"]}}, "origin.touches", "begin to hold when an origin of the list"),
     ("forbid", {"personal": {"at_most": "none"}}, "personal.at_most", "not hold for personal=personal, unlike"),
     ("forbid", {"domestic": {"at_most": "unknown"}}, "domestic.at_most", "at_least in a rule whose effect is forbid"),
-    ("forbid", {"origin": {"within": ["DE"]}}, "origin.within", "cease to hold when an origin outside the list"),
+    ("forbid", {"origin": {"within": ["DE"]}}, "origin.within", "cease to hold when an origin outside of the list"),
     ("require", {"origin": {"avoids": ["DE"]}}, "origin.avoids", "cease to hold when an origin of the list"),
     ("require", {"grade": {"at_most": "core"}}, "grade.at_most", "grade=unknown, unlike grade=core"),
     ("oblige", {"personal": {"at_most": "sensitive"}}, "personal.at_most", "personal=unknown, unlike"),
@@ -154,7 +160,7 @@ def test_a_pack_arrives_whole() -> None:
     assert pack.effective_from_ms == 1_767_225_600_000  # 2026-01-01T00:00:00Z
     assert pack.effective_until_ms == 1_798_761_600_000  # 2027-01-01T00:00:00Z
     assert [rule.effect for rule in pack.rules] == [Effect.GRANT, Effect.REQUIRE, Effect.OBLIGE, Effect.FORBID]
-    assert pack.rules[1].pathways == (PathwayKind.EU_SCC,)
+    assert pack.rules[1].pathways == (frozenset({PathwayKind.EU_SCC}),)
     assert pack.rules[2].obligations == (Obligation(ObligationKind.RETAIN, "P6M"),)
     assert pack.rules[0].source.dated == "2016-04-27"
 
@@ -179,6 +185,8 @@ def test_every_comparison_arrives() -> None:
     vectors = [vector, {**vector, "action": "store", "expect": "not"}]
     document = broken(PACK, FIRST, rule("EU-1", "grant", when=tests, vectors=vectors))
     when = load(document, PackDocument, pack_of).rules[0].when
+    *when, purpose, asset = when
+    assert (purpose.members, asset.members) == ({"inference", "embedding"}, {"payload"}), "a grant says what it is for"
     assert [test.subject for test in when] == [Subject(next(iter(test))) for test in tests]
     assert [test.operator for test in when] == [
         *[Operator.AT_MOST] * 3,

@@ -14,7 +14,8 @@ from typing import Any
 
 import openai
 
-from node_agent.border.gate import Answer, Asked
+from node_agent.border.decider import Asked
+from node_agent.border.gate import Answer
 from node_agent.front.app import Front
 from node_agent.front.limits import Limits
 from node_agent.front.serve import FrontServer
@@ -119,6 +120,8 @@ class TestGate:
         self.answers_closed = 0
         self.asks_cancelled = 0
         self.bundle: Bundle | None = None
+        self.headers: tuple[tuple[str, str], ...] = ()
+        """What the law wants said with each answer."""
 
     async def ask(self, asked: Asked) -> Answer:
         self.asked.append(asked)
@@ -131,7 +134,7 @@ class TestGate:
         assert self.bundle is not None
         pool = self.bundle.fleet.pool(PoolId("sg-pool"))
         assert pool is not None
-        return Answer(DECISION, pool, self._counted(self.plan(asked)))
+        return Answer(DECISION, pool, self._counted(self.plan(asked)), self.headers)
 
     async def _counted(self, frames: Frames) -> Frames:
         try:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import openai
 
-from node_agent.border.gate import Asked
+from node_agent.border.decider import Asked
+from orchestrator.files.label_header import parse_label_header
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Grade, Labels, Personal
 from tests.bundles.sides import MODEL, NOW_MS
@@ -84,6 +85,27 @@ async def test_an_answer_says_where_it_comes_from(tmp_path: Path) -> None:
             assert reply.header("cache-control") == "no-store"
             assert reply.header("server") == "tidegate"
             assert reply.header("content-type") == ("text/event-stream" if stream else "application/json")
+
+
+async def test_what_the_law_wants_said_reaches_the_tenant(tmp_path: Path) -> None:
+    async with room_in(tmp_path, HELLO) as room:
+        silent = await room.call(body=chat_body())
+        room.gate.headers = (("x-ai-disclosure", "made-by-ai"), ("x-ai-label", f'synthetic; id="{DECISION}"'))
+        for stream in (False, True):
+            reply = await room.call(body=chat_body(stream=stream))
+            assert reply.header("x-ai-disclosure") == "made-by-ai"
+            assert reply.header("x-ai-label") == f'synthetic; id="{DECISION}"'
+            assert reply.header("x-tidegate-decision") == DECISION
+    assert not any("x-ai-" in name for name, _ in silent.headers)
+
+
+async def test_the_new_keys_of_a_label_reach_the_gate(tmp_path: Path) -> None:
+    text = 'categories=(health), located="SG", collected=("SG" "DE"), clean=raw, purpose=inference, asset=payload'
+    async with room_in(tmp_path, HELLO) as room:
+        assert (await room.call(body=chat_body(), headers=[("x-tidegate-labels", text)])).status == 200
+    [asked] = room.gate.asked
+    assert asked.declared == parse_label_header(text)
+    assert asked.declared.categories == {"health"}
 
 
 async def test_a_stream_has_role_text_reason_and_end(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from node_agent.border.gate import Asked
+from node_agent.border.decider import Asked
 from orchestrator.wire.catalogue import CATALOGUE, Problem, ProblemError
 from tests.bundles.sides import MODEL
 from tests.front.room import QUESTION, Frames, broken, chat_body, done, room_in, saying, tokens

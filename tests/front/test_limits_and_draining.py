@@ -11,7 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from node_agent.border.gate import Asked
+from node_agent.border.decider import Asked
 from node_agent.front.serve import FrontServer
 from tests.bundles.sides import MODEL
 from tests.front.room import (

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from secrets import token_hex
 
-from node_agent.border.gate import Asked
+from node_agent.border.decider import Asked
 from orchestrator.telemetry.logs import LogSink
 from tests.front.room import (
     ACME,

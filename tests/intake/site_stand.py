@@ -16,10 +16,13 @@ from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.engines.generation import Generation, Message, Role, Sampling
 from orchestrator.evidence.citation import Citation, attestation_bytes
-from orchestrator.placement.fleet import EdgeKey, Fleet
+from orchestrator.evidence.inputs import manifest_of
+from orchestrator.placement.decide import gather, label
+from orchestrator.placement.fleet import EdgeKey
 from orchestrator.policy.ids import (
     Digest,
     EdgeId,
+    KeyId,
     ModelId,
     PoolId,
     ReplicaId,
@@ -29,8 +32,8 @@ from orchestrator.policy.ids import (
     make_decision_id,
     make_request_id,
 )
-from orchestrator.policy.labels import LabelSources
-from orchestrator.policy.permit import PERMIT_VERSION, Facts
+from orchestrator.policy.labels import Labels
+from orchestrator.policy.permit import PERMIT_VERSION
 from orchestrator.spool.store import Spool
 from orchestrator.wire.channels import bind, make_server, open_channel
 from orchestrator.wire.convert_replica import (
@@ -51,7 +54,7 @@ from scheduler.intake.dispatch import Dispatcher
 from scheduler.intake.replicas import ReplicaService
 from scheduler.intake.sessions import IntakeService
 from scheduler.intake.site import Hands, Site
-from tests.border.example import Example
+from tests.border.example import CONTRACT, OVERSEAS_PERSONAL, Example
 
 EDGE = EdgeId("edge-singapore")
 POOL = PoolId("cn-guizhou")
@@ -76,7 +79,7 @@ def fresh(bundle: Bundle, key: SigningKey) -> Bundle:
     )
     at_ms = now_ms()
     law = type(bundle.law)(bundle.law.packs, type(bundle.law.horizons).from_issue(at_ms))
-    return replace(bundle, fleet=Fleet(edges, bundle.fleet.pools), law=law)
+    return replace(bundle, fleet=replace(bundle.fleet, edges=edges), law=law)
 
 
 @dataclass
@@ -204,14 +207,15 @@ class Stand:
         self.running = Running(self.running.hands, self.running.waiting_max, self.running.dead_ms)
         await self.running.start(ports)
 
-    def sendable(self, **changes: Any) -> Sendable:
-        """A permitted attempt, signed by the edge."""
+    def sendable(self, *, personal: bool = False, **changes: Any) -> Sendable:
+        """A permitted attempt, signed by the edge; of personal data under a contract, whose inputs must be proven."""
         bundle = self.shelf.held[max(self.shelf.held)]
         tenant = next(t for t in bundle.tenants if t.id == "acme-sg")
         edge = bundle.fleet.edge(EDGE)
         assert edge is not None
-        sources = LabelSources(attested=tenant.attested, soil=edge.place.soil())
-        facts = Facts(tenant.entity, sources.effective())
+        if personal:
+            tenant = replace(tenant, pathways=(CONTRACT,))
+        facts = gather(tenant, label(tenant, OVERSEAS_PERSONAL if personal else Labels(), edge))
         at_ms = now_ms()
         citation = Citation(bundle.side, bundle.number, bundle.digest, 0, at_ms, PERMIT_VERSION)
         made = Sendable(
@@ -227,7 +231,11 @@ class Stand:
             10_000,
         )
         made = replace(made, **{name: value for name, value in changes.items() if name != "signature"})
-        signed = attestation_bytes(EDGE, made.attempt, made.decision, made.pool, made.facts, made.citation)
+        if "inputs" not in changes:
+            stated = manifest_of(made.attempt, made.generation.texts(), made.facts.label, b"k" * 32, KeyId("commit"))
+            made = replace(made, inputs=stated)
+        inputs = None if made.inputs is None else made.inputs.digest()
+        signed = attestation_bytes(EDGE, made.attempt, made.decision, made.pool, made.facts, made.citation, inputs)
         signature = changes.get("signature", self.key.sign(signed))
         assert isinstance(signature, bytes)
         return replace(made, signature=signature)

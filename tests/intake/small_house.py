@@ -13,11 +13,14 @@ from orchestrator.bundles.revocations import RevocationList, Revoked
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.engines.generation import Generation, Message, Role, Sampling
 from orchestrator.evidence.citation import Citation, attestation_bytes
+from orchestrator.evidence.inputs import InputManifest, manifest_of
 from orchestrator.policy.entities import Entity
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, EntityId, KeyId, ModelId, PoolId, RequestId, SideId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective, Grade, Personal
-from orchestrator.policy.permit import PERMIT_VERSION, Facts
+from orchestrator.policy.permit import PERMIT_VERSION
+from orchestrator.policy.vocabulary import Asset, Purpose
 from orchestrator.wire.frames import CREDIT_BYTES_MIN, Open
 from tests.bundles.sides import (
     MODEL,
@@ -38,7 +41,15 @@ EDGE, POOL = EdgeId("sg-edge"), PoolId("cn-pool")
 EDGE_OPERATOR, POOL_OPERATOR = EntityId("harbour-sg"), EntityId("river-cn")
 TENANT = Entity(EntityId("acme"), Jurisdiction("SG"))
 OVERSEAS, DOMESTIC = SideId("overseas"), SideId("domestic")
-MILD = Effective(Personal.NONE, Grade.GENERAL, Domestic.NO, frozenset({Jurisdiction("SG")}))
+MILD = Effective(
+    Personal.NONE,
+    Grade.GENERAL,
+    Domestic.NO,
+    frozenset({Jurisdiction("SG")}),
+    collected=frozenset({Jurisdiction("SG")}),
+    purpose=frozenset({Purpose.INFERENCE.value}),
+    asset=frozenset({Asset.PAYLOAD.value}),
+)
 
 BOTH_WAYS: Document = {"action": {"in": ["infer", "return"]}}
 EDGE_KEY = SigningKey.generate()
@@ -87,13 +98,18 @@ def forbid(prefix: str) -> Document:
     return rule(f"{prefix}-FORBID", "forbid", [{"grade": {"at_least": "general"}}], vectors=vectors)
 
 
-def oblige(prefix: str, retain: str) -> Document:
-    """Records of every such movement are kept."""
+def owe(prefix: str, *duties: Document) -> Document:
+    """Every such movement comes with these duties."""
     vectors = [
         {"label": {"personal": "none"}, "from": ["SG"], "target": ["CN"], "action": action, "expect": expect}
         for action, expect in (("infer", "holds"), ("export", "not"))
     ]
-    return rule(f"{prefix}-OBLIGE", "oblige", [BOTH_WAYS], obligations=[{"retain": retain}], vectors=vectors)
+    return rule(f"{prefix}-OBLIGE", "oblige", [BOTH_WAYS], obligations=list(duties), vectors=vectors)
+
+
+def oblige(prefix: str, retain: str) -> Document:
+    """Records of every such movement are kept."""
+    return owe(prefix, {"retain": retain})
 
 
 def pack(name: str, jurisdiction: str, rules: list[Document]) -> Document:
@@ -165,20 +181,39 @@ def citation(cited: Bundle, now_ms: int = NOW_MS) -> Citation:
     return Citation(cited.side, cited.number, cited.digest, cited.revocations.number, now_ms, PERMIT_VERSION)
 
 
-def opened(facts: Facts, cites: Citation, key: SigningKey = EDGE_KEY, key_id: KeyId | None = None) -> Open:
+ATTEMPT, DECISION = AttemptId(made_id("att", 1)), DecisionId(made_id("dec", 1))
+GENERATION = Generation(
+    ModelId(MODEL), (Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "hello")), Sampling()
+)
+
+
+def manifest(label: Effective = MILD, generation: Generation = GENERATION) -> InputManifest:
+    """What an edge says that it sends."""
+    return manifest_of(ATTEMPT, generation.texts(), label, b"k" * 32, KeyId("commit"))
+
+
+def opened(
+    facts: Facts,
+    cites: Citation,
+    key: SigningKey = EDGE_KEY,
+    key_id: KeyId | None = None,
+    inputs: InputManifest | None = None,
+) -> Open:
     """An attempt as an edge signs it."""
-    attempt, decision = AttemptId(made_id("att", 1)), DecisionId(made_id("dec", 1))
+    attempt, decision = ATTEMPT, DECISION
+    digest = None if inputs is None else inputs.digest()
     return Open(
         1,
         attempt,
         decision,
         RequestId(made_id("req", 1)),
         POOL,
-        Generation(ModelId(MODEL), (Message(Role.USER, "hello"),), Sampling()),
+        GENERATION,
         facts,
         cites,
         key_id_of(key.public_key) if key_id is None else key_id,
-        key.sign(attestation_bytes(EDGE, attempt, decision, POOL, facts, cites)),
+        key.sign(attestation_bytes(EDGE, attempt, decision, POOL, facts, cites, digest)),
         CREDIT_BYTES_MIN,
         60_000,
+        inputs,
     )

@@ -240,3 +240,35 @@ async def test_a_draining_scheduler_takes_no_new_work(stand: Stand, replica: Scr
     assert (await refusal(stand, stand.sendable())).code == "draining"
     await answer(replica, work, "to", " the", " end")
     assert isinstance((await asking)[-1], Done)
+
+
+async def test_the_record_of_the_site_says_what_went_in_and_what_was_done(
+    stand: Stand, replica: ScriptedReplica
+) -> None:
+    sendable = stand.sendable(personal=True)
+    asked = asyncio.create_task(frames_of(stand, sendable))
+    await answer(replica, await work_of(replica), "Yes")
+    await asked
+    (record,) = await records(stand, "decision", 1)
+    assert sendable.inputs is not None
+    done = {one["obligation"]: one["did"] for one in record["discharged"]}
+    assert done["prove_no_domestic_input:CN"] == f"input manifest {sendable.inputs.digest()} states none of CN"
+    assert done["retain:P6M"] == "retention class P6M on this record"
+    assert record["inputs"] == sendable.inputs.to_json()
+    assert (record["program"], record["asked"], record["labels"]) == ("scheduler", None, None)
+
+
+async def test_inputs_that_are_not_accounted_for_are_refused_with_an_alarm(
+    stand: Stand, replica: ScriptedReplica
+) -> None:
+    whole = stand.sendable(personal=True)
+    messages = (*whole.generation.messages, *whole.generation.messages)
+    smuggled = replace(whole, generation=replace(whole.generation, messages=messages))
+    refused = await refusal(stand, smuggled)
+    assert refused.code == "policy_mismatch"
+    assert "policy_mismatch" in stand.site.alarms
+    without = await refusal(stand, stand.sendable(personal=True, inputs=None))
+    assert without.code == "policy_newer"
+    outcomes = [record["outcome"] for record in await records(stand, "decision", 2)]
+    assert outcomes == ["policy_mismatch", "policy_newer"]
+    assert replica.got.empty(), "no replica saw any of it"

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node_agent.border.decide import Ground, decide
-from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.revocations import Revoked
 from orchestrator.bundles.roots import SigningKey, key_id_of
-from orchestrator.evidence.citation import Citation
-from orchestrator.evidence.records import DISCHARGERS
+from orchestrator.evidence.duties import DISCHARGERS
+from orchestrator.placement.decide import Ground, decide
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
+from orchestrator.policy.counters import Counter, CounterKind
+from orchestrator.policy.facts import Declared
 from orchestrator.policy.ids import EdgeId, EntityId, ModelId, PathwayId, TenantId
-from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective, Grade, Labels, Personal
-from orchestrator.policy.packs import ObligationKind
-from orchestrator.policy.pathways import Pathway, PathwayKind
-from orchestrator.policy.permit import Facts
+from orchestrator.policy.packs import Obligation, ObligationKind
+from orchestrator.policy.pathways import Pathway, PathwayKind, Role
+from orchestrator.policy.table import RouteTable
 from orchestrator.policy.tenants import Tenant
-from orchestrator.wire.frames import Open
-from scheduler.intake.second_permit import SKEW_MAX_MS, Check, second_permit
+from scheduler.intake.second_permit import SKEW_MAX_MS, second_permit
 from tests.bundles.sides import MODEL, NOW_MS
+from tests.intake.bench import CN, PERSONAL, SG, Bench, bench, pathway, told
 from tests.intake.small_house import (
-    DOMESTIC,
     EDGE,
     EDGE_KEY,
     EDGE_KEY_ID,
@@ -35,7 +33,6 @@ from tests.intake.small_house import (
     MILD,
     OVERSEAS,
     POOL,
-    POOL_OPERATOR,
     TENANT,
     House,
     citation,
@@ -46,45 +43,6 @@ from tests.intake.small_house import (
     require,
 )
 
-CN, SG = Jurisdiction("CN"), Jurisdiction("SG")
-ROUTE = frozenset({CN, SG})
-PERSONAL = replace(MILD, personal=Personal.PERSONAL)
-
-
-def pathway(name: str, importer: EntityId = POOL_OPERATOR, kind: PathwayKind = PathwayKind.CN_SCC) -> Pathway:
-    return Pathway(
-        PathwayId(name), kind, TENANT.id, importer, ROUTE, Personal.PERSONAL, NOW_MS - 1, NOW_MS + 10_000, "drawer"
-    )
-
-
-@dataclass
-class Bench:
-    """One attempt about to be judged: what it is, what it cites, and what is newest."""
-
-    house: House
-    cited: Bundle | None
-    newest: Bundle | None
-    open: Open
-    edge: EdgeId = EDGE
-    now_ms: int = NOW_MS
-
-    def judge(self) -> Check:
-        return second_permit(self.open, self.edge, self.cited, self.newest, self.now_ms)
-
-    def cite(self, change: Callable[[Citation], Citation]) -> None:
-        """Sign the attempt again, over another citation."""
-        self.open = opened(self.open.facts, change(self.open.citation))
-
-    def renew(self, revoked: Revoked | None = None) -> None:
-        """The pool's side gets newer law."""
-        self.newest = self.house.bundle(DOMESTIC, {} if revoked is None else {DOMESTIC: revoked})
-
-
-def bench(house: House | None = None, facts: Facts | None = None) -> Bench:
-    made = House() if house is None else house
-    cited, newest = made.bundle(OVERSEAS), made.bundle(DOMESTIC)
-    return Bench(made, cited, newest, opened(facts or Facts(TENANT, MILD), citation(cited)))
-
 
 def test_what_both_laws_allow_may_run_and_leaves_its_duties() -> None:
     check = bench(House(cn_rules=[grant("CN"), oblige("CN", "P1Y6M")])).judge()
@@ -92,7 +50,7 @@ def test_what_both_laws_allow_may_run_and_leaves_its_duties() -> None:
     assert check.alarm is None
     assert check.verdict is not None
     assert check.verdict.rules == ("CN-GRANT", "SG-GRANT")
-    assert [duty for duty, _ in check.discharged] == ["retain:P1Y6M"]
+    assert [done.obligation for done in check.discharged] == [Obligation(ObligationKind.RETAIN, "P1Y6M")]
 
 
 @pytest.mark.parametrize("skew_ms", [-SKEW_MAX_MS, SKEW_MAX_MS])
@@ -273,7 +231,7 @@ def test_a_refusal_by_newer_law_names_its_rules() -> None:
 
 def test_a_pathway_that_was_revoked_since_opens_nothing() -> None:
     house = House(cn_rules=[grant("CN"), require("CN", "cn_scc", ["infer"])])
-    made = bench(house, Facts(TENANT, PERSONAL, (pathway("scc-1"),)))
+    made = bench(house, told(PERSONAL, pathway("scc-1")))
     assert made.judge().problem is None
     made.renew(Revoked(pathways=frozenset({PathwayId("scc-1")})))
     check = made.judge()
@@ -283,7 +241,7 @@ def test_a_pathway_that_was_revoked_since_opens_nothing() -> None:
 
 def test_newest_law_is_asked_at_our_own_time() -> None:
     house = House(cn_rules=[grant("CN"), require("CN", "cn_scc", ["infer"])])
-    made = bench(house, Facts(TENANT, PERSONAL, (pathway("scc-1"),)))
+    made = bench(house, told(PERSONAL, pathway("scc-1")))
     made.now_ms += 9_999
     assert made.judge().problem is None
     made.now_ms += 1  # the pathway ends here; by the time that the edge cites it still holds
@@ -292,13 +250,29 @@ def test_newest_law_is_asked_at_our_own_time() -> None:
     assert check.problem.code == "policy_newer"
 
 
-def test_a_duty_that_nothing_discharges_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = bench(House(cn_rules=[grant("CN"), oblige("CN", "P6M")]))
-    assert made.judge().problem is None
-    monkeypatch.delitem(DISCHARGERS, ObligationKind.RETAIN)
+FORGED: dict[str, dict[str, object]] = {
+    "tenant": {"tenant": replace(TENANT, country=CN)},
+    "role": {"role": Role.PROCESSOR},
+    "no role": {"role": None},
+    "critical infrastructure": {"critical_infrastructure": Declared.NO},
+    "a counter": {"counters": (Counter(CounterKind.CN_PERSONS, 0, NOW_MS, NOW_MS + 1),)},
+    "a notice": {"notices": (("eu-13-cn", "1"),)},
+    "a pathway": {"pathways": (pathway("forged"),)},
+    "processed in": {"processed_in": frozenset({SG})},
+    "purpose": {"label": replace(MILD, purpose=frozenset({"inference", "billing"}))},
+    "categories": {"label": replace(MILD, categories=frozenset[str]())},
+    "located": {"label": replace(MILD, located=frozenset({SG}))},
+}
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED.keys())
+def test_no_fact_can_be_changed_on_the_way(change: dict[str, object]) -> None:
+    made = bench()
+    made.open = replace(made.open, facts=replace(made.open.facts, **change))  # type: ignore[arg-type]
     check = made.judge()
     assert check.problem is not None
-    assert check.problem.code == "policy_newer"
+    assert check.problem.code == "policy_mismatch"
+    assert "not signed" in (check.alarm or "")
 
 
 LAWS = {
@@ -347,21 +321,25 @@ def test_what_the_edge_decided_the_pools_side_decides_from_what_it_is_told(
     assert bundle.settings is not None
     edge = bundle.fleet.edge(EDGE)
     assert edge is not None
-    tenant = Tenant(TenantId("acme"), TENANT, (), attested, Labels(), frozenset(), frozenset(), "standard", held)
-    ground = Ground(bundle.law, bundle.fleet, bundle.prices, bundle.settings, frozenset(), revoked)
+    tenant = Tenant(
+        TenantId("acme"), TENANT, (), attested, Labels(), frozenset(), frozenset(), "standard", held, Role.CONTROLLER
+    )
+    table = RouteTable(bundle.law, edge.place, [pool.place for pool in bundle.fleet.pools], NOW_MS)
+    ground = Ground(table, bundle.fleet, bundle.prices, bundle.settings, frozenset(), revoked, DISCHARGERS.keys())
     request = PlacementRequest(ModelId(MODEL), frozenset(), 10, 10, 100)
     views = {POOL: PoolView(POOL, True, 200_000, PoolLoad(1, 4, 0, 0, 8, 10), 0)}
     decision = decide(ground, edge, tenant, declared, request, views, NOW_MS, 0)
     if decision.placement.chosen is None:
         return
     newest = replace(bundle, revoked=Revoked(pathways=revoked))
-    check = second_permit(opened(decision.facts, citation(bundle)), EDGE, bundle, newest, NOW_MS)
+    travels = decision.travelling(edge)
+    check = second_permit(opened(travels, citation(bundle)), EDGE, bundle, newest, NOW_MS)
     assert check.problem is None, check.alarm
 
 
 def test_each_pathway_that_the_law_asks_for_must_travel() -> None:
     bundle = CITED["both ways"]
-    facts = Facts(TENANT, PERSONAL, (THERE, BACK, AGAIN))
+    facts = told(PERSONAL, THERE, BACK, AGAIN)
     assert second_permit(opened(facts, citation(bundle)), EDGE, bundle, bundle, NOW_MS).problem is None
     for missing in facts.pathways:
         fewer = replace(facts, pathways=tuple(held for held in facts.pathways if held is not missing))

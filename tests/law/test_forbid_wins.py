@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.policy.bundle import AdmittedPack, Law
+from orchestrator.policy.facts import Facts, situation_of
 from orchestrator.policy.jurisdictions import Jurisdiction
-from orchestrator.policy.packs import Effect, Mode, Pack, Rule
-from orchestrator.policy.permit import Facts, permit, touched
+from orchestrator.policy.packs import Effect, Mode, ObligationKind, Pack, Rule
+from orchestrator.policy.permit import permit, touched
 from orchestrator.policy.places import Movement
 from tests.law import chances
 from tests.law.worlds import ALWAYS, FAR, NOW_MS, SG, essence, facts, infer, open_pack, own, pack, place, plain, rule
@@ -34,11 +35,16 @@ def _satisfied(
         if jurisdiction not in one.pack.jurisdictions or one.pack.mode is Mode.SHADOW or not one.pack.in_force(now_ms):
             continue
         for law_rule in one.pack.rules:
-            if not law_rule.when or not all(test.holds(told.label, movement) for test in law_rule.when):
+            situation = situation_of(told, movement, now_ms)
+            if not law_rule.when or not all(test.holds(situation) for test in law_rule.when):
+                continue
+            if law_rule.unless and all(test.holds(situation) for test in law_rule.unless):
                 continue
             if law_rule.effect is Effect.FORBID:
                 return False
             if law_rule.effect is Effect.REQUIRE and not _held(law_rule, told, movement, now_ms):
+                return False
+            if law_rule.effect is Effect.OBLIGE and not _told(law_rule, told):
                 return False
             granted = granted or (law_rule.effect is Effect.GRANT and jurisdiction in one.grants_for)
     return granted
@@ -48,12 +54,18 @@ def _held(law_rule: Rule, told: Facts, movement: Movement, now_ms: int) -> bool:
     held = {
         pathway.kind
         for pathway in told.pathways
-        if pathway.covers(movement, told.tenant.id, told.label.personal, now_ms)
+        if pathway.covers_payload(told.tenant.id, told.role, told.label, now_ms)
+        and pathway.covers_place(movement.target)
     }
-    return bool(law_rule.pathways) and set(law_rule.pathways) <= held
+    return bool(law_rule.pathways) and all(any_of & held for any_of in law_rule.pathways)
 
 
-@settings(max_examples=300, deadline=None)
+def _told(law_rule: Rule, told: Facts) -> bool:
+    owed = {duty.argument for duty in law_rule.obligations if duty.kind is ObligationKind.NOTIFY}
+    return owed <= {name for name, _ in told.notices}
+
+
+@settings(max_examples=200, deadline=None)
 @given(chances.any_packs, chances.facts, chances.movements)
 def test_permit_is_what_the_law_means(packs: list[AdmittedPack], told: Facts, movement: Movement) -> None:
     verdict = permit(Law(packs, FAR), told, movement, NOW_MS)
@@ -79,6 +91,32 @@ def test_the_order_of_rules_and_packs_does_not_matter(
     first = permit(Law(packs, FAR), told, movement, NOW_MS)
     second = permit(Law(shuffled, FAR), told, movement, NOW_MS)
     assert essence(first) == essence(second)
+
+
+@settings(max_examples=100, deadline=None)
+@given(chances.loaded_packs, chances.facts, chances.movements, st.randoms(use_true_random=False))
+def test_the_order_of_what_a_tenant_holds_does_not_matter(
+    packs: list[AdmittedPack], told: Facts, movement: Movement, chance: Random
+) -> None:
+    lists: dict[str, list[object]] = {
+        "pathways": list(told.pathways),
+        "counters": list(told.counters),
+        "notices": list(told.notices),
+    }
+    for members in lists.values():
+        chance.shuffle(members)
+    shuffled = replace(told, **{name: tuple(members) for name, members in lists.items()})
+    law = Law(packs, FAR)
+    assert permit(law, told, movement, NOW_MS) == permit(law, shuffled, movement, NOW_MS)
+
+
+@settings(max_examples=100, deadline=None)
+@given(chances.any_packs, chances.facts, chances.movements)
+def test_reasons_are_listed_in_one_order(packs: list[AdmittedPack], told: Facts, movement: Movement) -> None:
+    first = permit(Law(packs, FAR), told, movement, NOW_MS)
+    second = permit(Law(packs[::-1], FAR), told, movement, NOW_MS)
+    assert first.reasons == second.reasons
+    assert [one.jurisdiction for one in first.answers] == sorted(one.jurisdiction for one in first.answers)
 
 
 def _shuffled(one: Pack, chance: Random) -> Pack:

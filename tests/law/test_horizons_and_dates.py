@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.policy.bundle import FRESH_MS, NOT_AFTER_MS, REGULATED_MS, AdmittedPack, Horizons, Law
+from orchestrator.policy.bundle import FOREVER_MS, FRESH_MS, NOT_AFTER_MS, REGULATED_MS, AdmittedPack, Horizons, Law
+from orchestrator.policy.counters import Counter, CounterKind
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.labels import Domestic, Effective, Grade, Personal
 from orchestrator.policy.packs import Effect
-from orchestrator.policy.permit import Facts, permit
+from orchestrator.policy.pathways import PathwayKind
+from orchestrator.policy.permit import permit
 from orchestrator.policy.places import Movement
 from orchestrator.policy.verdicts import EXPIRED, NO_PACK, REGULATED_EXPIRED
 from tests.law import chances
-from tests.law.worlds import FAR, NOW_MS, SG, at, facts, infer, open_pack, own, pack, place, plain, refusals, rule
+from tests.law.worlds import (
+    FAR,
+    NOW_MS,
+    SG,
+    at,
+    entity,
+    facts,
+    infer,
+    labelled,
+    open_pack,
+    own,
+    pack,
+    paper,
+    place,
+    plain,
+    refusals,
+    rule,
+)
 
 HERE = infer(place("here", SG), place("there", SG))
 ISSUED_MS = NOW_MS
 LAW = Law(own(open_pack(SG)), Horizons.from_issue(ISSUED_MS))
-PERSONAL = Effective(Personal.PERSONAL, Grade.PUBLIC, Domestic.NO, at(SG))
-IMPORTANT = Effective(Personal.NONE, Grade.IMPORTANT, Domestic.NO, at(SG))
+PERSONAL = labelled(Personal.PERSONAL, Grade.PUBLIC, Domestic.NO, at(SG))
+IMPORTANT = labelled(Personal.NONE, Grade.IMPORTANT, Domestic.NO, at(SG))
 REGULATED_UNTIL_MS = ISSUED_MS + REGULATED_MS
 NOT_AFTER = ISSUED_MS + NOT_AFTER_MS
 
@@ -52,8 +74,29 @@ def test_a_verdict_is_good_until_the_horizon_that_ends_it() -> None:
     assert permit(LAW, facts(PERSONAL), HERE, NOW_MS).valid_until_ms == REGULATED_UNTIL_MS
 
 
-def test_a_refusal_is_good_for_no_time() -> None:
-    assert permit(Law((), FAR), facts(plain(SG)), HERE, NOW_MS).valid_until_ms == NOW_MS
+def test_a_refusal_is_good_until_something_that_it_rests_on_can_change() -> None:
+    later = pack("later", [SG], rule("L-1", Effect.GRANT), from_ms=NOW_MS + 1_000)
+    assert permit(Law(own(later), FAR), facts(plain(SG)), HERE, NOW_MS).valid_until_ms == NOW_MS + 1_000
+    assert permit(Law((), FAR), facts(plain(SG)), HERE, NOW_MS).valid_until_ms == FAR.not_after_ms
+    unknown = facts(Effective())
+    assert permit(LAW, unknown, HERE, NOW_MS).valid_until_ms == REGULATED_UNTIL_MS
+
+
+def test_where_nothing_changes_any_more_a_verdict_is_good_for_ever() -> None:
+    assert permit(LAW, facts(plain(SG)), HERE, NOT_AFTER).valid_until_ms == FOREVER_MS
+
+
+@pytest.mark.parametrize("until_ms", [NOW_MS + 7, NOW_MS + 8])
+def test_a_verdict_ends_with_each_paper_and_count_whether_it_is_read_or_not(until_ms: int) -> None:
+    held = paper(PathwayKind.EU_SCC, entity("t", SG).id, entity("o", SG).id, at(SG), valid_until_ms=until_ms)
+    count = Counter(CounterKind.US_HEALTH, 1, NOW_MS, until_ms)
+    for told in (
+        replace(facts(plain(SG)), pathways=(held,)),
+        replace(facts(plain(SG)), pathways=(replace(held, valid_from_ms=until_ms, valid_until_ms=until_ms + 1),)),
+        replace(facts(plain(SG)), counters=(count,)),
+    ):
+        for law in (LAW, Law((), FAR)):
+            assert permit(law, told, HERE, NOW_MS).valid_until_ms == until_ms
 
 
 @pytest.mark.parametrize(
@@ -76,16 +119,16 @@ def test_a_forbid_counts_while_it_is_in_force() -> None:
     assert allowed == [True, False, False, True]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(chances.any_packs, chances.facts, chances.movements, st.integers(0, 6))
-def test_an_allowed_verdict_may_be_relied_on_until_it_ends(
+def test_a_verdict_may_be_relied_on_word_for_word_until_it_ends(
     packs: list[AdmittedPack], told: Facts, movement: Movement, step_ms: int
 ) -> None:
-    started = [one for one in packs if one.pack.effective_from_ms <= NOW_MS]
-    law = Law(started, Horizons(NOW_MS + 2, NOW_MS + 4, NOW_MS + 6))
+    law = Law(packs, Horizons(NOW_MS + 2, NOW_MS + 4, NOW_MS + 6))
     verdict = permit(law, told, movement, NOW_MS)
-    if verdict.allowed and NOW_MS + step_ms < verdict.valid_until_ms:
-        assert permit(law, told, movement, NOW_MS + step_ms).allowed
+    assert verdict.valid_until_ms > NOW_MS
+    if NOW_MS + step_ms < verdict.valid_until_ms:
+        assert permit(law, told, movement, NOW_MS + step_ms) == verdict
 
 
 def test_a_verdict_ends_where_a_pack_begins() -> None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 
 from orchestrator.policy.bundle import AdmittedPack, Law
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.packs import Effect, Mode, Pack
-from orchestrator.policy.permit import Facts, permit
+from orchestrator.policy.permit import permit
 from orchestrator.policy.places import Movement
 from tests.law import chances
 from tests.law.worlds import FAR, NOW_MS, SG, facts, infer, open_pack, own, pack, place, plain, rule

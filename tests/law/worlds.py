@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from orchestrator.files.document import read_document
 from orchestrator.files.domain_error import read_as
 from orchestrator.files.fleet import FleetDocument, fleet_of
-from orchestrator.files.packs import PackDocument, pack_of
+from orchestrator.files.pack_shapes import PackDocument
+from orchestrator.files.packs import pack_of
 from orchestrator.files.tenants import TenantsDocument, tenants_of
 from orchestrator.policy.bundle import AdmittedPack, Horizons, Law
 from orchestrator.policy.entities import Entity
-from orchestrator.policy.ids import EntityId, PackId, PlaceId, RuleId, SideId
-from orchestrator.policy.jurisdictions import EEA, Jurisdiction
-from orchestrator.policy.labels import Domestic, Effective, Grade, Personal
-from orchestrator.policy.packs import Confidence, Effect, Mode, Operator, Pack, Rule, Source, Subject, Test
-from orchestrator.policy.pathways import PathwayKind
-from orchestrator.policy.permit import Facts
+from orchestrator.policy.facts import Declared, Facts
+from orchestrator.policy.ids import EntityId, PackId, PathwayId, PlaceId, RuleId, SideId
+from orchestrator.policy.jurisdictions import ASSIGNED, Jurisdiction
+from orchestrator.policy.labels import Clean, Domestic, Effective, Grade, Personal
+from orchestrator.policy.packs import (
+    Confidence,
+    Effect,
+    Mode,
+    Obligation,
+    Operator,
+    Pack,
+    Rule,
+    Source,
+    Subject,
+    Test,
+)
+from orchestrator.policy.pathways import ALL_CATEGORIES, INFERENCE_ONLY, Pathway, PathwayKind, Role
 from orchestrator.policy.places import Action, Leg, Movement, Place
 from orchestrator.policy.tenants import Tenant
 from orchestrator.policy.verdicts import Verdict
@@ -63,10 +76,26 @@ def rule(
     name: str,
     effect: Effect,
     when: tuple[Test, ...] = ALWAYS,
-    pathways: tuple[PathwayKind, ...] = (),
+    pathways: tuple[PathwayKind | frozenset[PathwayKind], ...] = (),
+    obligations: tuple[Obligation, ...] = (),
+    unless: tuple[Test, ...] = (),
+    exemption: tuple[Obligation, ...] = (),
 ) -> Rule:
-    """A rule that says nothing beyond its condition and effect."""
-    return Rule(RuleId(name), effect, when, "A sentence.", "A need.", SOURCE, Confidence.HIGH, pathways)
+    """A rule that says nothing beyond its condition and effect. A single kind of pathway is the only way to meet it."""
+    needed = tuple(frozenset({one}) if isinstance(one, PathwayKind) else one for one in pathways)
+    return Rule(
+        RuleId(name),
+        effect,
+        when,
+        "A sentence.",
+        "A need.",
+        SOURCE,
+        Confidence.HIGH,
+        needed,
+        obligations,
+        unless,
+        exemption,
+    )
 
 
 def pack(
@@ -91,14 +120,54 @@ def open_pack(*jurisdictions: Jurisdiction) -> Pack:
     return pack("open", jurisdictions, rule("OPEN-1", Effect.GRANT))
 
 
+def labelled(
+    personal: Personal, grade: Grade, domestic: Domestic, origin: frozenset[Jurisdiction], **more: frozenset[str]
+) -> Effective:
+    """The label of a prompt whose axes are these, of which everything else is known and harmless unless it is given."""
+    sets = {
+        "categories": frozenset[str](),
+        "located": frozenset[str](),
+        "collected": frozenset[str](),
+        "purpose": INFERENCE_ONLY,
+        "asset": frozenset({"payload"}),
+    }
+    return Effective(personal, grade, domestic, origin, Clean.RAW, **(sets | more))
+
+
 def plain(*origin: Jurisdiction) -> Effective:
     """The label of an everyday payload about nobody."""
-    return Effective(Personal.NONE, Grade.GENERAL, Domestic.NO, at(*origin))
+    return labelled(Personal.NONE, Grade.GENERAL, Domestic.NO, at(*origin))
 
 
 def facts(label: Effective) -> Facts:
     """Facts of a tenant in Singapore without papers."""
-    return Facts(entity("tenant", SG), label)
+    return Facts(entity("tenant", SG), label, role=Role.CONTROLLER, critical_infrastructure=Declared.NO)
+
+
+def paper(
+    kind: PathwayKind,
+    exporter: EntityId,
+    importer: EntityId,
+    countries: frozenset[Jurisdiction],
+    personal_max: Personal = Personal.SENSITIVE,
+    valid_from_ms: int = 0,
+    valid_until_ms: int = 1 << 50,
+) -> Pathway:
+    """A pathway from a controller to a processor, for inference, whatever the categories."""
+    return Pathway(
+        id=PathwayId(f"{kind.value}-{importer}"),
+        kind=kind,
+        exporter=exporter,
+        exporter_role=Role.CONTROLLER,
+        importer=importer,
+        importer_role=Role.PROCESSOR,
+        countries=countries,
+        personal_max=personal_max,
+        categories=ALL_CATEGORIES,
+        valid_from_ms=valid_from_ms,
+        valid_until_ms=valid_until_ms,
+        reference="drawer",
+    )
 
 
 def essence(verdict: Verdict) -> tuple[object, ...]:
@@ -128,15 +197,22 @@ class Shipped:
     tenants: dict[str, Tenant]
 
 
+@cache
+def packs_of(side: str) -> tuple[Pack, ...]:
+    """Every pack that a side of the example ships."""
+    paths = sorted((EXAMPLE / side / "packs").glob("*.yaml"))
+    return tuple(read_as(read_document(path), PackDocument, pack_of) for path in paths)
+
+
+@cache
 def shipped() -> Shipped:
-    """Load the example: overseas signs for Singapore and the EEA, domestic for China."""
-    grants = {"overseas": EEA | at(SG), "domestic": at(CN)}
+    """Load the example: domestic signs for China, overseas for every other country."""
+    grants = {"overseas": ASSIGNED - at(CN), "domestic": at(CN)}
     packs: list[AdmittedPack] = []
     edges: dict[str, Place] = {}
     pools: dict[str, Place] = {}
     for side, grants_for in grants.items():
-        for path in sorted((EXAMPLE / side / "packs").glob("*.yaml")):
-            packs.append(AdmittedPack(read_as(read_document(path), PackDocument, pack_of), grants_for))
+        packs.extend(AdmittedPack(one, grants_for) for one in packs_of(side))
         document = read_document(EXAMPLE / side / "fleet.yaml").convert(FleetDocument)
         fleet = fleet_of(document, SideId(side))
         edges |= {edge.id: edge.place for edge in fleet.edges}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from orchestrator.engines.generation import Generation, Message, Role, Sampling
 from orchestrator.evidence.citation import Citation
 from orchestrator.policy.entities import Entity
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import (
     AttemptId,
     DecisionId,
@@ -26,7 +27,6 @@ from orchestrator.policy.ids import (
 )
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Effective
-from orchestrator.policy.permit import Facts
 from orchestrator.wire import session_edge, session_intake
 from orchestrator.wire.frames import EdgeFrame, IntakeFrame, Load, Open
 from orchestrator.wire.session_edge import EdgeSession

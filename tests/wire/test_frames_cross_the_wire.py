@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -9,21 +11,26 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.engines.generation import FinishReason, Generation, Message, Role, Sampling
+from orchestrator.engines.generation import FinishReason, Generation, Message, Sampling
+from orchestrator.engines.generation import Role as Speaker
 from orchestrator.evidence.canonical import INTEGER_MAX
-from orchestrator.evidence.citation import Citation
+from orchestrator.evidence.citation import Citation, attestation_bytes
+from orchestrator.evidence.inputs import InputManifest, InputPart
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
+from orchestrator.policy.counters import Counter, CounterKind
 from orchestrator.policy.entities import Entity, Owner
+from orchestrator.policy.facts import Declared, Facts
 from orchestrator.policy.jurisdictions import ASSIGNED, Jurisdiction
-from orchestrator.policy.labels import Domestic, Effective, Grade, Personal
-from orchestrator.policy.pathways import Pathway, PathwayKind
-from orchestrator.policy.permit import Facts
+from orchestrator.policy.labels import Clean, Domestic, Effective, Grade, Personal
+from orchestrator.policy.pathways import ALL_CATEGORIES, Pathway, PathwayKind, Role
+from orchestrator.policy.vocabulary import UNKNOWN, Asset, Category, Purpose
 from orchestrator.wire import convert_replica as replica
 from orchestrator.wire import frames as f
 from orchestrator.wire.channels import CLIENT_PING_MS, SERVER_PING_FLOOR_MS
-from orchestrator.wire.convert_facts import WireError, facts_in, label_in, label_out
+from orchestrator.wire.convert_facts import WireError, facts_in, facts_out, label_in, label_out
 from orchestrator.wire.convert_session import edge_frame_in, edge_frame_out, intake_frame_in, intake_frame_out, open_in
 from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
+from tests.session.world import made_id
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 MS = st.integers(0, INTEGER_MAX)
@@ -42,17 +49,65 @@ def made(prefix: str) -> st.SearchStrategy[Any]:
 ENTITIES = st.builds(
     Entity, NAME, CODE, st.lists(st.builds(Owner, NAME, CODE, st.integers(1, 100)), max_size=2).map(tuple)
 )
-LABELS = st.builds(Effective, st.sampled_from(Personal), st.sampled_from(Grade), st.sampled_from(Domestic), CODES)
-PATHWAYS = st.builds(
-    Pathway, NAME, st.sampled_from(PathwayKind), NAME, NAME, CODES, st.sampled_from(Personal), MS, MS, TEXT
+UNKNOWN_SET = frozenset({UNKNOWN})
+PLACES = CODES | CODES.map(lambda codes: codes | UNKNOWN_SET)
+
+
+def words(kind: type[Enum], min_size: int = 1) -> st.SearchStrategy[frozenset[str]]:
+    return st.frozensets(st.sampled_from([*(word.value for word in kind), UNKNOWN]), min_size=min_size, max_size=4)
+
+
+LABELS = st.builds(
+    Effective,
+    personal=st.sampled_from(Personal),
+    grade=st.sampled_from(Grade),
+    domestic=st.sampled_from(Domestic),
+    origin=PLACES,
+    clean=st.sampled_from(Clean),
+    categories=words(Category, 0),
+    located=PLACES.filter(bool),
+    collected=PLACES.filter(bool),
+    purpose=words(Purpose),
+    asset=words(Asset),
 )
-FACTS = st.builds(Facts, ENTITIES, LABELS, st.lists(PATHWAYS, max_size=2).map(tuple), CODES)
+PATHWAYS = st.builds(
+    Pathway,
+    id=NAME,
+    kind=st.sampled_from(PathwayKind),
+    exporter=NAME,
+    exporter_role=st.sampled_from(Role),
+    importer=NAME,
+    importer_role=st.sampled_from(Role),
+    countries=CODES,
+    personal_max=st.sampled_from([one for one in Personal if one is not Personal.UNKNOWN]),
+    categories=st.just(ALL_CATEGORIES) | words(Category, 0).map(lambda found: found - {"unknown"}),
+    valid_from_ms=MS,
+    valid_until_ms=MS,
+    reference=TEXT,
+    purposes=words(Purpose, 0),
+    onward=st.frozensets(NAME, max_size=2),
+    module=st.none() | st.integers(1, 4),
+)
+COUNTERS = st.builds(Counter, st.sampled_from(CounterKind), MS, MS, MS)
+NOTICES = st.tuples(NAME, st.text(min_size=1, max_size=12))
+FACTS = st.builds(
+    Facts,
+    tenant=ENTITIES,
+    label=LABELS,
+    pathways=st.lists(PATHWAYS, max_size=2).map(tuple),
+    processed_in=CODES,
+    role=st.none() | st.sampled_from(Role),
+    critical_infrastructure=st.sampled_from(Declared),
+    counters=st.lists(COUNTERS, max_size=2).map(tuple),
+    notices=st.lists(NOTICES, max_size=2).map(tuple),
+)
+PARTS = st.builds(InputPart, NAME, U32, MS, st.none() | NAME)
 DIGESTS = st.tuples(HEX, HEX).map(lambda halves: f"sha256:{halves[0]}{halves[1]}")
 CITATIONS = st.builds(Citation, NAME, MS, DIGESTS, MS, MS, U32)
 GENERATIONS = st.builds(
     Generation,
     NAME,
-    st.lists(st.builds(Message, st.sampled_from(Role), TEXT), min_size=1, max_size=3).map(tuple),
+    st.lists(st.builds(Message, st.sampled_from(Speaker), TEXT), min_size=1, max_size=3).map(tuple),
     st.builds(
         Sampling,
         st.floats(0, 2),
@@ -64,6 +119,38 @@ GENERATIONS = st.builds(
 )
 LOADS = st.builds(f.Load, U64, NAME, U32, U32, U32, U32, U32)
 ATTEMPT, STREAM = made("att"), st.integers(1, 2**64 - 1)
+
+
+@st.composite
+def opens(draw: st.DrawFn) -> f.Open:
+    """An attempt, with an input manifest of that attempt or without one."""
+    attempt = draw(ATTEMPT)
+    manifests = st.builds(
+        InputManifest,
+        st.just(attempt),
+        st.lists(PARTS, max_size=3).map(tuple),
+        st.sampled_from(Domestic),
+        PLACES,
+        PLACES,
+        NAME,
+    )
+    return f.Open(
+        draw(STREAM),
+        attempt,
+        draw(made("dec")),
+        draw(made("req")),
+        draw(NAME),
+        draw(GENERATIONS),
+        draw(FACTS),
+        draw(CITATIONS),
+        draw(NAME),
+        draw(st.binary(max_size=64)),
+        draw(st.integers(f.CREDIT_BYTES_MIN, 2**32 - 1)),
+        draw(U32),
+        draw(st.none() | manifests),
+    )
+
+
 REASON = st.sampled_from([reason.value for reason in FinishReason])
 COUNTS = st.builds(PoolCounts, U32, U32, U32, U32)
 EDGE_FRAMES = st.one_of(
@@ -72,21 +159,7 @@ EDGE_FRAMES = st.one_of(
     st.builds(f.Cancel, STREAM, ATTEMPT),
     st.builds(f.Settle, STREAM, ATTEMPT, st.builds(EdgeCounts, U32, U32)),
     st.builds(f.Beat, U64, U64),
-    st.builds(
-        f.Open,
-        STREAM,
-        ATTEMPT,
-        made("dec"),
-        made("req"),
-        NAME,
-        GENERATIONS,
-        FACTS,
-        CITATIONS,
-        NAME,
-        st.binary(max_size=64),
-        st.integers(f.CREDIT_BYTES_MIN, 2**32 - 1),
-        U32,
-    ),
+    opens(),
 )
 INTAKE_FRAMES = st.one_of(
     st.builds(f.Welcome, U32, NAME, TEXT, MS, U32, st.lists(LOADS, max_size=2).map(tuple)),
@@ -155,11 +228,72 @@ def test_a_frame_to_a_replica_survives(frame: replica.WorkFrame) -> None:
     assert replica.work_frame_in(replica_pb2.WorkFrame.FromString(data)) == frame
 
 
+PATHWAY = Pathway(
+    "scc",  # type: ignore[arg-type]
+    PathwayKind.EU_SCC,
+    "a",  # type: ignore[arg-type]
+    Role.CONTROLLER,
+    "b",  # type: ignore[arg-type]
+    Role.PROCESSOR,
+    frozenset({Jurisdiction("CN")}),
+    Personal.PERSONAL,
+    frozenset({"contact"}),
+    1,
+    2,
+    "drawer",
+    module=2,
+)
+FULL = Facts(
+    Entity("a", Jurisdiction("DE")),  # type: ignore[arg-type]
+    Effective(Personal.NONE, Grade.PUBLIC, Domestic.NO, frozenset({Jurisdiction("DE")})),
+    (PATHWAY,),
+    role=Role.CONTROLLER,
+    counters=(Counter(CounterKind.US_OMIC, 1, 2, 3),),
+    notices=(("n", "1"),),
+)
+CITED = Citation("side", 1, "sha256:" + "0" * 64, 0, 1, 2)  # type: ignore[arg-type]
+
+
 def known_label() -> labels_pb2.EffectiveLabel:
-    return label_out(Effective(Personal.NONE, Grade.PUBLIC, Domestic.NO, frozenset({Jurisdiction("DE")})))
+    return label_out(FULL.label)
 
 
-@pytest.mark.parametrize("field", ["personal", "grade", "domestic"])
+@given(FACTS)
+def test_facts_survive_with_everything_that_is_signed(facts: Facts) -> None:
+    again = facts_in(labels_pb2.Facts.FromString(facts_out(facts).SerializeToString()))
+    assert again == facts
+    attempt, decision = made_id("att", 1), made_id("dec", 1)
+    signed = [attestation_bytes("edge", attempt, decision, "pool", one, CITED, None) for one in (facts, again)]  # type: ignore[arg-type]
+    assert signed[0] == signed[1], "what was signed can be checked after the wire"
+
+
+@pytest.mark.parametrize("kind", [Personal, Grade, Domestic, Clean, Declared, Role, PathwayKind, CounterKind])
+def test_every_value_that_we_have_has_a_place_on_the_wire(kind: type[Enum]) -> None:
+    """A value without one would be a KeyError while a request waits."""
+    for value in kind:
+        facts = FULL
+        if isinstance(value, Declared):
+            facts = replace(facts, critical_infrastructure=value)
+        elif isinstance(value, Role):
+            facts = replace(facts, role=value, pathways=(replace(PATHWAY, exporter_role=value, importer_role=value),))
+        elif isinstance(value, PathwayKind):
+            facts = replace(facts, pathways=(replace(PATHWAY, kind=value),))
+        elif isinstance(value, CounterKind):
+            facts = replace(facts, counters=(Counter(value, 1, 2, 3),))
+        else:
+            facts = replace(facts, label=replace(facts.label, **{kind.__name__.lower(): value}))
+        assert facts_in(facts_out(facts)) == facts
+
+
+@pytest.mark.parametrize("kind", [Category, Purpose, Asset])
+def test_every_word_of_the_vocabulary_crosses(kind: type[Enum]) -> None:
+    axis = {Category: "categories", Purpose: "purpose", Asset: "asset"}[kind]
+    everything = frozenset(word.value for word in kind) | UNKNOWN_SET
+    label = replace(FULL.label, **{axis: everything})
+    assert label_in(label_out(label)) == label
+
+
+@pytest.mark.parametrize("field", ["personal", "grade", "domestic", "clean"])
 @pytest.mark.parametrize("number", [0, 99])
 def test_a_label_value_of_another_version_is_refused(field: str, number: int) -> None:
     message = known_label()
@@ -203,7 +337,7 @@ def test_an_unknown_country_or_pathway_kind_is_refused() -> None:
 
 def test_no_repr_holds_a_payload_or_a_token() -> None:
     words = "the words of the tenant"
-    generation = Generation("m", (Message(Role.USER, words),), Sampling(stop=(words,)))  # type: ignore[arg-type]
+    generation = Generation("m", (Message(Speaker.USER, words),), Sampling(stop=(words,)))  # type: ignore[arg-type]
     hello = replica.ReplicaHello(
         1,
         "r",  # type: ignore[arg-type]

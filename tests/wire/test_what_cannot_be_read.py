@@ -11,7 +11,15 @@ import pytest
 from orchestrator.engines.generation import Generation, Message, Role, Sampling
 from orchestrator.evidence.canonical import INTEGER_MAX
 from orchestrator.policy.ids import ModelId
-from orchestrator.wire.convert_facts import OWNERS_MAX, PATHWAYS_MAX, SET_MAX, WireError
+from orchestrator.wire.convert_facts import (
+    COUNTERS_MAX,
+    NOTICES_MAX,
+    OWNERS_MAX,
+    PARTS_MAX,
+    PATHWAYS_MAX,
+    SET_MAX,
+    WireError,
+)
 from orchestrator.wire.convert_replica import SLOTS_MAX, replica_frame_in, work_frame_in
 from orchestrator.wire.convert_session import (
     MESSAGES_MAX,
@@ -23,7 +31,6 @@ from orchestrator.wire.convert_session import (
 )
 from orchestrator.wire.frames import CREDIT_BYTES_MIN
 from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
-from protos.tidegate.v1.labels_pb2 import PERSONAL_PERSONAL
 from tests.session.world import made_id, open_frame
 
 CANARY = "canary-5531"
@@ -36,9 +43,16 @@ def valid() -> session_pb2.Open:
     message = open_out(open_frame(1, 1, CREDIT_BYTES_MIN))
     message.generation.messages[0].text = CANARY
     message.generation.sampling.stop.append(CANARY)
-    pathway = labels_pb2.Pathway(id="scc", kind="eu_scc", exporter="a", importer="b", countries=["CN"])
-    pathway.personal_max, pathway.reference = PERSONAL_PERSONAL, CANARY
+    pathway = labels_pb2.Pathway(id="scc", kind="eu_scc", exporter="a", importer="b", countries=["CN"], module=2)
+    pathway.personal_max, pathway.reference = labels_pb2.PERSONAL_PERSONAL, CANARY
+    pathway.exporter_role, pathway.importer_role = labels_pb2.ROLE_CONTROLLER, labels_pb2.ROLE_PROCESSOR
+    pathway.categories.append("contact")
+    pathway.purposes.append("inference")
     message.facts.pathways.append(pathway)
+    message.facts.counters.append(labels_pb2.Counter(kind="cn_persons_year", count=1, as_of_ms=1, valid_until_ms=2))
+    message.facts.notices.append(labels_pb2.Notice(name="eu-13-cn", version="1"))
+    message.inputs.parts.append(labels_pb2.InputPart(kind="user", count=1, size_bytes=5, commitment="c"))
+    message.inputs.domestic, message.inputs.cache_namespace = labels_pb2.DOMESTIC_NO, "attempt"
     message.facts.tenant.owners.append(labels_pb2.Owner(entity="o", country="DE", share_percent=60))
     return message
 
@@ -101,6 +115,43 @@ OPENS: list[tuple[str, Break]] = [
     ("label.domestic", put("facts.label.domestic", 77)),
     ("label.origin", lambda m: m.facts.label.origin.append(CANARY)),
     ("label.origin", lambda m: m.facts.label.origin.extend(["DE"] * SET_MAX)),
+    ("label.clean", clear("facts.label.clean")),
+    ("label.clean", put("facts.label.clean", 7)),
+    ("label.categories", lambda m: m.facts.label.categories.append(CANARY)),
+    ("label.categories", lambda m: m.facts.label.categories.append("all")),
+    ("label.located", lambda m: m.facts.label.located.append(CANARY)),
+    ("label.located", clear("facts.label.located")),
+    ("label.collected", lambda m: m.facts.label.collected.append("EEA")),
+    ("label.collected", clear("facts.label.collected")),
+    ("label.purpose", lambda m: m.facts.label.purpose.append(CANARY)),
+    ("label.purpose", clear("facts.label.purpose")),
+    ("label.asset", lambda m: m.facts.label.asset.append("PAYLOAD")),
+    ("label.asset", clear("facts.label.asset")),
+    ("facts.role", put("facts.role", 3)),
+    ("facts.critical_infrastructure", clear("facts.critical_infrastructure")),
+    ("facts.critical_infrastructure", put("facts.critical_infrastructure", 4)),
+    ("facts.counters", lambda m: m.facts.counters.extend([m.facts.counters[0]] * COUNTERS_MAX)),
+    ("counter.kind", put("facts.counters.0.kind", CANARY)),
+    ("counter.kind", clear("facts.counters.0.kind")),
+    ("counter.count", put("facts.counters.0.count", -1)),
+    ("counter.count", put("facts.counters.0.count", INTEGER_MAX + 1)),
+    ("counter.as_of_ms", put("facts.counters.0.as_of_ms", INTEGER_MAX + 1)),
+    ("counter.valid_until_ms", put("facts.counters.0.valid_until_ms", -INTEGER_MAX - 1)),
+    ("facts.notices", lambda m: m.facts.notices.extend([m.facts.notices[0]] * NOTICES_MAX)),
+    ("facts.notices.name", clear("facts.notices.0.name")),
+    ("facts.notices.version", clear("facts.notices.0.version")),
+    ("facts.notices.version", put("facts.notices.0.version", CANARY * 100)),
+    ("inputs.parts", lambda m: m.inputs.parts.extend([m.inputs.parts[0]] * PARTS_MAX)),
+    ("inputs.parts.kind", clear("inputs.parts.0.kind")),
+    ("inputs.parts.kind", put("inputs.parts.0.kind", CANARY * 3)),
+    ("inputs.parts.size_bytes", put("inputs.parts.0.size_bytes", INTEGER_MAX + 1)),
+    ("inputs.parts.commitment", put("inputs.parts.0.commitment", CANARY * 100)),
+    ("inputs.domestic", clear("inputs.domestic")),
+    ("inputs.domestic", put("inputs.domestic", 9)),
+    ("inputs.origin", lambda m: m.inputs.origin.append(CANARY)),
+    ("inputs.collected", lambda m: m.inputs.collected.append("eu")),
+    ("inputs.cache_namespace", clear("inputs.cache_namespace")),
+    ("inputs.cache_namespace", put("inputs.cache_namespace", CANARY * 20)),
     ("facts.processed_in", lambda m: m.facts.processed_in.append("EEA")),
     ("facts.pathways", lambda m: m.facts.pathways.extend([m.facts.pathways[0]] * PATHWAYS_MAX)),
     ("pathway.id", clear("facts.pathways.0.id")),
@@ -109,6 +160,14 @@ OPENS: list[tuple[str, Break]] = [
     ("pathway.importer", clear("facts.pathways.0.importer")),
     ("pathway.countries", lambda m: m.facts.pathways[0].countries.append("cn")),
     ("pathway.personal_max", clear("facts.pathways.0.personal_max")),
+    ("pathway.exporter_role", clear("facts.pathways.0.exporter_role")),
+    ("pathway.importer_role", put("facts.pathways.0.importer_role", 9)),
+    ("pathway.categories", lambda m: m.facts.pathways[0].categories.append(CANARY)),
+    ("pathway.categories", lambda m: m.facts.pathways[0].categories.append("all")),
+    ("pathway.purposes", lambda m: m.facts.pathways[0].purposes.append(CANARY)),
+    ("pathway.onward", lambda m: m.facts.pathways[0].onward.append("")),
+    ("pathway.onward", lambda m: m.facts.pathways[0].onward.extend(["x"] * (OWNERS_MAX + 1))),
+    ("pathway.module", put("facts.pathways.0.module", 5)),
     ("pathway.valid_from_ms", put("facts.pathways.0.valid_from_ms", -INTEGER_MAX - 1)),
     ("pathway.valid_until_ms", put("facts.pathways.0.valid_until_ms", INTEGER_MAX + 1)),
     ("citation.manifest_digest", clear("citation")),

@@ -24,29 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/tidegate/v1/labels.proto\x12\x0btidegate.v1\"\x95\x01\n\x0e\x45\x66\x66\x65\x63tiveLabel\x12\'\n\x08personal\x18\x01 \x01(\x0e\x32\x15.tidegate.v1.Personal\x12!\n\x05grade\x18\x02 \x01(\x0e\x32\x12.tidegate.v1.Grade\x12\'\n\x08\x64omestic\x18\x03 \x01(\x0e\x32\x15.tidegate.v1.Domestic\x12\x0e\n\x06origin\x18\x04 \x03(\t\"?\n\x05Owner\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x02 \x01(\t\x12\x15\n\rshare_percent\x18\x03 \x01(\r\"I\n\x06\x45ntity\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x02 \x01(\t\x12\"\n\x06owners\x18\x03 \x03(\x0b\x32\x12.tidegate.v1.Owner\"\xc9\x01\n\x07Pathway\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08\x65xporter\x18\x03 \x01(\t\x12\x10\n\x08importer\x18\x04 \x01(\t\x12\x11\n\tcountries\x18\x05 \x03(\t\x12+\n\x0cpersonal_max\x18\x06 \x01(\x0e\x32\x15.tidegate.v1.Personal\x12\x15\n\rvalid_from_ms\x18\x07 \x01(\x03\x12\x16\n\x0evalid_until_ms\x18\x08 \x01(\x03\x12\x11\n\treference\x18\t \x01(\t\"\x96\x01\n\x05\x46\x61\x63ts\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.tidegate.v1.Entity\x12*\n\x05label\x18\x02 \x01(\x0b\x32\x1b.tidegate.v1.EffectiveLabel\x12&\n\x08pathways\x18\x03 \x03(\x0b\x32\x14.tidegate.v1.Pathway\x12\x14\n\x0cprocessed_in\x18\x04 \x03(\t\"\x80\x01\n\x08\x43itation\x12\x0c\n\x04side\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\x04\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\x13\n\x0brevocations\x18\x04 \x01(\x04\x12\x0e\n\x06now_ms\x18\x05 \x01(\x03\x12\x16\n\x0epermit_version\x18\x06 \x01(\r*|\n\x08Personal\x12\x18\n\x14PERSONAL_UNSPECIFIED\x10\x00\x12\x11\n\rPERSONAL_NONE\x10\x01\x12\x15\n\x11PERSONAL_PERSONAL\x10\x02\x12\x16\n\x12PERSONAL_SENSITIVE\x10\x03\x12\x14\n\x10PERSONAL_UNKNOWN\x10\x04*{\n\x05Grade\x12\x15\n\x11GRADE_UNSPECIFIED\x10\x00\x12\x10\n\x0cGRADE_PUBLIC\x10\x01\x12\x11\n\rGRADE_GENERAL\x10\x02\x12\x13\n\x0fGRADE_IMPORTANT\x10\x03\x12\x0e\n\nGRADE_CORE\x10\x04\x12\x11\n\rGRADE_UNKNOWN\x10\x05*]\n\x08\x44omestic\x12\x18\n\x14\x44OMESTIC_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44OMESTIC_NO\x10\x01\x12\x10\n\x0c\x44OMESTIC_YES\x10\x02\x12\x14\n\x10\x44OMESTIC_UNKNOWN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/tidegate/v1/labels.proto\x12\x0btidegate.v1\"\x90\x02\n\x0e\x45\x66\x66\x65\x63tiveLabel\x12\'\n\x08personal\x18\x01 \x01(\x0e\x32\x15.tidegate.v1.Personal\x12!\n\x05grade\x18\x02 \x01(\x0e\x32\x12.tidegate.v1.Grade\x12\'\n\x08\x64omestic\x18\x03 \x01(\x0e\x32\x15.tidegate.v1.Domestic\x12\x0e\n\x06origin\x18\x04 \x03(\t\x12!\n\x05\x63lean\x18\x05 \x01(\x0e\x32\x12.tidegate.v1.Clean\x12\x12\n\ncategories\x18\x06 \x03(\t\x12\x0f\n\x07located\x18\x07 \x03(\t\x12\x11\n\tcollected\x18\x08 \x03(\t\x12\x0f\n\x07purpose\x18\t \x03(\t\x12\r\n\x05\x61sset\x18\n \x03(\t\"?\n\x05Owner\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x02 \x01(\t\x12\x15\n\rshare_percent\x18\x03 \x01(\r\"I\n\x06\x45ntity\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x02 \x01(\t\x12\"\n\x06owners\x18\x03 \x03(\x0b\x32\x12.tidegate.v1.Owner\"\xe3\x02\n\x07Pathway\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08\x65xporter\x18\x03 \x01(\t\x12\x10\n\x08importer\x18\x04 \x01(\t\x12\x11\n\tcountries\x18\x05 \x03(\t\x12+\n\x0cpersonal_max\x18\x06 \x01(\x0e\x32\x15.tidegate.v1.Personal\x12\x15\n\rvalid_from_ms\x18\x07 \x01(\x03\x12\x16\n\x0evalid_until_ms\x18\x08 \x01(\x03\x12\x11\n\treference\x18\t \x01(\t\x12(\n\rexporter_role\x18\n \x01(\x0e\x32\x11.tidegate.v1.Role\x12(\n\rimporter_role\x18\x0b \x01(\x0e\x32\x11.tidegate.v1.Role\x12\x12\n\ncategories\x18\x0c \x03(\t\x12\x10\n\x08purposes\x18\r \x03(\t\x12\x0e\n\x06onward\x18\x0e \x03(\t\x12\x0e\n\x06module\x18\x0f \x01(\r\"P\n\x07\x43ounter\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x10\n\x08\x61s_of_ms\x18\x03 \x01(\x03\x12\x16\n\x0evalid_until_ms\x18\x04 \x01(\x03\"\'\n\x06Notice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\xbd\x02\n\x05\x46\x61\x63ts\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.tidegate.v1.Entity\x12*\n\x05label\x18\x02 \x01(\x0b\x32\x1b.tidegate.v1.EffectiveLabel\x12&\n\x08pathways\x18\x03 \x03(\x0b\x32\x14.tidegate.v1.Pathway\x12\x14\n\x0cprocessed_in\x18\x04 \x03(\t\x12\x1f\n\x04role\x18\x05 \x01(\x0e\x32\x11.tidegate.v1.Role\x12\x36\n\x17\x63ritical_infrastructure\x18\x06 \x01(\x0e\x32\x15.tidegate.v1.Declared\x12&\n\x08\x63ounters\x18\x07 \x03(\x0b\x32\x14.tidegate.v1.Counter\x12$\n\x07notices\x18\x08 \x03(\x0b\x32\x13.tidegate.v1.Notice\"P\n\tInputPart\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x12\n\ncommitment\x18\x04 \x01(\t\"\x9b\x01\n\rInputManifest\x12%\n\x05parts\x18\x01 \x03(\x0b\x32\x16.tidegate.v1.InputPart\x12\'\n\x08\x64omestic\x18\x02 \x01(\x0e\x32\x15.tidegate.v1.Domestic\x12\x0e\n\x06origin\x18\x03 \x03(\t\x12\x11\n\tcollected\x18\x04 \x03(\t\x12\x17\n\x0f\x63\x61\x63he_namespace\x18\x05 \x01(\t\"\x80\x01\n\x08\x43itation\x12\x0c\n\x04side\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\x04\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\x13\n\x0brevocations\x18\x04 \x01(\x04\x12\x0e\n\x06now_ms\x18\x05 \x01(\x03\x12\x16\n\x0epermit_version\x18\x06 \x01(\r*|\n\x08Personal\x12\x18\n\x14PERSONAL_UNSPECIFIED\x10\x00\x12\x11\n\rPERSONAL_NONE\x10\x01\x12\x15\n\x11PERSONAL_PERSONAL\x10\x02\x12\x16\n\x12PERSONAL_SENSITIVE\x10\x03\x12\x14\n\x10PERSONAL_UNKNOWN\x10\x04*{\n\x05Grade\x12\x15\n\x11GRADE_UNSPECIFIED\x10\x00\x12\x10\n\x0cGRADE_PUBLIC\x10\x01\x12\x11\n\rGRADE_GENERAL\x10\x02\x12\x13\n\x0fGRADE_IMPORTANT\x10\x03\x12\x0e\n\nGRADE_CORE\x10\x04\x12\x11\n\rGRADE_UNKNOWN\x10\x05*]\n\x08\x44omestic\x12\x18\n\x14\x44OMESTIC_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44OMESTIC_NO\x10\x01\x12\x10\n\x0c\x44OMESTIC_YES\x10\x02\x12\x14\n\x10\x44OMESTIC_UNKNOWN\x10\x03*\x9c\x01\n\x05\x43lean\x12\x15\n\x11\x43LEAN_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43LEAN_ANONYMISED\x10\x01\x12\x16\n\x12\x43LEAN_DEIDENTIFIED\x10\x02\x12\x17\n\x13\x43LEAN_PSEUDONYMISED\x10\x03\x12\x13\n\x0f\x43LEAN_TOKENISED\x10\x04\x12\r\n\tCLEAN_RAW\x10\x05\x12\x11\n\rCLEAN_UNKNOWN\x10\x06*E\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROLE_CONTROLLER\x10\x01\x12\x12\n\x0eROLE_PROCESSOR\x10\x02*]\n\x08\x44\x65\x63lared\x12\x18\n\x14\x44\x45\x43LARED_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44\x45\x43LARED_NO\x10\x01\x12\x10\n\x0c\x44\x45\x43LARED_YES\x10\x02\x12\x14\n\x10\x44\x45\x43LARED_UNKNOWN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.tidegate.v1.labels_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PERSONAL']._serialized_start=828
-  _globals['_PERSONAL']._serialized_end=952
-  _globals['_GRADE']._serialized_start=954
-  _globals['_GRADE']._serialized_end=1077
-  _globals['_DOMESTIC']._serialized_start=1079
-  _globals['_DOMESTIC']._serialized_end=1172
+  _globals['_PERSONAL']._serialized_start=1635
+  _globals['_PERSONAL']._serialized_end=1759
+  _globals['_GRADE']._serialized_start=1761
+  _globals['_GRADE']._serialized_end=1884
+  _globals['_DOMESTIC']._serialized_start=1886
+  _globals['_DOMESTIC']._serialized_end=1979
+  _globals['_CLEAN']._serialized_start=1982
+  _globals['_CLEAN']._serialized_end=2138
+  _globals['_ROLE']._serialized_start=2140
+  _globals['_ROLE']._serialized_end=2209
+  _globals['_DECLARED']._serialized_start=2211
+  _globals['_DECLARED']._serialized_end=2304
   _globals['_EFFECTIVELABEL']._serialized_start=49
-  _globals['_EFFECTIVELABEL']._serialized_end=198
-  _globals['_OWNER']._serialized_start=200
-  _globals['_OWNER']._serialized_end=263
-  _globals['_ENTITY']._serialized_start=265
-  _globals['_ENTITY']._serialized_end=338
-  _globals['_PATHWAY']._serialized_start=341
-  _globals['_PATHWAY']._serialized_end=542
-  _globals['_FACTS']._serialized_start=545
-  _globals['_FACTS']._serialized_end=695
-  _globals['_CITATION']._serialized_start=698
-  _globals['_CITATION']._serialized_end=826
+  _globals['_EFFECTIVELABEL']._serialized_end=321
+  _globals['_OWNER']._serialized_start=323
+  _globals['_OWNER']._serialized_end=386
+  _globals['_ENTITY']._serialized_start=388
+  _globals['_ENTITY']._serialized_end=461
+  _globals['_PATHWAY']._serialized_start=464
+  _globals['_PATHWAY']._serialized_end=819
+  _globals['_COUNTER']._serialized_start=821
+  _globals['_COUNTER']._serialized_end=901
+  _globals['_NOTICE']._serialized_start=903
+  _globals['_NOTICE']._serialized_end=942
+  _globals['_FACTS']._serialized_start=945
+  _globals['_FACTS']._serialized_end=1262
+  _globals['_INPUTPART']._serialized_start=1264
+  _globals['_INPUTPART']._serialized_end=1344
+  _globals['_INPUTMANIFEST']._serialized_start=1347
+  _globals['_INPUTMANIFEST']._serialized_end=1502
+  _globals['_CITATION']._serialized_start=1505
+  _globals['_CITATION']._serialized_end=1633
 # @@protoc_insertion_point(module_scope)

@@ -82,19 +82,100 @@ DOMESTIC_YES: Domestic.ValueType  # 2
 DOMESTIC_UNKNOWN: Domestic.ValueType  # 3
 Global___Domestic: _TypeAlias = Domestic  # noqa: Y015
 
+class _Clean:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CleanEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Clean.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLEAN_UNSPECIFIED: _Clean.ValueType  # 0
+    CLEAN_ANONYMISED: _Clean.ValueType  # 1
+    CLEAN_DEIDENTIFIED: _Clean.ValueType  # 2
+    CLEAN_PSEUDONYMISED: _Clean.ValueType  # 3
+    CLEAN_TOKENISED: _Clean.ValueType  # 4
+    CLEAN_RAW: _Clean.ValueType  # 5
+    CLEAN_UNKNOWN: _Clean.ValueType  # 6
+
+class Clean(_Clean, metaclass=_CleanEnumTypeWrapper): ...
+
+CLEAN_UNSPECIFIED: Clean.ValueType  # 0
+CLEAN_ANONYMISED: Clean.ValueType  # 1
+CLEAN_DEIDENTIFIED: Clean.ValueType  # 2
+CLEAN_PSEUDONYMISED: Clean.ValueType  # 3
+CLEAN_TOKENISED: Clean.ValueType  # 4
+CLEAN_RAW: Clean.ValueType  # 5
+CLEAN_UNKNOWN: Clean.ValueType  # 6
+Global___Clean: _TypeAlias = Clean  # noqa: Y015
+
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    ROLE_CONTROLLER: _Role.ValueType  # 1
+    ROLE_PROCESSOR: _Role.ValueType  # 2
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper): ...
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+ROLE_CONTROLLER: Role.ValueType  # 1
+ROLE_PROCESSOR: Role.ValueType  # 2
+Global___Role: _TypeAlias = Role  # noqa: Y015
+
+class _Declared:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeclaredEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Declared.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DECLARED_UNSPECIFIED: _Declared.ValueType  # 0
+    DECLARED_NO: _Declared.ValueType  # 1
+    DECLARED_YES: _Declared.ValueType  # 2
+    DECLARED_UNKNOWN: _Declared.ValueType  # 3
+
+class Declared(_Declared, metaclass=_DeclaredEnumTypeWrapper):
+    """What a tenant says of itself."""
+
+DECLARED_UNSPECIFIED: Declared.ValueType  # 0
+DECLARED_NO: Declared.ValueType  # 1
+DECLARED_YES: Declared.ValueType  # 2
+DECLARED_UNKNOWN: Declared.ValueType  # 3
+Global___Declared: _TypeAlias = Declared  # noqa: Y015
+
 @_typing.final
 class EffectiveLabel(_message.Message):
+    """Sets hold words of the vocabulary or ISO codes; the word `unknown` stands for any member."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PERSONAL_FIELD_NUMBER: _builtins.int
     GRADE_FIELD_NUMBER: _builtins.int
     DOMESTIC_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    CLEAN_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    LOCATED_FIELD_NUMBER: _builtins.int
+    COLLECTED_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    ASSET_FIELD_NUMBER: _builtins.int
     personal: Global___Personal.ValueType
     grade: Global___Grade.ValueType
     domestic: Global___Domestic.ValueType
+    clean: Global___Clean.ValueType
     @_builtins.property
     def origin(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def located(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def collected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def purpose(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def asset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -102,10 +183,16 @@ class EffectiveLabel(_message.Message):
         grade: Global___Grade.ValueType = ...,
         domestic: Global___Domestic.ValueType = ...,
         origin: _abc.Iterable[_builtins.str] | None = ...,
+        clean: Global___Clean.ValueType = ...,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
+        located: _abc.Iterable[_builtins.str] | None = ...,
+        collected: _abc.Iterable[_builtins.str] | None = ...,
+        purpose: _abc.Iterable[_builtins.str] | None = ...,
+        asset: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domestic", b"domestic", "grade", b"grade", "origin", b"origin", "personal", b"personal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "categories", b"categories", "clean", b"clean", "collected", b"collected", "domestic", b"domestic", "grade", b"grade", "located", b"located", "origin", b"origin", "personal", b"personal", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -175,6 +262,12 @@ class Pathway(_message.Message):
     VALID_FROM_MS_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_MS_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    EXPORTER_ROLE_FIELD_NUMBER: _builtins.int
+    IMPORTER_ROLE_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    PURPOSES_FIELD_NUMBER: _builtins.int
+    ONWARD_FIELD_NUMBER: _builtins.int
+    MODULE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
     exporter: _builtins.str
@@ -183,8 +276,20 @@ class Pathway(_message.Message):
     valid_from_ms: _builtins.int
     valid_until_ms: _builtins.int
     reference: _builtins.str
+    exporter_role: Global___Role.ValueType
+    importer_role: Global___Role.ValueType
+    module: _builtins.int
+    """0 where the kind has no modules."""
     @_builtins.property
     def countries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Words of the vocabulary, or the one word `all`."""
+
+    @_builtins.property
+    def purposes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def onward(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -197,14 +302,74 @@ class Pathway(_message.Message):
         valid_from_ms: _builtins.int = ...,
         valid_until_ms: _builtins.int = ...,
         reference: _builtins.str = ...,
+        exporter_role: Global___Role.ValueType = ...,
+        importer_role: Global___Role.ValueType = ...,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
+        purposes: _abc.Iterable[_builtins.str] | None = ...,
+        onward: _abc.Iterable[_builtins.str] | None = ...,
+        module: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["countries", b"countries", "exporter", b"exporter", "id", b"id", "importer", b"importer", "kind", b"kind", "personal_max", b"personal_max", "reference", b"reference", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "countries", b"countries", "exporter", b"exporter", "exporter_role", b"exporter_role", "id", b"id", "importer", b"importer", "importer_role", b"importer_role", "kind", b"kind", "module", b"module", "onward", b"onward", "personal_max", b"personal_max", "purposes", b"purposes", "reference", b"reference", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Pathway: _TypeAlias = Pathway  # noqa: Y015
+
+@_typing.final
+class Counter(_message.Message):
+    """How many persons an exporter has sent abroad, as read at one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    AS_OF_MS_FIELD_NUMBER: _builtins.int
+    VALID_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    count: _builtins.int
+    as_of_ms: _builtins.int
+    valid_until_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        count: _builtins.int = ...,
+        as_of_ms: _builtins.int = ...,
+        valid_until_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_ms", b"as_of_ms", "count", b"count", "kind", b"kind", "valid_until_ms", b"valid_until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Counter: _TypeAlias = Counter  # noqa: Y015
+
+@_typing.final
+class Notice(_message.Message):
+    """A notice that the tenant has given its subjects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Notice: _TypeAlias = Notice  # noqa: Y015
 
 @_typing.final
 class Facts(_message.Message):
@@ -216,6 +381,13 @@ class Facts(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     PATHWAYS_FIELD_NUMBER: _builtins.int
     PROCESSED_IN_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CRITICAL_INFRASTRUCTURE_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
+    role: Global___Role.ValueType
+    """ROLE_UNSPECIFIED: the tenant's contract names none."""
+    critical_infrastructure: Global___Declared.ValueType
     @_builtins.property
     def tenant(self) -> Global___Entity: ...
     @_builtins.property
@@ -224,6 +396,10 @@ class Facts(_message.Message):
     def pathways(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pathway]: ...
     @_builtins.property
     def processed_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def counters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Counter]: ...
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Notice]: ...
     def __init__(
         self,
         *,
@@ -231,14 +407,85 @@ class Facts(_message.Message):
         label: Global___EffectiveLabel | None = ...,
         pathways: _abc.Iterable[Global___Pathway] | None = ...,
         processed_in: _abc.Iterable[_builtins.str] | None = ...,
+        role: Global___Role.ValueType = ...,
+        critical_infrastructure: Global___Declared.ValueType = ...,
+        counters: _abc.Iterable[Global___Counter] | None = ...,
+        notices: _abc.Iterable[Global___Notice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "tenant", b"tenant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "pathways", b"pathways", "processed_in", b"processed_in", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counters", b"counters", "critical_infrastructure", b"critical_infrastructure", "label", b"label", "notices", b"notices", "pathways", b"pathways", "processed_in", b"processed_in", "role", b"role", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Facts: _TypeAlias = Facts  # noqa: Y015
+
+@_typing.final
+class InputPart(_message.Message):
+    """Every input of one kind: count, size and a keyed commitment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    COMMITMENT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    count: _builtins.int
+    size_bytes: _builtins.int
+    commitment: _builtins.str
+    """Empty where there is nothing."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        commitment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment", b"commitment", "count", b"count", "kind", b"kind", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputPart: _TypeAlias = InputPart  # noqa: Y015
+
+@_typing.final
+class InputManifest(_message.Message):
+    """What went into an attempt; its digest is attested with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTS_FIELD_NUMBER: _builtins.int
+    DOMESTIC_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    COLLECTED_FIELD_NUMBER: _builtins.int
+    CACHE_NAMESPACE_FIELD_NUMBER: _builtins.int
+    domestic: Global___Domestic.ValueType
+    cache_namespace: _builtins.str
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputPart]: ...
+    @_builtins.property
+    def origin(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def collected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        parts: _abc.Iterable[Global___InputPart] | None = ...,
+        domestic: Global___Domestic.ValueType = ...,
+        origin: _abc.Iterable[_builtins.str] | None = ...,
+        collected: _abc.Iterable[_builtins.str] | None = ...,
+        cache_namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_namespace", b"cache_namespace", "collected", b"collected", "domestic", b"domestic", "origin", b"origin", "parts", b"parts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputManifest: _TypeAlias = InputManifest  # noqa: Y015
 
 @_typing.final
 class Citation(_message.Message):

@@ -347,6 +347,7 @@ class Open(_message.Message):
     CREDIT_BYTES_FIELD_NUMBER: _builtins.int
     BUDGET_MS_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     stream: _builtins.int
     attempt: _builtins.str
     decision: _builtins.str
@@ -363,6 +364,10 @@ class Open(_message.Message):
     def facts(self) -> _labels_pb2.Facts: ...
     @_builtins.property
     def citation(self) -> _labels_pb2.Citation: ...
+    @_builtins.property
+    def inputs(self) -> _labels_pb2.InputManifest:
+        """Where the law wants a proof that nothing domestic went in."""
+
     def __init__(
         self,
         *,
@@ -378,10 +383,11 @@ class Open(_message.Message):
         credit_bytes: _builtins.int = ...,
         budget_ms: _builtins.int = ...,
         request: _builtins.str = ...,
+        inputs: _labels_pb2.InputManifest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "facts", b"facts", "generation", b"generation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "facts", b"facts", "generation", b"generation", "inputs", b"inputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "budget_ms", b"budget_ms", "citation", b"citation", "credit_bytes", b"credit_bytes", "decision", b"decision", "facts", b"facts", "facts_signature", b"facts_signature", "generation", b"generation", "key_id", b"key_id", "pool", b"pool", "request", b"request", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "budget_ms", b"budget_ms", "citation", b"citation", "credit_bytes", b"credit_bytes", "decision", b"decision", "facts", b"facts", "facts_signature", b"facts_signature", "generation", b"generation", "inputs", b"inputs", "key_id", b"key_id", "pool", b"pool", "request", b"request", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,233 @@
+"""The decision of an edge about one attempt, and the account of it. Acts on nothing: time and chance are parameters.
+
+Label, permit, place and the duties that come with it are decided here; the gate records and sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from node_agent.border.problems import problem_of
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.engines.generation import Generation
+from orchestrator.evidence.canonical import JsonValue, commit
+from orchestrator.evidence.citation import Citation
+from orchestrator.evidence.duties import DISCHARGERS, Done, Means, discharge, needs_inputs
+from orchestrator.evidence.inputs import InputManifest, manifest_of
+from orchestrator.evidence.records import DecisionRecord, retention_of
+from orchestrator.placement.asked import Asked as RestingOn
+from orchestrator.placement.capabilities import Capability
+from orchestrator.placement.decide import Decision, Ground, decide
+from orchestrator.placement.explain import placement_to_json
+from orchestrator.placement.fleet import Edge
+from orchestrator.placement.requests import PlacementRequest, PoolView
+from orchestrator.placement.settings import PlacementSettings
+from orchestrator.policy.ids import (
+    AttemptId,
+    DecisionId,
+    EdgeId,
+    KeyId,
+    PoolId,
+    RequestId,
+    make_attempt_id,
+    make_decision_id,
+)
+from orchestrator.policy.labels import Labels
+from orchestrator.policy.permit import PERMIT_VERSION
+from orchestrator.policy.table import RouteTable
+from orchestrator.policy.tenants import Tenant
+from orchestrator.wire.catalogue import Problem, ProblemError
+
+CHARS_PER_TOKEN = 4
+"""Until it is learned per model and script: an estimate that never refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One checked request of a known tenant."""
+
+    request: RequestId
+    client_request: str | None
+    tenant: Tenant
+    key_id: KeyId
+    generation: Generation
+    capabilities: frozenset[Capability]
+    declared: Labels
+    body: bytes
+    """The bytes that the commitment covers. They go nowhere else."""
+    budget_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """The key of payload commitments, made per edge from a mounted secret."""
+
+    key_id: KeyId
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"Commitment({self.key_id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One decision, before it is recorded."""
+
+    edge: Edge
+    decision: Decision
+    id: DecisionId
+    attempt: AttemptId
+    citation: Citation
+    shape: PlacementRequest
+    asked: dict[str, JsonValue]
+    inputs: InputManifest | None
+    discharged: tuple[Done, ...]
+    problem: Problem | None
+
+
+class Decider:
+    """Decides for one edge. Remembers the compiled law of the newest bundle."""
+
+    def __init__(self, edge: EdgeId) -> None:
+        self._edge = edge
+        self._table: RouteTable | None = None
+
+    def decide(
+        self,
+        asked: Asked,
+        bundle: Bundle,
+        views: Mapping[PoolId, PoolView],
+        tried: frozenset[PoolId],
+        before: Problem | None,
+        commitment: Commitment,
+        now_ms: int,
+        skew_ms: int,
+        entropy: Callable[[int], bytes],
+    ) -> Decided:
+        """Label, permit, place, and do the duties that come with it. Raises ProblemError without a usable bundle."""
+        edge = bundle.fleet.edge(self._edge)
+        if bundle.settings is None or edge is None:
+            raise ProblemError(Problem("no_bundle"))
+        shape = _shape(asked, bundle, tried)
+        chance = int.from_bytes(entropy(8), "big")
+        ground = self._ground(bundle, bundle.settings, edge, now_ms, skew_ms)
+        decision = decide(ground, edge, asked.tenant, asked.declared, shape, views, now_ms, chance)
+        chosen = decision.placement.chosen
+        decision_id = make_decision_id(now_ms, entropy(10))
+        attempt_id = make_attempt_id(now_ms, entropy(10))
+        inputs: InputManifest | None = None
+        discharged: tuple[Done, ...] | None = ()
+        if chosen is not None:
+            if needs_inputs(chosen.verdict.obligations):
+                texts, label = asked.generation.texts(), decision.facts.label
+                inputs = manifest_of(attempt_id, texts, label, commitment.key, commitment.key_id)
+            discharged = discharge(chosen.verdict.obligations, Means(decision.facts, decision_id, inputs))
+        problem: Problem | None = None
+        if chosen is None:
+            problem = problem_of(decision.placement, shape)
+            if problem.code == "no_feasible_pool" and before is not None:
+                problem = before  # what the last pool said is more exact than "none is left"
+        elif discharged is None:
+            problem = Problem("evidence_unavailable", "A duty of the law has nothing here that discharges it.")
+        return Decided(
+            edge,
+            decision,
+            decision_id,
+            attempt_id,
+            _citation(bundle, now_ms),
+            shape,
+            _resting_on(decision, ground, views, shape, chance).to_json(),
+            inputs,
+            discharged or (),
+            problem,
+        )
+
+    def _ground(self, bundle: Bundle, settings: PlacementSettings, edge: Edge, now_ms: int, skew_ms: int) -> Ground:
+        """Return what a decision stands on. The law is compiled once for each bundle, and when a date is reached."""
+        places = tuple(pool.place for pool in bundle.fleet.pools)
+        table = self._table
+        fits = table is not None and table.law is bundle.law and table.pools == places and table.edge == edge.place
+        if table is None or not fits or not table.made_ms <= now_ms < table.valid_until_ms:
+            table = self._table = RouteTable(bundle.law, edge.place, places, now_ms)
+        revoked = bundle.revoked
+        return Ground(
+            table,
+            bundle.fleet,
+            bundle.prices,
+            settings,
+            revoked.pools,
+            revoked.pathways,
+            DISCHARGERS.keys(),
+            skew_ms,
+        )
+
+
+def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> DecisionRecord:
+    """Return the account of a decision, complete and without payload."""
+    decision, problem = decided.decision, decided.problem
+    chosen = decision.placement.chosen
+    sent = problem is None and chosen is not None
+    return DecisionRecord(
+        id=decided.id,
+        request=asked.request,
+        client_request=asked.client_request,
+        attempt=decided.attempt if sent else None,
+        side=decided.edge.side,
+        program="edge",
+        edge=decided.edge.id,
+        tenant=asked.tenant.id,
+        key_id=asked.key_id,
+        model=asked.generation.model,
+        pool=chosen.pool.id if sent and chosen is not None else None,
+        outcome="sent" if problem is None else problem.entry.code,
+        sources=decision.sources,
+        facts=decision.facts,
+        citation=decided.citation,
+        placement=placement_to_json(decision.placement),
+        asked=decided.asked,
+        inputs=decided.inputs,
+        commitment=commit(commitment.key, commitment.key_id, (asked.body,)),
+        payload_bytes=len(asked.body),
+        regulated=decision.regulated,
+        retention=() if chosen is None else retention_of(chosen.verdict.obligations),
+        discharged=decided.discharged,
+        decided_ms=decided.citation.now_ms,
+    )
+
+
+def _shape(asked: Asked, bundle: Bundle, tried: frozenset[PoolId]) -> PlacementRequest:
+    settings = bundle.settings
+    expected = 0 if settings is None else settings.expected_output_tokens
+    most = asked.generation.sampling.max_tokens
+    chars = sum(len(message.text) for message in asked.generation.messages)
+    return PlacementRequest(
+        model=asked.generation.model,
+        capabilities=asked.capabilities,
+        prompt_tokens=1 + chars // CHARS_PER_TOKEN,
+        output_tokens=expected if most is None else min(expected, most),
+        upload_bytes=len(asked.body),
+        tried=tried,
+    )
+
+
+def _resting_on(
+    decision: Decision, ground: Ground, views: Mapping[PoolId, PoolView], shape: PlacementRequest, chance: int
+) -> RestingOn:
+    """Return what the decision rested on besides the bundle, of revocations only those that could matter to it."""
+    pools = frozenset(pool.id for pool in ground.fleet.pools)
+    pathways = frozenset(pathway.id for pathway in decision.facts.pathways)
+    return RestingOn(
+        shape,
+        views,
+        chance,
+        ground.revoked_pools & pools,
+        ground.revoked_pathways & pathways,
+        ground.skew_ms,
+    )
+
+
+def _citation(bundle: Bundle, now_ms: int) -> Citation:
+    return Citation(
+        bundle.side, bundle.number, bundle.digest, bundle.revocations.number, now_ms, PERMIT_VERSION
+    )

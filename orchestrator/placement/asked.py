@@ -1,0 +1,101 @@
+"""What a decision was told besides law and facts, as canonical JSON holds it, and back: for records and replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.evidence.canonical import JsonValue
+from orchestrator.placement.capabilities import Capability
+from orchestrator.placement.decide import Ground
+from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
+from orchestrator.policy.ids import ModelId, PathwayId, PoolId
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Everything that a placement rests on and the bundle does not hold."""
+
+    request: PlacementRequest
+    views: Mapping[PoolId, PoolView]
+    chance: int
+    """64 random bits, for ties."""
+    revoked_pools: frozenset[PoolId]
+    """Pools of the fleet that were revoked."""
+    revoked_pathways: frozenset[PathwayId]
+    """Pathways among the facts that were revoked."""
+    skew_ms: int
+    """How far the deciding clock was off."""
+
+    def ground(self, ground: Ground) -> Ground:
+        """Return the ground of a bundle as it was at the time of the decision."""
+        return replace(
+            ground,
+            revoked_pools=self.revoked_pools,
+            revoked_pathways=self.revoked_pathways,
+            skew_ms=self.skew_ms,
+        )
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return it as canonical JSON holds it."""
+        request, views = self.request, self.views
+        return {
+            "model": request.model,
+            "capabilities": list[JsonValue](sorted(need.value for need in request.capabilities)),
+            "prompt_tokens": request.prompt_tokens,
+            "output_tokens": request.output_tokens,
+            "upload_bytes": request.upload_bytes,
+            "tried": list[JsonValue](sorted(request.tried)),
+            "views": [_view_to_json(views[pool]) for pool in sorted(views)],
+            # 64 bits: more than a JSON number holds exactly.
+            "chance": str(self.chance),
+            "revoked_pools": list[JsonValue](sorted(self.revoked_pools)),
+            "revoked_pathways": list[JsonValue](sorted(self.revoked_pathways)),
+            "skew_ms": self.skew_ms,
+        }
+
+
+def asked_from_json(value: Mapping[str, Any]) -> Asked:
+    """Return what `Asked.to_json` wrote. Raises KeyError, ValueError and TypeError on anything else."""
+    return Asked(
+        PlacementRequest(
+            model=ModelId(value["model"]),
+            capabilities=frozenset(Capability(need) for need in value["capabilities"]),
+            prompt_tokens=value["prompt_tokens"],
+            output_tokens=value["output_tokens"],
+            upload_bytes=value["upload_bytes"],
+            tried=frozenset(PoolId(pool) for pool in value["tried"]),
+        ),
+        {PoolId(view["pool"]): _view_from_json(view) for view in value["views"]},
+        int(value["chance"]),
+        frozenset(PoolId(pool) for pool in value["revoked_pools"]),
+        frozenset(PathwayId(pathway) for pathway in value["revoked_pathways"]),
+        value["skew_ms"],
+    )
+
+
+def _view_to_json(view: PoolView) -> dict[str, JsonValue]:
+    load = view.load
+    return {
+        "pool": view.pool,
+        "up": view.up,
+        "rtt_us": view.rtt_us,
+        "own_in_flight": view.own_in_flight,
+        "load": None
+        if load is None
+        else {
+            "replicas": load.replicas,
+            "slots": load.slots,
+            "running": load.running,
+            "waiting": load.waiting,
+            "waiting_max": load.waiting_max,
+            "age_ms": load.age_ms,
+        },
+    }
+
+
+def _view_from_json(value: Mapping[str, Any]) -> PoolView:
+    load = value["load"]
+    known = None if load is None else PoolLoad(**load)
+    return PoolView(PoolId(value["pool"]), value["up"], value["rtt_us"], known, value["own_in_flight"])

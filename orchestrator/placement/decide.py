@@ -1,0 +1,169 @@
+"""The decision about one attempt: label, permit, place. Facts and a view in, an account out.
+
+The edge decides with it, `explain` shows it, and a recorded decision is made again with it: one code for all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from orchestrator.placement.fleet import Edge, Fleet, Pool, PrefixCache, Prices
+from orchestrator.placement.pick import Placement, place
+from orchestrator.placement.requests import PlacementRequest, PoolView
+from orchestrator.placement.settings import PlacementSettings
+from orchestrator.policy.counters import Counter
+from orchestrator.policy.facts import Facts
+from orchestrator.policy.ids import PathwayId, PoolId
+from orchestrator.policy.jurisdictions import Jurisdiction
+from orchestrator.policy.labels import Labels, LabelSources, at_inference
+from orchestrator.policy.packs import ObligationKind
+from orchestrator.policy.permit import at_fault, deny
+from orchestrator.policy.table import RouteTable
+from orchestrator.policy.tenants import Tenant
+from orchestrator.policy.verdicts import CLOCK_SKEW, NO_DISCHARGER, REVOKED, Verdict
+
+SKEW_REGULATED_MS = 30_000
+"""With a clock that is further off than this, no date of the law can be judged for what is regulated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a decision stands on, taken from one bundle so that nothing changes half-way."""
+
+    table: RouteTable
+    """The law over the pools of `fleet`, in their order, from the edge that decides."""
+    fleet: Fleet
+    prices: Prices
+    settings: PlacementSettings
+    revoked_pools: frozenset[PoolId]
+    revoked_pathways: frozenset[PathwayId]
+    dischargers: Collection[ObligationKind]
+    """The duties that this program can do."""
+    skew_ms: int = 0
+    """Of this program's clock, as control sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the edge decided, and everything that led to it."""
+
+    sources: LabelSources
+    facts: Facts
+    placement: Placement
+
+    @property
+    def regulated(self) -> bool:
+        """Whether evidence must be durable before a byte leaves."""
+        return self.facts.label.regulated()
+
+    def travelling(self, edge: Edge) -> Facts:
+        """Return the facts that go with the attempt: of pathways only those to the chosen operator, or back to ours."""
+        chosen = self.placement.chosen
+        if chosen is None:
+            return replace(self.facts, pathways=())
+        importers = {chosen.pool.place.operator.id, edge.place.operator.id}
+        return replace(self.facts, pathways=tuple(p for p in self.facts.pathways if p.importer in importers))
+
+
+def label(tenant: Tenant, declared: Labels, edge: Edge) -> LabelSources:
+    """Return every voice on a payload that arrives at an inference endpoint of `edge`."""
+    return LabelSources(
+        declared=at_inference(declared), attested=tenant.attested, floor=tenant.floor, soil=edge_soil(edge)
+    )
+
+
+def edge_soil(edge: Edge) -> frozenset[Jurisdiction]:
+    """Return the jurisdictions that the edge's soil adds to the origin of everything it takes."""
+    return edge.place.soil()
+
+
+def gather(
+    tenant: Tenant,
+    sources: LabelSources,
+    counters: tuple[Counter, ...] = (),
+    processed_in: frozenset[Jurisdiction] = frozenset(),
+) -> Facts:
+    """Return what the law is told of a payload of `tenant`."""
+    return Facts(
+        tenant=tenant.entity,
+        label=sources.effective(),
+        pathways=tenant.pathways,
+        processed_in=processed_in,
+        role=tenant.role,
+        critical_infrastructure=tenant.critical_infrastructure,
+        counters=counters,
+        notices=tenant.notices,
+    )
+
+
+def decide(
+    ground: Ground,
+    edge: Edge,
+    tenant: Tenant,
+    declared: Labels,
+    request: PlacementRequest,
+    views: Mapping[PoolId, PoolView],
+    now_ms: int,
+    chance: int,
+) -> Decision:
+    """Label the payload, ask the law about every declared pool, and place it among the permitted ones."""
+    sources = label(tenant, declared, edge)
+    facts = gather(tenant, sources)
+    return Decision(sources, facts, place_permitted(ground, edge, facts, request, views, now_ms, chance))
+
+
+def place_permitted(
+    ground: Ground,
+    edge: Edge,
+    facts: Facts,
+    request: PlacementRequest,
+    views: Mapping[PoolId, PoolView],
+    now_ms: int,
+    chance: int,
+) -> Placement:
+    """Ask the law about every declared pool, and place among the permitted ones."""
+    verdicts = judge(ground, facts, now_ms)
+    return place(request, edge.id, ground.fleet, verdicts, views, ground.prices, ground.settings, chance)
+
+
+def judge(ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
+    """Return the verdict about every pool of the fleet: the law's, unless the house refuses first.
+
+    Never raises: whatever goes wrong in here is a refusal of every pool.
+    """
+    try:
+        return _judge(ground, facts, now_ms)
+    except Exception:  # noqa: BLE001  # outermost: of a decision; what cannot be worked out is no
+        return {pool.id: at_fault() for pool in ground.fleet.pools}
+
+
+def _judge(ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
+    asked = facts
+    if ground.revoked_pathways:
+        asked = replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in ground.revoked_pathways))
+    skewed = abs(ground.skew_ms) > SKEW_REGULATED_MS and facts.label.regulated()
+    verdicts: dict[PoolId, Verdict] = {}
+    for pool, verdict in zip(ground.fleet.pools, ground.table.verdicts(asked, now_ms), strict=True):
+        if pool.id in ground.revoked_pools:
+            verdict = deny(REVOKED, f"The pool {pool.id} is revoked.", "A revocation list without it.", now_ms)
+        elif skewed:
+            sentence = "This program's clock is more than 30 s off, and the payload is regulated."
+            verdict = deny(CLOCK_SKEW, sentence, "A clock that agrees with control's.", now_ms)
+        elif verdict.allowed:
+            verdict = _dischargeable(ground, pool, verdict, now_ms)
+        verdicts[pool.id] = verdict
+    return verdicts
+
+
+def _dischargeable(ground: Ground, pool: Pool, verdict: Verdict, now_ms: int) -> Verdict:
+    """Refuse what comes with a duty that nothing here can do, or that cannot be done for this pool."""
+    owed = {duty.kind for duty in verdict.obligations}
+    if ObligationKind.PROVE_NO_DOMESTIC_INPUT in owed and pool.prefix_cache is PrefixCache.SHARED:
+        sentence = "It cannot be proven that nothing domestic enters where engines share prefixes between requests."
+        return deny(NO_DISCHARGER, sentence, "A pool whose engines share no prefixes.", now_ms)
+    undone = sorted(kind.value for kind in owed if kind not in ground.dischargers)
+    if not undone:
+        return verdict
+    sentence = f"The law asks for a duty that nothing here discharges: {', '.join(undone)}."
+    return deny(NO_DISCHARGER, sentence, "A program with a discharger for it.", now_ms)
