@@ -1,4 +1,4 @@
-"""The operator's command: ``tidegate up``, ``tidegate publish``, ``tidegate status``."""
+"""The operator's command: ``up``, ``publish``, ``status``, and what it says of the law: ``policy``, ``explain``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.cli.house import SITES, House, HouseError, choose_ports
+from orchestrator.cli.law.commands import bundle, explain_command, policy
 from orchestrator.cli.publish import PublishFailed, publish
 from orchestrator.cli.status import fetch_status, render_status, status_to_json
 from orchestrator.cli.up import Options, UpError, run
@@ -33,6 +34,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Sends every inference to the cheapest, nearest pool that is allowed to see it.",
 )
+
+app.add_typer(policy, name="policy")
+app.add_typer(bundle, name="bundle")
+app.command("explain")(explain_command)
 
 ControlOption = Annotated[
     list[str] | None, typer.Option("--control", help="host:port of a control plane; repeat it for both sides.")

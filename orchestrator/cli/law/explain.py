@@ -1,0 +1,282 @@
+"""`tidegate explain`: why a request may or may not go where, now or for a decision of the past. Read only.
+
+It runs the code that decides: the label, the table of the law, the placement. What it prints for a past decision is
+made again from the record and the bundle of that day, and compared with what was recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.evidence.canonical import JsonValue, canonical_bytes
+from orchestrator.evidence.citation import facts_to_json, label_to_json
+from orchestrator.evidence.duties import DISCHARGERS
+from orchestrator.evidence.reading import facts_from_json
+from orchestrator.evidence.records import RECORD_VERSION, sources_to_json
+from orchestrator.files.requests import AskedRequest
+from orchestrator.ledger.money import Currency
+from orchestrator.placement.asked import asked_from_json
+from orchestrator.placement.decide import Ground, gather, judge, label, place_permitted
+from orchestrator.placement.explain import (
+    answers_to_json,
+    needs_of,
+    placement_to_json,
+    reason_to_json,
+    terms_to_json,
+    verdict_to_json,
+)
+from orchestrator.placement.fleet import Edge, Pool
+from orchestrator.placement.pick import Placement
+from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
+from orchestrator.placement.settings import PlacementSettings
+from orchestrator.policy.bundle import Law
+from orchestrator.policy.counters import Counter, year_in_shanghai
+from orchestrator.policy.facts import Facts
+from orchestrator.policy.ids import EdgeId, ModelId, PoolId, RuleId
+from orchestrator.policy.packs import Rule
+from orchestrator.policy.permit import PERMIT_VERSION, permit_sink
+from orchestrator.policy.places import Action, SinkKind
+from orchestrator.policy.table import RouteTable
+from orchestrator.policy.verdicts import Verdict
+
+EXPLAIN_VERSION = 1
+CHANCE = 0
+"""Ties are broken by chance; an explanation without a record takes the first."""
+_SINK_ACTIONS = {
+    SinkKind.LOG: Action.STORE,
+    SinkKind.TRACE: Action.EXPORT,
+    SinkKind.RESULTS: Action.STORE,
+    SinkKind.CACHE: Action.REUSE,
+    SinkKind.ARTEFACTS: Action.STORE,
+}
+
+
+_LAW_ALONE = PlacementSettings(Currency("USD"), 0, 0, 1, 0, 1, 1)
+"""For a bundle without placement settings: the law is explained, nothing is placed."""
+
+
+class CannotExplain(Exception):
+    """What was asked about cannot be explained. Its text is a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """An explanation as JSON, with what a program would do."""
+
+    value: dict[str, JsonValue]
+    chosen: PoolId | None
+    permitted: bool
+    """Whether any pool of the declared fleet is."""
+
+
+def explain_request(bundle: Bundle, asked: AskedRequest, now_ms: int) -> Explanation:
+    """Explain what would become of a request at `now_ms`. Raises CannotExplain."""
+    edge = _edge(bundle, asked.edge)
+    tenant = next((one for one in bundle.tenants if one.id == asked.tenant), None)
+    if tenant is None or tenant.id in bundle.revoked.tenants:
+        known = ", ".join(sorted(one.id for one in bundle.tenants)) or "none"
+        raise CannotExplain(f"tenant: expected a tenant of the bundle that is not revoked; it has {known}")
+    if edge.id not in tenant.edges:
+        raise CannotExplain(f"edge: expected one that serves {tenant.id}: {', '.join(sorted(tenant.edges))}")
+    sources = label(tenant, asked.declared, edge)
+    counters = tuple(
+        Counter(kind, count, now_ms, year_in_shanghai(now_ms)[1] if kind.calendar_year else now_ms + 86_400_000)
+        for kind, count in sorted(asked.counters.items(), key=lambda item: item[0].value)
+    )
+    facts = gather(tenant, sources, counters, asked.processed_in)
+    ground = ground_of(bundle, edge, now_ms)
+    verdicts = judge(ground, facts, now_ms)
+    model = asked.model or min(tenant.models, default=ModelId("none"))
+    placement = None
+    if bundle.settings is not None:
+        request = PlacementRequest(
+            model, asked.capabilities, asked.prompt_tokens, asked.output_tokens, asked.upload_bytes
+        )
+        # Every pool is taken to be up and idle: this explains the law and the prices, not the state of a running fleet.
+        views = {pool.id: _idle(pool) for pool in bundle.fleet.pools}
+        placement = place_permitted(ground, edge, facts, request, views, now_ms, CHANCE)
+    value = {
+        **_head(bundle, now_ms),
+        "edge": edge.id,
+        "tenant": tenant.id,
+        "model": model,
+        "labels": {**sources_to_json(sources), "effective": label_to_json(facts.label)},
+        "regulated": facts.label.regulated(),
+        "facts": facts_to_json(facts),
+        **_body(bundle, edge, facts, verdicts, placement, now_ms),
+    }
+    chosen = None if placement is None or placement.chosen is None else placement.chosen.pool.id
+    return Explanation(value, chosen, any(verdict.allowed for verdict in verdicts.values()))
+
+
+def explain_record(bundle: Bundle, record: Mapping[str, Any]) -> Explanation:
+    """Explain a recorded decision of an edge: made again with the bundle that it cites. Raises CannotExplain."""
+    if record.get("v") != RECORD_VERSION or record.get("program") != "edge":
+        raise CannotExplain(f"expected a decision of an edge, recorded as version {RECORD_VERSION}")
+    cited = record["citation"]
+    if cited["permit_version"] != PERMIT_VERSION:
+        raise CannotExplain(
+            f"it was decided by version {cited['permit_version']} of permit; this command evaluates {PERMIT_VERSION}"
+        )
+    if cited["manifest_digest"] != bundle.digest:
+        raise CannotExplain(
+            f"expected the bundle that it cites: manifest {cited['manifest']} of {cited['side']}, "
+            f"{cited['manifest_digest']}; this one is {bundle.number}, {bundle.digest}"
+        )
+    edge = _edge(bundle, EdgeId(record["edge"]))
+    try:
+        facts = facts_from_json(record["facts"])
+        asked = asked_from_json(record["asked"])
+    except (KeyError, ValueError, TypeError):
+        raise CannotExplain("the record does not hold what a decision is made again from") from None
+    now_ms = cited["now_ms"]
+    ground = asked.ground(ground_of(bundle, edge, now_ms))
+    placement = place_permitted(ground, edge, facts, asked.request, asked.views, now_ms, asked.chance)
+    verdicts = {candidate.pool.id: candidate.verdict for candidate in placement.candidates}
+    again = canonical_bytes(placement_to_json(placement))
+    recorded = canonical_bytes(record["placement"])
+    value: dict[str, JsonValue] = {
+        **_head(bundle, now_ms),
+        "decision": record["id"],
+        "request": record["request"],
+        "outcome": record["outcome"],
+        "edge": edge.id,
+        "tenant": record["tenant"],
+        "model": record["model"],
+        "labels": {**record["labels"], "effective": label_to_json(facts.label)},
+        "regulated": record["regulated"],
+        "facts": facts_to_json(facts),
+        "discharged": record["discharged"],
+        "replay": {"identical": again == recorded, "recorded": record["placement"]["chosen"]},
+        **_body(bundle, edge, facts, verdicts, placement, now_ms),
+    }
+    chosen = None if placement.chosen is None else placement.chosen.pool.id
+    return Explanation(value, chosen, any(verdict.allowed for verdict in verdicts.values()))
+
+
+def ground_of(bundle: Bundle, edge: Edge, now_ms: int) -> Ground:
+    """Return what a decision of `edge` by this bundle stands on."""
+    places = tuple(pool.place for pool in bundle.fleet.pools)
+    return Ground(
+        RouteTable(bundle.law, edge.place, places, now_ms),
+        bundle.fleet,
+        bundle.prices,
+        bundle.settings or _LAW_ALONE,
+        bundle.revoked.pools,
+        bundle.revoked.pathways,
+        DISCHARGERS.keys(),
+    )
+
+
+def rules_by_id(law: Law) -> dict[RuleId, Rule]:
+    """Return every rule of the law by its id."""
+    return {rule.id: rule for admitted in law.packs for rule in admitted.pack.rules}
+
+
+def _body(
+    bundle: Bundle,
+    edge: Edge,
+    facts: Facts,
+    verdicts: Mapping[PoolId, Verdict],
+    placement: Placement | None,
+    now_ms: int,
+) -> dict[str, JsonValue]:
+    rules = rules_by_id(bundle.law)
+    pools: list[JsonValue] = []
+    for pool in sorted(bundle.fleet.pools, key=lambda pool: pool.id):
+        verdict = verdicts[pool.id]
+        candidate = (
+            None if placement is None else next(c for c in placement.candidates if c.pool.id == pool.id)
+        )
+        told: dict[str, JsonValue] = {
+            "pool": pool.id,
+            "assurance": pool.assurance.value,
+            "places": list[JsonValue](sorted(pool.place.reach())),
+            **verdict_to_json(verdict),
+            "reasons": [_sourced(reason_to_json(reason), rules) for reason in verdict.reasons],
+            "needs": needs_of(verdict),
+            "movements": answers_to_json(verdict, pool, edge),
+            "drop": None if candidate is None or candidate.drop is None else candidate.drop.value,
+            "terms": None if candidate is None or candidate.terms is None else terms_to_json(candidate.terms),
+        }
+        pools.append(told)
+    sinks: list[JsonValue] = []
+    # A revoked paper opens no sink either; `judge` leaves it out for pools.
+    asked = replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in bundle.revoked.pathways))
+    for sink in sorted(bundle.fleet.sinks, key=lambda sink: sink.id):
+        action = _SINK_ACTIONS[sink.kind]
+        verdict = permit_sink(bundle.law, asked, action, edge.place, sink.place, now_ms)
+        sinks.append(
+            {
+                "sink": sink.id,
+                "kind": sink.kind.value,
+                "action": action.value,
+                **verdict_to_json(verdict),
+                "needs": needs_of(verdict),
+            }
+        )
+    allowed = [verdict.allowed for verdict in verdicts.values()]
+    chosen = None if placement is None or placement.chosen is None else placement.chosen.pool.id
+    return {
+        "permitted": list[JsonValue](sorted(pool for pool, verdict in verdicts.items() if verdict.allowed)),
+        "status": _status(chosen is not None, any(allowed), placement is not None),
+        "chosen": chosen,
+        "pools": pools,
+        "sinks": sinks,
+    }
+
+
+def _status(chosen: bool, permitted: bool, placed: bool) -> int:
+    """The HTTP status of such a request; without placement settings nothing is placed, and the law alone answers."""
+    if not permitted:
+        return 451
+    return 200 if chosen or not placed else 503
+
+
+def _sourced(reason: dict[str, JsonValue], rules: Mapping[RuleId, Rule]) -> dict[str, JsonValue]:
+    """Add to a reason where its rule comes from; rules of the house have no source."""
+    rule = rules.get(RuleId(str(reason["rule"])))
+    if rule is None:
+        return reason
+    return {
+        **reason,
+        "source": {
+            "instrument": rule.source.instrument,
+            "article": rule.source.article,
+            "dated": rule.source.dated,
+        },
+        "confidence": rule.confidence.value,
+    }
+
+
+def _head(bundle: Bundle, now_ms: int) -> dict[str, JsonValue]:
+    packs: list[JsonValue] = [
+        {"id": admitted.pack.id, "revision": admitted.pack.version, "mode": admitted.pack.mode.value}
+        for admitted in sorted(bundle.law.packs, key=lambda admitted: admitted.pack.id)
+        if admitted.pack.in_force(now_ms)
+    ]
+    return {
+        "v": EXPLAIN_VERSION,
+        "at_ms": now_ms,
+        "at": datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        "permit_version": PERMIT_VERSION,
+        "bundle": {"side": bundle.side, "manifest": bundle.number, "digest": bundle.digest, "packs": packs},
+    }
+
+
+def _edge(bundle: Bundle, name: EdgeId) -> Edge:
+    edge = bundle.fleet.edge(name)
+    if edge is None:
+        known = ", ".join(sorted(one.id for one in bundle.fleet.edges)) or "none"
+        raise CannotExplain(f"edge: expected an edge of the bundle's fleet; it has {known}")
+    return edge
+
+
+def _idle(pool: Pool) -> PoolView:
+    return PoolView(pool.id, True, None, PoolLoad(1, pool.slots, 0, 0, pool.slots, 0), 0)
+
+
