@@ -4,6 +4,7 @@
     python -m benchmarks overhead   what the way through adds, against the same engine called directly
     python -m benchmarks agent      memory and start time of the edge
     python -m benchmarks decision   processor time of a decision, stage by stage
+    python -m benchmarks law        verdicts compiled and interpreted, labels, compiling, and Cedar on the same work
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import agent, decision, overhead
+from benchmarks import agent, decision, law, overhead
 from benchmarks.client import AnswerError
 from benchmarks.figures import machine
 from benchmarks.stand import Stand, StandError
@@ -29,7 +30,7 @@ from orchestrator.cli.processes import ProcessFailure
 from orchestrator.cli.up import UpError
 from scheduler.pools.prepare import ModelUnavailableError, gguf_path
 
-PARTS = ("overhead", "agent", "decision")
+PARTS = ("overhead", "agent", "decision", "law")
 FORMAT_VERSION = 1
 IDLE_S = 3.0
 """How long the edge rests before its idle memory is read."""
@@ -51,6 +52,9 @@ async def measure(parts: frozenset[str], rounds: int, repeats: int, gguf: Path |
     if "decision" in parts:
         result["decision"] = found = decision.measure()
         say("\n" + decision.rendered(found))
+    if "law" in parts:
+        result["law"] = judged = law.measure()
+        say("\n" + law.rendered(judged))
     if parts & {"overhead", "agent"}:
         with tempfile.TemporaryDirectory(prefix="tidegate-bench-", ignore_cleanup_errors=True) as folder:
             stand = Stand(Path(folder), gguf)
