@@ -32,6 +32,7 @@ from orchestrator.policy.ids import (
     PoolId,
     make_usage_id,
 )
+from orchestrator.policy.verdicts import FAULT
 from orchestrator.spool.records import RecordId, RecordKind, SpoolError
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
@@ -190,6 +191,8 @@ class Gate:
             metrics.count(MISMATCHES, axis=mismatch.axis)
             log.warning(Event.LABEL_MISMATCH, decision_id=record.id, axis=mismatch.axis, source=mismatch.source)
         for candidate in decision.placement.candidates:
+            if FAULT in candidate.verdict.rules:  # a bug in the law's code: refused, and told
+                log.error(Event.POLICY_DISAGREED, decision_id=record.id, pool=candidate.pool.id, rule=FAULT)
             for rule in () if candidate.verdict.allowed else candidate.verdict.rules:
                 metrics.count(DENIALS, rule=rule)
 

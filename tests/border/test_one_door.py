@@ -17,7 +17,8 @@ import pytest
 
 from orchestrator.placement import decide as placement_decide
 from orchestrator.policy import table as compiled
-from orchestrator.policy.verdicts import Verdict
+from orchestrator.policy.verdicts import HOUSE_RULES, Verdict
+from orchestrator.telemetry.names import RULE
 from orchestrator.wire.catalogue import ProblemError
 from scheduler.intake import second_permit as second
 from tests.border.edge import GERMAN, Edge, answers, refuses
@@ -189,3 +190,15 @@ async def test_a_change_of_law_under_load_is_seen_whole(make_edge: Ways) -> None
         assert candidates == {pool.id for pool in cited.fleet.pools}
         drained = [c["pool"] for c in record["placement"]["candidates"] if c["drop"] == "drained"]
         assert drained == (["cn-guizhou"] if cited is third else [])
+
+
+async def test_two_readings_that_differ_refuse_and_are_told(
+    make_edge: Ways, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiled, "permit_route", lambda *_: YES)
+    edge = make_edge("edge-frankfurt")
+    edge.metrics.admit(RULE, HOUSE_RULES)
+    with caplog.at_level("ERROR"):
+        assert await leaks(edge) == []
+    assert [record.msg for record in caplog.records if record.msg == "policy_disagreed"]
+    assert 'rule="TG-FAULT"' in edge.metrics.render().decode()
