@@ -112,9 +112,9 @@ def difference(
     for one in payload_classes((before.law, after.law), _countries(before) | _countries(after)):
         count += 1
         tick(count)
-        for edge, tables in routes:
-            for name, pair in holders:
-                told = [_facts(tenant, one, now_ms) for tenant in pair]
+        for name, pair in holders:
+            told = [_facts(tenant, one, now_ms) for tenant in pair]
+            for edge, tables in routes:
                 masks = [table.allowed(facts, now_ms) for table, facts in zip(tables, told, strict=True)]
                 for index in _bits(masks[0] ^ masks[1]):
                     allowed = bool(masks[1] >> index & 1)
