@@ -3,7 +3,8 @@
     archive/manifests/<side>/<number>-<sha256>   as the store held it
     archive/sections/<sha256>                    a second name of the section's file
 
-Bounded by time: what is older than `keep_ms` goes, once a day. Calls block on the disk.
+Bounded by time: what came here more than `keep_ms` ago goes, once a day. The time of a manifest's file is when it came
+here, not when it was issued: decisions may cite it up to its last moment. Calls block on the disk.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from orchestrator.policy.ids import Digest, SideId
 
 PRUNE_MS = 86_400_000
+NS_PER_MS = 1_000_000
 
 
 class Archive:
@@ -26,7 +28,7 @@ class Archive:
         self._keep_ms = keep_ms
         self._pruned_ms = 0
 
-    def put(self, file: Path, side: SideId, sections: Iterable[Path]) -> None:
+    def put(self, file: Path, side: SideId, sections: Iterable[Path], now_ms: int) -> None:
         """Move the file of a manifest here, and give each of its sections a second name."""
         for section in sections:
             kept = self._folder / "sections" / section.name
@@ -36,6 +38,7 @@ class Archive:
                     os.link(section, kept)
         target = self._folder / "manifests" / side / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
+        os.utime(file, ns=(now_ms * NS_PER_MS, now_ms * NS_PER_MS))
         file.replace(target)
 
     def manifest(self, side: SideId, name: str) -> Path:
@@ -57,7 +60,7 @@ class Archive:
         self._pruned_ms = now_ms
         named: set[str] = set()
         for file in self.files():
-            if file.stat().st_mtime * 1000 < now_ms - self._keep_ms:
+            if file.stat().st_mtime_ns < (now_ms - self._keep_ms) * NS_PER_MS:
                 file.unlink(missing_ok=True)
             else:
                 named |= {digest.removeprefix("sha256:") for digest in sections_of(file)}

@@ -96,7 +96,8 @@ class BundleStore:
     def __init__(self, folder: Path, roots: Roots, *, archive_ms: int = 0, read_only: bool = False) -> None:
         """Open the store.
 
-        `archive_ms` is how long manifests are kept that no longer count, 0 for not at all; `read_only` writes nothing.
+        `archive_ms` is how long manifests are kept once they no longer count, 0 for not at all. `read_only` writes
+        nothing.
         """
         self._folder = folder
         self._roots = roots
@@ -288,7 +289,7 @@ class BundleStore:
                 file.unlink(missing_ok=True)
             else:
                 sections = [self._folder / "sections" / _hex(entry.digest) for entry in old.manifest.sections]
-                self._archive.put(file, side, sections)
+                self._archive.put(file, side, sections, now_ms)
         if self._archive is not None:
             self._archive.prune(now_ms, self._archived_sections)
         named = {
