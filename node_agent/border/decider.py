@@ -79,7 +79,6 @@ class Decided:
     id: DecisionId
     attempt: AttemptId
     citation: Citation
-    shape: PlacementRequest
     asked: dict[str, JsonValue]
     inputs: InputManifest | None
     discharged: tuple[Done, ...]
@@ -136,7 +135,6 @@ class Decider:
             decision_id,
             attempt_id,
             _citation(bundle, now_ms),
-            shape,
             _resting_on(decision, ground, views, shape, chance).to_json(),
             inputs,
             discharged or (),

@@ -47,8 +47,6 @@ REFRESHED = frozenset({"policy_newer", "policy_stale"})
 """Refusals that a newer bundle may answer."""
 REFRESH_POLLS = 25
 REFRESH_POLL_S = 0.02
-CHARS_PER_TOKEN = 4
-"""Until it is learned per model and script: an estimate that never refuses."""
 
 log = logger("node_agent.border")
 

@@ -13,15 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 
-from orchestrator.policy.bundle import Law
+from orchestrator.policy.bundle import FOREVER_MS, Law
 from orchestrator.policy.counters import Counter, CounterKind
 from orchestrator.policy.facts import Declared
 from orchestrator.policy.jurisdictions import ASSIGNED, Jurisdiction
 from orchestrator.policy.labels import UNKNOWN_SET, Clean, Domestic, Effective, Grade, Personal
 from orchestrator.policy.packs import HOME, Subject, Test
 from orchestrator.policy.vocabulary import Asset, Category, Purpose
-
-FAR_MS = (1 << 53) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class PayloadClass:
 
     def counters(self, now_ms: int) -> tuple[Counter, ...]:
         """Return the counts as facts that hold at `now_ms`."""
-        return tuple(Counter(kind, count, now_ms, FAR_MS) for kind, count in self.counts.items())
+        return tuple(Counter(kind, count, now_ms, FOREVER_MS) for kind, count in self.counts.items())
 
     def severity(self) -> tuple[int, int, int]:
         """How much is at stake: the greater the worse."""

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 from orchestrator.policy.counters import Counter, CounterKind
 from orchestrator.policy.entities import Entity
 from orchestrator.policy.jurisdictions import Jurisdiction
-from orchestrator.policy.labels import Effective
+from orchestrator.policy.labels import Effective, Rank
 from orchestrator.policy.packs import Situation, Subject
 from orchestrator.policy.pathways import Pathway, Role
 from orchestrator.policy.places import Action, Leg, Movement
 
 
-class Declared(IntEnum):
+class Declared(Rank):
     """What a tenant says of itself. `unknown` is the worst."""
 
     NO = 0
     YES = 1
     UNKNOWN = 2
-
-    @property
-    def word(self) -> str:
-        """The value as people write it."""
-        return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)

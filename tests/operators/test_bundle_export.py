@@ -105,6 +105,7 @@ def test_an_exported_bundle_explains_like_the_folder(program: Program) -> None:
 def test_the_command_says_what_it_wrote(program: Program) -> None:
     ran = run("bundle", "export", "--config", program.config, "--out", program.folder / "b.json")
     assert (ran.status, ran.out) == (0, f"manifest 2 of desk {program.bundle.digest}\n")
+    assert (program.folder / "b.json").stat().st_mode & 0o077 == 0, "it holds what tenants agreed"
     older = explain(PAPERS, program.export("--number", 1))
     assert older["bundle"]["manifest"] == 1
     assert explain(PAPERS, program.export("--side", "desk"))["bundle"]["manifest"] == 2

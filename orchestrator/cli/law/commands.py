@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -188,7 +189,7 @@ def export_command(
     try:
         files = read_program_files(config)
         data = _export(files, side or files.side, number)
-        out.write_bytes(data)
+        _write_private(out, data)
         exported = open_export(data, None)
     except (FileError, CannotExplain) as error:
         _fail(str(error))
@@ -236,6 +237,12 @@ def _explain_decision(decision: str, path: Path | None, config: Path | None, roo
         what = f"manifest {cited['manifest']} of {cited['side']}"
         raise CannotExplain(f"{what} is no longer kept here: give an exported one with --bundle")
     return explain_record(_opened(store, files, held, trusted), record)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """A bundle holds what tenants agreed: a file that is new is its owner's alone."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(data)
 
 
 def _opened(store: BundleStore, files: ProgramFiles, held: Held, roots: Roots) -> Bundle:
