@@ -4,6 +4,7 @@
 #   make test [ARGS=...]           set up, `make check`, then every test (ARGS go to pytest)
 #   make check [ARGS=...]          lint, types, import contracts, tidy rules, proto drift (ARGS name single checks)
 #   make bench [ARGS=...]          the benchmarks
+#   make bench-placement [FULL=1]  placement against the published routers, simulated; FULL=1 writes docs/placement.md
 #   make setup                     packages and model; nothing to do: under a second
 #   make protos                    stubs from protos/tidegate/v1/*.proto
 #   make lock [UPGRADE=1]          requirements/ from pyproject.toml
@@ -14,7 +15,7 @@ VENV := .venv/bin
 ARGS ?=
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup packages model run test check bench protos lock clean
+.PHONY: help setup packages model run test check bench bench-placement protos lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +42,9 @@ check: packages
 
 bench: setup
 	@$(VENV)/python -m benchmarks $(ARGS)
+
+bench-placement: packages
+	@$(VENV)/python -m benchmarks.placement $(if $(FULL),--full --write --fresh 10) $(ARGS)
 
 protos: packages
 	@$(VENV)/python tools/protos.py $(ARGS)

@@ -5,6 +5,7 @@
     python -m benchmarks agent      memory and start time of the edge
     python -m benchmarks decision   processor time of a decision, stage by stage
     python -m benchmarks law        verdicts compiled and interpreted, labels, compiling, and Cedar on the same work
+    python -m benchmarks placement-speed   decisions among up to 10,000 pools, with memory and a change of the bundle
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import agent, decision, law, overhead
+from benchmarks import agent, decision, law, overhead, placement_speed
 from benchmarks.client import AnswerError
 from benchmarks.figures import machine
 from benchmarks.stand import Stand, StandError
@@ -30,7 +31,7 @@ from orchestrator.cli.processes import ProcessFailure
 from orchestrator.cli.up import UpError
 from scheduler.pools.prepare import ModelUnavailableError, gguf_path
 
-PARTS = ("overhead", "agent", "decision", "law")
+PARTS = ("overhead", "agent", "decision", "law", "placement-speed")
 FORMAT_VERSION = 1
 IDLE_S = 3.0
 """How long the edge rests before its idle memory is read."""
@@ -55,6 +56,9 @@ async def measure(parts: frozenset[str], rounds: int, repeats: int, gguf: Path |
     if "law" in parts:
         result["law"] = judged = law.measure()
         say("\n" + law.rendered(judged))
+    if "placement-speed" in parts:
+        result["placement_speed"] = fast = placement_speed.measure()
+        say("\n" + placement_speed.rendered(fast))
     if parts & {"overhead", "agent"}:
         with tempfile.TemporaryDirectory(prefix="tidegate-bench-", ignore_cleanup_errors=True) as folder:
             stand = Stand(Path(folder), gguf)

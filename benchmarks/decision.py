@@ -37,6 +37,7 @@ from orchestrator.placement.decide import Ground, gather, judge, label
 from orchestrator.placement.explain import placement_to_json
 from orchestrator.placement.fleet import Edge
 from orchestrator.placement.pick import Placement, place
+from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy.bundle import Horizons
@@ -141,7 +142,7 @@ def stages(world: World, body: bytes, now_ms: int) -> list[Stage]:
     views = {pool.id: _view(pool.id) for pool in bundle.fleet.pools}
 
     def placed() -> Placement:
-        return place(shape, EDGE, bundle.fleet, verdicts, views, bundle.prices, settings, 1)
+        return place(shape, ground.plan, verdicts, views, settings, now_ms, 1)
 
     placement = placed()
     opened = _opened(world, placement, facts, generation, now_ms)
@@ -240,8 +241,9 @@ def _ground(world: World, settings: PlacementSettings, now_ms: int) -> Ground:
     bundle = world.bundle
     table = RouteTable(bundle.law, world.edge.place, [pool.place for pool in bundle.fleet.pools], now_ms)
     revoked = bundle.revoked
+    plan = Plan(world.edge.id, bundle.fleet, bundle.prices, settings.currency)
     return Ground(
-        table, bundle.fleet, bundle.prices, settings, revoked.pools, revoked.pathways, DISCHARGERS.keys()
+        table, bundle.fleet, plan, settings, revoked.pools, revoked.pathways, DISCHARGERS.keys()
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from pathlib import Path
 
 from node_agent.border.decider import Commitment
@@ -13,6 +14,7 @@ from node_agent.front.limits import Limits
 from node_agent.front.serve import FrontServer
 from node_agent.settings import EdgeSettings
 from node_agent.uplink.engine_link import EngineLink
+from node_agent.uplink.recorder import Recorder
 from node_agent.uplink.report import edge_report
 from node_agent.uplink.routes import Routes
 from orchestrator.bundles.assemble import Bundle
@@ -74,8 +76,12 @@ class Agent:
             signing_key=_signing_key(settings.signing_key_file),
             commitment=_commitment(settings.commitment_key_file),
             now_ms=clock.now_ms,
+            now_us=lambda: time.monotonic_ns() // 1000,
             entropy=secrets.token_bytes,
             skew_ms=lambda: self._follower.skew_ms,
+            note=None if settings.record_trace is None else Recorder(
+                Path(settings.record_trace), settings.record_trace_bytes
+            ).write,
         )
         self._front = Front(
             edge=EdgeId(settings.id),

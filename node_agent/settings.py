@@ -46,5 +46,10 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spool_bytes: int = 1 << 30
     keep_bundles_days: int = 30
     """How long manifests that no longer count are kept, so that decisions by them can be explained."""
+    record_trace: str | None = None
+    """File that a trace of what arrives is written to, for `tidegate replay`: counts, labels, salted hashes of prefixes
+    and what became of each request, never a payload. None records nothing."""
+    record_trace_bytes: int = 64 << 20
+    """When it has grown to this, it becomes `<name>.1`, and a new one begins."""
     drain_grace_ms: int = 20_000
     """How long running answers have when the program stops."""

@@ -29,6 +29,7 @@ from scheduler.intake.dispatch import Dispatcher
 from scheduler.intake.engine_replica import EngineReplica
 from scheduler.intake.replicas import ReplicaService
 from scheduler.intake.sessions import IntakeService
+from scheduler.intake.shape import SALT_BYTES, site_salt
 from scheduler.intake.site import Hands, Site
 from scheduler.settings import SchedulerSettings
 
@@ -64,7 +65,7 @@ class Scheduler:
             PoolId(pool.id): Dispatcher(PoolId(pool.id), pool.waiting_max, settings.replica_dead_ms)
             for pool in settings.pools
         }
-        hands = Hands(self._follower, self._spool, clock.now_ms, now_us, secrets.token_bytes)
+        hands = Hands(self._follower, self._spool, clock.now_ms, now_us, secrets.token_bytes, _salt(settings))
         self._site = Site(scheduler, side, dispatchers, hands)
         self._intake = IntakeService(self._site, scheduler, self._instance, now_us, clock.now_ms)
         self._edge_server = make_server()
@@ -193,6 +194,12 @@ def _roots(settings: SchedulerSettings) -> Roots:
         return pinned(settings.roots)
     except ValueError as error:
         raise SettingsError("", "roots", str(error)) from None
+
+
+def _salt(settings: SchedulerSettings) -> bytes:
+    if settings.prefix_salt_file is None:
+        return secrets.token_bytes(SALT_BYTES)
+    return site_salt(read_secret(Path(settings.prefix_salt_file)).reveal())
 
 
 def _engines(settings: SchedulerSettings, site: Site) -> list[EngineReplica]:

@@ -36,6 +36,7 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     served_model: str
     """The engine's name of the model."""
     slots: int
+    """Answers that the engine runs at once. Where others use it too, what they take of these is not free."""
     api_key_file: str | None = None
 
 
@@ -76,6 +77,8 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     roots: tuple[RootSetting, ...]
     """Pinned roots of both sides."""
     pools: tuple[PoolSettings, ...]
+    prefix_salt_file: str | None = None
+    """Secret that salts the hashes of prefixes by which replicas are chosen; None makes one at every start."""
     ray: RaySettings | None = None
     """None runs without Ray, with configured engines only."""
     spool_bytes: int = 1 << 30

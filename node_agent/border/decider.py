@@ -6,7 +6,7 @@ Label, permit, place and the duties that come with it are decided here; the gate
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from node_agent.border.problems import problem_of
 from orchestrator.bundles.assemble import Bundle
@@ -21,8 +21,10 @@ from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import Decision, Ground, decide
 from orchestrator.placement.explain import placement_to_json
 from orchestrator.placement.fleet import Edge
+from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolView
-from orchestrator.placement.settings import PlacementSettings
+from orchestrator.placement.settings import PlacementSettings, in_canary
+from orchestrator.placement.shape import shape_of
 from orchestrator.policy.ids import (
     AttemptId,
     DecisionId,
@@ -39,8 +41,8 @@ from orchestrator.policy.table import RouteTable
 from orchestrator.policy.tenants import Tenant
 from orchestrator.wire.catalogue import Problem, ProblemError
 
-CHARS_PER_TOKEN = 4
-"""Until it is learned per model and script: an estimate that never refuses."""
+DRAWN_HEX = 16
+"""Digits at the end of a request's id that are random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,9 @@ class Decided:
     """One decision, before it is recorded."""
 
     edge: Edge
+    shape: PlacementRequest
+    blocks: tuple[int, ...] = field(repr=False)
+    """Salted hashes of the prompt's growing prefixes."""
     decision: Decision
     id: DecisionId
     attempt: AttemptId
@@ -85,17 +90,29 @@ class Decided:
     problem: Problem | None
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the edge expects of a request before it is placed."""
+
+    prompt_tokens: int
+    output_tokens: int
+    blocks: tuple[int, ...] = field(default=(), repr=False)
+    """Salted hashes of the prompt's growing prefixes."""
+
+
 class Decider:
-    """Decides for one edge. Remembers the compiled law of the newest bundle."""
+    """Decides for one edge. Remembers the compiled law and the arranged offers of the newest bundle."""
 
     def __init__(self, edge: EdgeId) -> None:
         self._edge = edge
         self._table: RouteTable | None = None
+        self._plan: tuple[Bundle, Plan] | None = None
 
     def decide(
         self,
         asked: Asked,
         bundle: Bundle,
+        expected: Expected,
         views: Mapping[PoolId, PoolView],
         tried: frozenset[PoolId],
         before: Problem | None,
@@ -108,8 +125,8 @@ class Decider:
         edge = bundle.fleet.edge(self._edge)
         if bundle.settings is None or edge is None:
             raise ProblemError(Problem("no_bundle"))
-        shape = _shape(asked, bundle, tried)
         chance = int.from_bytes(entropy(8), "big")
+        shape = _shape(asked, bundle, bundle.settings, expected, tried, chance)
         ground = self._ground(bundle, bundle.settings, edge, now_ms, skew_ms)
         decision = decide(ground, edge, asked.tenant, asked.declared, shape, views, now_ms, chance)
         chosen = decision.placement.chosen
@@ -131,6 +148,8 @@ class Decider:
             problem = Problem("evidence_unavailable", "A duty of the law has nothing here that discharges it.")
         return Decided(
             edge,
+            shape,
+            expected.blocks,
             decision,
             decision_id,
             attempt_id,
@@ -148,11 +167,13 @@ class Decider:
         fits = table is not None and table.law is bundle.law and table.pools == places and table.edge == edge.place
         if table is None or not fits or not table.made_ms <= now_ms < table.valid_until_ms:
             table = self._table = RouteTable(bundle.law, edge.place, places, now_ms)
+        if self._plan is None or self._plan[0] is not bundle:
+            self._plan = (bundle, Plan(self._edge, bundle.fleet, bundle.prices, settings.currency))
         revoked = bundle.revoked
         return Ground(
             table,
             bundle.fleet,
-            bundle.prices,
+            self._plan[1],
             settings,
             revoked.pools,
             revoked.pathways,
@@ -194,18 +215,26 @@ def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> Decisio
     )
 
 
-def _shape(asked: Asked, bundle: Bundle, tried: frozenset[PoolId]) -> PlacementRequest:
-    settings = bundle.settings
-    expected = 0 if settings is None else settings.expected_output_tokens
-    most = asked.generation.sampling.max_tokens
-    chars = sum(len(message.text) for message in asked.generation.messages)
-    return PlacementRequest(
-        model=asked.generation.model,
-        capabilities=asked.capabilities,
-        prompt_tokens=1 + chars // CHARS_PER_TOKEN,
-        output_tokens=expected if most is None else min(expected, most),
-        upload_bytes=len(asked.body),
+def _shape(
+    asked: Asked,
+    bundle: Bundle,
+    settings: PlacementSettings,
+    expected: Expected,
+    tried: frozenset[PoolId],
+    chance: int,
+) -> PlacementRequest:
+    return shape_of(
+        asked.tenant,
+        bundle.prices,
+        asked.generation.model,
+        asked.capabilities,
+        expected.prompt_tokens,
+        expected.output_tokens,
+        len(asked.body),
+        max_tokens=asked.generation.sampling.max_tokens,
         tried=tried,
+        # By the request, so that all of its attempts are placed by the same settings.
+        canary=in_canary(settings, int(asked.request[-DRAWN_HEX:], 16)),
     )
 
 

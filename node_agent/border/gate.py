@@ -12,7 +12,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from node_agent.border.decider import Asked, Commitment, Decider, record_of
+from node_agent.border.decider import Asked, Commitment, Decided, Decider, Expected, record_of
+from node_agent.border.memory import Memory
+from node_agent.border.traced import ended_line, refused_line
 from node_agent.uplink.routes import Routes
 from node_agent.uplink.session_link import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
@@ -47,6 +49,8 @@ REFRESHED = frozenset({"policy_newer", "policy_stale"})
 """Refusals that a newer bundle may answer."""
 REFRESH_POLLS = 25
 REFRESH_POLL_S = 0.02
+HELD_UP_SHARE = 4
+"""Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
 
 log = logger("node_agent.border")
 
@@ -76,9 +80,13 @@ class Hands:
     signing_key: SigningKey
     commitment: Commitment
     now_ms: Callable[[], int]
+    now_us: Callable[[], int]
+    """Monotonic: what durations are measured with."""
     entropy: Callable[[int], bytes]
     skew_ms: Callable[[], int] = lambda: 0
     """Of this edge's clock, as control sees it."""
+    note: Callable[[bytes], None] | None = None
+    """Takes a line of a trace for replays; None where none is recorded."""
 
 
 @dataclass(slots=True)
@@ -92,6 +100,15 @@ class _Attempt:
     sendable: Sendable
     tally: Tally
     headers: tuple[tuple[str, str], ...]
+    decided: Decided
+    sent_us: int
+    first_us: int | None = None
+    held_us: int = 0
+    """For how long the tenant did not take what was there for it."""
+
+    def held_up(self, now_us: int) -> bool:
+        """Whether the tenant was slow to read."""
+        return self.first_us is not None and self.held_us * HELD_UP_SHARE > now_us - self.first_us
 
 
 class Gate:
@@ -99,7 +116,9 @@ class Gate:
 
     def __init__(self, edge_name: str, hands: Hands) -> None:
         self._hands = hands
-        self._decider = Decider(EdgeId(edge_name))
+        self._edge = EdgeId(edge_name)
+        self._decider = Decider(self._edge)
+        self._memory = Memory(self._edge, hands.commitment)
 
     async def ask(self, asked: Asked) -> Answer:
         """Decide, record and send. Returns when the answer has begun.
@@ -116,13 +135,14 @@ class Gate:
                 first = await self._first(frames)
             finally:
                 if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
-                    await frames.aclose()
-                    await self._settle(attempt, Outcome.CANCELLED, None, None)
+                    await self._close(attempt, frames, Outcome.CANCELLED, None)
             if isinstance(first, Broken):
-                await frames.aclose()
-                await self._settle(attempt, Outcome.BROKEN, first.counts, None)
+                await self._close(attempt, frames, Outcome.BROKEN, first)
                 raise ProblemError(Problem(first.code, first.detail))
-            if not isinstance(first, Refused):
+            if isinstance(first, Refused):
+                self._ended(attempt, first)
+            else:
+                self._began(attempt)
                 answer = Answer(attempt.decision_id, attempt.pool, self._empty(), attempt.headers)
                 answer.frames = self._rest(attempt, first, frames, answer)
                 return answer
@@ -145,10 +165,44 @@ class Gate:
         bundle = hands.bundle()
         if bundle is None:
             raise ProblemError(Problem("no_bundle"))
-        views = {pool.id: hands.routes.view(pool) for pool in bundle.fleet.pools}
+        edge = bundle.fleet.edge(self._edge)
+        if bundle.settings is None or edge is None:
+            raise ProblemError(Problem("no_bundle"))
+        prompt = self._memory.prompt(asked, edge, bundle.fleet)
+        seen = {pool.id: hands.routes.view(pool) for pool in bundle.fleet.pools}
+        known = self._memory.known(asked, prompt, bundle.fleet, seen, hands.now_us())
+        expected = Expected(prompt.tokens, self._memory.output_tokens(asked, bundle.settings), prompt.blocks)
+        # From the views to the choice nothing waits, and the choice counts at once: decisions that are made while this
+        # one is written down see it.
         decided = self._decider.decide(
-            asked, bundle, views, tried, before, hands.commitment, hands.now_ms(), hands.skew_ms(), hands.entropy
+            asked,
+            bundle,
+            expected,
+            known.views,
+            tried,
+            before,
+            hands.commitment,
+            hands.now_ms(),
+            hands.skew_ms(),
+            hands.entropy,
         )
+        chosen = decided.decision.placement.chosen
+        if decided.problem is None and chosen is not None:
+            before_belief = known.before_belief[chosen.pool.id]
+            now_us = hands.now_us()
+            self._memory.sent(decided.attempt, asked, prompt, decided.shape, chosen, before_belief, now_us)
+        attempt: _Attempt | None = None
+        try:
+            attempt = await self._record(asked, decided)
+        finally:
+            if attempt is None:
+                self._memory.ended(decided.attempt, None, hands.now_us())
+        self._memory.left(attempt.attempt, attempt.sent_us)
+        return attempt
+
+    async def _record(self, asked: Asked, decided: Decided) -> _Attempt:
+        """Put the record of a decision into the spool, and return what leaves. Raises ProblemError."""
+        hands = self._hands
         decision, problem = decided.decision, decided.problem
         record = record_of(asked, decided, hands.commitment)
         await self._spool(record, durable=decision.regulated, mandatory=problem is None)
@@ -158,6 +212,8 @@ class Gate:
             log.info(
                 Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=record.outcome
             )
+            if hands.note is not None:
+                hands.note(refused_line(asked, decided, record.outcome))
             raise ProblemError(problem or Problem("internal_error"))
         facts = decision.travelling(decided.edge)
         inputs = None if decided.inputs is None else decided.inputs.digest()
@@ -178,7 +234,27 @@ class Gate:
             decided.inputs,
         )
         headers = tuple(header for done in decided.discharged for header in done.headers)
-        return _Attempt(asked, decided.id, decided.attempt, chosen.pool, sendable, Tally(), headers)
+        return _Attempt(
+            asked,
+            decided.id,
+            decided.attempt,
+            chosen.pool,
+            sendable,
+            Tally(),
+            headers,
+            decided,
+            hands.now_us(),
+        )
+
+    def _began(self, attempt: _Attempt) -> None:
+        """The first token is here: learn from it how far the pool is."""
+        attempt.first_us = self._hands.now_us()
+        self._memory.first_token(attempt.attempt, attempt.first_us)
+
+    def _ended(self, attempt: _Attempt, last: StreamFrame | None) -> None:
+        """An attempt is over: learn from it. What is told again counts no more."""
+        now_us = self._hands.now_us()
+        self._memory.ended(attempt.attempt, last, now_us, attempt.held_up(now_us))
 
     def _count(self, decision: Decision, record: DecisionRecord) -> None:
         """Count the choice, and the rules behind each pool that the law refuses."""
@@ -234,32 +310,48 @@ class Gate:
         answer: Answer,
     ) -> AsyncGenerator[Tokens | Done | Broken, None]:
         """Yield the answer, and settle it however it ends."""
-        outcome, counts = Outcome.CANCELLED, None
+        hands = self._hands
+        outcome = Outcome.CANCELLED
+        last: Done | Broken | None = None
         try:
             async with aclosing(frames):
                 frame: StreamFrame | None = first
                 while frame is not None:
                     if isinstance(frame, Done):
-                        outcome, counts = Outcome.COMPLETE, frame.counts
-                        answer.price = self._price(attempt, counts)
+                        outcome, last = Outcome.COMPLETE, frame
+                        self._ended(attempt, frame)
+                        answer.price = self._price(attempt, frame.counts)
                         yield frame
                         return
                     if isinstance(frame, Broken):
-                        outcome, counts = Outcome.BROKEN, frame.counts
+                        outcome, last = Outcome.BROKEN, frame
+                        self._ended(attempt, frame)
                         yield frame
                         return
                     if isinstance(frame, Tokens):
+                        given_us = hands.now_us()
                         yield frame
+                        attempt.held_us += hands.now_us() - given_us
                     frame = await anext(frames, None)
         finally:
-            await self._settle(attempt, outcome, counts, answer.price)
+            await self._settle(attempt, outcome, last, answer.price)
+
+    async def _close(
+        self, attempt: _Attempt, frames: AsyncGenerator[StreamFrame, None], outcome: Outcome, last: Broken | None
+    ) -> None:
+        """Close an attempt that brought nothing, and settle it whatever closing comes to."""
+        try:
+            await frames.aclose()
+        finally:
+            await self._settle(attempt, outcome, last, None)
 
     async def _settle(
-        self, attempt: _Attempt, outcome: Outcome, counts: PoolCounts | None, price: Money | None
+        self, attempt: _Attempt, outcome: Outcome, last: Done | Broken | None, price: Money | None
     ) -> None:
         """Record what was used. The edge's own counts stand first; the pool's are marked as reported."""
         hands = self._hands
         now_ms = hands.now_ms()
+        self._ended(attempt, last)
         told = attempt.pool.engine is None
         record = UsageRecord(
             id=make_usage_id(now_ms, hands.entropy(10)),
@@ -271,12 +363,14 @@ class Gate:
             model=attempt.asked.generation.model,
             outcome=outcome,
             counted=Counted.IDS if told else Counted.CHUNKS,
-            pool_counts=counts,
+            pool_counts=None if last is None else last.counts,
             edge_counts=attempt.tally.counts(),
             own="edge",
             price=price,
             ended_ms=now_ms,
         )
+        if hands.note is not None:
+            hands.note(self._line(attempt, outcome, last))
         try:
             data = canonical_bytes(record.to_json())
             kind, record_id = RecordKind("usage"), RecordId(record.id)
@@ -286,6 +380,21 @@ class Gate:
         counts_by_name = {"received": attempt.tally.received, "delivered": attempt.tally.delivered}
         for name, amount in counts_by_name.items():
             hands.metrics.count(TOKENS, amount, pool=attempt.pool.id, count=name)
+
+    def _line(self, attempt: _Attempt, outcome: Outcome, last: Done | Broken | None) -> bytes:
+        """Return what a trace says of an attempt that has ended."""
+        began_us, now_us = attempt.sent_us, self._hands.now_us()
+        first_us = None if attempt.first_us is None else attempt.first_us - began_us
+        said = last.code if isinstance(last, Broken) else outcome.value
+        counts = None if last is None else last.counts
+        return ended_line(
+            attempt.asked,
+            attempt.decided,
+            said,
+            counts or PoolCounts(generated=attempt.tally.received),
+            first_us,
+            now_us - began_us,
+        )
 
     def _price(self, attempt: _Attempt, counts: PoolCounts) -> Money | None:
         """Return what the tenant pays: prompt as the pool counted it, output as it was delivered."""

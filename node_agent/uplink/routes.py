@@ -60,7 +60,18 @@ class Routes:
         load = None
         if heard is not None:
             said, age_ms = heard
-            load = PoolLoad(said.replicas, said.slots, said.running, said.waiting, said.waiting_max, age_ms)
+            load = PoolLoad(
+                said.replicas,
+                said.slots,
+                said.running,
+                said.waiting,
+                said.waiting_max,
+                age_ms,
+                said.queued_tokens,
+                said.kv_tokens,
+                said.kv_used_tokens,
+                said.openings,
+            )
         return PoolView(pool.id, state.accepts_work and load is not None, state.rtt_us, load, own)
 
     def sessions(self) -> tuple[LinkState, ...]:

@@ -1,4 +1,5 @@
-"""The operator's command: ``up``, ``publish``, ``status``, and what it says of the law: ``policy``, ``explain``."""
+"""The operator's command: ``up``, ``publish``, ``status``; of the law ``policy``, ``explain``; of placement ``replay``,
+``whatif``, ``canary``."""
 
 from __future__ import annotations
 
@@ -17,6 +18,9 @@ from rich.console import Console
 from orchestrator.cli.house import SITES, House, HouseError, choose_ports
 from orchestrator.cli.law.commands import bundle, explain_command, policy
 from orchestrator.cli.publish import PublishFailed, publish
+from orchestrator.cli.replay.canary import canary_command
+from orchestrator.cli.replay.commands import replay_command
+from orchestrator.cli.replay.whatif import whatif_command
 from orchestrator.cli.status import fetch_status, render_status, status_to_json
 from orchestrator.cli.up import Options, UpError, run
 from orchestrator.config.secret import Secret, SettingsError, read_secret
@@ -38,6 +42,9 @@ app = typer.Typer(
 app.add_typer(policy, name="policy")
 app.add_typer(bundle, name="bundle")
 app.command("explain")(explain_command)
+app.command("replay")(replay_command)
+app.command("whatif")(whatif_command)
+app.command("canary")(canary_command)
 
 ControlOption = Annotated[
     list[str] | None, typer.Option("--control", help="host:port of a control plane; repeat it for both sides.")

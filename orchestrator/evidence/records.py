@@ -18,7 +18,7 @@ from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, ModelI
 from orchestrator.policy.labels import RANK_AXES, SET_AXES, Labels, LabelSources
 from orchestrator.policy.packs import Obligation, ObligationKind
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)

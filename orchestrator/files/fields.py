@@ -54,6 +54,13 @@ AssetWord = Annotated[str, Meta(extra_json_schema=_words(ASSET_WORDS))]
 
 DAY_MS = 86_400_000
 NAME_EXPECTED = "expected a name of lower-case letters, digits, dots and hyphens, at most 63 characters"
+TimeOfDay = Annotated[str, Meta(extra_json_schema={"pattern": "^[0-2][0-9]:[0-5][0-9]$"})]
+"""Hours and minutes in UTC, such as 22:30."""
+Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+"""An ISO 8601 time in UTC to the second, such as 2026-12-31T16:00:00Z."""
+_TIME_OF_DAY = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])\Z")
+_MOMENT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9])Z\Z")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
@@ -123,6 +130,30 @@ def read_model(text: str, path: FieldPath) -> ModelId:
     if _MODEL.match(text) is None:
         raise DomainError(path, "expected the name of a model: letters, digits and ._:/@+- in at most 128 characters")
     return ModelId(text)
+
+
+def read_revision(text: str, path: FieldPath) -> str:
+    """Return the revision of a model, such as a commit or a date."""
+    if _REVISION.match(text) is None:
+        raise DomainError(path, "expected a revision: letters, digits and ._+- in at most 64 characters")
+    return text
+
+
+def read_minute(text: str, path: FieldPath) -> int:
+    """Return a time of the day, as minutes since midnight UTC."""
+    found = _TIME_OF_DAY.match(text)
+    if found is None:
+        raise DomainError(path, "expected a quoted time of the day in UTC, such as \"22:30\"")
+    return int(found[1]) * 60 + int(found[2])
+
+
+def read_moment_ms(text: str, path: FieldPath) -> int:
+    """Return a moment in UTC, as milliseconds since 1970."""
+    found = _MOMENT.match(text)
+    if found is None:
+        raise DomainError(path, "expected a quoted time in UTC, such as \"2026-12-31T16:00:00Z\"")
+    of_day_s = (int(found[2]) * 60 + int(found[3])) * 60 + int(found[4])
+    return read_day_ms(found[1], path) + of_day_s * 1000
 
 
 def read_text(text: str, path: FieldPath) -> str:

@@ -21,6 +21,7 @@ from orchestrator.files.fields import (
     read_name,
     read_names,
     read_public_key,
+    read_revision,
     refuse_repeats,
 )
 from orchestrator.files.typed import FieldPath
@@ -69,6 +70,9 @@ class ServedModelDocument(Written, frozen=True):
     capabilities: tuple[Capability, ...]
     prefill_us_per_token: CountOrZero
     decode_us_per_token: CountOrZero
+    stream_us_per_token: CountOrZero | UnsetType = UNSET
+    """More per output token for each stream beside it; left out: as if a full pool took twice as long."""
+    revision: str | UnsetType = UNSET
 
 
 class PoolDocument(Written, frozen=True):
@@ -247,6 +251,8 @@ def _served(document: ServedModelDocument, path: FieldPath) -> ServedModel:
         capabilities=frozenset(document.capabilities),
         prefill_us_per_token=document.prefill_us_per_token,
         decode_us_per_token=document.decode_us_per_token,
+        stream_us_per_token=None if document.stream_us_per_token is UNSET else document.stream_us_per_token,
+        revision=None if document.revision is UNSET else read_revision(document.revision, (*path, "revision")),
     )
 
 

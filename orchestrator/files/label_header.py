@@ -78,6 +78,38 @@ def parse_label_header(text: str) -> Labels:
     )
 
 
+def write_label_header(labels: Labels) -> str:
+    """Return the header that declares just this: `parse_label_header` reads it back. Empty when nothing is declared."""
+    words = {
+        "personal": _word(PERSONAL_WORDS, labels.personal),
+        "grade": _word(GRADE_WORDS, labels.grade),
+        "domestic": _word(DOMESTIC_WORDS, labels.domestic),
+        "clean": _word(CLEAN_WORDS, labels.clean),
+    }
+    sets = {
+        "categories": _inner(labels.categories, ""),
+        "origin": _inner(labels.origin or None, '"'),
+        "located": _inner(labels.located, '"'),
+        "collected": _inner(labels.collected, '"'),
+        "purpose": _inner(labels.purpose, ""),
+        "asset": _inner(labels.asset, ""),
+    }
+    return ", ".join(f"{key}={value}" for key, value in (words | sets).items() if value is not None)
+
+
+def _word(words: Mapping[str, Word], value: Word | None) -> str | None:
+    return None if value is None else next(word for word, meaning in words.items() if meaning == value)
+
+
+def _inner(items: frozenset[str] | frozenset[Jurisdiction] | None, quote: str) -> str | None:
+    """Return a set as the header writes it; `unknown` alone is a token."""
+    if items is None:
+        return None
+    if items == {UNKNOWN}:
+        return UNKNOWN
+    return f"({' '.join(f'{quote}{item}{quote}' for item in sorted(items))})"
+
+
 def _members(text: str) -> Mapping[str, object]:
     """Return the values of the known keys, without their parameters, of which there are none."""
     if len(text) > LENGTH_MAX:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from orchestrator.files.domain_error import DomainError
-from orchestrator.files.fields import Count, CountOrZero, Version, Written, read_jurisdictions, read_model, read_name
+from orchestrator.files.fields import (
+    Count,
+    CountOrZero,
+    Version,
+    Written,
+    read_jurisdictions,
+    read_model,
+    read_name,
+    read_revision,
+)
 from orchestrator.files.label_header import LabelHeaderError, parse_label_header
+from orchestrator.files.pool_states import PoolState, PoolStateDocument, pool_states_of
 from orchestrator.placement.capabilities import Capability
 from orchestrator.policy.counters import CounterKind
-from orchestrator.policy.ids import EdgeId, ModelId, TenantId
+from orchestrator.policy.ids import EdgeId, ModelId, PoolId, TenantId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels
 
@@ -25,7 +35,9 @@ class RequestDocument(Written, frozen=True):
     """One request. `labels` is the text of the header `x-tidegate-labels`; left out, the request sends none.
 
     `counters` are the counts of persons, this request included; one that is left out is unknown. `processed_in` names
-    the places that produced a text, when a cut answer goes on elsewhere.
+    the places that produced a text, when a cut answer goes on elsewhere. `output_tokens` is how long the answer is
+    expected to be, `max_tokens` the limit that the request sets on it. `revision` takes the place of the one that the
+    contract insists on. `canary` asks the settings on trial. `pools` is what is known of single pools at that moment.
     """
 
     version: Version
@@ -39,6 +51,10 @@ class RequestDocument(Written, frozen=True):
     output_tokens: Count = 100
     upload_bytes: Count = 1000
     capabilities: tuple[Capability, ...] = ()
+    max_tokens: Count | UnsetType = UNSET
+    revision: str | UnsetType = UNSET
+    canary: bool = False
+    pools: dict[str, PoolStateDocument] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +70,15 @@ class AskedRequest:
     processed_in: frozenset[Jurisdiction]
     prompt_tokens: int
     output_tokens: int
+    """Expected: at most `max_tokens`."""
     upload_bytes: int
     capabilities: frozenset[Capability]
+    max_tokens: int | None = None
+    revision: str | None = None
+    """None: what the contract says."""
+    canary: bool = False
+    pools: Mapping[PoolId, PoolState] = field(default_factory=dict)
+    """What is known of single pools; the others are idle."""
 
 
 def request_of(document: RequestDocument) -> AskedRequest:
@@ -66,7 +89,7 @@ def request_of(document: RequestDocument) -> AskedRequest:
             declared = parse_label_header(document.labels)
         except LabelHeaderError as refusal:
             raise DomainError(("labels",), str(refusal)) from None
-    processed = document.processed_in
+    processed, most = document.processed_in, document.max_tokens
     return AskedRequest(
         edge=EdgeId(read_name(document.edge, ("edge",))),
         tenant=TenantId(read_name(document.tenant, ("tenant",))),
@@ -75,7 +98,11 @@ def request_of(document: RequestDocument) -> AskedRequest:
         counters=document.counters,
         processed_in=read_jurisdictions(processed, ("processed_in",)) if processed else frozenset(),
         prompt_tokens=document.prompt_tokens,
-        output_tokens=document.output_tokens,
+        output_tokens=document.output_tokens if most is UNSET else min(document.output_tokens, most),
         upload_bytes=document.upload_bytes,
         capabilities=frozenset(document.capabilities),
+        max_tokens=None if most is UNSET else most,
+        revision=None if document.revision is UNSET else read_revision(document.revision, ("revision",)),
+        canary=document.canary,
+        pools=pool_states_of(document.pools, ("pools",)),
     )

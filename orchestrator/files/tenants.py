@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from orchestrator.files.domain_error import DomainError
@@ -16,6 +17,7 @@ from orchestrator.files.fields import (
     CATEGORY_WORDS,
     PURPOSE_WORDS,
     CategoryWord,
+    Count,
     Day,
     EntityDocument,
     LabelsDocument,
@@ -23,6 +25,7 @@ from orchestrator.files.fields import (
     Text,
     Version,
     Written,
+    read_amount,
     read_day_ms,
     read_entity,
     read_jurisdictions,
@@ -30,18 +33,20 @@ from orchestrator.files.fields import (
     read_model,
     read_name,
     read_names,
+    read_revision,
     read_text,
     read_word,
     read_words,
     refuse_repeats,
 )
+from orchestrator.files.settings import read_time_price
 from orchestrator.files.typed import FieldPath
 from orchestrator.policy.entities import Entity
 from orchestrator.policy.facts import Declared
 from orchestrator.policy.ids import KEY_ID_PATTERN, EdgeId, EntityId, KeyId, PathwayId, TenantId
 from orchestrator.policy.labels import PERSONAL_WORDS, Personal
 from orchestrator.policy.pathways import ALL_CATEGORIES, INFERENCE_ONLY, SCC_MODULES, Pathway, PathwayKind, Role
-from orchestrator.policy.tenants import KeyHash, Tenant
+from orchestrator.policy.tenants import KeyHash, Service, Tenant
 from orchestrator.policy.vocabulary import UNKNOWN
 
 CoveredWord = Annotated[str, Meta(extra_json_schema={"enum": ["none", "personal", "sensitive"]})]
@@ -88,6 +93,21 @@ class NoticeDocument(Written, frozen=True):
     version: str
 
 
+class ServiceDocument(Written, frozen=True):
+    """What the tenant was promised, and what its waiting is worth, in the currency of the side's settings.
+
+    What is left out is as the side's settings say. `budget_per_request` is the most that one request may be expected to
+    cost the tenant by its price book, in the currency in which that prices the model; without one, no request is
+    refused for its price.
+    """
+
+    value_of_time_per_second: str | UnsetType = UNSET
+    late_price_per_second: str | UnsetType = UNSET
+    slo_first_ms: Count | UnsetType = UNSET
+    slo_token_ms: Count | UnsetType = UNSET
+    budget_per_request: str | UnsetType = UNSET
+
+
 class TenantDocument(Written, frozen=True):
     """One tenant. `attested.origin` must be given: a contract says whose data it is about.
 
@@ -107,6 +127,9 @@ class TenantDocument(Written, frozen=True):
     critical_infrastructure: bool | UnsetType = UNSET
     pathways: tuple[PathwayDocument, ...] = ()
     notices: tuple[NoticeDocument, ...] = ()
+    service: ServiceDocument | UnsetType = UNSET
+    revisions: dict[str, str] = msgspec.field(default_factory=dict)
+    """By model: the revision that the contract insists on. Pools that serve another are no candidates."""
 
 
 class TenantsDocument(Written, frozen=True):
@@ -156,6 +179,28 @@ def _tenant(document: TenantDocument, path: FieldPath) -> Tenant:
         role=None if document.role is UNSET else document.role,
         critical_infrastructure=Declared.UNKNOWN if critical is UNSET else Declared(int(critical)),
         notices=_notices(document.notices, (*path, "notices")),
+        revisions={
+            read_model(model, (*path, "revisions", model)): read_revision(revision, (*path, "revisions", model))
+            for model, revision in document.revisions.items()
+        },
+        service=None if document.service is UNSET else _service(document.service, (*path, "service")),
+    )
+
+
+def _service(document: ServiceDocument, path: FieldPath) -> Service:
+    value, late, budget = (
+        document.value_of_time_per_second,
+        document.late_price_per_second,
+        document.budget_per_request,
+    )
+    return Service(
+        value_of_time_pico_per_ms=None
+        if value is UNSET
+        else read_time_price(value, (*path, "value_of_time_per_second")),
+        late_price_pico_per_ms=None if late is UNSET else read_time_price(late, (*path, "late_price_per_second")),
+        slo_first_ms=None if document.slo_first_ms is UNSET else document.slo_first_ms,
+        slo_token_us=None if document.slo_token_ms is UNSET else document.slo_token_ms * 1000,
+        budget_pico=None if budget is UNSET else read_amount(budget, 1, (*path, "budget_per_request")),
     )
 
 

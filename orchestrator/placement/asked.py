@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 from orchestrator.evidence.canonical import JsonValue
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import Ground
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
+from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import ModelId, PathwayId, PoolId
+from orchestrator.policy.tenants import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,14 @@ class Asked:
             "output_tokens": request.output_tokens,
             "upload_bytes": request.upload_bytes,
             "tried": list[JsonValue](sorted(request.tried)),
+            "max_tokens": request.max_tokens,
+            "revision": request.revision,
+            "service": None if request.service is None else _service_to_json(request.service),
+            # More than a JSON number holds exactly.
+            "bill_pico": None if request.bill_pico is None else str(request.bill_pico),
+            "cached_rebate_pico": str(request.cached_rebate_pico),
+            "entitled": request.entitled,
+            "canary": request.canary,
             "views": [_view_to_json(views[pool]) for pool in sorted(views)],
             # 64 bits: more than a JSON number holds exactly.
             "chance": str(self.chance),
@@ -66,6 +76,13 @@ def asked_from_json(value: Mapping[str, Any]) -> Asked:
             output_tokens=value["output_tokens"],
             upload_bytes=value["upload_bytes"],
             tried=frozenset(PoolId(pool) for pool in value["tried"]),
+            max_tokens=value["max_tokens"],
+            revision=value["revision"],
+            service=None if value["service"] is None else _service_from_json(value["service"]),
+            bill_pico=None if value["bill_pico"] is None else int(value["bill_pico"]),
+            cached_rebate_pico=int(value["cached_rebate_pico"]),
+            entitled=value["entitled"],
+            canary=value["canary"],
         ),
         {PoolId(view["pool"]): _view_from_json(view) for view in value["views"]},
         int(value["chance"]),
@@ -75,27 +92,25 @@ def asked_from_json(value: Mapping[str, Any]) -> Asked:
     )
 
 
+def _service_to_json(service: Service) -> dict[str, JsonValue]:
+    return {name: None if value is None else str(value) for name, value in asdict(service).items()}
+
+
+def _service_from_json(value: Mapping[str, Any]) -> Service:
+    return Service(**{name: None if number is None else int(number) for name, number in value.items()})
+
+
 def _view_to_json(view: PoolView) -> dict[str, JsonValue]:
-    load = view.load
-    return {
-        "pool": view.pool,
-        "up": view.up,
-        "rtt_us": view.rtt_us,
-        "own_in_flight": view.own_in_flight,
-        "load": None
-        if load is None
-        else {
-            "replicas": load.replicas,
-            "slots": load.slots,
-            "running": load.running,
-            "waiting": load.waiting,
-            "waiting_max": load.waiting_max,
-            "age_ms": load.age_ms,
-        },
-    }
+    """Return a view. Every field of it is a plain number, a word or nothing, so its names are its format."""
+    return cast(dict[str, JsonValue], asdict(view))
 
 
 def _view_from_json(value: Mapping[str, Any]) -> PoolView:
-    load = value["load"]
-    known = None if load is None else PoolLoad(**load)
-    return PoolView(PoolId(value["pool"]), value["up"], value["rtt_us"], known, value["own_in_flight"])
+    load, speed = value["load"], value["speed"]
+    return PoolView(
+        **{
+            **value,
+            "load": None if load is None else PoolLoad(**load),
+            "speed": None if speed is None else Speed(**speed),
+        }
+    )

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.placement.fleet import Edge, Fleet, Pool, PrefixCache, Prices
+from orchestrator.placement.fleet import Edge, Fleet, Pool, PrefixCache
 from orchestrator.placement.pick import Placement, place
+from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy.counters import Counter
@@ -34,7 +35,8 @@ class Ground:
     table: RouteTable
     """The law over the pools of `fleet`, in their order, from the edge that decides."""
     fleet: Fleet
-    prices: Prices
+    plan: Plan
+    """What the pools of `fleet` offer and charge, seen from the edge that decides."""
     settings: PlacementSettings
     revoked_pools: frozenset[PoolId]
     revoked_pathways: frozenset[PathwayId]
@@ -110,12 +112,11 @@ def decide(
     """Label the payload, ask the law about every declared pool, and place it among the permitted ones."""
     sources = label(tenant, declared, edge)
     facts = gather(tenant, sources)
-    return Decision(sources, facts, place_permitted(ground, edge, facts, request, views, now_ms, chance))
+    return Decision(sources, facts, place_permitted(ground, facts, request, views, now_ms, chance))
 
 
 def place_permitted(
     ground: Ground,
-    edge: Edge,
     facts: Facts,
     request: PlacementRequest,
     views: Mapping[PoolId, PoolView],
@@ -124,7 +125,7 @@ def place_permitted(
 ) -> Placement:
     """Ask the law about every declared pool, and place among the permitted ones."""
     verdicts = judge(ground, facts, now_ms)
-    return place(request, edge.id, ground.fleet, verdicts, views, ground.prices, ground.settings, chance)
+    return place(request, ground.plan, verdicts, views, ground.settings, now_ms, chance)
 
 
 def judge(ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:

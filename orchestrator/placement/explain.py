@@ -15,9 +15,19 @@ def placement_to_json(placement: Placement) -> dict[str, JsonValue]:
     chosen = placement.chosen
     return {
         "chosen": None if chosen is None else chosen.pool.id,
+        "runner_up": runner_up_to_json(placement),
         "candidates": [candidate_to_json(candidate) for candidate in placement.candidates],
         "dropped": dict[str, JsonValue](placement.counts()),
     }
+
+
+def runner_up_to_json(placement: Placement) -> dict[str, JsonValue] | None:
+    """Return the cheapest pool that was not chosen, and how much dearer it is; less than nothing within epsilon."""
+    chosen, second = placement.chosen, placement.runner_up()
+    if chosen is None or second is None or chosen.terms is None or second.terms is None:
+        return None
+    gap_pico = second.terms.total_pico - chosen.terms.total_pico
+    return {"pool": second.pool.id, "gap_pico": str(gap_pico)}
 
 
 def candidate_to_json(candidate: Candidate) -> dict[str, JsonValue]:
@@ -28,6 +38,7 @@ def candidate_to_json(candidate: Candidate) -> dict[str, JsonValue]:
         "places": list[JsonValue](sorted(candidate.pool.place.reach())),
         "verdict": verdict_to_json(candidate.verdict),
         "drop": None if candidate.drop is None else candidate.drop.value,
+        "doubtful": candidate.doubtful,
         "terms": None if candidate.terms is None else terms_to_json(candidate.terms),
     }
 
@@ -97,11 +108,23 @@ def terms_to_json(terms: Terms) -> dict[str, JsonValue]:
         "total_pico": str(terms.total_pico),
         "tokens_pico": str(terms.tokens_pico),
         "egress_pico": str(terms.egress_pico),
+        "carbon_pico": str(terms.carbon_pico),
         "time_pico": str(terms.time_pico),
         "late_pico": str(terms.late_pico),
+        "others_pico": str(terms.others_pico),
         "rtt_us": terms.rtt_us,
         "rtt_measured": terms.rtt_measured,
+        "upload_us": terms.upload_us,
         "queue_us": terms.queue_us,
         "prefill_us": terms.prefill_us,
         "decode_us": terms.decode_us,
+        "first_us": terms.first_us,
+        "time_us": terms.time_us,
+        "spread_us": terms.spread_us,
+        "late_first_us": terms.late_first_us,
+        "late_decode_us": terms.late_decode_us,
+        "cached_tokens": terms.cached_tokens,
+        "others_us": terms.others_us,
+        "told_us": terms.told_us,
+        "beside": terms.beside,
     }

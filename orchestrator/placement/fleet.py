@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from orchestrator.ledger.rating import PriceBook, TokenPrice
 from orchestrator.placement.capabilities import Capability
+from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import EdgeId, KeyId, ModelId, PlaceId, PoolId, SchedulerId, SideId
 from orchestrator.policy.places import Place, SinkKind
 
@@ -40,6 +42,18 @@ class ServedModel:
     """Microseconds of prefill per uncached prompt token."""
     decode_us_per_token: int
     """Microseconds per output token of a stream that runs alone."""
+    stream_us_per_token: int | None = None
+    """Microseconds more per output token for each stream beside it; None: as if a full replica took twice as long."""
+    revision: str | None = None
+    """Which revision of the model it serves."""
+
+    def speed(self, slots: int) -> Speed:
+        """Return the declared speed of a replica with `slots` streams."""
+        decode_ns = self.decode_us_per_token * 1000
+        # Streams that run together share the memory bandwidth that decoding lives on: linear, to first order.
+        beside = self.stream_us_per_token
+        stream_ns = decode_ns // max(1, slots) if beside is None else beside * 1000
+        return Speed(self.prefill_us_per_token * 1000, decode_ns, stream_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +140,44 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
+class Tariff:
+    """Another price of tokens for some hours of every day, in UTC. It may run over midnight."""
+
+    from_minute: int
+    """Minutes since midnight, 0 to 1,439."""
+    until_minute: int
+    """First minute that it no longer covers."""
+    tokens: TokenPrice
+
+    def covers(self, minute: int) -> bool:
+        """Whether `minute` of the day is within."""
+        if self.from_minute <= self.until_minute:
+            return self.from_minute <= minute < self.until_minute
+        return minute >= self.from_minute or minute < self.until_minute
+
+
+@dataclass(frozen=True, slots=True)
+class DatedPrice:
+    """A price of tokens for a while: a spot price, or a change that is announced."""
+
+    from_ms: int
+    until_ms: int
+    """First millisecond at which it no longer holds."""
+    tokens: TokenPrice
+
+
+@dataclass(frozen=True, slots=True)
+class Carbon:
+    """What a token emits: energy at the pool times what its grid emits."""
+
+    grams_per_kwh: int
+    input_uj: int
+    """Microjoules per uncached prompt token."""
+    output_uj: int
+    """Microjoules per output token."""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolCost:
     """What one pool costs the operator, for one model."""
 
@@ -133,6 +185,12 @@ class PoolCost:
     model: ModelId
     tokens: TokenPrice
     egress_pico_per_byte: int
+    """On every link that `links` does not name."""
+    tariffs: tuple[Tariff, ...] = ()
+    dated: tuple[DatedPrice, ...] = ()
+    links: Mapping[EdgeId, int] = field(default_factory=dict)
+    """Pico-units per byte between an edge and this pool."""
+    carbon: Carbon | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from orchestrator.placement.cost import Terms, cost
-from orchestrator.placement.fleet import Fleet, Pool, Prices
+from orchestrator.placement.cost import Spot, Terms, cost
+from orchestrator.placement.fleet import Pool
+from orchestrator.placement.plan import Offer, Plan
 from orchestrator.placement.requests import PlacementRequest, PoolView
-from orchestrator.placement.settings import PlacementSettings
-from orchestrator.policy.ids import EdgeId, PoolId
+from orchestrator.placement.settings import PlacementSettings, Worth
+from orchestrator.policy.ids import PoolId
 from orchestrator.policy.verdicts import Verdict
 
 PPM = 1_000_000
@@ -24,14 +25,21 @@ class Drop(Enum):
     """Why a pool is no candidate. The first that applies is named; the law comes before everything else."""
 
     NOT_PERMITTED = "not_permitted"
+    ENTITLEMENT = "not_entitled"
     MODEL = "model_not_served"
+    REVISION = "revision_not_served"
     CAPABILITY = "capability_not_offered"
+    CONTEXT = "context_too_short"
     NOT_REACHABLE = "not_reachable"
     DRAINED = "drained"
     TRIED = "tried"
     DOWN = "down"
+    BREAKER = "breaker_open"
+    CAPPED = "capped"
     FULL = "full"
+    NO_OPENING = "no_opening"
     NO_PRICE = "no_price"
+    BUDGET = "over_budget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,10 @@ class Candidate:
     verdict: Verdict
     drop: Drop | None
     terms: Terms | None
+    spot: Spot | None = None
+    """What its cost was worked out from."""
+    doubtful: bool = False
+    """The estimated prompt does not fit its context. An estimate refuses nothing: it comes after all that fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,74 +72,123 @@ class Placement:
         """Return the candidates that the law allows."""
         return tuple(candidate for candidate in self.candidates if candidate.verdict.allowed)
 
+    def runner_up(self) -> Candidate | None:
+        """Return the cheapest candidate that was not chosen, or None when there is none."""
+        others = [
+            (c.doubtful, c.terms.total_pico, c.pool.id, c)
+            for c in self.candidates
+            if c.terms is not None and c is not self.chosen
+        ]
+        return min(others, key=lambda other: other[:3])[3] if others else None
+
 
 def place(
     request: PlacementRequest,
-    edge: EdgeId,
-    fleet: Fleet,
+    plan: Plan,
     verdicts: Mapping[PoolId, Verdict],
     views: Mapping[PoolId, PoolView],
-    prices: Prices,
     settings: PlacementSettings,
+    now_ms: int,
     chance: int,
 ) -> Placement:
-    """Choose a pool. `verdicts` must hold one for every pool of `fleet`; `chance` is 64 random bits for ties."""
+    """Choose a pool. `verdicts` must hold one for every pool of the plan; `chance` is 64 random bits for ties."""
+    settings = settings.arm(request.canary)
+    worth = settings.worth(request.service)
     candidates = tuple(
-        _judge(request, edge, pool, verdicts[pool.id], views.get(pool.id), prices, settings)
-        for pool in sorted(fleet.pools, key=lambda pool: pool.id)
+        _judge(request, offer, verdicts[offer.pool.id], views.get(offer.pool.id), settings, worth)
+        for offer in plan.offers(request.model, now_ms)
     )
     return Placement(_choose(candidates, views, settings, chance), candidates)
 
 
 def _judge(
     request: PlacementRequest,
-    edge: EdgeId,
-    pool: Pool,
+    offer: Offer,
     verdict: Verdict,
     view: PoolView | None,
-    prices: Prices,
     settings: PlacementSettings,
+    worth: Worth,
 ) -> Candidate:
-    served = pool.served(request.model)
-    price = prices.cost(pool.id, request.model)
-    drop: Drop | None = None
-    if not verdict.allowed:
-        drop = Drop.NOT_PERMITTED
-    elif served is None:
-        drop = Drop.MODEL
-    elif not request.capabilities <= served.capabilities:
-        drop = Drop.CAPABILITY
-    elif not pool.reachable(edge):
-        drop = Drop.NOT_REACHABLE
-    elif pool.id in settings.drains:
-        drop = Drop.DRAINED
-    elif pool.id in request.tried:
-        drop = Drop.TRIED
-    elif view is None or not view.up or (view.load is not None and view.load.replicas == 0):
-        drop = Drop.DOWN
-    elif view.load is not None and view.load.full():
-        drop = Drop.FULL
-    elif price is None or price.tokens.currency != settings.currency:
+    pool, served = offer.pool, offer.served
+    drop: Drop | None = Drop.NOT_PERMITTED
+    if verdict.allowed:
+        drop = _unfit(request, offer) or _unready(request, pool, view, settings)
+    if drop is None and offer.spot is None:
         drop = Drop.NO_PRICE
-    if drop is not None or served is None or price is None or view is None:
+    if drop is None and view is not None and _over_budget(request, view):
+        drop = Drop.BUDGET
+    if drop is not None or served is None or offer.spot is None or view is None:
         return Candidate(pool, verdict, drop, None)
-    return Candidate(pool, verdict, None, cost(request, pool, served, price, view, settings))
+    doubtful = request.prompt_tokens > served.context_tokens
+    return Candidate(pool, verdict, None, cost(request, offer.spot, view, worth), offer.spot, doubtful)
+
+
+def _unfit(request: PlacementRequest, offer: Offer) -> Drop | None:
+    """Return why the pool can never take such a request, as declared."""
+    served = offer.served
+    if not request.entitled:
+        return Drop.ENTITLEMENT
+    if served is None:
+        return Drop.MODEL
+    if request.revision is not None and request.revision != served.revision:
+        return Drop.REVISION
+    if not request.capabilities <= served.capabilities:
+        return Drop.CAPABILITY
+    # Only what is certain refuses: an answer of that length leaves no room for any prompt.
+    if request.max_tokens is not None and request.max_tokens >= served.context_tokens:
+        return Drop.CONTEXT
+    return None if offer.reachable else Drop.NOT_REACHABLE
+
+
+def _unready(
+    request: PlacementRequest, pool: Pool, view: PoolView | None, settings: PlacementSettings
+) -> Drop | None:
+    """Return why the pool cannot take the request now."""
+    if pool.id in settings.drains:
+        return Drop.DRAINED
+    if pool.id in request.tried:
+        return Drop.TRIED
+    load = None if view is None else view.load
+    if view is None or not view.up or (load is not None and load.replicas == 0):
+        return Drop.DOWN
+    if view.held_off:
+        return Drop.BREAKER
+    cap = settings.caps.get(pool.id)
+    if cap is not None and view.own_in_flight >= cap:
+        return Drop.CAPPED
+    if load is not None and load.full():
+        return Drop.FULL
+    if load is not None and load.openings is not None and view.unseen >= load.openings:
+        return Drop.NO_OPENING
+    return None
+
+
+def _over_budget(request: PlacementRequest, view: PoolView) -> bool:
+    """Whether the tenant would be expected to pay more than it allows. Without a price in its book it pays nothing."""
+    budget = None if request.service is None else request.service.budget_pico
+    if budget is None or request.bill_pico is None:
+        return False
+    cached = min(view.cached_tokens, max(0, request.prompt_tokens - 1))
+    return request.bill_pico - cached * request.cached_rebate_pico > budget
 
 
 def _choose(
     candidates: tuple[Candidate, ...], views: Mapping[PoolId, PoolView], settings: PlacementSettings, chance: int
 ) -> Candidate | None:
-    scored = [(c.terms.total_pico, c) for c in candidates if c.terms is not None]
+    scored = [(c.terms.total_pico, c) for c in candidates if c.terms is not None and not c.doubtful]
+    scored = scored or [(c.terms.total_pico, c) for c in candidates if c.terms is not None]
     if not scored:
         return None
     best_pico = min(total for total, _ in scored)
     near = [c for total, c in scored if total <= best_pico + best_pico * settings.epsilon_ppm // PPM]
     if len(near) == 1:
         return near[0]
-    first = near[chance % len(near)]
+    # Bits of their own: the canary is drawn from others (`in_canary`), and the lowest of a float's 64 are nought.
+    first = near[(chance >> 48) * len(near) >> 16]
     others = [c for c in near if c is not first]
-    second = others[(chance >> 32) % len(others)]
-    return min((first, second), key=lambda c: (_age_ms(views.get(c.pool.id)), c.pool.id))
+    second = others[(chance >> 32 & 0xFFFF) * len(others) >> 16]
+    # Of equal age the first drawn: reports of one session arrive together, and a name must not win every tie.
+    return min((first, second), key=lambda c: _age_ms(views.get(c.pool.id)))
 
 
 def _age_ms(view: PoolView | None) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.placement.capabilities import Capability
+from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import ModelId, PoolId
+from orchestrator.policy.tenants import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +23,25 @@ class PlacementRequest:
     upload_bytes: int
     tried: frozenset[PoolId] = frozenset()
     """Pools that refused this request already as `not_started`."""
+    max_tokens: int | None = None
+    """The limit that the request sets on its answer."""
+    revision: str | None = None
+    """Revision of the model that the request asks for; None takes any."""
+    service: Service | None = None
+    """What the tenant was promised, where that differs from the settings."""
+    bill_pico: int | None = None
+    """What the tenant would pay with nothing cached, by its price book; None when no book prices the model."""
+    cached_rebate_pico: int = 0
+    """How much less it pays for each cached prompt token."""
+    entitled: bool = True
+    """Whether the tenant may use the model."""
+    canary: bool = False
+    """Whether the canary's settings decide."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
-    """What a pool last reported of itself."""
+    """What a pool last reported of itself. None is unknown, and unknown is not zero."""
 
     replicas: int
     slots: int
@@ -33,6 +49,14 @@ class PoolLoad:
     waiting: int
     waiting_max: int
     age_ms: int
+    """Since the report arrived."""
+    queued_tokens: int | None = None
+    """Prompt tokens that are accepted and not yet taken in."""
+    kv_tokens: int | None = None
+    """Tokens whose keys and values fit, over all replicas."""
+    kv_used_tokens: int | None = None
+    openings: int | None = None
+    """Attempts that this edge may still start, counted from the report; None where nobody grants any."""
 
     def full(self) -> bool:
         """Whether one more would be refused: every slot runs and the queue holds no more."""
@@ -50,3 +74,15 @@ class PoolView:
     load: PoolLoad | None
     own_in_flight: int
     """Attempts of this edge at this pool that have not ended."""
+    unseen: int = 0
+    """Of these, attempts that the last report cannot have counted."""
+    unseen_tokens: int = 0
+    """Uncached prompt tokens of the unseen ones."""
+    bytes_per_s: int | None = None
+    """Measured on the way there."""
+    cached_tokens: int = 0
+    """Prompt tokens of this request that the pool is expected to hold already."""
+    speed: Speed | None = None
+    """Learned; None before anything was."""
+    held_off: bool = False
+    """The breaker is open: attempts there failed one after the other."""

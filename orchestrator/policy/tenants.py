@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from orchestrator.policy.entities import Entity
 from orchestrator.policy.facts import Declared
@@ -17,6 +18,20 @@ class KeyHash:
 
     id: KeyId
     secret_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a tenant was promised, and what its waiting is worth. None takes the side's setting. No law reads it."""
+
+    value_of_time_pico_per_ms: int | None = None
+    late_price_pico_per_ms: int | None = None
+    slo_first_ms: int | None = None
+    """To the first token."""
+    slo_token_us: int | None = None
+    """Per token after it."""
+    budget_pico: int | None = None
+    """The most that one request may be expected to cost the tenant, by its price book."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +57,6 @@ class Tenant:
     """Whether it operates critical information infrastructure (PIPL art. 40, CAC Order 16 art. 7)."""
     notices: tuple[tuple[str, str], ...] = ()
     """(name, version) of each notice that it has given its subjects, sorted."""
+    service: Service | None = None
+    revisions: Mapping[ModelId, str] = field(default_factory=dict)
+    """The revision of a model that its contract insists on."""

@@ -103,6 +103,15 @@ _ENTRIES = (
         "This tenant may not do that here.",
     ),
     Entry(
+        "budget_exceeded",
+        402,
+        Kind.INVALID_REQUEST,
+        Cause.TENANT,
+        Retry.NEVER,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "The request is expected to cost more than the tenant allows for one.",
+    ),
+    Entry(
         "unknown_endpoint",
         404,
         Kind.NOT_FOUND,

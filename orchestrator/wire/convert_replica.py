@@ -108,6 +108,10 @@ class ReplicaBeat:
     running: int
     waiting: int
     healthy: bool
+    queued_tokens: int | None = None
+    """Prompt tokens that wait; None is unknown, as below."""
+    kv_tokens: int | None = None
+    kv_used_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,13 @@ def replica_frame_out(frame: ReplicaFrame) -> pb.ReplicaFrame:
             return pb.ReplicaFrame(tokens=tokens)
         case ReplicaBeat():
             beat = pb.ReplicaBeat(
-                step=frame.step, running=frame.running, waiting=frame.waiting, healthy=frame.healthy
+                step=frame.step,
+                running=frame.running,
+                waiting=frame.waiting,
+                healthy=frame.healthy,
+                queued_tokens=frame.queued_tokens,
+                kv_tokens=frame.kv_tokens,
+                kv_used_tokens=frame.kv_used_tokens,
             )
             return pb.ReplicaFrame(beat=beat)
         case WorkStarted():
@@ -172,7 +182,10 @@ def replica_frame_in(message: pb.ReplicaFrame) -> ReplicaFrame:
             return WorkTokens(t.work, t.text, tuple(t.ids), t.count)
         case "beat":
             b = message.beat
-            return ReplicaBeat(b.step, b.running, b.waiting, b.healthy)
+            queued = b.queued_tokens if b.HasField("queued_tokens") else None
+            kv_tokens = b.kv_tokens if b.HasField("kv_tokens") else None
+            kv_used = b.kv_used_tokens if b.HasField("kv_used_tokens") else None
+            return ReplicaBeat(b.step, b.running, b.waiting, b.healthy, queued, kv_tokens, kv_used)
         case "started":
             return WorkStarted(message.started.work, message.started.prompt_tokens)
         case "finished":

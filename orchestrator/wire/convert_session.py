@@ -117,6 +117,10 @@ def load_out(load: f.Load) -> pb.Load:
         running=load.running,
         waiting=load.waiting,
         waiting_max=load.waiting_max,
+        queued_tokens=load.queued_tokens,
+        kv_tokens=load.kv_tokens,
+        kv_used_tokens=load.kv_used_tokens,
+        openings=load.openings,
     )
 
 
@@ -130,6 +134,10 @@ def load_in(message: pb.Load) -> f.Load:
         message.running,
         message.waiting,
         message.waiting_max,
+        message.queued_tokens if message.HasField("queued_tokens") else None,
+        message.kv_tokens if message.HasField("kv_tokens") else None,
+        message.kv_used_tokens if message.HasField("kv_used_tokens") else None,
+        message.openings if message.HasField("openings") else None,
     )
 
 
@@ -257,7 +265,14 @@ def intake_frame_out(frame: f.IntakeFrame) -> pb.IntakeFrame:
             return pb.IntakeFrame(accepted=accepted)
         case f.Done():
             counts = pool_counts_out(frame.counts)
-            done = pb.Done(stream=frame.stream, attempt=frame.attempt, reason=frame.reason, counts=counts)
+            done = pb.Done(
+                stream=frame.stream,
+                attempt=frame.attempt,
+                reason=frame.reason,
+                counts=counts,
+                queued_us=frame.queued_us,
+                beside=frame.beside,
+            )
             return pb.IntakeFrame(done=done)
         case f.Beat():
             return pb.IntakeFrame(beat=pb.Beat(number=frame.number, answers=frame.answers))
@@ -309,7 +324,9 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
         case "done":
             d = message.done
             reason = reason_in("done.reason", d.reason)
-            return f.Done(d.stream, attempt_in(d.attempt), reason, pool_counts_in(d.counts))
+            queued_us = d.queued_us if d.HasField("queued_us") else None
+            beside = d.beside if d.HasField("beside") else None
+            return f.Done(d.stream, attempt_in(d.attempt), reason, pool_counts_in(d.counts), queued_us, beside)
         case "beat":
             return f.Beat(message.beat.number, message.beat.answers)
         case "load":

@@ -114,6 +114,12 @@ class Load:
     running: int
     waiting: int
     waiting_max: int
+    queued_tokens: int | None = None
+    """Prompt tokens that are accepted and not yet taken in; None is unknown, as below."""
+    kv_tokens: int | None = None
+    kv_used_tokens: int | None = None
+    openings: int | None = None
+    """Attempts that the receiving edge may start before the next report; None where none are granted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +181,10 @@ class Done:
     reason: str
     """A value of `engines.generation.FinishReason`."""
     counts: PoolCounts
+    queued_us: int | None = None
+    """How long it waited at the pool before its prompt was taken in; None where nobody knows."""
+    beside: int | None = None
+    """Streams that decoded beside it in its replica; None where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

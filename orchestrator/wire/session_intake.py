@@ -7,7 +7,7 @@ stream is broken as `slow_reader` and its slot is free. Nothing parks a running 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId, SessionId
@@ -228,13 +228,16 @@ class IntakeSession:
             found.ready.append(piece)
         return self._flush(stream, found)
 
-    def done(self, stream: int, reason: str, counts: PoolCounts) -> list[Instruction]:
+    def done(
+        self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None = None, beside: int | None = None
+    ) -> list[Instruction]:
         """The engine finished `stream`. The frame leaves after the last token."""
         found = self._live(stream)
         if found is None:
             return []
         # Nobody reads what came after the cancel, so the answer is not complete, however the engine ended.
-        found.last = Done(stream, found.attempt, "cancelled" if found.cancelled else reason, counts)
+        said = "cancelled" if found.cancelled else reason
+        found.last = Done(stream, found.attempt, said, counts, queued_us, beside)
         return self._flush(stream, found)
 
     def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> list[Instruction]:
@@ -354,7 +357,7 @@ class IntakeSession:
         """Put the number of sent tokens into the terminal frame: only this machine knows it."""
         last = found.last
         if isinstance(last, Done):
-            return Done(last.stream, last.attempt, last.reason, _with_sent(last.counts, found.sent_tokens))
+            return replace(last, counts=_with_sent(last.counts, found.sent_tokens))
         if isinstance(last, Broken):
             counts = _with_sent(last.counts, found.sent_tokens)
             return Broken(last.stream, last.attempt, last.code, last.detail, counts)

@@ -1,22 +1,28 @@
 """The queue of one pool and the choice of a replica, as a pure state machine: events in, instructions out.
 
-Work is given to the replica with the most free slots for its size, never to one that is silent. The queue is bounded;
-what does not fit is refused with a sentence. A replica that falls silent for long, or closes its stream, is gone, and
-what ran there is broken: it may have begun.
+Work is given to the replica with a free slot where it costs the least time (`choice`), never to one that is silent.
+The queue is bounded; what does not fit is refused with a sentence. A replica that falls silent for long, or closes its
+stream, is gone, and what ran there is broken: it may have begun. How long work waited and what ran beside it is kept
+here too, for the choice learns from it and edges are told.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.placement.requests import PoolLoad
+from orchestrator.placement.sight import End, Ending
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+from scheduler.intake.choice import Asked, Candidate, Choice, Chooser
 
 SUSPECT_MS = 750
 """Silence after which a replica gets no new work."""
 DEAD_MS = 2_500
 """Silence after which a replica is given up."""
+NOTHING = PoolCounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,20 @@ class ReplicaCondition(Enum):
     DOWN = "down"
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a replica says of itself in a beat, or its engine on its page. None is unknown, and unknown is not zero."""
+
+    queued_tokens: int | None = None
+    """Prompt tokens that are accepted and not yet taken in."""
+    kv_tokens: int | None = None
+    """Tokens whose keys and values fit."""
+    kv_used_tokens: int | None = None
+    others_running: int = 0
+    """Requests in the engine's batch that are not ours: it may be shared."""
+    others_waiting: int = 0
+
+
 @dataclass(slots=True)
 class Replica:
     """One engine serving one model, as the queue sees it."""
@@ -85,17 +105,56 @@ class Replica:
     beats: bool = True
     """Whether it beats; an engine reached by probes does not, and is never silent."""
     work: set[int] = field(default_factory=set)
+    told: Told = Told()
+
+    def taken(self) -> int:
+        """Return how many slots are taken, by ours and by what others have in the engine."""
+        return min(self.slots, len(self.work) + self.told.others_running + self.told.others_waiting)
 
     def free(self) -> int:
         """Return how many slots are free."""
-        return self.slots - len(self.work)
+        return self.slots - self.taken()
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """How a work fared here. None is unknown."""
+
+    queued_us: int | None
+    """From its submission until its prompt was taken in, as far as is known."""
+    beside: int | None
+    """Streams that decode beside it in its replica."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     work: int
-    model: ModelId
+    asked: Asked
+    submitted_us: int
     until_us: int
+
+
+@dataclass(slots=True)
+class _Given:
+    """A work that a replica has."""
+
+    number: int
+    """Counts what was given: a replica takes in what it got first."""
+    replica: ReplicaId
+    submitted_us: int
+    given_us: int
+    taken_us: int
+    """When its prompt was taken in, as far as is known."""
+    cached_tokens: int
+    """Of its prompt, what the replica is expected to hold."""
+    tokens: int
+    """Of its prompt, what is not cached: estimated, until the replica has counted."""
+    started: bool = False
+    """Whether the replica has counted its prompt."""
+    counted: bool = False
+    """Whether the replica's last beat counted it."""
+    first: bool = False
+    """Whether its first token came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +166,13 @@ class PoolState:
     running: int
     waiting: int
     waiting_max: int
+    free: int
+    """Slots that are free."""
+    queued_tokens: int | None
+    """Prompt tokens accepted and not yet taken in, those in the queue included."""
+    kv_tokens: int | None
+    """Of all replicas together; None where one of them does not tell."""
+    kv_used_tokens: int | None
 
 
 class Dispatcher:
@@ -120,7 +186,11 @@ class Dispatcher:
         self._dead_ms = dead_ms
         self._replicas: dict[ReplicaId, Replica] = {}
         self._waiting: deque[_Waiting] = deque()  # bounded: waiting_max
-        self._where: dict[int, ReplicaId] = {}
+        self._given: dict[int, _Given] = {}  # bounded: by the slots
+        self._unread: dict[ReplicaId, dict[int, _Given]] = {}
+        """Of these, what has not brought a token, in the order in which its replica got it."""
+        self._last_given = 0
+        self._chooser = Chooser()
 
     def state(self) -> PoolState:
         """Return what is reported of this pool."""
@@ -128,9 +198,13 @@ class Dispatcher:
         return PoolState(
             len(up),
             sum(replica.slots for replica in up),
-            sum(len(replica.work) for replica in up),
+            sum(replica.taken() for replica in up),
             len(self._waiting),
             self.waiting_max,
+            sum(replica.free() for replica in up),
+            self._queued_tokens(up),
+            _sum([replica.told.kv_tokens for replica in up]),
+            _sum([replica.told.kv_used_tokens for replica in up]),
         )
 
     def replicas(self, now_us: int) -> list[tuple[Replica, ReplicaCondition]]:
@@ -143,58 +217,106 @@ class Dispatcher:
         if replica.id in self._replicas:
             out += self.left(replica.id, self._replicas[replica.id].incarnation)
         self._replicas[replica.id] = replica
+        self._unread[replica.id] = {}
+        self._chooser.came(replica.id)
         self.starts[replica.id] = self.starts.get(replica.id, 0) + 1
         return out + self._assign(replica.heard_us)
 
     def left(self, replica_id: ReplicaId, incarnation: str) -> list[Instruction]:
-        """A replica is gone. What ran there is broken."""
+        """A replica is gone. What ran there is broken; whoever carries that out says that it has `ended`."""
         replica = self._replicas.get(replica_id)
         if replica is None or replica.incarnation != incarnation:
             return []
-        del self._replicas[replica_id]
+        del self._replicas[replica_id], self._unread[replica_id]
         detail = "The replica that made the answer is gone."
         for work in replica.work:
-            self._where.pop(work, None)
+            self._given.pop(work, None)
         return [Break(work, "engine_failed", detail) for work in sorted(replica.work)]
 
     def holder(self, work: int) -> ReplicaId | None:
         """Return the replica that was given `work` and has not ended it, or None."""
-        return self._where.get(work)
+        given = self._given.get(work)
+        return None if given is None else given.replica
 
-    def beat(self, replica_id: ReplicaId, incarnation: str, healthy: bool | None, now_us: int) -> list[Instruction]:
-        """A sign of life. `healthy` is None when it does not say how the engine is."""
+    def beat(
+        self, replica_id: ReplicaId, incarnation: str, healthy: bool | None, now_us: int, told: Told | None = None
+    ) -> list[Instruction]:
+        """A sign of life. `healthy` is None when it does not say how the engine is, `told` when not how full it is."""
         replica = self._replicas.get(replica_id)
         if replica is None or replica.incarnation != incarnation:
             return []
         replica.heard_us = now_us
         replica.healthy = replica.healthy if healthy is None else healthy
+        if told is not None:
+            replica.told = told
+            for given in self._unread[replica_id].values():
+                given.counted = given.started
         return self._assign(now_us)
 
-    def submit(self, work: int, model: ModelId, budget_ms: int, now_us: int) -> list[Instruction]:
+    def started(self, work: int, prompt_tokens: int, now_us: int) -> None:
+        """A replica has read the prompt of a work and counted it."""
+        given = self._given.get(work)
+        if given is None or given.started:
+            return
+        given.started = True
+        given.tokens = max(0, prompt_tokens - given.cached_tokens)
+        if self._replicas[given.replica].beats:
+            given.taken_us = max(given.taken_us, now_us)
+
+    def first_token(self, work: int, now_us: int) -> None:
+        """The first token of a work came."""
+        given = self._given.get(work)
+        if given is None or given.first:
+            return
+        self._chooser.first_token(work, now_us)
+        self._moved_on(work, given, now_us)
+
+    def passage(self, work: int) -> Passage:
+        """Return how a work that a replica has fared. Ask before it has `ended`."""
+        given = self._given.get(work)
+        if given is None:
+            return Passage(None, None)
+        replica = self._replicas[given.replica]
+        decoding = sum(1 for one in replica.work if one != work and one in self._given and self._given[one].first)
+        return Passage(given.taken_us - given.submitted_us, decoding + replica.told.others_running)
+
+    def submit(self, work: int, asked: Asked, budget_ms: int, now_us: int) -> list[Instruction]:
         """New permitted work. It runs, waits, or is refused."""
         if not self._replicas:
             return [Refuse(work, "no_replica", f"The pool {self.pool} has no replica that is up.")]
-        if all(replica.model != model for replica in self._replicas.values()):
+        if all(replica.model != asked.model for replica in self._replicas.values()):
             return [Refuse(work, "model_not_served", f"The pool {self.pool} does not serve this model now.")]
-        self._waiting.append(_Waiting(work, model, now_us + budget_ms * 1000))
+        self._waiting.append(_Waiting(work, asked, now_us, now_us + budget_ms * 1000))
         out = self._assign(now_us)
         if len(self._waiting) > self.waiting_max:
             last = self._waiting.pop()
             out.append(Refuse(last.work, "engine_busy", f"The queue of pool {self.pool} is full."))
         return out
 
-    def ended(self, work: int, now_us: int) -> list[Instruction]:
-        """A replica ended this work, however. Its slot is free."""
-        replica_id = self._where.pop(work, None)
-        if replica_id is not None and replica_id in self._replicas:
-            self._replicas[replica_id].work.discard(work)
+    def ended(
+        self, work: int, now_us: int, end: End = End.CANCELLED, counts: PoolCounts = NOTHING
+    ) -> list[Instruction]:
+        """A work ended, however, with what its replica counted. Its slot is free."""
+        passage = self.passage(work)
+        given = self._given.get(work)
+        queued_us = None
+        if given is not None:
+            replica = self._replicas[given.replica]
+            # How an engine behind a URL takes in prompts is not known: what was expected stands for it.
+            queued_us = given.taken_us - given.given_us if replica.beats else None
+            if not given.first:
+                self._moved_on(work, given, now_us)
+            replica.work.discard(work)
+            del self._given[work]
+        ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, passage.beside)
+        self._chooser.ended(work, ending, now_us)
         return self._assign(now_us)
 
     def cancel(self, work: int) -> list[Instruction]:
         """Nobody waits for this work any more. When it has not started, it is refused at once."""
-        replica_id = self._where.get(work)
-        if replica_id is not None:
-            return [Withdraw(work, replica_id)]
+        given = self._given.get(work)
+        if given is not None:
+            return [Withdraw(work, given.replica)]
         kept = [waiting for waiting in self._waiting if waiting.work != work]
         if len(kept) == len(self._waiting):
             return []
@@ -227,23 +349,80 @@ class Dispatcher:
         out: list[Instruction] = []
         kept: deque[_Waiting] = deque()  # bounded: waiting_max
         for waiting in self._waiting:
-            replica = self._best(waiting.model, now_us)
-            if replica is None:
+            choice = self._best(waiting.asked, now_us)
+            if choice is None:
                 kept.append(waiting)
                 continue
-            replica.work.add(waiting.work)
-            self._where[waiting.work] = replica.id
-            out.append(Assign(waiting.work, replica.id))
+            self._give(waiting, choice, now_us)
+            out.append(Assign(waiting.work, choice.replica))
         self._waiting = kept
         return out
 
-    def _best(self, model: ModelId, now_us: int) -> Replica | None:
+    def _best(self, asked: Asked, now_us: int) -> Choice | None:
         fit = [
-            replica
+            Candidate(replica.id, self._load(replica, asked, now_us))
             for replica in self._replicas.values()
-            if replica.model == model
+            if replica.model == asked.model
             and replica.free() > 0
             and self._condition(replica, now_us) is ReplicaCondition.UP
         ]
-        # The largest free share; ties by name, so that the choice can be replayed.
-        return min(fit, key=lambda r: (len(r.work) * 1_000 // r.slots, r.id), default=None)
+        return self._chooser.best(asked, fit, now_us)
+
+    def _give(self, waiting: _Waiting, choice: Choice, now_us: int) -> None:
+        work, asked, cached = waiting.work, waiting.asked, choice.terms.cached_tokens
+        self._replicas[choice.replica].work.add(work)
+        uncached = max(0, asked.prompt_tokens - cached)
+        self._last_given += 1
+        given = _Given(self._last_given, choice.replica, waiting.submitted_us, now_us, now_us, cached, uncached)
+        self._given[work] = self._unread[choice.replica][work] = given
+        self._chooser.given(work, asked, choice, now_us)
+
+    def _load(self, replica: Replica, asked: Asked, now_us: int) -> PoolLoad:
+        """Return how full a replica is now. What we gave it is known here, and a beat can only be older."""
+        told, unread = replica.told, len(self._unread[replica.id])
+        return PoolLoad(
+            replicas=1,
+            slots=replica.slots,
+            running=len(replica.work) - unread + told.others_running,
+            # In the engine, for their prompts to be taken in.
+            waiting=unread + told.others_waiting,
+            waiting_max=0,
+            age_ms=0,
+            # What others have waiting there is taken to be like this work.
+            queued_tokens=self._queued(replica) + told.others_waiting * asked.prompt_tokens,
+            kv_tokens=told.kv_tokens,
+            kv_used_tokens=told.kv_used_tokens,
+        )
+
+    def _queued(self, replica: Replica) -> int:
+        """Return the prompt tokens of ours that a replica has not taken in: as told, and what was given since."""
+        told = replica.told.queued_tokens
+        new = [one.tokens for one in self._unread[replica.id].values() if told is None or not one.counted]
+        return sum(new) + (told or 0)
+
+    def _queued_tokens(self, up: list[Replica]) -> int | None:
+        """Return the prompt tokens that wait at the pool; None where others have prompts waiting in an engine."""
+        if any(replica.told.others_waiting for replica in up):
+            return None
+        return sum(one.asked.prompt_tokens for one in self._waiting) + sum(self._queued(replica) for replica in up)
+
+    def _moved_on(self, work: int, given: _Given, now_us: int) -> None:
+        """The prompt of a work is taken in, or will not be."""
+        given.first = True
+        replica, unread = self._replicas[given.replica], self._unread[given.replica]
+        del unread[work]
+        if replica.beats:
+            # Our own engine takes in one prompt after the other: what came later began no earlier than now.
+            for later in unread.values():
+                if later.number > given.number:
+                    later.taken_us = max(later.taken_us, now_us)
+        told = replica.told.queued_tokens
+        if given.counted and told is not None:
+            left = sum(one.tokens for one in unread.values() if one.counted)
+            replica.told = replace(replica.told, queued_tokens=min(told, left))
+
+
+def _sum(values: list[int | None]) -> int | None:
+    """Return the sum; None where one is unknown, or where nobody says anything."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None

@@ -1,4 +1,8 @@
-"""An OpenAI-compatible server as a replica of a pool: probed for liveness, fed over HTTP, seen like any other."""
+"""An OpenAI-compatible server as a replica of a pool: probed for liveness, fed over HTTP, seen like any other.
+
+Where it has a metrics page, that says how full it is. Others may use it too: what runs or waits in it beyond ours takes
+slots that are not free then.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,20 @@ from contextlib import aclosing
 
 from orchestrator.engines.generation import Delta, Failed, Finished, Generation, Refused, Started
 from orchestrator.engines.health import probe
+from orchestrator.engines.metrics_page import EngineLoad, scrape
 from orchestrator.engines.openai import OpenAIEngine
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
-from scheduler.intake.dispatch import Replica
+from scheduler.intake.dispatch import Replica, Told
 from scheduler.intake.site import Site
 
 PROBE_EVERY_S = 1.0
 PROBE_DEADLINE_MS = 900
+PAGES_MISSED_MAX = 3
+"""An engine that misses so many pages in a row says nothing of itself any more: its last word is too old."""
+PAGE_AGAIN_ROUNDS = 30
+"""After that, its page is asked for once in so many rounds: it may have none."""
+PPM = 1_000_000
 
 
 class EngineReplica:
@@ -41,20 +51,29 @@ class EngineReplica:
         self._times_up = 0
         self._up = False
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._assigned = 0
+        self._told = Told()
+        self._pages_missed = 0
 
     async def run(self) -> None:
         """Probe for as long as it lives: join when up, leave when down. Ends only when cancelled."""
         while True:
             health = await probe(self._engine, deadline_ms=PROBE_DEADLINE_MS)
+            if health.up:
+                await self._read_page()
             if health.up and not self._up:
                 self._times_up += 1
                 replica = Replica(
                     self._replica, self._incarnation(), self._model, self._slots, self._now_us(), beats=False
                 )
+                replica.told = self._told
                 self._up = True
                 self._site.replica_joined(self._pool, replica, self)
-            elif self._up and not health.up:
+            elif health.up:
+                self._site.replica_beat(self._pool, self._replica, self._incarnation(), True, self._told)
+            elif self._up:
                 self._up = False
+                self._told = Told()
                 self._site.replica_left(self._pool, self._replica, self._incarnation())
             await asyncio.sleep(PROBE_EVERY_S)
 
@@ -67,6 +86,7 @@ class EngineReplica:
 
     def assign(self, work: int, generation: Generation) -> None:
         """Run this."""
+        self._assigned += 1
         task = asyncio.create_task(self._work(work, generation))
         self._tasks[work] = task
         task.add_done_callback(lambda ended: self._forget(work, ended))
@@ -79,6 +99,22 @@ class EngineReplica:
 
     def expel(self) -> None:
         """A probed engine is never expelled for silence."""
+
+    async def _read_page(self) -> None:
+        """Ask the engine how full it is. Its last word stands while it misses a page or two: it may only be busy."""
+        if self._pages_missed >= PAGES_MISSED_MAX and self._pages_missed % PAGE_AGAIN_ROUNDS:
+            self._pages_missed += 1
+            return
+        ours, assigned = len(self._tasks), self._assigned
+        load = await scrape(self._engine, PROBE_DEADLINE_MS)
+        if load is not None:
+            # Whatever was ours at any time while the page was made may be on it.
+            self._told = told_of(load, ours + self._assigned - assigned)
+            self._pages_missed = 0
+            return
+        self._pages_missed += 1
+        if self._pages_missed >= PAGES_MISSED_MAX:
+            self._told = Told()
 
     async def _work(self, work: int, generation: Generation) -> None:
         made = 0
@@ -121,3 +157,14 @@ class EngineReplica:
 
     def _incarnation(self) -> str:
         return str(self._times_up)
+
+
+def told_of(load: EngineLoad, ours: int) -> Told:
+    """Return what an engine's page says beside our own requests, of which it may hold `ours`."""
+    used = None
+    if load.kv_tokens is not None and load.kv_used_ppm is not None:
+        used = load.kv_tokens * load.kv_used_ppm // PPM
+    others = max(0, load.running + load.waiting - ours)
+    # Whose wait and whose run it does not say; that ours run is the better guess, for they were given to free slots.
+    waiting = min(load.waiting, others)
+    return Told(None, load.kv_tokens, used, others - waiting, waiting)

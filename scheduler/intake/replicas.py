@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from orchestrator.engines.generation import Generation
+from orchestrator.placement.sight import TOKENS_MAX
 from orchestrator.policy.ids import PoolId, SchedulerId
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
@@ -33,7 +34,7 @@ from orchestrator.wire.convert_replica import (
 )
 from protos.tidegate.v1 import replica_pb2 as pb
 from protos.tidegate.v1.replica_pb2_grpc import ReplicaPortServicer
-from scheduler.intake.dispatch import Replica
+from scheduler.intake.dispatch import Replica, Told
 from scheduler.intake.site import Site
 
 HELLO_DEADLINE_S = 5.0
@@ -139,8 +140,11 @@ class ReplicaService(ReplicaPortServicer):
     def _take(self, frame: ReplicaFrame, pool: PoolId, hello: ReplicaHello) -> None:
         site = self._site
         # Every frame is a sign of life; only a beat says how the engine is.
-        healthy = frame.healthy if isinstance(frame, ReplicaBeat) else None
-        site.replica_beat(pool, hello.replica, hello.incarnation, healthy)
+        healthy, told = None, None
+        if isinstance(frame, ReplicaBeat):
+            healthy = frame.healthy
+            told = Told(_bounded(frame.queued_tokens), _bounded(frame.kv_tokens), _bounded(frame.kv_used_tokens))
+        site.replica_beat(pool, hello.replica, hello.incarnation, healthy, told)
         if not isinstance(frame, ReplicaBeat | ReplicaHello) and site.holder(pool, frame.work) != hello.replica:
             return  # of work that has ended, or that another replica has
         match frame:
@@ -158,6 +162,11 @@ class ReplicaService(ReplicaPortServicer):
                 site.work_failed(frame.work, frame.code, frame.detail)
             case ReplicaHello():
                 raise WireError("hello", "one greeting")
+
+
+def _bounded(tokens: int | None) -> int | None:
+    """Return a figure that can be added to others and still be sent on, whatever a replica says."""
+    return None if tokens is None else min(tokens, TOKENS_MAX)
 
 
 async def _frames(batches: AsyncIterator[pb.ReplicaBatch]) -> AsyncIterator[ReplicaFrame]:

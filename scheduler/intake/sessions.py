@@ -15,7 +15,7 @@ from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import attempt_in, edge_frame_in, intake_batch_out
-from orchestrator.wire.frames import EdgeFrame, IntakeFrame, Load
+from orchestrator.wire.frames import EdgeFrame, Hello, IntakeFrame, Load
 from orchestrator.wire.session_intake import Close, Instruction, IntakeSession, Send, Settled, Start, Stop
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeServicer
@@ -23,7 +23,10 @@ from scheduler.intake.site import Site
 
 TICK_S = 0.25
 IDLE_REPORT_S = 10.0
-"""How often an edge without requests here hears how the pools are."""
+"""How often, about, an edge without requests here hears how the pools are."""
+IDLE_STEPS = 4
+"""It hears so many ticks sooner each time, round and round: always at the same beat, one that shares openings by turns
+could always be told of another's turn."""
 OUTBOX_FRAMES_MAX = 1 << 18
 """Frames that wait for the socket. Credit bounds the tokens; an edge that reads nothing at all ends here."""
 
@@ -74,9 +77,9 @@ class Port:
         """Tokens were made."""
         self.act(self.machine.tokens(stream, text, ids, count))
 
-    def done(self, stream: int, reason: str, counts: PoolCounts) -> None:
-        """The answer is complete."""
-        self.act(self.machine.done(stream, reason, counts))
+    def done(self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None, beside: int | None) -> None:
+        """The answer is complete; how long it waited here, and how many streams ran beside it."""
+        self.act(self.machine.done(stream, reason, counts, queued_us, beside))
 
     def refused(self, stream: int, problem: Problem) -> None:
         """Nothing was generated."""
@@ -107,14 +110,14 @@ class Port:
 
     async def tick(self) -> None:
         """Judge silence; report loads often while the edge has requests here, seldom otherwise."""
-        quiet_s = 0.0
+        quiet_s, reports = 0.0, 0
         while True:
             await asyncio.sleep(TICK_S)
             self.act(self.machine.tick(self._now_us()))
             quiet_s += TICK_S
-            if self.machine.streams() or quiet_s >= IDLE_REPORT_S:
-                quiet_s = 0.0
-                for load in self._site.loads():
+            if self.machine.streams() or quiet_s >= IDLE_REPORT_S - reports % IDLE_STEPS * TICK_S:
+                quiet_s, reports = 0.0, reports + 1
+                for load in self._site.loads(self):
                     self.load(load)
 
 
@@ -180,7 +183,8 @@ class IntakeService(IntakeServicer):
                         frame = self._frame(port, batch.epoch, message)
                         if frame is None:
                             continue
-                        loads = self._site.loads()
+                        # Only a greeting is answered with them.
+                        loads = self._site.loads(port) if isinstance(frame, Hello) else ()
                         now_us, wall_ms = self._now_us(), self._wall_ms()
                         port.act(port.machine.received(batch.epoch, frame, now_us, wall_ms, loads))
             except WireError as error:

@@ -9,85 +9,49 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-from orchestrator.bundles.assemble import Bundle
-from orchestrator.engines.generation import Generation
-from orchestrator.evidence.canonical import JsonValue, canonical_bytes
-from orchestrator.evidence.records import DecisionRecord, retain_until_ms, retention_of
-from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, UsageRecord
-from orchestrator.placement.explain import verdict_to_json
-from orchestrator.policy.ids import (
-    Digest,
-    EdgeId,
-    PoolId,
-    ReplicaId,
-    SchedulerId,
-    SideId,
-    make_decision_id,
-    make_usage_id,
-)
+from orchestrator.evidence.canonical import canonical_bytes
+from orchestrator.evidence.records import retain_until_ms
+from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
+from orchestrator.placement.sight import End
+from orchestrator.policy.ids import EdgeId, PoolId, ReplicaId, SchedulerId, SideId, make_decision_id, make_usage_id
 from orchestrator.spool.records import RecordId, RecordKind, SpoolError
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.frames import Load, Open
-from scheduler.intake.dispatch import Assign, Break, Dispatcher, Expel, Instruction, Refuse, Replica, Withdraw
+from scheduler.intake.dispatch import (
+    Assign,
+    Break,
+    Dispatcher,
+    Expel,
+    Instruction,
+    PoolState,
+    Refuse,
+    Replica,
+    Told,
+    Withdraw,
+)
+from scheduler.intake.grants import Grants
+from scheduler.intake.ports import Manifests, ReplicaPort, SessionPort
+from scheduler.intake.records import decision_record, usage_record
 from scheduler.intake.second_permit import Check, second_permit
+from scheduler.intake.shape import asked_of
 
 FIND_MANIFEST_MS = 500
 """How long a cited manifest that is not held yet is looked for."""
 PERMITTING_MAX = 4_096
 """Attempts whose second permit is under way at once."""
+ENDS = {
+    Outcome.COMPLETE: End.COMPLETE,
+    Outcome.CANCELLED: End.CANCELLED,
+    Outcome.REFUSED: End.REFUSED,
+    Outcome.BROKEN: End.FAILED,
+}
+"""What an outcome says of the replica."""
 
 log = logger("scheduler.intake")
-
-
-class SessionPort(Protocol):
-    """The way back to one edge."""
-
-    def accepted(self, stream: int, replica: ReplicaId) -> None:
-        """A replica has the work."""
-
-    def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
-        """Tokens were made."""
-
-    def done(self, stream: int, reason: str, counts: PoolCounts) -> None:
-        """The answer is complete."""
-
-    def refused(self, stream: int, problem: Problem) -> None:
-        """Nothing was generated."""
-
-    def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> None:
-        """The answer was cut."""
-
-    def load(self, load: Load) -> None:
-        """State of a pool."""
-
-
-class ReplicaPort(Protocol):
-    """The way to one replica."""
-
-    def assign(self, work: int, generation: Generation) -> None:
-        """Run this."""
-
-    def withdraw(self, work: int) -> None:
-        """Stop that."""
-
-    def expel(self) -> None:
-        """The connection is given up."""
-
-
-class Manifests(Protocol):
-    """Where manifests come from."""
-
-    @property
-    def current(self) -> Bundle | None:
-        """The newest bundle of this side."""
-
-    async def find(self, side: SideId, number: int, digest: Digest, timeout_ms: int) -> Bundle | None:
-        """Return a cited manifest, or None when it cannot be had in time."""
 
 
 @dataclass(slots=True)
@@ -96,6 +60,8 @@ class _Running:
     opened: Open
     edge: EdgeId
     work: int
+    arriving: bool = True
+    """Whether it is not in the queue yet."""
     accepted: bool = False
     prompt: int = 0
     cached: int = 0
@@ -122,6 +88,8 @@ class Hands:
     now_ms: Callable[[], int]
     now_us: Callable[[], int]
     entropy: Callable[[int], bytes]
+    salt: bytes
+    """Of the hashes of prefixes. A secret of this site."""
 
 
 class Site:
@@ -142,8 +110,10 @@ class Site:
         self._ports: dict[ReplicaId, ReplicaPort] = {}
         self._sessions: set[SessionPort] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
         self._last_work = 0
         self._last_load = 0
+        self._turn = 0
 
     # Sessions
 
@@ -154,6 +124,8 @@ class Site:
     def session_closed(self, port: SessionPort) -> None:
         """An edge is gone; its machine has stopped and settled every stream."""
         self._sessions.discard(port)
+        for grants in self._grants.values():
+            grants.closed(port)
 
     def start(self, port: SessionPort, edge: EdgeId, opened: Open) -> None:
         """A new attempt arrived."""
@@ -161,6 +133,10 @@ class Site:
         running = _Running(port, opened, edge, self._last_work)
         self._running[running.work] = running
         self._by_stream[(id(port), opened.stream)] = running.work
+        grants = self._grants.get(opened.pool)
+        if grants is not None and grants.started(port, self._hands.now_us()):
+            # A session that wakes up learns at once how much it may have.
+            self._tell(opened.pool, port)
         if self.draining or len(self._tasks) >= PERMITTING_MAX:
             self._refuse(running, Problem("draining" if self.draining else "engine_busy"))
             return
@@ -211,22 +187,27 @@ class Site:
         """Return the replica of `pool` that has `work`, or None."""
         return self.dispatchers[pool].holder(work)
 
-    def replica_beat(self, pool: PoolId, replica: ReplicaId, incarnation: str, healthy: bool | None) -> None:
-        """A replica gave a sign of life; `healthy` is None when it did not say how its engine is."""
+    def replica_beat(
+        self, pool: PoolId, replica: ReplicaId, incarnation: str, healthy: bool | None, told: Told | None = None
+    ) -> None:
+        """A replica gave a sign of life. `healthy` and `told` are None when it did not say how its engine is."""
         dispatcher = self.dispatchers[pool]
-        self._act(dispatcher, dispatcher.beat(replica, incarnation, healthy, self._hands.now_us()))
+        self._act(dispatcher, dispatcher.beat(replica, incarnation, healthy, self._hands.now_us(), told))
 
     def work_started(self, work: int, prompt_tokens: int) -> None:
         """The prompt was counted."""
         running = self._running.get(work)
         if running is not None:
             running.prompt = prompt_tokens
+            self.dispatchers[running.opened.pool].started(work, prompt_tokens, self._hands.now_us())
 
     def work_tokens(self, work: int, text: str, ids: tuple[int, ...], count: int) -> None:
         """Tokens were made."""
         running = self._running.get(work)
         if running is None or running.outcome is not None:
             return
+        if count and not running.generated:
+            self.dispatchers[running.opened.pool].first_token(work, self._hands.now_us())
         running.generated += count
         if count and not ids:
             running.counted = Counted.CHUNKS
@@ -241,8 +222,9 @@ class Site:
         running.generated = max(running.generated, counts.generated)
         if running.counted is Counted.CHUNKS and counts.generated:
             running.counted = Counted.ENGINE
+        passage = self.dispatchers[running.opened.pool].passage(work)
         self._end(running, Outcome.CANCELLED if running.stopped else Outcome.COMPLETE)
-        running.port.done(running.opened.stream, reason, running.counts())
+        running.port.done(running.opened.stream, reason, running.counts(), passage.queued_us, passage.beside)
 
     def work_refused(self, work: int, code: str, detail: str, param: str | None) -> None:
         """The engine did no work."""
@@ -267,21 +249,22 @@ class Site:
     def tick(self) -> None:
         """Time passed: judge silence and waiting."""
         now_us = self._hands.now_us()
+        self._turn += 1
         for pool, dispatcher in self.dispatchers.items():
             before = dispatcher.state().replicas
             self._act(dispatcher, dispatcher.tick(now_us))
             if dispatcher.state().replicas != before:
                 self.report(pool)
 
-    def loads(self) -> tuple[Load, ...]:
-        """Return a numbered report of every pool."""
-        return tuple(self._load(pool) for pool in self.dispatchers)
+    def loads(self, port: SessionPort) -> tuple[Load, ...]:
+        """Return a numbered report of every pool, with the openings of one session."""
+        return tuple(self._load(pool, port) for pool in self.dispatchers)
 
     def report(self, pool: PoolId) -> None:
-        """Tell every session how `pool` is."""
-        load = self._load(pool)
-        for session in self._sessions:
-            session.load(load)
+        """Something of `pool` changed: tell every session."""
+        self._grants[pool].changed()
+        for session in self._live():
+            self._tell(pool, session)
 
     def busy(self) -> int:
         """Return how many attempts have not ended."""
@@ -325,46 +308,20 @@ class Site:
         elif running.stopped:
             self._refuse(running, Problem("engine_busy", "Cancelled before it was queued."))
         else:
-            model, budget_ms = opened.generation.model, opened.budget_ms
-            self._act(dispatcher, dispatcher.submit(running.work, model, budget_ms, self._hands.now_us()))
+            asked = asked_of(opened, manifests.current, self._hands.salt)
+            self._queued(running)
+            self._act(dispatcher, dispatcher.submit(running.work, asked, opened.budget_ms, self._hands.now_us()))
 
     async def _recorded(self, running: _Running, check: Check, problem: Problem | None, now_ms: int) -> bool:
         """Put this side's decision into its spool. Returns False when that failed."""
-        opened = running.opened
-        regulated = opened.facts.label.regulated()
-        verdict: dict[str, JsonValue] = {} if check.verdict is None else verdict_to_json(check.verdict)
-        record = DecisionRecord(
-            id=make_decision_id(now_ms, self._hands.entropy(10)),
-            request=opened.request,
-            client_request=None,
-            attempt=opened.attempt,
-            side=self.side,
-            program="scheduler",
-            edge=running.edge,
-            tenant=None,
-            key_id=None,
-            model=opened.generation.model,
-            pool=opened.pool,
-            outcome="permitted" if problem is None else problem.entry.code,
-            sources=None,
-            facts=opened.facts,
-            citation=opened.citation,
-            placement={"answers": opened.decision, "newest": verdict},
-            asked=None,
-            inputs=opened.inputs,
-            commitment=None,
-            payload_bytes=sum(len(message.text.encode()) for message in opened.generation.messages),
-            regulated=regulated,
-            retention=() if check.verdict is None else retention_of(check.verdict.obligations),
-            discharged=check.discharged,
-            decided_ms=now_ms,
-        )
+        decision = make_decision_id(now_ms, self._hands.entropy(10))
+        record = decision_record(decision, self.side, running.edge, running.opened, check, problem, now_ms)
         try:
             await self._hands.spool.append_async(
                 RecordKind("decision"),
                 RecordId(record.id),
                 record.to_bytes(),
-                durable=regulated,
+                durable=record.regulated,
                 retain_until_ms=retain_until_ms(record.retention, now_ms),
             )
         except SpoolError as error:
@@ -398,16 +355,28 @@ class Site:
                 self.work_failed(running.work, instruction.code, instruction.detail)
 
     def _refuse(self, running: _Running, problem: Problem) -> None:
-        self._end(running, Outcome.REFUSED)
+        # An engine that cannot be reached refuses in no good order, though nothing was started.
+        lost = problem.entry.code == "engine_unreachable"
+        self._end(running, Outcome.REFUSED, End.FAILED if lost else End.REFUSED)
         running.port.refused(running.opened.stream, problem)
 
-    def _end(self, running: _Running, outcome: Outcome) -> None:
+    def _end(self, running: _Running, outcome: Outcome, end: End | None = None) -> None:
         running.outcome = outcome
-        dispatcher = self.dispatchers.get(running.opened.pool)
+        pool = running.opened.pool
+        dispatcher = self.dispatchers.get(pool)
         if dispatcher is not None:
-            self._act(dispatcher, dispatcher.ended(running.work, self._hands.now_us()))
-            running.port.load(self._load(running.opened.pool))
+            self._queued(running)
+            self._grants[pool].ended(running.port)
+            now_us, said = self._hands.now_us(), ENDS[outcome] if end is None else end
+            self._act(dispatcher, dispatcher.ended(running.work, now_us, said, running.counts()))
+            self._tell(pool, running.port)
         self._close(running)
+
+    def _queued(self, running: _Running) -> None:
+        """An attempt is in the queue now, or has ended: either way it arrives no more."""
+        if running.arriving:
+            running.arriving = False
+            self._grants[running.opened.pool].queued()
 
     def _close(self, running: _Running) -> None:
         """Write the usage record when the work has ended and the edge has settled."""
@@ -420,22 +389,8 @@ class Site:
     async def _write_usage(self, running: _Running, outcome: Outcome) -> None:
         now_ms = self._hands.now_ms()
         counts = PoolCounts(running.prompt, running.cached, running.generated, running.sent)
-        record = UsageRecord(
-            id=make_usage_id(now_ms, self._hands.entropy(10)),
-            request=running.opened.request,
-            attempt=running.opened.attempt,
-            decision=running.opened.decision,
-            tenant=None,
-            pool=running.opened.pool,
-            model=running.opened.generation.model,
-            outcome=outcome,
-            counted=running.counted,
-            pool_counts=counts,
-            edge_counts=running.edge_counts,
-            own="pool",
-            price=None,
-            ended_ms=now_ms,
-        )
+        usage = make_usage_id(now_ms, self._hands.entropy(10))
+        record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
         try:
             data = canonical_bytes(record.to_json())
             kind, record_id = RecordKind("usage"), RecordId(record.id)
@@ -447,12 +402,36 @@ class Site:
         work = self._by_stream.get((id(port), stream))
         return None if work is None else self._running.get(work)
 
-    def _load(self, pool: PoolId) -> Load:
+    def _live(self) -> list[SessionPort]:
+        return [session for session in self._sessions if session.edge is not None]
+
+    def _tell(self, pool: PoolId, port: SessionPort) -> None:
+        """Tell one session how a pool is. One that is gone has no openings, and nobody to hear of them."""
+        if port in self._sessions:
+            port.load(self._load(pool, port))
+
+    def _load(self, pool: PoolId, port: SessionPort) -> Load:
         self._last_load += 1
         state = self.dispatchers[pool].state()
         return Load(
-            self._last_load, pool, state.replicas, state.slots, state.running, state.waiting, state.waiting_max
+            self._last_load,
+            pool,
+            state.replicas,
+            state.slots,
+            state.running,
+            state.waiting,
+            state.waiting_max,
+            state.queued_tokens,
+            state.kv_tokens,
+            state.kv_used_tokens,
+            self._grants[pool].openings(port, self._live, self._room(state), self._turn, self._hands.now_us()),
         )
+
+    def _room(self, state: PoolState) -> int:
+        """Return how many more attempts a pool would take: free slots, and free places in its queue."""
+        if self.draining or state.replicas == 0:
+            return 0
+        return state.free + max(0, state.waiting_max - state.waiting)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -190,7 +190,17 @@ class _Link:
         """Say that we live, how far the engine is, and how full: at least four times a second."""
         while True:
             load = self._engine.load()
-            self._put(ReplicaBeat(self._engine.progress, load.running, load.waiting, self._engine.healthy))
+            self._put(
+                ReplicaBeat(
+                    self._engine.progress,
+                    load.running,
+                    load.waiting,
+                    self._engine.healthy,
+                    load.queued_tokens,
+                    load.kv_tokens,
+                    load.kv_used_tokens,
+                )
+            )
             await asyncio.sleep(BEAT_S)
 
     def _assign(self, frame: WorkAssign) -> None:

@@ -110,7 +110,7 @@ async def test_what_leaves_is_chosen_by_kind(peers: Peers) -> None:
     sent = b"".join(blob.body for offer in heard for blob in offer.sections)
     assert b"sg-pool" in sent
     assert b"acme" not in sent
-    assert b"slo_ms" not in sent
+    assert b"slo_first_ms" not in sent
     manifest = next(offer.manifests[0] for offer in heard if offer.manifests)
     assert b"acme" not in manifest.body
     assert b'"kind":"tenants"' in manifest.body

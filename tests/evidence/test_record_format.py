@@ -171,9 +171,9 @@ def usage() -> UsageRecord:
     )
 
 
-def test_a_decision_record_is_written_as_version_2() -> None:
-    assert RECORD_VERSION == 2
-    assert decision().to_bytes() + b"\n" == (GOLDEN / "decision-v2.json").read_bytes()
+def test_a_decision_record_is_written_as_version_3() -> None:
+    assert RECORD_VERSION == 3
+    assert decision().to_bytes() + b"\n" == (GOLDEN / "decision-v3.json").read_bytes()
 
 
 def test_a_record_of_the_other_side_leaves_out_what_it_was_not_told() -> None:

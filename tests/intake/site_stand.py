@@ -100,6 +100,8 @@ class ScriptedReplica:
         self.got: asyncio.Queue[WorkFrame] = asyncio.Queue(64)
         self.beats = True
         self.healthy = True
+        self.load: tuple[int | None, int | None, int | None] = (None, None, None)
+        """Prompt tokens that wait, room for keys and values, and how much of it is used."""
         self.over = asyncio.Event()
         """Set when the intake ended the connection."""
         self._channel = open_channel(f"127.0.0.1:{port}")
@@ -117,13 +119,16 @@ class ScriptedReplica:
             {"region": "cn-guizhou"},
         )
         self._tasks: list[asyncio.Task[None]] = []
+        # gRPC takes one write at a time; a beat may fall into one of the test's.
+        self._writing = asyncio.Lock()
 
     async def start(self) -> None:
         await self.say(self._hello)
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._beat())]
 
     async def say(self, *frames: ReplicaFrame) -> None:
-        await self._call.write(pb.ReplicaBatch(frames=[replica_frame_out(frame) for frame in frames]))
+        async with self._writing:
+            await self._call.write(pb.ReplicaBatch(frames=[replica_frame_out(frame) for frame in frames]))
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -143,7 +148,7 @@ class ScriptedReplica:
     async def _beat(self) -> None:
         while True:
             if self.beats:
-                await self.say(ReplicaBeat(1, 0, 0, self.healthy))
+                await self.say(ReplicaBeat(1, 0, 0, self.healthy, *self.load))
             await asyncio.sleep(0.1)
 
 
@@ -258,7 +263,8 @@ async def standing(folder: Path, waiting_max: int = 2, dead_ms: int = 1_000) -> 
     bundle = fresh(example.bundle(), key)
     shelf = Shelf(bundle, {bundle.number: bundle})
     spool = Spool(folder / "spool", capacity_bytes=4 << 20, segment_bytes=1 << 20)
-    running = Running(Hands(shelf, spool, now_ms, now_us, secrets.token_bytes), waiting_max, dead_ms)
+    hands = Hands(shelf, spool, now_ms, now_us, secrets.token_bytes, secrets.token_bytes(32))
+    running = Running(hands, waiting_max, dead_ms)
     await running.start()
     link = SessionLink(EDGE, SCHEDULER, f"127.0.0.1:{running.ports[0]}", now_ms)
     stand = Stand(running, spool, shelf, key, link, example)

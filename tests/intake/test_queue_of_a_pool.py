@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+from scheduler.intake.choice import Asked
 from scheduler.intake.dispatch import (
     DEAD_MS,
     SUSPECT_MS,
@@ -97,7 +98,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.model[work] = model
         self.until_us[work] = self.now_us + budget_ms * MS
         self.waiting.append(work)
-        told = self.queue.submit(work, model, budget_ms, self.now_us)
+        told = self.queue.submit(work, Asked(model), budget_ms, self.now_us)
         served = {replica.model for replica in self.alive.values()}
         refused = [one for one in told if isinstance(one, Refuse)]
         assert {one.work for one in refused} <= {work}, "only what is new is turned away"
@@ -240,24 +241,24 @@ def test_work_goes_to_the_replica_with_the_largest_free_share(replicas: list[Rep
     queue = Dispatcher(POOL, 4)
     for one in replicas:
         queue.joined(one)
-    assert queue.submit(1, MODELS[0], 1_000, 0) == [Assign(1, ReplicaId(chosen))]
+    assert queue.submit(1, Asked(MODELS[0]), 1_000, 0) == [Assign(1, ReplicaId(chosen))]
 
 
 def test_an_unwell_engine_gets_no_work_until_it_says_that_it_is_well() -> None:
     queue = Dispatcher(POOL, 4)
     queue.joined(replica("r-1", 2))
     queue.beat(ReplicaId("r-1"), "1", False, 1)
-    assert queue.submit(1, MODELS[0], 1_000, 1) == []
+    assert queue.submit(1, Asked(MODELS[0]), 1_000, 1) == []
     assert queue.beat(ReplicaId("r-1"), "1", None, 2) == [], "tokens of other work say nothing of the engine"
     assert queue.beat(ReplicaId("r-1"), "1", True, 3) == [Assign(1, ReplicaId("r-1"))]
 
 
 def test_every_refusal_has_a_sentence_that_names_the_pool() -> None:
     queue = Dispatcher(POOL, 0)
-    told = queue.submit(1, MODELS[0], 1_000, 0)
+    told = queue.submit(1, Asked(MODELS[0]), 1_000, 0)
     queue.joined(replica("r-1", 1))
-    told += queue.submit(2, MODELS[1], 1_000, 0)
-    queue.submit(3, MODELS[0], 1_000, 0)
-    told += queue.submit(4, MODELS[0], 1_000, 0)
+    told += queue.submit(2, Asked(MODELS[1]), 1_000, 0)
+    queue.submit(3, Asked(MODELS[0]), 1_000, 0)
+    told += queue.submit(4, Asked(MODELS[0]), 1_000, 0)
     assert [one.code for one in told if isinstance(one, Refuse)] == ["no_replica", "model_not_served", "engine_busy"]
     assert all(POOL in one.detail and one.detail.endswith(".") for one in told if isinstance(one, Refuse))

@@ -13,6 +13,7 @@ from orchestrator.bundles.revocations import Revoked
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.evidence.duties import DISCHARGERS
 from orchestrator.placement.decide import Ground, decide
+from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.policy.counters import Counter, CounterKind
 from orchestrator.policy.facts import Declared
@@ -325,7 +326,8 @@ def test_what_the_edge_decided_the_pools_side_decides_from_what_it_is_told(
         TenantId("acme"), TENANT, (), attested, Labels(), frozenset(), frozenset(), "standard", held, Role.CONTROLLER
     )
     table = RouteTable(bundle.law, edge.place, [pool.place for pool in bundle.fleet.pools], NOW_MS)
-    ground = Ground(table, bundle.fleet, bundle.prices, bundle.settings, frozenset(), revoked, DISCHARGERS.keys())
+    plan = Plan(EDGE, bundle.fleet, bundle.prices, bundle.settings.currency)
+    ground = Ground(table, bundle.fleet, plan, bundle.settings, frozenset(), revoked, DISCHARGERS.keys())
     request = PlacementRequest(ModelId(MODEL), frozenset(), 10, 10, 100)
     views = {POOL: PoolView(POOL, True, 200_000, PoolLoad(1, 4, 0, 0, 8, 10), 0)}
     decision = decide(ground, edge, tenant, declared, request, views, NOW_MS, 0)

@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from orchestrator.placement import decide
 from orchestrator.placement.decide import Ground
 from orchestrator.placement.fleet import Assurance, Fleet, Pool, Prices
+from orchestrator.placement.plan import Plan
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy import permit as gate
 from orchestrator.policy import table as compiled
 from orchestrator.policy.bundle import Law
 from orchestrator.policy.counters import Counter, CounterKind
 from orchestrator.policy.facts import Facts
-from orchestrator.policy.ids import PathwayId, PoolId, SideId
+from orchestrator.policy.ids import EdgeId, PathwayId, PoolId, SideId
 from orchestrator.policy.packs import Effect, Mode, Obligation, ObligationKind, Operator, Subject, Test
 from orchestrator.policy.pathways import PathwayKind
 from orchestrator.policy.places import Action
@@ -67,7 +68,7 @@ TOLD = replace(
 )
 """Unregulated, so that a clock that is off hinders nothing; allowed, so that a yes would show."""
 DECLARED = Pool(PoolId("pool"), SideId("domestic"), "guizhou", "cpu", POOL, Assurance.TWO_PARTY, (), 1)
-SETTINGS = PlacementSettings("USD", 1, 1, 1, 1, 1, 1)  # type: ignore[arg-type]
+SETTINGS = PlacementSettings("USD", 1, 1, 1, 1, 1, 1, 1)  # type: ignore[arg-type]
 
 Door = Callable[[], list[Verdict]]
 
@@ -80,7 +81,7 @@ def ground() -> Ground:
     return Ground(
         table(),
         Fleet(pools=(DECLARED,)),
-        Prices(),
+        Plan(EdgeId("edge"), Fleet(pools=(DECLARED,)), Prices(), SETTINGS.currency),
         SETTINGS,
         frozenset({PoolId("another")}),
         frozenset({PathwayId("another")}),

@@ -202,10 +202,10 @@ def test_every_error_of_every_file_is_listed_with_file_line_field_and_fix(tmp_pa
 def test_errors_of_both_sides_are_listed(tmp_path: Path) -> None:
     both = copy_of(TWO_SIDES, tmp_path / "both")
     for side in ("overseas", "domestic"):
-        change(both / side / "settings.yaml", "slo_ms: 30000", "slo_ms: soon")
+        change(both / side / "settings.yaml", "slo_first_ms: 10000", "slo_first_ms: soon")
     errors = run("policy", "check", both, "--at", NOW, "--json").json()["errors"]
     assert [Path(error["file"]).parent.name for error in errors] == ["domestic", "overseas"]
-    assert {error["field"] for error in errors} == {"slo_ms"}
+    assert {error["field"] for error in errors} == {"slo_first_ms"}
 
 
 def test_files_that_do_not_fit_together_are_an_error(tmp_path: Path) -> None:

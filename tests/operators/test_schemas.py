@@ -22,6 +22,8 @@ MODELINE = re.compile(r"# yaml-language-server: \$schema=(\S+)")
 
 def kind_of(path: Path) -> str:
     """Return what kind of file an example is, by its place."""
+    if path.parent.name == "replay":
+        return "replay-fleet" if path.stem == "fleet" else "settings"
     folders = {"packs": "pack", "tenants": "tenants", "requests": "request"}
     return folders.get(path.parent.name, path.stem)
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from orchestrator.ledger.money import Currency
 from orchestrator.ledger.rating import TokenPrice
 from orchestrator.placement.capabilities import Capability
-from orchestrator.placement.cost import cost
+from orchestrator.placement.cost import Spot, Terms, cost
 from orchestrator.placement.fleet import Assurance, Fleet, Pool, PoolCost, Prices, ServedModel
 from orchestrator.placement.pick import Drop, Placement, place
+from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy.entities import Entity
@@ -29,7 +30,7 @@ MODEL = ModelId("demo")
 EDGE = EdgeId("edge")
 ALLOW = Verdict(True, (RuleId("OK-1"),), (), (), 1 << 50)
 DENY = Verdict(False, (RuleId("NO-1"),), (), (), 0)
-SETTINGS = PlacementSettings(USD, 10_000, 20_000, 30_000, 20_000, 400, 128)
+SETTINGS = PlacementSettings(USD, 10_000, 20_000, 10_000, 250_000, 20_000, 400, 128)
 REQUEST = PlacementRequest(MODEL, frozenset({Capability.CHAT}), 40, 128, 400)
 GUIZHOU, SHANGHAI = PoolId("cn-guizhou"), PoolId("cn-shanghai")
 
@@ -69,15 +70,23 @@ BOTH = {GUIZHOU: ALLOW, SHANGHAI: ALLOW}
 def choose(**changes: Any) -> Placement:
     given_: dict[str, Any] = {
         "request": REQUEST,
-        "edge": EDGE,
         "fleet": FLEET,
         "verdicts": BOTH,
         "views": VIEWS,
         "prices": PRICES,
         "settings": SETTINGS,
+        "now_ms": 0,
         "chance": 0,
+        **changes,
     }
-    return place(**{**given_, **changes})
+    plan = Plan(EDGE, given_.pop("fleet"), given_.pop("prices"), USD)
+    return place(plan=plan, **given_)
+
+
+def costed(view_: PoolView, request: PlacementRequest = REQUEST, settings: PlacementSettings = SETTINGS) -> Terms:
+    served = FLEET.pools[0].models[0]
+    spot = Spot(PRICES.costs[0].tokens, 80, None, 4, served.speed(4))
+    return cost(request, spot, view_, settings.worth(None))
 
 
 def chosen(placement: Placement) -> str | None:
@@ -153,9 +162,8 @@ def test_the_law_is_named_before_any_other_reason() -> None:
 
 
 def test_an_unknown_round_trip_is_not_zero() -> None:
-    known = cost(REQUEST, FLEET.pools[0], FLEET.pools[0].models[0], PRICES.costs[0], VIEWS[GUIZHOU], SETTINGS)
-    view_ = replace(VIEWS[GUIZHOU], rtt_us=None)
-    unknown = cost(REQUEST, FLEET.pools[0], FLEET.pools[0].models[0], PRICES.costs[0], view_, SETTINGS)
+    known = costed(VIEWS[GUIZHOU])
+    unknown = costed(replace(VIEWS[GUIZHOU], rtt_us=None))
     assert unknown.rtt_us == 400_000
     assert not unknown.rtt_measured
     assert unknown.total_pico > known.total_pico
@@ -164,15 +172,13 @@ def test_an_unknown_round_trip_is_not_zero() -> None:
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_more_work_ahead_never_costs_less(fewer: int, more: int) -> None:
     fewer, more = sorted((fewer, more))
-    served = FLEET.pools[0].models[0]
-    totals = [
-        cost(REQUEST, FLEET.pools[0], served, PRICES.costs[0], replace(VIEWS[GUIZHOU], own_in_flight=n), SETTINGS)
-        for n in (fewer, more)
-    ]
+    totals = [costed(replace(VIEWS[GUIZHOU], unseen=n, unseen_tokens=n * 40)) for n in (fewer, more)]
     assert totals[0].total_pico <= totals[1].total_pico
     for terms in totals:
-        assert terms.total_pico == terms.tokens_pico + terms.egress_pico + terms.time_pico + terms.late_pico
-        assert terms.time_us == terms.rtt_us + terms.queue_us + terms.prefill_us + terms.decode_us
+        money = terms.tokens_pico + terms.egress_pico + terms.carbon_pico + terms.time_pico + terms.late_pico
+        assert terms.total_pico == money + terms.others_pico
+        assert terms.first_us == terms.rtt_us + terms.upload_us + terms.queue_us + terms.prefill_us
+        assert terms.time_us == terms.first_us + terms.decode_us
 
 
 @given(st.integers(0, 2**64 - 1))

@@ -16,6 +16,7 @@ from orchestrator.placement.asked import Asked, asked_from_json
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import SKEW_REGULATED_MS, Decision, Ground, decide, judge, place_permitted
 from orchestrator.placement.fleet import Edge
+from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import EntityId, ModelId, PathwayId, PoolId, TenantId
@@ -56,7 +57,7 @@ def ground(
     return Ground(
         table,
         BUNDLE.fleet,
-        BUNDLE.prices,
+        Plan(EDGE, BUNDLE.fleet, BUNDLE.prices, BUNDLE.settings.currency),
         BUNDLE.settings,
         frozenset(revoked_pools),
         frozenset(revoked_pathways),
@@ -161,8 +162,8 @@ def test_a_record_with_a_part_missing_is_not_read(missing: str) -> None:
 def test_a_decision_is_made_again_from_what_was_asked(revoked: bool, chance: int, skew_ms: int) -> None:
     facts = told(PERSONAL, SCC)
     asked = Asked(REQUEST, VIEWS, chance, frozenset(), frozenset({SCC.id} if revoked else ()), skew_ms)
-    then = place_permitted(asked.ground(ground()), edge(), facts, REQUEST, VIEWS, NOW_MS, chance)
+    then = place_permitted(asked.ground(ground()), facts, REQUEST, VIEWS, NOW_MS, chance)
     read = asked_from_json(json.loads(canonical_bytes(asked.to_json())))
-    again = place_permitted(read.ground(ground()), edge(), facts, read.request, read.views, NOW_MS, read.chance)
+    again = place_permitted(read.ground(ground()), facts, read.request, read.views, NOW_MS, read.chance)
     assert again == then
     assert (then.chosen is None) is (revoked or skew_ms > 0)

@@ -14,16 +14,27 @@ from hypothesis import strategies as st
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.fleet import Fleet, Pool, Prices
 from orchestrator.placement.pick import Drop, Placement, place
+from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy.ids import EdgeId, ModelId, PoolId
+from orchestrator.policy.tenants import Service
 from orchestrator.policy.verdicts import Verdict
 from tests.border.example import Example
 from tests.placement.test_choice import ALLOW, DENY, EDGE, GUIZHOU, REQUEST, SETTINGS, SHANGHAI, pool, price, view
 
 ONLY = PoolId("only")
-NEEDS = replace(REQUEST, capabilities=frozenset({Capability.CHAT, Capability.TOOLS}), tried=frozenset({ONLY}))
-DRAINING = replace(SETTINGS, drains=frozenset({ONLY}))
+NEEDS = replace(
+    REQUEST,
+    capabilities=frozenset({Capability.CHAT, Capability.TOOLS}),
+    tried=frozenset({ONLY}),
+    entitled=False,
+    revision="r2",
+    max_tokens=2_048,
+    service=Service(budget_pico=5),
+    bill_pico=6,
+)
+DRAINING = replace(SETTINGS, drains=frozenset({ONLY}), caps={ONLY: 1})
 UNPRICED = Prices()
 
 
@@ -40,15 +51,28 @@ class Hopeless:
 
     def placed(self) -> Placement:
         fleet, views = Fleet(pools=(self.pool,)), {} if self.view is None else {ONLY: self.view}
-        return place(self.request, EDGE, fleet, {ONLY: self.verdict}, views, self.prices, self.settings, 0)
+        plan = Plan(EDGE, fleet, self.prices, self.settings.currency)
+        return place(self.request, plan, {ONLY: self.verdict}, views, self.settings, 0, 0)
 
 
 def permit(case: Hopeless) -> None:
     case.verdict = ALLOW
 
 
+def entitle(case: Hopeless) -> None:
+    case.request = replace(case.request, entitled=True)
+
+
 def serve(case: Hopeless) -> None:
     case.pool = replace(case.pool, models=pool("only").models)
+
+
+def insist_less(case: Hopeless) -> None:
+    case.request = replace(case.request, revision=None)
+
+
+def ask_for_less(case: Hopeless) -> None:
+    case.request = replace(case.request, max_tokens=2_047)
 
 
 def need_less(case: Hopeless) -> None:
@@ -60,7 +84,7 @@ def reach(case: Hopeless) -> None:
 
 
 def refill(case: Hopeless) -> None:
-    case.settings = SETTINGS
+    case.settings = replace(SETTINGS, caps={ONLY: 1})
 
 
 def forget(case: Hopeless) -> None:
@@ -68,27 +92,53 @@ def forget(case: Hopeless) -> None:
 
 
 def come_up(case: Hopeless) -> None:
-    case.view = view("only", load=PoolLoad(1, 4, 4, 8, 8, 0))
+    case.view = view("only", load=PoolLoad(1, 4, 4, 8, 8, 0, openings=1), own_in_flight=1, unseen=1, held_off=True)
+
+
+def close_the_breaker(case: Hopeless) -> None:
+    assert case.view is not None
+    case.view = replace(case.view, held_off=False)
+
+
+def raise_the_cap(case: Hopeless) -> None:
+    case.settings = replace(SETTINGS, caps={ONLY: 2})
 
 
 def make_room(case: Hopeless) -> None:
-    case.view = view("only", load=PoolLoad(1, 4, 4, 7, 8, 0))
+    assert case.view is not None
+    case.view = replace(case.view, load=PoolLoad(1, 4, 4, 7, 8, 0, openings=1))
+
+
+def grant_openings(case: Hopeless) -> None:
+    assert case.view is not None
+    case.view = replace(case.view, load=PoolLoad(1, 4, 4, 7, 8, 0, openings=2))
 
 
 def give_price(case: Hopeless) -> None:
     case.prices = Prices((price("only", 1),))
 
 
+def afford(case: Hopeless) -> None:
+    case.request = replace(case.request, bill_pico=5)
+
+
 STEPS: list[tuple[Drop, Callable[[Hopeless], None]]] = [
     (Drop.NOT_PERMITTED, permit),
+    (Drop.ENTITLEMENT, entitle),
     (Drop.MODEL, serve),
+    (Drop.REVISION, insist_less),
     (Drop.CAPABILITY, need_less),
+    (Drop.CONTEXT, ask_for_less),
     (Drop.NOT_REACHABLE, reach),
     (Drop.DRAINED, refill),
     (Drop.TRIED, forget),
     (Drop.DOWN, come_up),
+    (Drop.BREAKER, close_the_breaker),
+    (Drop.CAPPED, raise_the_cap),
     (Drop.FULL, make_room),
+    (Drop.NO_OPENING, grant_openings),
     (Drop.NO_PRICE, give_price),
+    (Drop.BUDGET, afford),
 ]
 
 
@@ -136,7 +186,8 @@ def test_whatever_is_chosen_is_permitted_and_within_epsilon_of_the_best(
     views = {PoolId(name): view(name) for name in names}
     costs = Prices(tuple(price(name, amount) for name, amount in zip(names, prices, strict=False)))
     settings = replace(SETTINGS, epsilon_ppm=epsilon_ppm)
-    placement = place(REQUEST, EDGE, fleet, verdicts, views, costs, settings, chance)
+    plan = Plan(EDGE, fleet, costs, settings.currency)
+    placement = place(REQUEST, plan, verdicts, views, settings, 0, chance)
     assert [candidate.pool.id for candidate in placement.candidates] == sorted(names)
     assert (placement.chosen is None) == (not any(allowed))
     if placement.chosen is None:
@@ -145,7 +196,7 @@ def test_whatever_is_chosen_is_permitted_and_within_epsilon_of_the_best(
     assert placement.chosen.terms is not None
     assert verdicts[placement.chosen.pool.id].allowed
     assert placement.chosen.terms.total_pico <= min(totals) + min(totals) * epsilon_ppm // 10**6
-    again = place(REQUEST, EDGE, fleet, verdicts, views, costs, settings, chance)
+    again = place(REQUEST, plan, verdicts, views, settings, 0, chance)
     assert again == placement, "the same chance makes the same choice"
 
 
@@ -164,7 +215,8 @@ def shipped(tmp_path: Path) -> Callable[[int], str]:
             SHANGHAI: PoolView(SHANGHAI, True, 180_000, PoolLoad(2, 8, 0, 0, 64, 5), 0),
         }
         edge = EdgeId("edge-singapore")
-        placed = place(request, edge, bundle.fleet, verdicts, views, bundle.prices, settings, 0)
+        plan = Plan(edge, bundle.fleet, bundle.prices, settings.currency)
+        placed = place(request, plan, verdicts, views, settings, 0, 0)
         assert placed.chosen is not None
         return placed.chosen.pool.id
 

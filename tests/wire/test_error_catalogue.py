@@ -23,13 +23,15 @@ RAISED_BY = frozenset(
     )
 )
 """Calls whose first word in code form is a code of the catalogue."""
+REPLAY = ROOT / "orchestrator" / "placement" / "replay"
+"""A replay reaches nobody: what it refuses, it counts in words of placement."""
 ENTRIES = sorted(CATALOGUE.values(), key=lambda entry: entry.code)
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:
     for room in PRODUCT:
         for path in sorted((ROOT / room).rglob("*.py")):
-            if path.name != "catalogue.py":
+            if path.name != "catalogue.py" and REPLAY not in path.parents:
                 yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -104,6 +106,16 @@ def test_an_entry_reads_as_an_error_of_openai(entry: Entry) -> None:
 
 def test_only_the_law_answers_451() -> None:
     assert [entry.code for entry in ENTRIES if entry.http == 451] == ["residency_blocked"]
+
+
+def test_a_budget_is_the_tenants_and_no_retry_helps() -> None:
+    problem = Problem("budget_exceeded", needs="A lower max_tokens.")
+    assert (problem.entry.http, problem.entry.cause) == (402, Cause.TENANT)
+    assert problem.headers() == [("x-should-retry", "false")]
+    error = problem.openai("req_1")["error"]
+    assert isinstance(error, dict)
+    assert (error["type"], error["code"]) == ("invalid_request_error", "budget_exceeded")
+    assert [entry.code for entry in ENTRIES if entry.http == 402] == ["budget_exceeded"]
 
 
 def test_a_code_of_a_newer_peer_is_an_internal_error() -> None:

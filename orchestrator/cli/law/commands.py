@@ -5,27 +5,24 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from json import dumps, loads
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.export import export_bundle, open_export
 from orchestrator.bundles.refusals import BundleRefused
-from orchestrator.bundles.roots import Roots, pinned
-from orchestrator.bundles.store import BundleStore, Held
-from orchestrator.cli.evidence import find, records
+from orchestrator.cli.evidence import find
 from orchestrator.cli.law.check import check
 from orchestrator.cli.law.diff import difference
 from orchestrator.cli.law.explain import CannotExplain, Explanation, explain_record, explain_request
 from orchestrator.cli.law.lawbook import read_lawbook
 from orchestrator.cli.law.program_files import ProgramFiles, read_program_files, read_roots
+from orchestrator.cli.law.recorded import cited_bundle, decisions, store_of
 from orchestrator.cli.law.render import render_check, render_difference, render_explanation, render_table
 from orchestrator.cli.law.schemas import SCHEMAS, schema_text, write_schemas
 from orchestrator.cli.law.table import table, to_html
@@ -56,7 +53,7 @@ def check_command(
     json: JsonOption = False,
 ) -> None:
     """Check every file, run every test vector, and show what is odd."""
-    found = check(path, _at_ms(at), side)
+    found = check(path, at_ms(at), side)
     if json:
         _say(dumps(found.to_json(), indent=2))
     else:
@@ -79,10 +76,10 @@ def diff_command(
     json: JsonOption = False,
 ) -> None:
     """Show what is newly allowed and newly forbidden, worst first. Exits with 1 when something is newly allowed."""
-    now_ms = _at_ms(at)
+    now_ms = at_ms(at)
     try:
         books = [read_lawbook(path, now_ms, side=side).bundle for path in (before, after)]
-        traced = [] if trace is None else list(_trace(trace))
+        traced = [] if trace is None else list(decisions(trace))
         with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True)) as progress:
             task = progress.add_task("classes of payloads")
 
@@ -111,7 +108,7 @@ def table_command(
     json: JsonOption = False,
 ) -> None:
     """Show who may send what where, as a matrix."""
-    now_ms = _at_ms(at)
+    now_ms = at_ms(at)
     try:
         found = table(read_lawbook(path, now_ms, side=side).bundle, now_ms, tenant)
     except FileError as error:
@@ -162,7 +159,7 @@ def explain_command(
         if decision is not None and request is None:
             found = _explain_decision(decision, path, config, roots)
         elif request is not None and decision is None and path is not None:
-            now_ms = _at_ms(at)
+            now_ms = at_ms(at)
             asked = read_as(read_document(request), RequestDocument, request_of)
             book = read_lawbook(path, now_ms, side=side, roots=None if roots is None else read_roots(roots))
             if book.note:
@@ -201,7 +198,7 @@ def export_command(
 
 
 def _export(files: ProgramFiles, side: str, number: int) -> bytes:
-    store, trusted = _store(files)
+    store, trusted = store_of(files)
     if side not in trusted.sides:
         raise CannotExplain(f"--side: expected a side with a pinned root: {', '.join(sorted(trusted.sides)) or 'none'}")
     every = store.held(SideId(side))
@@ -212,14 +209,6 @@ def _export(files: ProgramFiles, side: str, number: int) -> bytes:
     return export_bundle(store, files.roots, held[-1])
 
 
-def _store(files: ProgramFiles) -> tuple[BundleStore, Roots]:
-    try:
-        roots = pinned(files.roots)
-    except ValueError as error:
-        raise CannotExplain(f"roots: {error}") from None
-    return BundleStore(files.data_dir / "bundles", roots, read_only=True), roots
-
-
 def _explain_decision(decision: str, path: Path | None, config: Path | None, roots: Path | None) -> Explanation:
     if config is None:
         raise CannotExplain("expected --config FILE: the settings of the edge that decided")
@@ -228,15 +217,9 @@ def _explain_decision(decision: str, path: Path | None, config: Path | None, roo
     if record is None:
         raise CannotExplain(f"expected a decision that the edge's spool holds, which has no {decision}")
     if path is not None:
-        trusted = _store(files)[1] if roots is None else read_roots(roots)
+        trusted = store_of(files)[1] if roots is None else read_roots(roots)
         return explain_record(read_lawbook(path, record["decided_ms"], roots=trusted).bundle, record)
-    cited = record["citation"]
-    store, trusted = _store(files)
-    held = store.kept(cited["side"], cited["manifest"], cited["manifest_digest"])
-    if held is None:
-        what = f"manifest {cited['manifest']} of {cited['side']}"
-        raise CannotExplain(f"{what} is no longer kept here: give an exported one with --bundle")
-    return explain_record(_opened(store, files, held, trusted), record)
+    return explain_record(cited_bundle(files, record), record)
 
 
 def _write_private(path: Path, data: bytes) -> None:
@@ -245,36 +228,8 @@ def _write_private(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _opened(store: BundleStore, files: ProgramFiles, held: Held, roots: Roots) -> Bundle:
-    try:
-        return open_export(export_bundle(store, files.roots, held), roots)
-    except BundleRefused as refusal:
-        raise CannotExplain(refusal.sentence) from None
-
-
-def _trace(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Decision records of edges: from a spool, or from a file with one JSON record a line."""
-    if path.is_dir():
-        yield from (record for record in records(path, "decision") if record.get("program") == "edge")
-        return
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise FileError(str(path), 0, "", error.strerror or "expected a file that can be read") from None
-    except UnicodeDecodeError:
-        raise FileError(str(path), 0, "", "expected text in UTF-8") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            record = loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise FileError(str(path), number, "", "expected one JSON record a line")
-        if record.get("kind") == "decision" and record.get("program") == "edge":
-            yield record
-
-
-def _at_ms(text: str | None) -> int:
+def at_ms(text: str | None) -> int:
+    """Return the moment that `--at` names, now without. Ends the command with one sentence where it names none."""
     if text is None:
         return time.time_ns() // 1_000_000
     try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from orchestrator.cli.amounts import micros, milliseconds, money
 from orchestrator.cli.law.check import WARNINGS, Checked
 from orchestrator.cli.law.diff import Difference
 from orchestrator.cli.law.explain import Explanation
@@ -71,6 +73,8 @@ def render_explanation(found: Explanation, console: Console) -> None:
         console.print(Text(f"  mismatch: {one['axis']}: {one['source']} {one['said']}, effective {one['effective']}"))
     for pool in value["pools"]:
         _render_pool(pool, value["chosen"], console)
+    if value["placement"] is not None:
+        _render_placement(value["pools"], value["placement"], console)
     for sink in value["sinks"]:
         style = "green" if sink["allowed"] else "red"
         word = "may keep it" if sink["allowed"] else f"refused by {', '.join(sink['rules'])}"
@@ -105,6 +109,88 @@ def _render_pool(pool: dict[str, Any], chosen: str | None, console: Console) -> 
         console.print(Text(f"    in shadow: {', '.join(pool['shadow'])} would refuse"))
     for duty in pool["obligations"]:
         console.print(Text(f"    duty: {duty['kind']} {duty['argument']}"))
+
+
+def _render_placement(pools: list[dict[str, Any]], placement: dict[str, Any], console: Console) -> None:
+    """Print why this pool: every candidate with its drop reason or all terms of J, the chosen one first."""
+    chosen, second = placement["chosen"], placement["runner_up"]
+    ordered = sorted(pools, key=lambda one: _rank(one, chosen))
+    costs = slim_grid(f"J in millionths of a {placement['currency']}, by the {placement['settings']} settings")
+    longest = max((len(one["pool"]) for one in pools), default=0)
+    costs.add_column("pool", overflow="fold", min_width=min(longest, POOL_WIDTH_MAX))
+    money_terms = _money_terms(pools)
+    for name in ("J", *money_terms):
+        costs.add_column(name, justify="right", no_wrap=True)
+    costs.add_column("", overflow="fold")
+    times = slim_grid("expected times in ms; tokens that are cached; streams beside it in its replica")
+    times.caption = "~ not measured: as the settings take it"
+    times.add_column("pool", overflow="fold", min_width=min(longest, POOL_WIDTH_MAX))
+    for name in (*TIME_TERMS, "first", "all", "cached", "beside"):
+        times.add_column(name, justify="right", no_wrap=True)
+    for one in ordered:
+        terms = one["terms"]
+        if terms is None:
+            costs.add_row(one["pool"], *("" for _ in ("J", *money_terms)), Text(_why_not(one), style="dim"))
+            continue
+        note = Text("chosen", style="green") if one["pool"] == chosen else Text("")
+        if second is not None and one["pool"] == second["pool"]:
+            note = Text("runner-up")
+        if one["doubtful"]:
+            note.append(" doubtful: the estimated prompt exceeds its context", style="yellow")
+        amounts = [micros(int(terms[f"{name}_pico"])) for name in ("total", *money_terms)]
+        costs.add_row(one["pool"], *amounts, note)
+        row = [milliseconds(terms[f"{name}_us"]) for name in (*TIME_TERMS, "first", "time")]
+        row[0] = row[0] if terms["rtt_measured"] else f"~{row[0]}"
+        times.add_row(one["pool"], *row, str(terms["cached_tokens"]), str(terms["beside"]))
+    console.print(costs)
+    if times.row_count:
+        console.print(times)
+    if second is not None:
+        total = next(int(one["terms"]["total_pico"]) for one in pools if one["pool"] == chosen)
+        console.print(Text(_gap(int(second["gap_pico"]), total, second["pool"], placement["currency"])))
+
+
+def slim_grid(title: str) -> Grid:
+    """Return a table without lines between columns: many numbers fit."""
+    return Grid(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
+POOL_WIDTH_MAX = 18
+TIME_TERMS = ("rtt", "upload", "queue", "prefill", "decode")
+
+
+def _money_terms(pools: list[dict[str, Any]]) -> list[str]:
+    """Return the names of what J is the sum of, as the terms have them."""
+    terms: dict[str, Any] = next((one["terms"] for one in pools if one["terms"] is not None), {})
+    names = [name.removesuffix("_pico") for name in terms if name.endswith("_pico")]
+    return [name for name in names if name != "total"]
+
+
+def _rank(one: dict[str, Any], chosen: str | None) -> tuple[bool, bool, bool, int, str]:
+    terms = one["terms"]
+    total = 0 if terms is None else int(terms["total_pico"])
+    return one["pool"] != chosen, terms is None, one["doubtful"], total, one["pool"]
+
+
+def _why_not(one: dict[str, Any]) -> str:
+    if not one["allowed"]:
+        return f"not permitted: {', '.join(one['rules'])}"
+    return str(one["drop"]).replace("_", " ")
+
+
+def _gap(gap_pico: int, total_pico: int, pool: str, currency: str) -> str:
+    """Return how far the runner-up is from the chosen pool."""
+    part = f" ({abs(gap_pico) * 100 / total_pico:.1f} %)" if total_pico > 0 else ""
+    if gap_pico < 0:
+        return f"runner-up {pool} costs {money(-gap_pico, currency)}{part} less: within epsilon, chance chose"
+    return f"runner-up {pool} costs {money(gap_pico, currency)}{part} more"
 
 
 def _words(said: object) -> str:

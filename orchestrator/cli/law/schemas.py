@@ -16,6 +16,7 @@ from orchestrator.bundles.revocations import RevocationsDocument
 from orchestrator.files.fleet import FleetDocument
 from orchestrator.files.pack_shapes import PackDocument
 from orchestrator.files.prices import PricesDocument
+from orchestrator.files.replay_fleet import ReplayFleetDocument
 from orchestrator.files.requests import RequestDocument
 from orchestrator.files.settings import SettingsDocument
 from orchestrator.files.sides import SideDocument
@@ -27,6 +28,7 @@ SCHEMAS: dict[str, Any] = {
     "fleet": FleetDocument,
     "pack": PackDocument,
     "prices": PricesDocument,
+    "replay-fleet": ReplayFleetDocument,
     "request": RequestDocument,
     "revocations": RevocationsDocument,
     "settings": SettingsDocument,

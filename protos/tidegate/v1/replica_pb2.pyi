@@ -446,10 +446,17 @@ class ReplicaBeat(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     HEALTHY_FIELD_NUMBER: _builtins.int
+    QUEUED_TOKENS_FIELD_NUMBER: _builtins.int
+    KV_TOKENS_FIELD_NUMBER: _builtins.int
+    KV_USED_TOKENS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     running: _builtins.int
     waiting: _builtins.int
     healthy: _builtins.bool
+    queued_tokens: _builtins.int
+    """Prompt tokens that wait, and tokens whose keys and values are held, of how many fit. Left out where unknown."""
+    kv_tokens: _builtins.int
+    kv_used_tokens: _builtins.int
     def __init__(
         self,
         *,
@@ -457,11 +464,25 @@ class ReplicaBeat(_message.Message):
         running: _builtins.int = ...,
         waiting: _builtins.int = ...,
         healthy: _builtins.bool = ...,
+        queued_tokens: _builtins.int | None = ...,
+        kv_tokens: _builtins.int | None = ...,
+        kv_used_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "_kv_used_tokens", b"_kv_used_tokens", "_queued_tokens", b"_queued_tokens", "kv_tokens", b"kv_tokens", "kv_used_tokens", b"kv_used_tokens", "queued_tokens", b"queued_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["healthy", b"healthy", "running", b"running", "step", b"step", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "_kv_used_tokens", b"_kv_used_tokens", "_queued_tokens", b"_queued_tokens", "healthy", b"healthy", "kv_tokens", b"kv_tokens", "kv_used_tokens", b"kv_used_tokens", "queued_tokens", b"queued_tokens", "running", b"running", "step", b"step", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__kv_tokens: _TypeAlias = _typing.Literal["kv_tokens"]  # noqa: Y015
+    _WhichOneofArgType__kv_tokens: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__kv_used_tokens: _TypeAlias = _typing.Literal["kv_used_tokens"]  # noqa: Y015
+    _WhichOneofArgType__kv_used_tokens: _TypeAlias = _typing.Literal["_kv_used_tokens", b"_kv_used_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__queued_tokens: _TypeAlias = _typing.Literal["queued_tokens"]  # noqa: Y015
+    _WhichOneofArgType__queued_tokens: _TypeAlias = _typing.Literal["_queued_tokens", b"_queued_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_tokens) -> _WhichOneofReturnType__kv_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_used_tokens) -> _WhichOneofReturnType__kv_used_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queued_tokens) -> _WhichOneofReturnType__queued_tokens | None: ...
 
 Global___ReplicaBeat: _TypeAlias = ReplicaBeat  # noqa: Y015

@@ -599,9 +599,16 @@ class Done(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    QUEUED_US_FIELD_NUMBER: _builtins.int
+    BESIDE_FIELD_NUMBER: _builtins.int
     stream: _builtins.int
     attempt: _builtins.str
     reason: _builtins.str
+    queued_us: _builtins.int
+    """How long it waited at the pool before its prompt was taken in, and how many streams decoded beside it: what the
+    edge learns the pool's speed from. Left out where nobody knows.
+    """
+    beside: _builtins.int
     @_builtins.property
     def counts(self) -> _usage_pb2.PoolCounts: ...
     def __init__(
@@ -611,12 +618,21 @@ class Done(_message.Message):
         attempt: _builtins.str = ...,
         reason: _builtins.str = ...,
         counts: _usage_pb2.PoolCounts | None = ...,
+        queued_us: _builtins.int | None = ...,
+        beside: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beside", b"_beside", "_queued_us", b"_queued_us", "beside", b"beside", "counts", b"counts", "queued_us", b"queued_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "counts", b"counts", "reason", b"reason", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beside", b"_beside", "_queued_us", b"_queued_us", "attempt", b"attempt", "beside", b"beside", "counts", b"counts", "queued_us", b"queued_us", "reason", b"reason", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__beside: _TypeAlias = _typing.Literal["beside"]  # noqa: Y015
+    _WhichOneofArgType__beside: _TypeAlias = _typing.Literal["_beside", b"_beside"]  # noqa: Y015
+    _WhichOneofReturnType__queued_us: _TypeAlias = _typing.Literal["queued_us"]  # noqa: Y015
+    _WhichOneofArgType__queued_us: _TypeAlias = _typing.Literal["_queued_us", b"_queued_us"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beside) -> _WhichOneofReturnType__beside | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queued_us) -> _WhichOneofReturnType__queued_us | None: ...
 
 Global___Done: _TypeAlias = Done  # noqa: Y015
 
@@ -667,6 +683,10 @@ class Load(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     WAITING_MAX_FIELD_NUMBER: _builtins.int
+    QUEUED_TOKENS_FIELD_NUMBER: _builtins.int
+    KV_TOKENS_FIELD_NUMBER: _builtins.int
+    KV_USED_TOKENS_FIELD_NUMBER: _builtins.int
+    OPENINGS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     pool: _builtins.str
     replicas: _builtins.int
@@ -674,6 +694,12 @@ class Load(_message.Message):
     running: _builtins.int
     waiting: _builtins.int
     waiting_max: _builtins.int
+    queued_tokens: _builtins.int
+    """Left out where it is not known: unknown is not zero."""
+    kv_tokens: _builtins.int
+    kv_used_tokens: _builtins.int
+    openings: _builtins.int
+    """Attempts that the receiving edge may start before the next report; left out where none are granted."""
     def __init__(
         self,
         *,
@@ -684,12 +710,31 @@ class Load(_message.Message):
         running: _builtins.int = ...,
         waiting: _builtins.int = ...,
         waiting_max: _builtins.int = ...,
+        queued_tokens: _builtins.int | None = ...,
+        kv_tokens: _builtins.int | None = ...,
+        kv_used_tokens: _builtins.int | None = ...,
+        openings: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "_kv_used_tokens", b"_kv_used_tokens", "_openings", b"_openings", "_queued_tokens", b"_queued_tokens", "kv_tokens", b"kv_tokens", "kv_used_tokens", b"kv_used_tokens", "openings", b"openings", "queued_tokens", b"queued_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "pool", b"pool", "replicas", b"replicas", "running", b"running", "slots", b"slots", "waiting", b"waiting", "waiting_max", b"waiting_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "_kv_used_tokens", b"_kv_used_tokens", "_openings", b"_openings", "_queued_tokens", b"_queued_tokens", "kv_tokens", b"kv_tokens", "kv_used_tokens", b"kv_used_tokens", "number", b"number", "openings", b"openings", "pool", b"pool", "queued_tokens", b"queued_tokens", "replicas", b"replicas", "running", b"running", "slots", b"slots", "waiting", b"waiting", "waiting_max", b"waiting_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__kv_tokens: _TypeAlias = _typing.Literal["kv_tokens"]  # noqa: Y015
+    _WhichOneofArgType__kv_tokens: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__kv_used_tokens: _TypeAlias = _typing.Literal["kv_used_tokens"]  # noqa: Y015
+    _WhichOneofArgType__kv_used_tokens: _TypeAlias = _typing.Literal["_kv_used_tokens", b"_kv_used_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__openings: _TypeAlias = _typing.Literal["openings"]  # noqa: Y015
+    _WhichOneofArgType__openings: _TypeAlias = _typing.Literal["_openings", b"_openings"]  # noqa: Y015
+    _WhichOneofReturnType__queued_tokens: _TypeAlias = _typing.Literal["queued_tokens"]  # noqa: Y015
+    _WhichOneofArgType__queued_tokens: _TypeAlias = _typing.Literal["_queued_tokens", b"_queued_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_tokens) -> _WhichOneofReturnType__kv_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_used_tokens) -> _WhichOneofReturnType__kv_used_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__openings) -> _WhichOneofReturnType__openings | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queued_tokens) -> _WhichOneofReturnType__queued_tokens | None: ...
 
 Global___Load: _TypeAlias = Load  # noqa: Y015
 

@@ -59,8 +59,16 @@ class EngineLoad:
     waiting: int
     """Requests accepted that have no slot yet."""
     slots: int
-    kv_used_share: float
-    """Share of the key-value memory in use, 0 to 1."""
+    queued_tokens: int
+    """Prompt tokens that wait for their turn: of every prompt that is rendered, what is not in the cache yet."""
+    kv_tokens: int
+    """Tokens whose keys and values fit: the context of every slot."""
+    kv_used_tokens: int
+
+    @property
+    def kv_used_share(self) -> float:
+        """Share of the key-value memory in use, 0 to 1."""
+        return self.kv_used_tokens / self.kv_tokens
 
 
 class _Phase(Enum):
@@ -77,6 +85,14 @@ class _Request:
     sink: Sink
     rendering: Future[Prompt | Refused]
     prompt: Prompt | None = None
+    row: Row | None = None
+    """Once it has a slot."""
+
+    def queued_tokens(self) -> int:
+        """Prompt tokens that are rendered and not in the cache. Off by one step where the engine's thread is in it."""
+        if self.prompt is None:
+            return 0
+        return max(0, len(self.prompt.token_ids) - (0 if self.row is None else self.row.fed))
 
 
 class Engine:
@@ -155,8 +171,9 @@ class Engine:
     def load(self) -> EngineLoad:
         """How full the engine is now."""
         with self._changed:
-            share = self._kv_tokens / (self._slots * self._context_tokens)
-            return EngineLoad(len(self._running), len(self._waiting), self._slots, share)
+            queued = sum(request.queued_tokens() for request in (*self._running.values(), *self._waiting))
+            room = self._slots * self._context_tokens
+            return EngineLoad(len(self._running), len(self._waiting), self._slots, queued, room, self._kv_tokens)
 
     def submit(self, generation: Generation, sink: Sink) -> Handle:
         """Ask for one answer; any thread. Never raises for a request: what is wrong with it is told to the sink."""
@@ -337,7 +354,8 @@ class Engine:
         seed = self._entropy() & SEED_MASK if sampling.seed is None else sampling.seed
         drawing = Drawing(sampling.temperature, sampling.top_p, seed)
         text = AnswerText(model.prompter.token_table, sampling.stop)
-        batch.join(Row(request.handle, prompt, drawing, text))
+        request.row = Row(request.handle, prompt, drawing, text)
+        batch.join(request.row)
 
     def _deliver(self, batch: Batch, step: Step) -> None:
         row = step.row

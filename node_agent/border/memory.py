@@ -1,0 +1,161 @@
+"""What this edge has learned: of its pools, of the length of prompts and answers, and of which prefixes lie where.
+
+Decides nothing and sends nothing: the gate tells it what happens and asks it for views. Nothing of it leaves the edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+from node_agent.border.decider import Asked, Commitment
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.placement.fleet import Edge, Fleet, PrefixCache
+from orchestrator.placement.lengths import Lengths, Script, script_of
+from orchestrator.placement.pick import Candidate
+from orchestrator.placement.prefix import BLOCK_CHARS, salted
+from orchestrator.placement.requests import PlacementRequest, PoolView
+from orchestrator.placement.settings import PlacementSettings
+from orchestrator.placement.sight import End, Ending, Sight
+from orchestrator.policy.ids import AttemptId, EdgeId, PoolId
+from orchestrator.wire.catalogue import Cause, Problem
+from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
+
+UNDELIVERED = frozenset({"engine_unreachable", "session_lost", "no_replica"})
+"""Refusals that say that a pool cannot be reached, not that it is busy."""
+SALT_PERSON = b"tidegate-prefix"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What may be known of a prompt without its words."""
+
+    chars: int
+    script: Script
+    blocks: tuple[int, ...] = field(repr=False)
+    """Salted hashes of its growing prefixes; empty where no pool shares prefixes."""
+    tokens: int
+    """Estimated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of every pool for one request."""
+
+    views: Mapping[PoolId, PoolView]
+    before_belief: Mapping[PoolId, int]
+    """Cached tokens by the index alone, before what replies said of it."""
+
+
+class Memory:
+    """Everything that one edge learns."""
+
+    def __init__(self, edge: EdgeId, commitment: Commitment) -> None:
+        self._edge = edge
+        # A key of its own, derived: whoever learns one of the two learns nothing of the other.
+        self._key = blake2b(commitment.key, key=SALT_PERSON, digest_size=32).digest()
+        self._sight = Sight()
+        self._lengths = Lengths()
+        self._prompts: dict[AttemptId, tuple[Asked, Prompt]] = {}  # bounded: by the attempts in flight
+
+    def prompt(self, asked: Asked, edge: Edge, fleet: Fleet) -> Prompt:
+        """Return what is kept of a prompt. Its prefixes are hashed only where some pool shares prefixes."""
+        texts = [f"{message.role.value}\x1f{message.text}" for message in asked.generation.messages]
+        chars = sum(len(message.text) for message in asked.generation.messages)
+        script = script_of(max((message.text for message in asked.generation.messages), key=len, default=""))
+        shared = any(pool.prefix_cache is PrefixCache.SHARED for pool in fleet.pools)
+        blocks = salted(self._salt(asked, edge), texts) if shared else ()
+        return Prompt(chars, script, blocks, self._lengths.prompt_tokens(asked.generation.model, script, chars))
+
+    def output_tokens(self, asked: Asked, settings: PlacementSettings) -> int:
+        """Return how long the answer is expected to be."""
+        most = asked.generation.sampling.max_tokens
+        return self._lengths.output_tokens(
+            asked.tenant.id, asked.generation.model, settings.expected_output_tokens, most
+        )
+
+    def known(self, asked: Asked, prompt: Prompt, fleet: Fleet, seen: Mapping[PoolId, PoolView], now_us: int) -> Known:
+        """Return what is known of every pool of `fleet`; `seen` is what its links say now."""
+        per_block = max(1, prompt.tokens * BLOCK_CHARS // max(1, prompt.chars))
+        expected = self._sight.expect(prompt.blocks, per_block, prompt.tokens, now_us) if prompt.blocks else {}
+        views: dict[PoolId, PoolView] = {}
+        before: dict[PoolId, int] = {}
+        for pool in fleet.pools:
+            link = seen[pool.id]
+            self._take(link, now_us)
+            cached, whole = expected.get(pool.id, (0, 0)) if pool.prefix_cache is PrefixCache.SHARED else (0, 0)
+            before[pool.id] = whole
+            views[pool.id] = self._sight.view(pool.id, asked.generation.model, link.up, now_us, cached)
+        return Known(views, before)
+
+    def sent(
+        self,
+        attempt: AttemptId,
+        asked: Asked,
+        prompt: Prompt,
+        shape: PlacementRequest,
+        chosen: Candidate,
+        before: int,
+        now_us: int,
+    ) -> None:
+        """An attempt is about to leave for the chosen pool."""
+        if chosen.terms is None or chosen.spot is None:
+            raise ValueError("a chosen candidate has its terms")
+        self._prompts[attempt] = (asked, prompt)
+        pool, declared = chosen.pool, chosen.spot.speed
+        blocks = prompt.blocks if pool.prefix_cache is PrefixCache.SHARED else ()
+        self._sight.sent(
+            attempt, pool.id, shape.model, declared, chosen.terms, shape.prompt_tokens, now_us, blocks, before
+        )
+
+    def first_token(self, attempt: AttemptId, now_us: int) -> None:
+        """The first token of an attempt arrived."""
+        self._sight.first_token(attempt, now_us)
+
+    def left(self, attempt: AttemptId, now_us: int) -> None:
+        """An attempt that was about to leave leaves now."""
+        self._sight.left(attempt, now_us)
+
+    def ended(self, attempt: AttemptId, last: StreamFrame | None, now_us: int, held_up: bool = False) -> None:
+        """An attempt ended with this frame, or, without one, because nobody waited for it any more. The first counts.
+
+        `held_up` says that the tenant was slow to take it.
+        """
+        found = self._prompts.pop(attempt, None)
+        self._sight.ended(attempt, _ending(last, held_up), now_us)
+        if found is None or not isinstance(last, Done):
+            return
+        asked, prompt = found
+        counts, model = last.counts, asked.generation.model
+        if counts.prompt > 0:
+            self._lengths.learn_prompt(model, prompt.script, prompt.chars, counts.prompt)
+        if last.reason != "cancelled" and counts.generated > 0:
+            self._lengths.learn_output(asked.tenant.id, model, counts.generated)
+
+    def _take(self, link: PoolView, now_us: int) -> None:
+        """Take in what a link says: its distance, and its last report where that is a new one."""
+        self._sight.measured(link.pool, link.rtt_us)
+        if link.load is None:
+            self._sight.lost(link.pool)
+        else:
+            heard_us = now_us - link.load.age_ms * 1000
+            self._sight.heard(link.pool, replace(link.load, age_ms=0), heard_us)
+
+    def _salt(self, asked: Asked, edge: Edge) -> bytes:
+        soil = ",".join(sorted(edge.place.soil()))
+        # Of the model too: what a pool holds of a prompt for one model is nothing to another.
+        scope = f"{asked.tenant.id}\x00{soil}\x00{asked.generation.model}"
+        return blake2b(scope.encode(), key=self._key, digest_size=32).digest()
+
+
+def _ending(last: StreamFrame | None, held_up: bool) -> Ending:
+    if isinstance(last, Done):
+        end = End.CANCELLED if last.reason == "cancelled" else End.COMPLETE
+        counts: PoolCounts = last.counts
+        return Ending(end, counts.prompt, counts.cached, counts.generated, last.queued_us, last.beside, held_up)
+    if isinstance(last, Refused):
+        return Ending(End.FAILED if last.code in UNDELIVERED else End.REFUSED)
+    # What a tenant brought about says nothing of the pool: else one who reads slowly could close it for all others.
+    blamed = isinstance(last, Broken) and Problem(last.code).entry.cause is not Cause.TENANT
+    return Ending(End.FAILED if blamed else End.CANCELLED)

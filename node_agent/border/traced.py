@@ -1,0 +1,55 @@
+"""Lines of a trace for replays: what arrived and what became of it, without a payload. Pure."""
+
+from __future__ import annotations
+
+from node_agent.border.decider import Asked, Decided
+from orchestrator.files.label_header import write_label_header
+from orchestrator.files.traces import TraceLine, trace_line
+from orchestrator.ledger.usage import PoolCounts
+
+GENERAL, REGULATED = "general", "regulated"
+"""Classes of traffic, as a recorded trace names them."""
+
+
+def refused_line(asked: Asked, decided: Decided, code: str) -> bytes:
+    """Return the line of a request for which nothing was chosen; the answer's length is what was expected."""
+    expected = PoolCounts(prompt=decided.shape.prompt_tokens, generated=decided.shape.output_tokens)
+    return _line(asked, decided, code, expected, None, None)
+
+
+def ended_line(
+    asked: Asked, decided: Decided, said: str, counts: PoolCounts, first_us: int | None, end_us: int
+) -> bytes:
+    """Return the line of an attempt that has ended: `said` is how, or the code of what cut it."""
+    return _line(asked, decided, said, counts, first_us, end_us)
+
+
+def _line(
+    asked: Asked, decided: Decided, said: str, counts: PoolCounts, first_us: int | None, end_us: int | None
+) -> bytes:
+    chosen, shape = decided.decision.placement.chosen, decided.shape
+    terms = None if chosen is None else chosen.terms
+    line = TraceLine(
+        at_ms=decided.citation.now_ms,
+        prompt_tokens=counts.prompt or shape.prompt_tokens,
+        output_tokens=counts.generated,
+        max_tokens=shape.max_tokens,
+        blocks=decided.blocks,
+        # The second block tells conversations of a tenant apart; the first is often the same system prompt.
+        session=decided.blocks[min(1, len(decided.blocks) - 1)] if decided.blocks else None,
+        edge=decided.edge.id,
+        tenant=asked.tenant.id,
+        model=shape.model,
+        traffic=REGULATED if decided.decision.regulated else GENERAL,
+        labels=write_label_header(asked.declared),
+        upload_bytes=shape.upload_bytes,
+        decision=decided.id,
+        pool=None if chosen is None else chosen.pool.id,
+        outcome=said,
+        canary=shape.canary,
+        cached_tokens=counts.cached,
+        first_us=first_us,
+        end_us=end_us,
+        cost_pico=None if terms is None else str(terms.tokens_pico + terms.egress_pico),
+    )
+    return trace_line(line)

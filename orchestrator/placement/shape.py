@@ -1,0 +1,45 @@
+"""The shape of a request, as placement is told it: what is asked, what the contract says, what the tenant would pay.
+
+The edge and `explain` shape with it, so that what is explained is what is decided. Pure.
+"""
+
+from __future__ import annotations
+
+from orchestrator.ledger.rating import rate
+from orchestrator.placement.capabilities import Capability
+from orchestrator.placement.fleet import Prices
+from orchestrator.placement.requests import PlacementRequest
+from orchestrator.policy.ids import ModelId, PoolId
+from orchestrator.policy.tenants import Tenant
+
+
+def shape_of(
+    tenant: Tenant,
+    prices: Prices,
+    model: ModelId,
+    capabilities: frozenset[Capability],
+    prompt_tokens: int,
+    output_tokens: int,
+    upload_bytes: int,
+    *,
+    max_tokens: int | None = None,
+    tried: frozenset[PoolId] = frozenset(),
+    canary: bool = False,
+) -> PlacementRequest:
+    """Return the shape of one request of `tenant`. Its price book says what it would pay with nothing cached."""
+    price = prices.price(tenant.price_book, model)
+    return PlacementRequest(
+        model=model,
+        capabilities=capabilities,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        upload_bytes=upload_bytes,
+        tried=tried,
+        max_tokens=max_tokens,
+        revision=tenant.revisions.get(model),
+        service=tenant.service,
+        bill_pico=None if price is None else rate(price, prompt_tokens, 0, output_tokens).amount_pico,
+        cached_rebate_pico=0 if price is None else price.input_pico - price.cached_pico,
+        entitled=model in tenant.models,
+        canary=canary,
+    )

@@ -1,0 +1,238 @@
+"""How fast a pool or replica is for one model, and how that is learned from its own replies.
+
+Two straight lines, each fitted by least squares that forget (Ljung, System Identification, 11.2): time to the first
+token against uncached prompt tokens, and time per output token against the streams beside it. The declared speed is
+the first guess, worth a few samples. Means throughout: a percentile of a term is no term of a sum. One sample moves
+them by a bounded step only (Huber, Robust Statistics, 7.3), and what a peer counted is bounded before it is believed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+
+PPM = 1_000_000
+FORGET = 0.97
+"""Weight of a sample once the next one is in: about 33 samples count."""
+SPREAD_MIN_PPM = 50_000
+SPREAD_MAX_PPM = 2_000_000
+FAR = 32
+"""Learned rates stay within this factor of the declared ones: beyond it a measurement is broken, not a GPU slow."""
+OUTLIER = 4
+"""A sample counts as at most this many times what was expected: a stall teaches a step, not itself."""
+OUTLIER_MIN_US = 100_000
+"""What is expected of a first token is taken for at least this, so that a small guess can be left at once."""
+TIME_MAX_US = 10**10
+"""About three hours."""
+TOKENS_MAX = 10**7
+BESIDE_MAX = 10**4
+"""Larger figures are no measurements. A learned speed stands in decision records, whose numbers have an end."""
+RATE_MIN_NS = 1_000
+"""A declared rate of nothing is one that rounds to nothing: it may be learned to be `FAR` times this."""
+DECLARED_SPREAD_PPM = 300_000
+"""How far off a declared speed is taken to be, relative, until replies tell."""
+QUEUE_MIN_PPM = 250_000
+QUEUE_MAX_PPM = 8_000_000
+SEEN_US = 500_000
+"""A time to the first token as good as any, before one was seen."""
+TOLD_US = 50_000
+"""A wait that says little: what is told and what was waited are compared on top of it."""
+RATE_WEIGHT = 3.0
+"""A declared rate is worth about three replies at first."""
+FADE = 0.9
+FADED_MIN = 0.01
+"""What is left of that once others are in, and in the end: enough to say how a line lies where replies do not."""
+FIRST_SCALE_TOKENS = 1_000
+"""Unit of prompt length inside the fit: keeps its numbers near one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What is believed of one pool, or replica, and one model. Nanoseconds per token; of one replica."""
+
+    prefill_ns: int
+    """Per uncached prompt token."""
+    decode_ns: int
+    """Per output token of a stream that runs alone."""
+    stream_ns: int
+    """More per output token for each stream beside it in its replica."""
+    fixed_us: int = 0
+    """Of every request, besides queue, distance and prompt: what programs on the way take."""
+    service_us: int | None = None
+    """Mean time for which a stream holds its slot; None until one was seen to end."""
+    spread_ppm: int = DECLARED_SPREAD_PPM
+    """Standard deviation of the time to the first token, relative to its mean."""
+    queue_ppm: int = PPM
+    """How long a wait really is, relative to what reports make of it: they are old, and others have heard them too."""
+    samples: int = 0
+    """Replies behind it, as far as counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One reply, as whoever sent the request measured it."""
+
+    first_us: int
+    """From sending to the first token."""
+    besides_us: int
+    """Of `first_us`: what was expected of distance, upload and queue. The rest is the engine's."""
+    expected_first_us: int
+    """What the whole time to the first token was expected to be."""
+    queued_us: int | None
+    """What it waited at the pool, as the pool says; None when nobody said."""
+    told_us: int
+    """What the last report made of that wait."""
+    uncached_tokens: int
+    decode_us: int | None
+    """From the first to the last token; None where the reader held it up, so that it says nothing of the pool."""
+    output_tokens: int
+    beside: int
+    """Streams beside it in its replica while it decoded, as far as known."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """One number of a line before anything was seen, and where it can lie at all."""
+
+    value: float
+    weight: float
+    """In samples."""
+    least: float
+    most: float
+
+    def hold(self, value: float) -> float:
+        """Return what lies within, nearest to `value`."""
+        return max(self.least, min(value, self.most))
+
+
+class _Line:
+    """y = a + b * x by least squares that forget, within bounds. The guesses fade, and never quite go.
+
+    Sums stand for the samples, and the bounds hold in the fit, not after it: where every x is alike, many lines fit,
+    and to cut a or b of one alone would leave a line that does not. Of those the guesses choose.
+    """
+
+    __slots__ = ("_a", "_b", "_faded", "_n", "_x", "_xx", "_xy", "_y", "a", "b")
+
+    def __init__(self, a: _Guess, b: _Guess) -> None:
+        self._a, self._b = a, b
+        self._faded = 1.0
+        self._n = self._x = self._xx = self._y = self._xy = 0.0
+        self.a, self.b = a.hold(a.value), b.hold(b.value)
+
+    def learn(self, x: float, y: float, least: float) -> None:
+        """Take in one sample. Less than `least` is never expected."""
+        y = min(y, OUTLIER * max(self.a + self.b * x, least))
+        self._n = self._n * FORGET + 1
+        self._x = self._x * FORGET + x
+        self._xx = self._xx * FORGET + x * x
+        self._y = self._y * FORGET + y
+        self._xy = self._xy * FORGET + x * y
+        self._faded = max(self._faded * FADE, FADED_MIN)
+        self.a, self.b = self._fit(self._faded * self._a.weight, self._faded * self._b.weight)
+
+    def _fit(self, weight_a: float, weight_b: float) -> tuple[float, float]:
+        guess_a, guess_b = self._a, self._b
+        aa, ab, bb = self._n + weight_a, self._x, self._xx + weight_b
+        ya, yb = self._y + weight_a * guess_a.value, self._xy + weight_b * guess_b.value
+        scale = aa * bb - ab * ab
+        if scale > 0:
+            a, b = (ya * bb - yb * ab) / scale, (yb * aa - ya * ab) / scale
+            if guess_a.hold(a) == a and guess_b.hold(b) == b:
+                return a, b
+        # The best of a convex loss beyond a box lies on one of its sides.
+        sides = [(guess_a.hold((ya - ab * b) / aa), b) for b in (guess_b.least, guess_b.most)]
+        sides += [(a, guess_b.hold((yb - ab * a) / bb)) for a in (guess_a.least, guess_a.most)]
+        return min(sides, key=lambda at: (aa * at[0] - 2 * ya) * at[0] + (bb * at[1] - 2 * yb + 2 * ab * at[0]) * at[1])
+
+
+def _rate(declared_ns: int, least_ns: int) -> _Guess:
+    """Return what is guessed of a rate: as declared, which is worth about three samples, and within reach of it."""
+    return _Guess(declared_ns, RATE_WEIGHT, least_ns, max(declared_ns, RATE_MIN_NS) * FAR)
+
+
+class SpeedLearner:
+    """Learns one `Speed`. Deterministic; holds a few numbers, whatever it sees."""
+
+    __slots__ = (
+        "_declared", "_decode", "_expected", "_first", "_missed", "_samples", "_service", "_speed", "_streams", "_told",
+        "_waited",
+    )  # fmt: skip
+
+    def __init__(self, declared: Speed) -> None:
+        self._declared = declared
+        prefill_ns, decode_ns = declared.prefill_ns, declared.decode_ns
+        stream_max_ns = FAR * max(declared.stream_ns, decode_ns, RATE_MIN_NS)
+        # Microseconds per thousand tokens are nanoseconds per token.
+        self._first = _Line(
+            _Guess(declared.fixed_us, 1.0, 0, TIME_MAX_US), _rate(prefill_ns, max(prefill_ns // FAR, 1))
+        )
+        self._decode = _Line(
+            _rate(decode_ns, max(decode_ns // FAR, 1)), _Guess(declared.stream_ns, RATE_WEIGHT, 0, stream_max_ns)
+        )
+        self._service: float | None = declared.service_us
+        # Means of squares: a ratio of two means, not a mean of ratios, which short waits would dominate.
+        self._expected = float(SEEN_US) ** 2
+        self._missed = self._expected * (declared.spread_ppm / PPM) ** 2
+        self._told = self._waited = 0.0
+        self._samples = 0
+        self._streams = 0 if declared.service_us is None else 1
+        self._speed = declared
+
+    def speed(self) -> Speed:
+        """Return what is believed now."""
+        return self._speed
+
+    def of(self, declared: Speed) -> bool:
+        """Whether it began from these declared rates. Slots may come and go."""
+        mine = self._declared
+        return (mine.prefill_ns, mine.decode_ns) == (declared.prefill_ns, declared.decode_ns)
+
+    def learn(self, seen: Measured) -> None:
+        """Take in one complete reply."""
+        self._samples += 1
+        first_us = min(max(0, seen.first_us), TIME_MAX_US)
+        engine_us = max(0, first_us - max(0, seen.besides_us))
+        uncached = min(max(0, seen.uncached_tokens), TOKENS_MAX)
+        self._first.learn(uncached / FIRST_SCALE_TOKENS, engine_us, OUTLIER_MIN_US)
+        if seen.decode_us is not None:
+            self._learn_stream(seen, engine_us, min(max(0, seen.decode_us), TIME_MAX_US))
+        expected_us = min(max(0, seen.expected_first_us), TIME_MAX_US)
+        missed_us = min(first_us, OUTLIER * max(expected_us, OUTLIER_MIN_US)) - expected_us
+        self._expected += (float(expected_us) ** 2 - self._expected) * (1 - FORGET)
+        self._missed += (float(missed_us) ** 2 - self._missed) * (1 - FORGET)
+        if seen.queued_us is not None:
+            told_us = min(max(0, seen.told_us), TIME_MAX_US)
+            waited_us = min(max(0, seen.queued_us), OUTLIER * max(told_us, OUTLIER_MIN_US))
+            self._told += (told_us - self._told) * (1 - FORGET)
+            self._waited += (waited_us - self._waited) * (1 - FORGET)
+        self._speed = self._believed()
+
+    def _learn_stream(self, seen: Measured, engine_us: int, decode_us: int) -> None:
+        """Take in how fast its tokens came, and for how long it held its slot."""
+        if seen.output_tokens > 1:
+            token_ns = decode_us * 1000 / (seen.output_tokens - 1)
+            beside = min(max(0, seen.beside), BESIDE_MAX)
+            self._decode.learn(beside, token_ns, RATE_MIN_NS)
+        held_us, before = engine_us + decode_us, self._service
+        self._streams += 1
+        if before is None:
+            self._service = held_us
+        else:
+            # The plain mean of the first ones, so that the first is not long remembered alone.
+            step_us = min(held_us, OUTLIER * max(before, OUTLIER_MIN_US)) - before
+            self._service = before + step_us * max(1 - FORGET, 1 / self._streams)
+
+    def _believed(self) -> Speed:
+        spread = isqrt(int(self._missed / max(1.0, self._expected) * PPM * PPM))
+        queue_ppm = round((self._waited + TOLD_US) / (self._told + TOLD_US) * PPM)
+        return Speed(
+            prefill_ns=round(self._first.b),
+            decode_ns=round(self._decode.a),
+            stream_ns=round(self._decode.b),
+            fixed_us=round(self._first.a),
+            service_us=None if self._service is None else max(1, round(self._service)),
+            spread_ppm=max(SPREAD_MIN_PPM, min(spread, SPREAD_MAX_PPM)),
+            queue_ppm=max(QUEUE_MIN_PPM, min(queue_ppm, QUEUE_MAX_PPM)),
+            samples=self._samples,
+        )

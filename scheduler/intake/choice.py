@@ -1,0 +1,165 @@
+"""Which replica: the least J, by the cost and the `Sight` with which edges choose pools. Pure.
+
+The replicas of a pool charge alike, so only time tells them apart: the prices are nought. To a `Sight` a replica is a
+place to send to, and its name stands where an edge has a pool's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from orchestrator.ledger.money import Currency
+from orchestrator.ledger.rating import TokenPrice
+from orchestrator.placement.cost import Spot, Terms, cost
+from orchestrator.placement.fleet import ServedModel
+from orchestrator.placement.lengths import DECLARED_CHARS_PER_TOKEN
+from orchestrator.placement.prefix import BLOCK_CHARS
+from orchestrator.placement.requests import PlacementRequest, PoolLoad
+from orchestrator.placement.settings import PlacementSettings, Worth
+from orchestrator.placement.sight import Ending, Sight
+from orchestrator.placement.speed import Speed
+from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+
+EXPECTED_OUTPUT_TOKENS = 256
+"""Taken for an answer where the side publishes no settings."""
+BLOCK_TOKENS = int(BLOCK_CHARS / DECLARED_CHARS_PER_TOKEN)
+NO_CURRENCY = Currency("XTS")
+"""The code that ISO 4217 keeps for tests: no money has it."""
+TIME_ALONE = PlacementSettings(
+    NO_CURRENCY,
+    value_of_time_pico_per_ms=1_000,
+    late_price_pico_per_ms=0,
+    slo_first_ms=1,
+    slo_token_us=1,
+    epsilon_ppm=0,
+    unknown_rtt_ms=0,
+    expected_output_tokens=EXPECTED_OUTPUT_TOKENS,
+).worth(None)
+"""Where the side publishes no settings: nothing is late, and any value of time gives the same order."""
+UNDECLARED_PREFILL_NS = 200_000
+UNDECLARED_DECODE_NS = 20_000_000
+"""Taken for a model that the bundle does not declare for the pool, until replies tell."""
+FREE = TokenPrice(NO_CURRENCY, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the choice is told of one work. Holds no payload: `blocks` are salted hashes."""
+
+    model: ModelId
+    prompt_tokens: int = 1
+    """An estimate: only the engine counts."""
+    output_tokens: int = EXPECTED_OUTPUT_TOKENS
+    """Expected, at most what the request allows."""
+    blocks: tuple[int, ...] = field(default=(), repr=False)
+    """Of its growing prefixes; none where the pool does not share what one request brought in with another."""
+    served: ServedModel | None = None
+    """As the newest bundle declares it for the pool."""
+    worth: Worth = TIME_ALONE
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One replica that could take the work now, and how full it is."""
+
+    replica: ReplicaId
+    load: PoolLoad
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The replica of least cost, and why."""
+
+    replica: ReplicaId
+    declared: Speed
+    terms: Terms
+    expected_cached: int
+    """Prompt tokens that the index says it holds, before belief."""
+
+
+class Chooser:
+    """Chooses among the replicas of one pool, and learns from what becomes of it."""
+
+    def __init__(self) -> None:
+        self.sight = Sight()
+
+    def came(self, replica: ReplicaId) -> None:
+        """A replica started anew, beside the intake: what it held is gone, and no way to it is worth a figure."""
+        place = PoolId(replica)
+        self.sight.lost(place)
+        self.sight.measured(place, 0)
+        self.sight.index.forget(place)
+
+    def best(self, asked: Asked, candidates: Sequence[Candidate], now_us: int) -> Choice | None:
+        """Return the candidate of least J; of equals the quicker, then by name, so that a choice can be replayed."""
+        request = PlacementRequest(asked.model, frozenset(), asked.prompt_tokens, asked.output_tokens, 0)
+        expected = self.sight.expect(asked.blocks, BLOCK_TOKENS, asked.prompt_tokens, now_us) if asked.blocks else {}
+        learned = [self.sight.speed(PoolId(one.replica), asked.model, now_us) for one in candidates]
+        siblings = [speed for speed in learned if speed is not None]
+        best: Choice | None = None
+        least: tuple[bool, int, int, ReplicaId] | None = None
+        for one, speed in zip(candidates, learned, strict=True):
+            place = PoolId(one.replica)
+            cached, before = expected.get(place, (0, 0))
+            declared = declared_speed(asked.served, one.load.slots)
+            hoped = declared if speed is not None else _hoped(declared, siblings)
+            spot = Spot(FREE, 0, None, one.load.slots, hoped)
+            # The load counts all that was ever given to the replica, up to now.
+            self.sight.heard(place, one.load, now_us)
+            view = self.sight.view(place, asked.model, True, now_us, cached)
+            terms = cost(request, spot, view, asked.worth)
+            # One whose answers failed one after the other is the last choice, but still one: work never waits for it.
+            rank = (view.held_off, terms.total_pico, terms.time_us + terms.others_us, one.replica)
+            if least is None or rank < least:
+                least, best = rank, Choice(one.replica, declared, terms, before)
+        return best
+
+    def given(self, work: int, asked: Asked, choice: Choice, now_us: int) -> None:
+        """The chosen replica got the work."""
+        self.sight.sent(
+            str(work),
+            PoolId(choice.replica),
+            asked.model,
+            choice.declared,
+            choice.terms,
+            asked.prompt_tokens,
+            now_us,
+            asked.blocks,
+            choice.expected_cached,
+        )
+
+    def first_token(self, work: int, now_us: int) -> None:
+        """The first token of a work came."""
+        self.sight.first_token(str(work), now_us)
+
+    def ended(self, work: int, ending: Ending, now_us: int) -> None:
+        """A work ended. One that was never given teaches nothing."""
+        self.sight.ended(str(work), ending, now_us)
+
+
+def declared_speed(served: ServedModel | None, slots: int) -> Speed:
+    """Return what is taken of a replica with `slots` before anything is learned.
+
+    Where nothing says what a stream beside costs, a full replica is taken to be half as fast, so that replicas that
+    are equal otherwise go by the share of their slots that is free.
+    """
+    if served is not None:
+        return served.speed(slots)
+    return Speed(UNDECLARED_PREFILL_NS, UNDECLARED_DECODE_NS, UNDECLARED_DECODE_NS // max(1, slots))
+
+
+def _hoped(declared: Speed, siblings: Sequence[Speed]) -> Speed:
+    """Return what is hoped of a replica that has told nothing yet: as declared, or like a sibling if that is better.
+
+    Hope makes it tried, and its first reply tells. By the declared speed alone, replicas that are all faster than
+    declared would leave it idle until they are full.
+    """
+    if not siblings:
+        return declared
+    return replace(
+        declared,
+        prefill_ns=min(declared.prefill_ns, *(speed.prefill_ns for speed in siblings)),
+        decode_ns=min(declared.decode_ns, *(speed.decode_ns for speed in siblings)),
+        stream_ns=min(declared.stream_ns, *(speed.stream_ns for speed in siblings)),
+    )

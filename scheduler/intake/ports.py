@@ -1,0 +1,62 @@
+"""What the site acts through: sessions to edges, ways to replicas, and where manifests come from. Interfaces only."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.engines.generation import Generation
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.policy.ids import Digest, EdgeId, ReplicaId, SideId
+from orchestrator.wire.catalogue import Problem
+from orchestrator.wire.frames import Load
+
+
+class SessionPort(Protocol):
+    """The way back to one edge."""
+
+    @property
+    def edge(self) -> EdgeId | None:
+        """The edge at the other end, once it has greeted."""
+
+    def accepted(self, stream: int, replica: ReplicaId) -> None:
+        """A replica has the work."""
+
+    def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
+        """Tokens were made."""
+
+    def done(self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None, beside: int | None) -> None:
+        """The answer is complete; how long it waited here, and how many streams ran beside it."""
+
+    def refused(self, stream: int, problem: Problem) -> None:
+        """Nothing was generated."""
+
+    def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> None:
+        """The answer was cut."""
+
+    def load(self, load: Load) -> None:
+        """State of a pool."""
+
+
+class ReplicaPort(Protocol):
+    """The way to one replica."""
+
+    def assign(self, work: int, generation: Generation) -> None:
+        """Run this."""
+
+    def withdraw(self, work: int) -> None:
+        """Stop that."""
+
+    def expel(self) -> None:
+        """The connection is given up."""
+
+
+class Manifests(Protocol):
+    """Where manifests come from."""
+
+    @property
+    def current(self) -> Bundle | None:
+        """The newest bundle of this side."""
+
+    async def find(self, side: SideId, number: int, digest: Digest, timeout_ms: int) -> Bundle | None:
+        """Return a cited manifest, or None when it cannot be had in time."""
