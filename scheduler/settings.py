@@ -44,7 +44,7 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One pool of this site."""
 
     id: str
-    waiting_max: int = 64
+    waiting_max: int = 256
     """Permitted requests that may wait for a slot; one more is refused."""
     replicas: ReplicaSettings | None = None
     engines: tuple[EngineSettings, ...] = ()

@@ -134,7 +134,6 @@ def row_of(view: PoolView, declared: Speed, declared_slots: int, heard_us: int, 
     else:
         return None
     beside_ns = speed.stream_ns * min(ahead // replicas, max(0, slots // replicas - 1))
-    service_us = speed.service_us
     rtt_us = unknown[0] if view.rtt_us is None else view.rtt_us
     bytes_per_s = view.bytes_per_s or unknown[1]
     if not (
@@ -168,8 +167,8 @@ def row_of(view: PoolView, declared: Speed, declared_slots: int, heard_us: int, 
         min(TIME_MAX_US, rtt_us),
         bytes_per_s,
         max(0, ahead + 1 - slots),
-        0 if service_us is None else service_us,
-        1 if service_us is None else 0,
+        speed.service_us or 0,
+        1 if speed.service_us is None else 0,
         slots,
         queued_us,
         guessed_wait,

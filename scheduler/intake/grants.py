@@ -16,6 +16,8 @@ Session = TypeVar("Session")
 
 RECENT_S = 10
 """Starts within so many seconds make a demand."""
+IDLE_SHARE = 4
+IDLE_EACH = 8
 SHARE_EACH_US = 250
 """How long a sharing stands, for each session: among a thousand it is made four times a second."""
 
@@ -65,7 +67,7 @@ class Grants(Generic[Session]):
         """An attempt ended."""
         held = self._held.get(session)
         if held is not None:
-            held.in_flight -= 1
+            held.in_flight = max(0, held.in_flight - 1)
 
     def closed(self, session: Session) -> None:
         """A session is gone. What it left running is seen in the pool's own figures."""
@@ -99,10 +101,10 @@ class Grants(Generic[Session]):
     def _share(self, live: Collection[Session], room: int, turn: int, now_us: int) -> None:
         held = [self._known(session) for session in live]
         demands = [Demand(one.key, one.in_flight, one.recent(now_us)) for one in held]
-        if not any(demand.active for demand in demands):
-            # Nobody asked for anything lately, so each may be the next: the whole room is theirs, in equal parts.
-            demands = [Demand(demand.key, 0, 1) for demand in demands]
-        shares = share_openings(room, demands, turn)
+        active = [one for one in demands if one.active]
+        idle = [Demand(one.key, 0, 1) for one in demands if not one.active]
+        kept = _kept(room, len(active), len(idle))
+        shares = share_openings(room - kept, active, turn) | share_openings(kept, idle, turn)
         for one in held:
             one.openings = shares[one.key]
         self._shared = (turn, now_us)
@@ -113,3 +115,15 @@ class Grants(Generic[Session]):
             self._last_key += 1
             held = self._held[session] = _Held(f"{self._last_key:012}")
         return held
+
+
+def _kept(room: int, active: int, idle: int) -> int:
+    """Return the part of the room that sessions share which asked for nothing lately: each may be the next to ask.
+
+    Without an active session it is the whole room. Else every idle one has an opening where the active ones have
+    theirs, and up to `IDLE_EACH` out of a quarter of what is left: who wakes up often has more than one request.
+    """
+    if active == 0:
+        return room
+    spare = max(0, room - active)
+    return max(min(idle, spare), min(spare // IDLE_SHARE, idle * IDLE_EACH))

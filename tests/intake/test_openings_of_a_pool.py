@@ -71,11 +71,12 @@ def test_who_asks_more_gets_more_and_who_stopped_asking_gets_less() -> None:
     pool.start("b", 2)
     pool.later()
     told = pool.openings()
-    assert told["a"] > told["b"] > told["c"] == 1
+    assert told["a"] > told["b"] > told["c"] > 1, "an edge that wakes up often has more than one request"
     pool.end("a", 6)
     pool.later((RECENT_S + 1) * SECOND_US)
     told = pool.openings()
-    assert told["b"] > told["a"] == told["c"] == 1
+    assert told["b"] > told["a"] > 1
+    assert abs(told["a"] - told["c"]) <= 1
 
 
 def test_what_a_session_starts_is_not_granted_to_it_again() -> None:

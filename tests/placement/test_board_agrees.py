@@ -205,7 +205,10 @@ def alone(view: PoolView, request: PlacementRequest, side: PlacementSettings, ca
     plan = Plan(EDGE, Fleet(pools=(only,)), Prices((cost,)), USD)
     world = World(Random(1), plan, [replace(view, pool=only.id)], [0])
     asked = Asked(request, side, 1, {0: cached}, 0, 5_000, 0)
-    check(world, world.board(), asked)
+    board = world.board()
+    check(world, board, asked)
+    world.write(board)
+    check(world, board, asked)
     return expected(world, asked)[1]
 
 
@@ -233,16 +236,15 @@ def test_what_is_just_enough_and_what_is_not_are_told_apart(off: int) -> None:
 
 @pytest.mark.parametrize("off", [-1, 0, 1])
 def test_a_prompt_that_just_fits_is_not_doubtful(off: int) -> None:
-    pools = (pool("a-large"), pool("b-small"))
-    large = replace(pools[0].models[0], context_tokens=4_096)
-    pools = (replace(pools[0], models=(large,)), pools[1])
-    costs = tuple(
-        PoolCost(one.id, MODEL, TokenPrice(USD, pico, pico, pico), 1) for one, pico in zip(pools, (900, 1), strict=True)
-    )
-    plan = Plan(EDGE, Fleet(pools=pools), Prices(costs), USD)
+    served = pool("any").models[0]
+    pools, costs = [], []
+    for name, context_tokens, pico in (("a-large", 4_096, 900), ("b-just", 2_048, 1), ("c-small", 1_000, 0)):
+        pools.append(pool(name, models=(replace(served, context_tokens=context_tokens),)))
+        costs.append(PoolCost(PoolId(name), MODEL, TokenPrice(USD, pico, pico, pico), 1))
+    plan = Plan(EDGE, Fleet(pools=tuple(pools)), Prices(tuple(costs)), USD)
     views: list[PoolView | None] = [PoolView(one.id, True, 9_000, PoolLoad(1, 4, 0, 0, 8, 0), 0) for one in pools]
-    world = World(Random(1), plan, views, [0, 0])
-    asked = Asked(replace(REQUEST, prompt_tokens=2_048 + off), replace(SETTINGS, epsilon_ppm=0), 3, {}, 0, 0, 0)
+    world = World(Random(1), plan, views, [0, 0, 0])
+    asked = Asked(replace(REQUEST, prompt_tokens=2_048 + off), replace(SETTINGS, epsilon_ppm=0), 7, {}, 0, 0, 0)
     assert check(world, world.board(), asked).index == (0 if off > 0 else 1)
 
 

@@ -39,6 +39,8 @@ WAITING_MAX = 64
 ANSWER_S = 300.0
 """The longest that one answer may take."""
 STOP_S = 30.0
+POLL_S = 0.02
+"""How often the engine's own clock is read while an arrival is waited for."""
 TOGETHER_STEPS = 16
 """Steps for which streams decode beside each other."""
 JOINER_TOKENS = 256
@@ -65,13 +67,28 @@ class Recorder:
         self._lock = threading.Lock()
         self._clock: int | None = None
         self._open = 0
+        self._own_ns = 0
+        """The engine's own clock at the last tick; see `fit.own_times`."""
+
+    def restart(self) -> None:
+        """Forget the ticks; the next ones count from now. Only while the engine has no work."""
+        with self._lock:
+            self.ticks.clear()
+            self._own_ns = 0
+            self._add(self._cpu_ns())
+
+    def own_ns(self) -> int:
+        """Return the engine's own clock, since the first tick."""
+        with self._lock:
+            last = self.ticks[-1]
+            now = Tick(time.perf_counter_ns(), self._cpu_ns(), last.busy)
+            return self._own_ns + own_times((last, now))[1]
 
     def submitted(self) -> int:
-        """One more request is there; return the number of the tick. Before any event the engine's clock is at 0."""
+        """One more request is there; return the number of the tick."""
         with self._lock:
             self._open += 1
-            cpu_ns = 0 if self._clock is None else time.clock_gettime_ns(self._clock)
-            return self._add(cpu_ns)
+            return self._add(self._cpu_ns())
 
     def told(self, over: bool) -> int:
         """The engine's thread tells of a request; return the number of the tick."""
@@ -81,8 +98,15 @@ class Recorder:
             self._open -= over
             return self._add(time.thread_time_ns())
 
+    def _cpu_ns(self) -> int:
+        """Return the clock of the engine's thread; 0 before it has told of anything."""
+        return 0 if self._clock is None else time.clock_gettime_ns(self._clock)
+
     def _add(self, cpu_ns: int) -> int:
-        self.ticks.append(Tick(time.perf_counter_ns(), cpu_ns, self._open > 0))
+        tick = Tick(time.perf_counter_ns(), cpu_ns, self._open > 0)
+        if self.ticks:
+            self._own_ns += own_times((self.ticks[-1], tick))[1]
+        self.ticks.append(tick)
         return len(self.ticks) - 1
 
 
@@ -137,6 +161,7 @@ class Bench:
         self.recorder = Recorder()
         # The first request starts the reader's thread and touches every page of the model.
         self.ask(prompt_of(SHORT_TOKENS), 4).wait()
+        self.recorder.restart()
 
     def ask(self, text: str, tokens_max: int) -> Asked:
         """Submit one greedy request."""
@@ -182,15 +207,15 @@ def probed(bench: Bench, repeats: int, say: Say) -> list[Sample]:
     """Measure stretches of steps of every kind, each so many times. Raises EngineTroubleError."""
     found: list[Sample] = []
     for number in range(repeats):
-        found += [_prefill(bench, tokens) for tokens in PREFILLS]
-        found += [_decode(bench, streams, tokens) for streams, tokens in DECODES]
-        found += [_mix(bench, streams) for streams in MIXES]
+        found += [probe_prefill(bench, tokens) for tokens in PREFILLS]
+        found += [probe_decode(bench, streams, tokens) for streams, tokens in DECODES]
+        found += [probe_mix(bench, streams, JOINER_TOKENS) for streams in MIXES]
         say(f"  probes: {number + 1} of {repeats}")
     return found
 
 
-def _prefill(bench: Bench, tokens: int) -> Sample:
-    """One prompt is taken in, and nothing else happens."""
+def probe_prefill(bench: Bench, tokens: int) -> Sample:
+    """One prompt is taken in, and nothing else happens. Raises EngineTroubleError."""
     asked = bench.ask(prompt_of(tokens), 1)
     asked.wait()
     took_ns = bench.cpu_ns(asked.deltas[0]) - bench.cpu_ns(asked.started)
@@ -198,8 +223,8 @@ def _prefill(bench: Bench, tokens: int) -> Sample:
     return Sample(f"prompt of {tokens}", chunks_of(taken), 0, taken, took_ns)
 
 
-def _decode(bench: Bench, streams: int, prompt_tokens: int) -> Sample:
-    """So many streams decode, and no prompt is taken in: the median step."""
+def probe_decode(bench: Bench, streams: int, prompt_tokens: int) -> Sample:
+    """So many streams decode, and no prompt is taken in: the median step. Raises EngineTroubleError."""
     begun = _together(bench, streams, prompt_tokens, TOGETHER_STEPS)
     for asked in begun:
         asked.wait()
@@ -212,19 +237,19 @@ def _decode(bench: Bench, streams: int, prompt_tokens: int) -> Sample:
     return Sample(f"{streams} decode after {prompt_tokens}", 1, streams, 0, median(steps))
 
 
-def _mix(bench: Bench, streams: int) -> Sample:
-    """A prompt is taken in while so many streams decode."""
-    begun = _together(bench, streams, SHORT_TOKENS, chunks_of(JOINER_TOKENS) + TOGETHER_STEPS)
-    joiner = bench.ask(prompt_of(JOINER_TOKENS), 1)
+def probe_mix(bench: Bench, streams: int, tokens: int) -> Sample:
+    """A prompt is taken in while so many streams decode. Raises EngineTroubleError."""
+    begun = _together(bench, streams, SHORT_TOKENS, chunks_of(tokens) + TOGETHER_STEPS)
+    joiner = bench.ask(prompt_of(tokens), 1)
     joiner.wait()
     for asked in begun:
         bench.cancel(asked)
-    if min(asked.deltas[-1] for asked in begun) < joiner.started:
-        raise EngineTroubleError("a stream ended before the prompt beside it was taken in")
     steps = chunks_of(joiner.prompt_tokens)
     stream_steps = sum(joiner.started < tick < joiner.deltas[0] for asked in begun for tick in asked.deltas)
+    if stream_steps != streams * steps:
+        raise EngineTroubleError("a stream ended before the prompt beside it was taken in")
     took_ns = bench.cpu_ns(joiner.deltas[0]) - bench.cpu_ns(joiner.started)
-    return Sample(f"prompt of {JOINER_TOKENS} beside {streams}", steps, stream_steps, joiner.prompt_tokens, took_ns)
+    return Sample(f"prompt of {tokens} beside {streams}", steps, stream_steps, joiner.prompt_tokens, took_ns)
 
 
 def _together(bench: Bench, streams: int, prompt_tokens: int, steps: int) -> list[Asked]:
@@ -258,16 +283,19 @@ class Replayed:
 
 
 def played(bench: Bench, asks: Sequence[Ask]) -> Replayed:
-    """Ask all of it in real time and wait for every answer. Raises EngineTroubleError."""
-    bench.recorder.ticks.clear()
-    begun_s = time.monotonic()
+    """Ask all of it and wait for every answer. Arrivals are timed by the engine's own clock, so that a load is as high
+    for an engine that has to share its core. Raises EngineTroubleError.
+    """
+    recorder = bench.recorder
+    recorder.restart()
     found: list[Asked] = []
     for ask in asks:
-        time.sleep(max(0.0, begun_s + ask.at_us / 1_000_000 - time.monotonic()))
+        while (left_s := ask.at_us / 1_000_000 - recorder.own_ns() / 1_000_000_000) > 0:
+            time.sleep(min(left_s, POLL_S))
         found.append(bench.ask(prompt_of(ask.prompt_tokens), ask.output_tokens))
     for asked in found:
         asked.wait()
-    ticks = tuple(bench.recorder.ticks)
+    ticks = tuple(recorder.ticks)
     wall_ns = [tick.wall_ns - ticks[0].wall_ns for tick in ticks]
     return Replayed(_by(found, wall_ns), _by(found, own_times(ticks)), core_share(ticks))
 

@@ -165,13 +165,15 @@ class Tick:
 def own_times(ticks: Sequence[Tick]) -> list[int]:
     """Return each tick on the engine's own clock, which stands still while somebody else has its core.
 
-    Where it has work, the clock runs with the processor time of the engine's thread, else with the wall clock. The
-    first tick is at 0.
+    Where it has work, the clock runs with the processor time of the engine's thread, else with the wall clock; the two
+    are not read at quite the same moment, so it is held to the wall clock. The first tick is at 0.
     """
     found = [0] if ticks else []
     for before, after in pairwise(ticks):
-        passed_ns = after.cpu_ns - before.cpu_ns if before.busy else after.wall_ns - before.wall_ns
-        found.append(found[-1] + max(0, passed_ns))
+        passed_ns = after.wall_ns - before.wall_ns
+        if before.busy:
+            passed_ns = max(0, min(passed_ns, after.cpu_ns - before.cpu_ns))
+        found.append(found[-1] + passed_ns)
     return found
 
 
@@ -180,7 +182,7 @@ def core_share(ticks: Sequence[Tick]) -> float:
     pairs = [(before, after) for before, after in pairwise(ticks) if before.busy]
     wall_ns = sum(after.wall_ns - before.wall_ns for before, after in pairs)
     cpu_ns = sum(after.cpu_ns - before.cpu_ns for before, after in pairs)
-    return cpu_ns / wall_ns if wall_ns > 0 else 1.0
+    return min(1.0, cpu_ns / wall_ns) if wall_ns > 0 else 1.0
 
 
 def slowed(gpu: Gpu, share: float) -> Gpu:

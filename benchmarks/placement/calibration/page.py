@@ -23,10 +23,11 @@ WORDS: Mapping[str, str] = {
     "and decodes in two passes over the weights, where the model, as engines on GPUs do, has one: so no three numbers "
     "fit a prompt alone and a prompt beside others. Attention over a longer context, which the model leaves out, shows "
     "in the longest prompt.",
-    "First token": "A mixed load (Poisson arrivals; prompts of 48 to 1,500 tokens and answers of 8 to 96, uniform in "
-    "their logarithm), answered by the engine in real time, and by the simulator from the same arrivals and lengths. "
-    "The *own* clock stands still while another process has the engine's core; by the *wall* clock the model is slowed "
-    "by the share of a core that the engine got. Times in seconds; errors are means over requests.",
+    "First token": "A mixed load (Poisson arrivals; prompts of 48 to 1,000 tokens and answers of 8 to 64, uniform in "
+    "their logarithm), answered by the engine as it came, and by the simulator from the same arrivals and lengths. "
+    "The *own* clock stands still while another process has the engine's core, and arrivals are timed by it; by the "
+    "*wall* clock the model is slowed by the share of a core that the engine got on the whole. Times in seconds; "
+    "errors are relative, means over requests.",
     "Whole answer": "The same requests, to their last token.",
     "Published figures": "The cards of the comparison (`benchmarks/placement/sites.py`) at the workloads of others. "
     "Where a parameter was taken from a figure, the row shows only what the model makes of it; no parameter was "
