@@ -12,11 +12,12 @@ JSON file with its digest, and with --write into docs/placement.md and its plots
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import Pool
 from pathlib import Path
 from secrets import randbelow
@@ -29,7 +30,7 @@ from benchmarks.placement.study import WORKLOADS, Cell, Found, study
 from benchmarks.placement.summary import own, summary_to_json
 from benchmarks.placement.tables import rendered
 
-RESULTS = Path(__file__).parent / "results.json"
+RESULTS = Path(__file__).parent / "results.json.gz"
 FORMAT_VERSION = 1
 LOADS = (0.3, 0.5, 0.7, 0.9, 1.2)
 SUBSET_LOADS = (0.3, 0.7)
@@ -110,9 +111,10 @@ def main() -> int:
         result = _measured(options.full, options.jobs)
         print(rendered(result["summary"]))
         print(f"digest of the results: {result['digest']}")
-        for path in filter(None, (options.json, RESULTS if options.write else None)):
-            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if options.json is not None:
+            options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         if options.write:
+            RESULTS.write_bytes(packed(result))
             for path in written(result):
                 print(f"written: {path}")
         cells = result["cells"]
@@ -136,6 +138,17 @@ def _measured(full: bool, jobs: int) -> dict[str, Any]:
         "summary": summary_to_json(fleets, workloads),
         "cells": cells,
     }
+
+
+def packed(result: Mapping[str, Any]) -> bytes:
+    """Return results as their file holds them: the same bytes for the same results."""
+    return gzip.compress(json.dumps(result, separators=(",", ":")).encode(), mtime=0)
+
+
+def unpacked(path: Path) -> dict[str, Any]:
+    """Return the results that a file holds. Raises OSError."""
+    found: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+    return found
 
 
 def digest(cells: Sequence[dict[str, object]]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from benchmarks.placement.__main__ import RESULTS, digest, fresh_cells
+from benchmarks.placement.__main__ import RESULTS, digest, fresh_cells, unpacked
 from benchmarks.placement.fleets import FLEET_SEEDS
 from benchmarks.placement.report import BEGIN, END, PAGE, told
 from benchmarks.placement.study import CONFINED, PUBLISHED, TIDEGATE, Cell, Found, Scores, study
@@ -93,8 +92,7 @@ def test_ten_fresh_fleets_see_no_violation(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture(scope="module")
 def committed() -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return result
+    return unpacked(RESULTS)
 
 
 def test_the_committed_results_are_whole(committed: dict[str, Any]) -> None:
