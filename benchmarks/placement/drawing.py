@@ -14,7 +14,10 @@ WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 70, 180, 40, 50
 TICKS = 5
 OURS = "#d9480f"
-COLOURS = ("#1c7ed6", "#2f9e44", "#ae3ec9", "#f08c00", "#0c8599", "#868e96", "#c2255c", "#5c940d", "#364fc7", "#a61e4d")
+COLOURS = (
+    "#1c7ed6", "#2f9e44", "#ae3ec9", "#f08c00", "#0c8599", "#868e96", "#c2255c", "#5c940d", "#364fc7", "#a61e4d",
+    "#845ef7", "#8d6e63",
+)  # fmt: skip
 INK = "#808080"
 
 
