@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.cli.amounts import data, micros, milliseconds, signed, significant
@@ -306,6 +306,7 @@ COORDINATE = re.compile(r'[ "](-?\d+\.\d+),(-?\d+\.\d+)')
 
 
 @given(points=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=20), log=st.booleans())
+@example(points=[(0.0, 5e-324)], log=False)
 def test_every_point_of_a_line_lies_within_its_plot(points: list[tuple[float, float]], log: bool) -> None:
     text = line_plot("title", "x", "y", [Series("a", "a", sorted(points))], log_x=log)
     root = tree_of(text)

@@ -16,6 +16,8 @@ BAR, BAR_GAP, GROUP_GAP = 14, 3, 12
 LABEL_WIDTH, VALUE_WIDTH = 150, 130
 LABEL_CHARS_MAX = 22
 TICKS = 5
+LEAST = 1e-200
+"""A range narrower than this has no ticks of its own: its powers of ten leave what a float can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ def _y_axis(label: str, ticks: Sequence[float], scale: _Scale) -> list[str]:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Return round numbers from `low` to at least `high`."""
-    if high <= low:
+    if high - low < LEAST:
         return [low]
     rough = (high - low) / TICKS
     size = 10.0 ** floor(log10(rough))
