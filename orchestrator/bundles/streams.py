@@ -29,7 +29,10 @@ class MessageStream(Generic[Out, In]):
     async def write(self, message: Out, timeout_s: float) -> None:
         """Send one message. Raises StreamEnded."""
         try:
-            await asyncio.wait_for(self._call.write(message), timeout_s)
+            # Not `wait_for`: in Python 3.11 it drops a cancellation that comes just when the write is done, and who
+            # waits for the writer's end then waits for ever.
+            async with asyncio.timeout(timeout_s):
+                await self._call.write(message)
         except TimeoutError:
             raise StreamEnded("a message could not be sent in time") from None
         except grpc.aio.AioRpcError as error:

@@ -128,7 +128,9 @@ class ControlService(ControlServicer):
             return offer
 
         async def write(offer: pb.ExchangeOffer) -> None:
-            await asyncio.wait_for(context.write(offer), WRITE_S)
+            # Not `wait_for`, here and below: in Python 3.11 it may drop a cancellation (see bundles.streams).
+            async with asyncio.timeout(WRITE_S):
+                await context.write(offer)
 
         try:
             await self._exchange.converse(read, write)
@@ -213,7 +215,8 @@ class ControlService(ControlServicer):
         while not hearing.done() and not draining.done():
             notice = self._notice(role, said)
             try:
-                await asyncio.wait_for(context.write(notice), WRITE_S)
+                async with asyncio.timeout(WRITE_S):
+                    await context.write(notice)
             except TimeoutError:
                 await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the member does not read")
             if self._fresh(role, said, self._truth.standing):

@@ -181,7 +181,9 @@ class Stream:
     async def write(self, request: Any, timeout_s: float) -> None:
         """Send one message. Raises RegistryError."""
         try:
-            await asyncio.wait_for(self._call.write(request), timeout_s)
+            # Not `wait_for`, which in Python 3.11 may drop a cancellation (see bundles.streams).
+            async with asyncio.timeout(timeout_s):
+                await self._call.write(request)
         except TimeoutError:
             raise self.unanswered() from None
         except grpc.aio.AioRpcError as error:
