@@ -29,14 +29,16 @@ def _line(
 ) -> bytes:
     chosen, shape = decided.decision.placement.chosen, decided.shape
     terms = None if chosen is None else chosen.terms
+    # A trace is made to be carried elsewhere, and hashes of a regulated payload are data derived from it: they stay.
+    blocks = () if decided.decision.regulated else decided.blocks
     line = TraceLine(
         at_ms=decided.citation.now_ms,
         prompt_tokens=counts.prompt or shape.prompt_tokens,
         output_tokens=counts.generated,
         max_tokens=shape.max_tokens,
-        blocks=decided.blocks,
+        blocks=blocks,
         # The second block tells conversations of a tenant apart; the first is often the same system prompt.
-        session=decided.blocks[min(1, len(decided.blocks) - 1)] if decided.blocks else None,
+        session=blocks[min(1, len(blocks) - 1)] if blocks else None,
         edge=decided.edge.id,
         tenant=asked.tenant.id,
         model=shape.model,

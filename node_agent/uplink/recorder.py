@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from orchestrator.files.traces import trace_head
@@ -31,7 +32,7 @@ class Recorder:
             if self._size_bytes + len(line) > self._bytes_max:
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
                 self._size_bytes = 0
-            with self._path.open("ab") as file:
+            with open(self._path, "ab", opener=_private) as file:
                 if self._size_bytes == 0:
                     head = trace_head(BLOCK_CHARS)
                     file.write(head)
@@ -41,3 +42,8 @@ class Recorder:
         except OSError as error:
             self._failed = True
             log.error(Event.SPOOL_FAILED, record_id="trace", exception=type(error).__name__)
+
+
+def _private(path: str, flags: int) -> int:
+    """It names tenants: a file that is new is its owner's alone."""
+    return os.open(path, flags, 0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node_agent.border.decider import Decided, Decider
 from node_agent.border.gate import Gate
+from node_agent.border.traced import refused_line
 from node_agent.uplink.recorder import Recorder
 from orchestrator.files.label_header import parse_label_header, write_label_header
 from orchestrator.files.traces import read_recorded, read_trace
@@ -84,6 +87,24 @@ async def test_a_disk_that_takes_nothing_costs_no_request(make_edge: Callable[..
     edge = recording(make_edge(), tmp_path)
     (tmp_path / "trace.jsonl").mkdir()
     assert (await edge.text(edge.asked("acme-sg")))[0] == "cn-guizhou"
+
+
+@pytest.mark.parametrize(("grade", "kept"), [(Grade.GENERAL, (5, 7)), (Grade.IMPORTANT, ())])
+async def test_hashes_of_regulated_payloads_stay_and_the_file_is_private(
+    make_edge: Callable[..., Edge], tmp_path: Path, grade: Grade, kept: tuple[int, ...]
+) -> None:
+    edge = make_edge()
+    seen: list[Decided] = []
+    edge.gate._decider.decide = lambda *args: seen.append(Decider.decide(edge.gate._decider, *args)) or seen[-1]  # type: ignore[method-assign, func-returns-value]
+    with suppress(ProblemError):
+        await edge.text(edge.asked("acme-sg", Labels(grade=grade)))
+    decided = replace(seen[0], blocks=(5, 7))
+    recorder = Recorder(tmp_path / "trace.jsonl", 1 << 20)
+    recorder.write(refused_line(edge.asked("acme-sg"), decided, "no_feasible_pool"))
+    (line,) = read_recorded(tmp_path / "trace.jsonl")
+    assert line.blocks == kept
+    assert (line.session is None) == (not kept)
+    assert files_of(tmp_path)[0].stat().st_mode & 0o077 == 0
 
 
 @given(
