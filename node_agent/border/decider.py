@@ -18,7 +18,7 @@ from orchestrator.evidence.inputs import InputManifest, manifest_of
 from orchestrator.evidence.records import DecisionRecord, retention_of
 from orchestrator.placement.asked import Asked as RestingOn
 from orchestrator.placement.capabilities import Capability
-from orchestrator.placement.decide import Decision, Ground, decide
+from orchestrator.placement.decide import Decision, FactBook, Ground, decide
 from orchestrator.placement.explain import placement_to_json
 from orchestrator.placement.fleet import Edge
 from orchestrator.placement.plan import Plan
@@ -106,7 +106,7 @@ class Decider:
     def __init__(self, edge: EdgeId) -> None:
         self._edge = edge
         self._table: RouteTable | None = None
-        self._plan: tuple[Bundle, Plan] | None = None
+        self._plan: tuple[Bundle, Plan, FactBook] | None = None
 
     def decide(
         self,
@@ -168,7 +168,8 @@ class Decider:
         if table is None or not fits or not table.made_ms <= now_ms < table.valid_until_ms:
             table = self._table = RouteTable(bundle.law, edge.place, places, now_ms)
         if self._plan is None or self._plan[0] is not bundle:
-            self._plan = (bundle, Plan(self._edge, bundle.fleet, bundle.prices, settings.currency))
+            plan = Plan(self._edge, bundle.fleet, bundle.prices, settings.currency)
+            self._plan = (bundle, plan, FactBook())
         revoked = bundle.revoked
         return Ground(
             table,
@@ -179,6 +180,7 @@ class Decider:
             revoked.pathways,
             DISCHARGERS.keys(),
             skew_ms,
+            self._plan[2],
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from node_agent.border.decider import Asked, Commitment, Decided, Decider, Expected, record_of
 from node_agent.border.memory import Memory
+from node_agent.border.signer import Signer
 from node_agent.border.traced import ended_line, refused_line
 from node_agent.uplink.routes import Routes
 from node_agent.uplink.session_link import Sendable, Tally
@@ -119,6 +120,8 @@ class Gate:
         self._edge = EdgeId(edge_name)
         self._decider = Decider(self._edge)
         self._memory = Memory(self._edge, hands.commitment)
+        self._signer = Signer(hands.signing_key)
+        self._key_id = key_id_of(hands.signing_key.public_key)
 
     async def ask(self, asked: Asked) -> Answer:
         """Decide, record and send. Returns when the answer has begun.
@@ -228,8 +231,8 @@ class Gate:
             asked.generation,
             facts,
             decided.citation,
-            key_id_of(hands.signing_key.public_key),
-            hands.signing_key.sign(signed),
+            self._key_id,
+            await self._signer.seal(signed),
             asked.budget_ms,
             decided.inputs,
         )

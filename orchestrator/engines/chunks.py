@@ -199,10 +199,21 @@ class AnswerReader:
         return self._chunks.ended
 
     def feed(self, data: bytes) -> list[EngineEvent]:
-        """Takes the next bytes of the body; empty bytes are the end of the stream."""
+        """Takes the next bytes of the body; empty bytes are the end of the stream.
+
+        The text of all chunks that came together is one `Delta`: what follows has less to do for each token.
+        """
         if not data:
             return self._chunks.end()
+        text: list[str] = []
+        tokens = 0
         events: list[EngineEvent] = []
         for event in self._decoder.feed(data):
-            events += self._chunks.read(event)
-        return events
+            for found in self._chunks.read(event):
+                if isinstance(found, Delta):
+                    text.append(found.text)
+                    tokens += found.tokens
+                else:
+                    events.append(found)
+        # Nothing comes after an end, so the text stands before it.
+        return [Delta("".join(text), (), tokens), *events] if text else events

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.evidence.canonical import JsonValue, canonical_bytes
+from orchestrator.evidence.canonical import JsonValue, canonical_bytes, checked
+from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.counters import Counter
 from orchestrator.policy.entities import Entity
 from orchestrator.policy.facts import Facts
@@ -98,8 +99,7 @@ def counter_to_json(counter: Counter) -> dict[str, JsonValue]:
     }
 
 
-def facts_to_json(facts: Facts) -> dict[str, JsonValue]:
-    """Return what the law was told as canonical JSON holds it."""
+def _facts_to_json(facts: Facts) -> dict[str, JsonValue]:
     return {
         "tenant": entity_to_json(facts.tenant),
         "label": label_to_json(facts.label),
@@ -110,6 +110,10 @@ def facts_to_json(facts: Facts) -> dict[str, JsonValue]:
         "counters": [counter_to_json(counter) for counter in facts.counters],
         "notices": [{"name": name, "version": version} for name, version in facts.notices],
     }
+
+
+facts_to_json: Remembered[Facts, dict[str, JsonValue]] = Remembered(lambda facts: checked(_facts_to_json(facts)))
+"""What the law was told as canonical JSON holds it."""
 
 
 def attestation_bytes(

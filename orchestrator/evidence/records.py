@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from orchestrator.evidence.canonical import JsonValue, canonical_bytes
+from orchestrator.evidence.canonical import JsonValue, canonical_bytes, checked
 from orchestrator.evidence.citation import Citation, facts_to_json
 from orchestrator.evidence.duties import Done
 from orchestrator.evidence.inputs import InputManifest
+from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, ModelId, PoolId, RequestId, SideId, TenantId
 from orchestrator.policy.labels import RANK_AXES, SET_AXES, Labels, LabelSources
@@ -136,8 +137,7 @@ def _labels_to_json(labels: Labels) -> dict[str, JsonValue]:
     return found
 
 
-def sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
-    """Return every voice on the labels, and where one says less than what counts."""
+def _sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
     return {
         "declared": _labels_to_json(sources.declared),
         "attested": _labels_to_json(sources.attested),
@@ -149,3 +149,9 @@ def sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
             for one in sources.mismatches()
         ],
     }
+
+
+sources_to_json: Remembered[LabelSources, dict[str, JsonValue]] = Remembered(
+    lambda sources: checked(_sources_to_json(sources))
+)
+"""Every voice on the labels, and where one says less than what counts."""

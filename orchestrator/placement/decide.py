@@ -6,7 +6,7 @@ The edge decides with it, `explain` shows it, and a recorded decision is made ag
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from orchestrator.placement.fleet import Edge, Fleet, Pool, PrefixCache
 from orchestrator.placement.pick import Placement, place
@@ -15,7 +15,7 @@ from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy.counters import Counter
 from orchestrator.policy.facts import Facts
-from orchestrator.policy.ids import PathwayId, PoolId
+from orchestrator.policy.ids import EdgeId, PathwayId, PoolId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels, LabelSources, at_inference
 from orchestrator.policy.packs import ObligationKind
@@ -26,6 +26,33 @@ from orchestrator.policy.verdicts import CLOCK_SKEW, NO_DISCHARGER, REVOKED, Ver
 
 SKEW_REGULATED_MS = 30_000
 """With a clock that is further off than this, no date of the law can be judged for what is regulated."""
+
+REMEMBERED_MAX = 4096
+"""Declarations of tenants that are remembered; beyond it, all are forgotten at once."""
+
+
+class FactBook:
+    """What the law is told of the payloads of one bundle: worked out once for each tenant and declaration.
+
+    Payloads that are told of in the same words share one value, which is then checked and written down once.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, Labels, EdgeId], tuple[Tenant, LabelSources, Facts]] = {}
+
+    def look_up(self, tenant: Tenant, declared: Labels, edge: Edge) -> tuple[LabelSources, Facts]:
+        """Return every voice on a payload of `tenant` at `edge`, and the facts."""
+        key = (id(tenant), declared, edge.id)
+        found = self._held.get(key)
+        if found is None:
+            if len(self._held) >= REMEMBERED_MAX:
+                self._held.clear()
+            sources = label(tenant, declared, edge)
+            # The tenant is held too, so that its identity is not given to another.
+            found = self._held[key] = (tenant, sources, gather(tenant, sources))
+        return found[1], found[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +71,7 @@ class Ground:
     """The duties that this program can do."""
     skew_ms: int = 0
     """Of this program's clock, as control sees it."""
+    book: FactBook = field(default_factory=FactBook, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +93,8 @@ class Decision:
         if chosen is None:
             return replace(self.facts, pathways=())
         importers = {chosen.pool.place.operator.id, edge.place.operator.id}
+        if all(pathway.importer in importers for pathway in self.facts.pathways):
+            return self.facts
         return replace(self.facts, pathways=tuple(p for p in self.facts.pathways if p.importer in importers))
 
 
@@ -110,8 +140,7 @@ def decide(
     chance: int,
 ) -> Decision:
     """Label the payload, ask the law about every declared pool, and place it among the permitted ones."""
-    sources = label(tenant, declared, edge)
-    facts = gather(tenant, sources)
+    sources, facts = ground.book.look_up(tenant, declared, edge)
     return Decision(sources, facts, place_permitted(ground, facts, request, views, now_ms, chance))
 
 

@@ -259,6 +259,25 @@ class RouteTable:
         return found
 
 
+class Tables:
+    """Tables of single routes, made when they are first asked. One program keeps one."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int, int], RouteTable] = {}
+
+    def permit_route(self, law: Law, facts: Facts, edge: Place, pool: Place, now_ms: int) -> Verdict:
+        """Return the verdict of `permit.permit_route`, where the table agrees; a difference is refused."""
+        key = (id(law), id(edge), id(pool))
+        table = self._held.get(key)
+        if table is None or not table.made_ms <= now_ms < table.valid_until_ms:
+            # The table holds its law and places, so that their identities are not given to others.
+            table = RouteTable(law, edge, (pool,), now_ms)
+            _remember(self._held, key, table)
+        return table.verdicts(facts, now_ms)[0]
+
+
 def _mask(bits: Iterable[bool]) -> int:
     found = 0
     for index, bit in enumerate(bits):

@@ -15,6 +15,7 @@ from orchestrator.evidence.records import retain_until_ms
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import EdgeId, PoolId, ReplicaId, SchedulerId, SideId, make_decision_id, make_usage_id
+from orchestrator.policy.table import Tables
 from orchestrator.spool.records import RecordId, RecordKind, SpoolError
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
@@ -111,6 +112,7 @@ class Site:
         self._sessions: set[SessionPort] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
+        self._law = Tables()
         self._last_work = 0
         self._last_load = 0
         self._turn = 0
@@ -293,7 +295,7 @@ class Site:
         manifests = self._hands.manifests
         cited = await manifests.find(citation.side, citation.manifest, citation.manifest_digest, FIND_MANIFEST_MS)
         now_ms = self._hands.now_ms()
-        check = second_permit(opened, running.edge, cited, manifests.current, now_ms)
+        check = second_permit(opened, running.edge, cited, manifests.current, now_ms, self._law.permit_route)
         if check.alarm is not None:
             self.alarms["policy_mismatch"] = now_ms
             log.error(Event.POLICY_DISAGREED, attempt_id=opened.attempt, edge=running.edge)

@@ -29,7 +29,7 @@ from orchestrator.wire.convert_session import (
     intake_frame_in,
     open_out,
 )
-from orchestrator.wire.frames import CREDIT_BYTES_MIN
+from orchestrator.wire.frames import CREDIT_BYTES_MIN, Open
 from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
 from tests.session.world import made_id, open_frame
 
@@ -38,9 +38,35 @@ ATTEMPT = made_id("att", 1)
 Break = Callable[[Any], object]
 
 
-def valid() -> session_pb2.Open:
+class Draft:
+    """An attempt with its facts as a message, for the wire carries these written."""
+
+    def __init__(self, message: session_pb2.Open) -> None:
+        object.__setattr__(self, "message", message)
+        object.__setattr__(self, "facts", labels_pb2.Facts.FromString(message.facts))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.message, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.message, name, value)
+
+    def ClearField(self, name: str) -> None:
+        """Take a field away."""
+        if name == "facts":
+            self.facts.Clear()
+        else:
+            self.message.ClearField(name)
+
+    def frame(self) -> session_pb2.EdgeFrame:
+        """The frame as it would arrive."""
+        self.message.facts = self.facts.SerializeToString()
+        return session_pb2.EdgeFrame(open=self.message)
+
+
+def valid() -> Draft:
     """An attempt that can be read, with a payload that must not be seen."""
-    message = open_out(open_frame(1, 1, CREDIT_BYTES_MIN))
+    message = Draft(open_out(open_frame(1, 1, CREDIT_BYTES_MIN)))
     message.generation.messages[0].text = CANARY
     message.generation.sampling.stop.append(CANARY)
     pathway = labels_pb2.Pathway(id="scc", kind="eu_scc", exporter="a", importer="b", countries=["CN"], module=2)
@@ -231,9 +257,27 @@ def refusal(parse: Callable[[Any], object], message: object) -> WireError:
 @pytest.mark.parametrize(("field", "change"), OPENS)
 def test_an_attempt_is_refused_by_field(field: str, change: Break) -> None:
     message = valid()
-    edge_frame_in(session_pb2.EdgeFrame(open=message))
+    edge_frame_in(message.frame())
     change(message)
-    assert refusal(edge_frame_in, session_pb2.EdgeFrame(open=message)).field == field
+    assert refusal(edge_frame_in, message.frame()).field == field
+
+
+def test_facts_that_are_no_message_are_refused() -> None:
+    message = valid().frame()
+    message.open.facts = b"\xff\xff\xff"
+    assert refusal(edge_frame_in, message).field == "facts"
+
+
+def test_equal_facts_are_read_once_and_others_are_not_taken_for_them() -> None:
+    message = valid()
+    first, again = edge_frame_in(message.frame()), edge_frame_in(message.frame())
+    message.facts.tenant.id = "another"
+    other = edge_frame_in(message.frame())
+    assert isinstance(first, Open)
+    assert isinstance(again, Open)
+    assert isinstance(other, Open)
+    assert again.facts is first.facts
+    assert other.facts.tenant.id == "another" != first.facts.tenant.id
 
 
 @pytest.mark.parametrize(("field", "message"), EDGE)
@@ -267,7 +311,7 @@ def test_a_kind_of_a_newer_version_is_refused(parse: Callable[[Any], object], ki
 
 
 def test_an_attempt_shows_nothing_of_its_payload() -> None:
-    frame = edge_frame_in(session_pb2.EdgeFrame(open=valid()))
+    frame = edge_frame_in(valid().frame())
     # The reference of a pathway is a fact of the law, not a payload.
     assert CANARY not in repr(frame).replace(f"reference='{CANARY}'", "")
     assert CANARY not in repr(Generation(ModelId("m"), (Message(Role.USER, CANARY),), Sampling(stop=(CANARY,))))

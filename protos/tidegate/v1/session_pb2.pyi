@@ -331,7 +331,9 @@ Global___Generation: _TypeAlias = Generation  # noqa: Y015
 
 @_typing.final
 class Open(_message.Message):
-    """A permitted attempt. `facts_signature` is the edge's Ed25519 over the canonical form of what it attests."""
+    """A permitted attempt. `facts_signature` is the edge's seal on the canonical form of what it attests: an Ed25519
+    signature over the digests of all attestations that left together, and these digests.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -352,6 +354,8 @@ class Open(_message.Message):
     attempt: _builtins.str
     decision: _builtins.str
     pool: _builtins.str
+    facts: _builtins.bytes
+    """A Facts, written: attempts of one tenant tell the same ones again and again, and they are read once."""
     key_id: _builtins.str
     facts_signature: _builtins.bytes
     credit_bytes: _builtins.int
@@ -360,8 +364,6 @@ class Open(_message.Message):
     request: _builtins.str
     @_builtins.property
     def generation(self) -> Global___Generation: ...
-    @_builtins.property
-    def facts(self) -> _labels_pb2.Facts: ...
     @_builtins.property
     def citation(self) -> _labels_pb2.Citation: ...
     @_builtins.property
@@ -376,7 +378,7 @@ class Open(_message.Message):
         decision: _builtins.str = ...,
         pool: _builtins.str = ...,
         generation: Global___Generation | None = ...,
-        facts: _labels_pb2.Facts | None = ...,
+        facts: _builtins.bytes = ...,
         citation: _labels_pb2.Citation | None = ...,
         key_id: _builtins.str = ...,
         facts_signature: _builtins.bytes = ...,
@@ -385,7 +387,7 @@ class Open(_message.Message):
         request: _builtins.str = ...,
         inputs: _labels_pb2.InputManifest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "facts", b"facts", "generation", b"generation", "inputs", b"inputs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "generation", b"generation", "inputs", b"inputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "budget_ms", b"budget_ms", "citation", b"citation", "credit_bytes", b"credit_bytes", "decision", b"decision", "facts", b"facts", "facts_signature", b"facts_signature", "generation", b"generation", "inputs", b"inputs", "key_id", b"key_id", "pool", b"pool", "request", b"request", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
