@@ -95,6 +95,7 @@ class Front:
             log.crash(Event.TASK_FAILED, failure, request_id=request)
             await exchange.break_off(Problem("internal_error"))
         finally:
+            exchange.done()
             visit.end(exchange.status)
 
     async def _operate(self, exchange: Exchange, now_ms: int) -> bool:
@@ -111,6 +112,7 @@ class Front:
             reason = unready_reason(self._bundle(), self._edge, now_ms, draining=self._draining)
             body: dict[str, object] = {"ready": True} if reason is None else {"ready": False, "reason": reason}
             await exchange.answer(200 if reason is None else 503, msgspec.json.encode(body))
+        exchange.done()
         return True
 
     async def _serve(self, exchange: Exchange, visit: Visit) -> None:

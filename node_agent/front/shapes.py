@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from node_agent.front.sse import DONE, event
+import msgspec
+
+from node_agent.front.sse import DONE, event, json_line
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, RequestId
 
 OWNER = "tidegate"
+_PLACE = b'"content":@'
+"""Where the text goes, written as no string of JSON can be."""
 REASONS = frozenset({"stop", "length"})
 """Why an answer may have ended well."""
 
@@ -60,11 +64,14 @@ class Answering:
 class Chunks:
     """The events of one streamed answer. `include_usage` is the tenant's wish for a last chunk with the usage."""
 
-    __slots__ = ("_answering", "_include_usage")
+    __slots__ = ("_after", "_answering", "_before", "_include_usage")
 
     def __init__(self, answering: Answering, include_usage: bool) -> None:
         self._answering = answering
         self._include_usage = include_usage
+        # All events with text differ in their text alone.
+        before, self._after = self._chunk({"content": msgspec.Raw(b"@")}, None).split(_PLACE)
+        self._before = before + _PLACE[:-1]
 
     def role(self) -> bytes:
         """The first chunk: who speaks."""
@@ -72,7 +79,7 @@ class Chunks:
 
     def text(self, text: str) -> bytes:
         """Some more of the answer."""
-        return self._chunk({"content": text}, None)
+        return self._before + json_line(text) + self._after
 
     def last(self, reason: str, usage: Usage) -> bytes:
         """The end of a complete answer: why, the usage when it was asked for, and [DONE]."""
