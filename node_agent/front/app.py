@@ -15,7 +15,7 @@ import msgspec
 
 from node_agent.front.completions import Ask, Completions
 from node_agent.front.exchange import Exchange
-from node_agent.front.http import FramingError, Receive, Scope, Send, check_framing, check_our_headers, head_of
+from node_agent.front.http import FramingError, Receive, Scope, Send, check_encoding, check_our_headers, head_of
 from node_agent.front.interest import Gone
 from node_agent.front.limits import Admission, Limits
 from node_agent.front.readiness import unready_reason
@@ -116,13 +116,15 @@ class Front:
     async def _serve(self, exchange: Exchange, visit: Visit) -> None:
         """Check the head in the order in which a check costs and tells least, and serve. Raises ProblemError."""
         head = exchange.head
+        if head.fault is not None:
+            raise FramingError(head.fault)
         allowed = _allowed_method(head.path)
         if allowed is None:
             raise ProblemError(Problem("unknown_endpoint"))
         if head.method != allowed:
             exchange.add_header("allow", allowed)
             raise ProblemError(Problem("method_not_allowed"))
-        check_framing(head)
+        check_encoding(head)
         if self._draining:
             raise ProblemError(Problem("draining"))
         if head.query:
