@@ -21,6 +21,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 OUR_PREFIX = "x-tidegate-"
+OURS = frozenset({LABEL_HEADER})
+"""The headers of ours that a client may send, each once. `document.REQUEST_HEADERS` describes them."""
 JSON_TYPE = "application/json"
 REFUSED = "tidegate.refused"
 """Key of a scope: what is wrong with a request that could not be read."""
@@ -77,7 +79,7 @@ def check_our_headers(head: Head) -> None:
     """
     for name, _ in head.headers:
         # Some proxies make hyphens of underscores: what looks like ours after them is refused before them.
-        if name.replace("_", "-").startswith(OUR_PREFIX) and name != LABEL_HEADER:
+        if name.replace("_", "-").startswith(OUR_PREFIX) and name not in OURS:
             raise ProblemError(_bad_header(name[:_NAME_CHARS_MAX], "A client may not send this header."))
     if len(head.all(LABEL_HEADER)) > 1:
         raise ProblemError(_bad_header(LABEL_HEADER, "There may be one header with labels."))
