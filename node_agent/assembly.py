@@ -55,7 +55,6 @@ class Agent:
         self._settings = settings
         self._instance = secrets.token_hex(8)
         self._draining = False
-        self._stop: asyncio.Event | None = None
         self._spool = Spool(data_dir / "spool", capacity_bytes=settings.spool_bytes, segment_bytes=SEGMENT_BYTES)
         self._metrics = Metrics()
         self._metrics.admit(CODE, CATALOGUE)
@@ -92,11 +91,10 @@ class Agent:
             entropy=secrets.token_bytes,
             metrics=self._metrics,
         )
-        self._server = FrontServer(self._front, settings.host, settings.port, on_lost=self._lost)
+        self._server = FrontServer(self._front, settings.host, settings.port)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain: no new work, running answers to their end or the grace, then leave."""
-        self._stop = stop
         self._routes.start()
         await self._follower.start()
         await self._server.start()
@@ -110,11 +108,6 @@ class Agent:
             await self._follower.stop()
             await self._routes.close()
             await self._spool.close_async()
-
-    def _lost(self) -> None:
-        """The listener is gone: an edge that nobody can reach ends, so that whoever watches it starts a new one."""
-        if self._stop is not None:
-            self._stop.set()
 
     def _follow(self, bundle: Bundle) -> None:
         """A new bundle holds: dial what it declares."""

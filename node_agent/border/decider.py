@@ -18,7 +18,7 @@ from orchestrator.evidence.inputs import InputManifest, manifest_of
 from orchestrator.evidence.records import DecisionRecord, retention_of
 from orchestrator.placement.asked import Asked as RestingOn
 from orchestrator.placement.capabilities import Capability
-from orchestrator.placement.decide import Decision, FactBook, Ground, decide
+from orchestrator.placement.decide import Decision, Ground, decide
 from orchestrator.placement.explain import placement_to_json
 from orchestrator.placement.fleet import Edge
 from orchestrator.placement.plan import Plan
@@ -105,8 +105,7 @@ class Decider:
 
     def __init__(self, edge: EdgeId) -> None:
         self._edge = edge
-        self._table: RouteTable | None = None
-        self._plan: tuple[Bundle, Plan, FactBook] | None = None
+        self._held: tuple[Bundle, Ground] | None = None
 
     def decide(
         self,
@@ -162,26 +161,34 @@ class Decider:
 
     def _ground(self, bundle: Bundle, settings: PlacementSettings, edge: Edge, now_ms: int, skew_ms: int) -> Ground:
         """Return what a decision stands on. The law is compiled once for each bundle, and when a date is reached."""
-        places = tuple(pool.place for pool in bundle.fleet.pools)
-        table = self._table
-        fits = table is not None and table.law is bundle.law and table.pools == places and table.edge == edge.place
-        if table is None or not fits or not table.made_ms <= now_ms < table.valid_until_ms:
-            table = self._table = RouteTable(bundle.law, edge.place, places, now_ms)
-        if self._plan is None or self._plan[0] is not bundle:
-            plan = Plan(self._edge, bundle.fleet, bundle.prices, settings.currency)
-            self._plan = (bundle, plan, FactBook())
+        held = self._held
+        if held is not None and held[0] is bundle and held[1].skew_ms == skew_ms:
+            table = held[1].table
+            if table.made_ms <= now_ms < table.valid_until_ms:
+                return held[1]
+        table = self._compiled(bundle, edge, now_ms)
         revoked = bundle.revoked
-        return Ground(
+        ground = Ground(
             table,
             bundle.fleet,
-            self._plan[1],
+            Plan(self._edge, bundle.fleet, bundle.prices, settings.currency),
             settings,
             revoked.pools,
             revoked.pathways,
             DISCHARGERS.keys(),
             skew_ms,
-            self._plan[2],
         )
+        self._held = (bundle, ground)
+        return ground
+
+    def _compiled(self, bundle: Bundle, edge: Edge, now_ms: int) -> RouteTable:
+        places = tuple(pool.place for pool in bundle.fleet.pools)
+        if self._held is not None:
+            table = self._held[1].table
+            fits = table.law is bundle.law and table.pools == places and table.edge == edge.place
+            if fits and table.made_ms <= now_ms < table.valid_until_ms:
+                return table
+        return RouteTable(bundle.law, edge.place, places, now_ms)
 
 
 def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> DecisionRecord:

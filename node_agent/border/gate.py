@@ -20,9 +20,9 @@ from node_agent.uplink.routes import Routes
 from node_agent.uplink.session_link import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey, key_id_of
-from orchestrator.evidence.canonical import canonical_bytes
 from orchestrator.evidence.citation import attestation_bytes
 from orchestrator.evidence.records import DecisionRecord, retain_until_ms
+from orchestrator.evidence.remembered import Remembered
 from orchestrator.ledger.money import Money
 from orchestrator.ledger.rating import rate
 from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, UsageRecord
@@ -35,6 +35,7 @@ from orchestrator.policy.ids import (
     PoolId,
     make_usage_id,
 )
+from orchestrator.policy.labels import LabelSources, Mismatch
 from orchestrator.policy.verdicts import FAULT
 from orchestrator.spool.records import RecordId, RecordKind, SpoolError
 from orchestrator.spool.store import Spool
@@ -54,6 +55,8 @@ HELD_UP_SHARE = 4
 """Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
 
 log = logger("node_agent.border")
+
+_mismatches: Remembered[LabelSources, tuple[Mismatch, ...]] = Remembered(LabelSources.mismatches)
 
 
 @dataclass(slots=True)
@@ -264,7 +267,7 @@ class Gate:
         metrics = self._hands.metrics
         if record.pool is not None:
             metrics.count(PLACEMENTS, pool=record.pool)
-        for mismatch in decision.sources.mismatches():
+        for mismatch in _mismatches(decision.sources):
             metrics.count(MISMATCHES, axis=mismatch.axis)
             log.warning(Event.LABEL_MISMATCH, decision_id=record.id, axis=mismatch.axis, source=mismatch.source)
         for candidate in decision.placement.candidates:
@@ -375,7 +378,7 @@ class Gate:
         if hands.note is not None:
             hands.note(self._line(attempt, outcome, last))
         try:
-            data = canonical_bytes(record.to_json())
+            data = record.to_bytes()
             kind, record_id = RecordKind("usage"), RecordId(record.id)
             await hands.spool.append_async(kind, record_id, data, durable=False, closes=True)
         except SpoolError as error:

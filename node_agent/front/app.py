@@ -1,8 +1,8 @@
 """The OpenAI surface as an ASGI application: which request goes where, and what every request has in common.
 
-`/healthz`, `/readyz` and `/metrics` answer without a key, because probes and scrapers have none. They say nothing of a
-tenant or a payload, but they name pools, models and rules: where tenants reach this port from outside, the way there
-should pass on `/v1/` alone.
+`/healthz`, `/readyz` and `/metrics` answer without a key, because probes and scrapers have none, and `/openapi.json`
+because it is the same for everybody. The first three say nothing of a tenant or a payload, but they name pools, models
+and rules: where tenants reach this port from outside, the way there should pass on `/v1/` and the document alone.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from urllib.parse import unquote
 
 import msgspec
 
-from node_agent.front.completions import Ask, Completions
+from node_agent.front.completions import LOADERS, Ask, Completions
+from node_agent.front.document import document_bytes
+from node_agent.front.endpoints import DOCUMENT, HEALTH, METRICS, MODELS, OPEN, allowed_method
 from node_agent.front.exchange import Exchange
-from node_agent.front.http import FramingError, Receive, Scope, Send, check_framing, check_our_headers, head_of
+from node_agent.front.http import FramingError, Receive, Scope, Send, check_encoding, check_our_headers, head_of
 from node_agent.front.interest import Gone
 from node_agent.front.limits import Admission, Limits
 from node_agent.front.readiness import unready_reason
@@ -28,12 +30,6 @@ from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import CONTENT_TYPE, Metrics
 from orchestrator.telemetry.names import REQUESTS_ACTIVE, Event
 from orchestrator.wire.catalogue import Problem, ProblemError
-
-CHAT = "/v1/chat/completions"
-MODELS = "/v1/models"
-HEALTH = "/healthz"
-READY = "/readyz"
-METRICS = "/metrics"
 
 log = logger("node_agent.front")
 
@@ -101,11 +97,13 @@ class Front:
     async def _operate(self, exchange: Exchange, now_ms: int) -> bool:
         """Answer a probe or a scraper. Returns whether it was one."""
         head = exchange.head
-        if head.method != "GET" or head.path not in (HEALTH, READY, METRICS):
+        if head.method != "GET" or head.path not in OPEN:
             return False
         if head.path == METRICS:
             self._metrics.set(REQUESTS_ACTIVE, self._admission.running)
             await exchange.answer(200, self._metrics.render(), CONTENT_TYPE)
+        elif head.path == DOCUMENT:
+            await exchange.answer(200, document_bytes())
         elif head.path == HEALTH:
             await exchange.answer(200, msgspec.json.encode({"alive": True}))
         else:
@@ -118,13 +116,15 @@ class Front:
     async def _serve(self, exchange: Exchange, visit: Visit) -> None:
         """Check the head in the order in which a check costs and tells least, and serve. Raises ProblemError."""
         head = exchange.head
-        allowed = _allowed_method(head.path)
+        if head.fault is not None:
+            raise FramingError(head.fault)
+        allowed = allowed_method(head.path)
         if allowed is None:
             raise ProblemError(Problem("unknown_endpoint"))
         if head.method != allowed:
             exchange.add_header("allow", allowed)
             raise ProblemError(Problem("method_not_allowed"))
-        check_framing(head)
+        check_encoding(head)
         if self._draining:
             raise ProblemError(Problem("draining"))
         if head.query:
@@ -134,7 +134,7 @@ class Front:
         check_our_headers(head)
         if bundle is None:
             raise ProblemError(Problem("no_bundle"))
-        if head.path != CHAT:
+        if head.path not in LOADERS:
             await self._models(exchange, caller, bundle)
             visit.complete()
             return
@@ -150,12 +150,3 @@ class Front:
         if found is None:
             raise ProblemError(Problem("model_not_found", param="model"))
         await exchange.answer(200, msgspec.json.encode(model_object(found)))
-
-
-def _allowed_method(path: str) -> str | None:
-    """Return the one method of an endpoint, or None when there is none at this path."""
-    if path == CHAT:
-        return "POST"
-    if path in (HEALTH, READY, METRICS, MODELS) or (path.startswith(MODELS + "/") and len(path) > len(MODELS) + 1):
-        return "GET"
-    return None

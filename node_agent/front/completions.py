@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: from the checked head to the end of the answer."""
+"""POST /v1/chat/completions and /v1/completions: from the checked head to the end of the answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 
 from node_agent.border.decider import Asked
 from node_agent.border.gate import Answer
+from node_agent.front.endpoints import CHAT, COMPLETIONS
 from node_agent.front.exchange import Exchange, Pair
 from node_agent.front.http import check_content, read_body
 from node_agent.front.interest import Interest
@@ -20,6 +21,7 @@ from node_agent.front.tenants import Caller, may_use
 from node_agent.front.visit import Visit
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.files.chat import CARRIED, ChatLimits, ChatRequest, load_chat_request
+from orchestrator.files.completion import load_completion_request
 from orchestrator.files.label_header import HEADER as LABEL_HEADER
 from orchestrator.files.label_header import LabelHeaderError, parse_label_header
 from orchestrator.files.strict_json import RequestError
@@ -29,6 +31,11 @@ from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.frames import Broken, Done, Tokens
 
 Ask = Callable[[Asked], Awaitable[Answer]]
+LOADERS: dict[str, Callable[[bytes, ChatLimits], ChatRequest]] = {
+    CHAT: load_chat_request,
+    COMPLETIONS: load_completion_request,
+}
+"""What reads the body of each endpoint that generates."""
 Frames = AsyncGenerator[Tokens | Done | Broken, None]
 
 
@@ -68,7 +75,7 @@ class Completions:
                 async with interest:
                     body = await read_body(exchange.receive, self._limits.body_bytes_max, self._limits.body_timeout_ms)
                     interest.watch()
-                    request = self._checked(body, caller, bundle)
+                    request = self._checked(exchange.head.path, body, caller, bundle)
                     answer = await self._ask(self._asked(exchange, caller, request, body))
                     visit.pool = answer.pool.id
                     if request.stream:
@@ -81,10 +88,10 @@ class Completions:
                     # Outside of the interest, so that nothing cuts short what the gate has to record at the end.
                     await answer.frames.aclose()
 
-    def _checked(self, body: bytes, caller: Caller, bundle: Bundle) -> ChatRequest:
+    def _checked(self, path: str, body: bytes, caller: Caller, bundle: Bundle) -> ChatRequest:
         """Return the request that the body holds. Raises ProblemError."""
         try:
-            request = load_chat_request(body, self._chat_limits)
+            request = LOADERS[path](body, self._chat_limits)
         except RequestError as error:
             problem = Problem(error.code, f"{error.param or 'The body'}: {error.message}.", error.param)
         else:
@@ -111,7 +118,8 @@ class Completions:
         )
 
     def _answering(self, exchange: Exchange, request: ChatRequest) -> Answering:
-        return Answering(exchange.request_id, request.generation.model, self._now_ms() // 1000)
+        raw = exchange.head.path == COMPLETIONS
+        return Answering(exchange.request_id, request.generation.model, self._now_ms() // 1000, raw)
 
     async def _whole(self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest) -> None:
         """Gather the answer and send it at once. A cut answer is an error without a part of the text."""

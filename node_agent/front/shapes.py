@@ -12,7 +12,8 @@ from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, RequestId
 
 OWNER = "tidegate"
-_PLACE = b'"content":@'
+TEXT = "text_completion"
+_TEXT_PLACE, _CHAT_PLACE = b'"text":@', b'"content":@'
 """Where the text goes, written as no string of JSON can be."""
 REASONS = frozenset({"stop", "length"})
 """Why an answer may have ended well."""
@@ -48,16 +49,20 @@ class Answering:
     request: RequestId
     model: ModelId
     created_s: int
+    raw: bool = False
+    """Whether it continues a raw prompt: the older of the two shapes."""
 
     def completion(self, text: str, reason: str, usage: Usage) -> dict[str, object]:
-        """Return the `chat.completion` of a whole answer."""
+        """Return the `chat.completion` or `text_completion` of a whole answer."""
+        if self.raw:
+            return {**self.frame(TEXT), "choices": [text_choice(text, reason)], "usage": usage.to_json()}
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         return {**self.frame("chat.completion"), "choices": [choice], "usage": usage.to_json()}
 
     def frame(self, kind: str) -> dict[str, object]:
         """Return the fields that every object of the answer begins with."""
-        name = "chatcmpl-" + self.request.removeprefix("req_")
+        name = ("cmpl-" if self.raw else "chatcmpl-") + self.request.removeprefix("req_")
         return {"id": name, "object": kind, "created": self.created_s, "model": self.model}
 
 
@@ -70,11 +75,14 @@ class Chunks:
         self._answering = answering
         self._include_usage = include_usage
         # All events with text differ in their text alone.
-        before, self._after = self._chunk({"content": msgspec.Raw(b"@")}, None).split(_PLACE)
-        self._before = before + _PLACE[:-1]
+        place = _TEXT_PLACE if answering.raw else _CHAT_PLACE
+        before, self._after = self._chunk({"content": msgspec.Raw(b"@")}, None).split(place)
+        self._before = before + place[:-1]
 
     def role(self) -> bytes:
-        """The first chunk: who speaks."""
+        """The first chunk: who speaks. A continuation has no speaker."""
+        if self._answering.raw:
+            return b""
         return self._chunk({"role": "assistant", "content": "", "refusal": None}, None)
 
     def text(self, text: str) -> bytes:
@@ -85,16 +93,24 @@ class Chunks:
         """The end of a complete answer: why, the usage when it was asked for, and [DONE]."""
         told = b""
         if self._include_usage:
-            frame = self._answering.frame("chat.completion.chunk")
+            frame = self._answering.frame(TEXT if self._answering.raw else "chat.completion.chunk")
             told = event({**frame, "choices": [], "usage": usage.to_json()})
         return self._chunk({}, reason) + told + DONE
 
     def _chunk(self, delta: dict[str, object], reason: str | None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice]}
+        if self._answering.raw:
+            chunk = {**self._answering.frame(TEXT), "choices": [text_choice(delta.get("content", ""), reason)]}
+        else:
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+            chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice]}
         if self._include_usage:
             chunk["usage"] = None
         return event(chunk)
+
+
+def text_choice(text: object, reason: str | None) -> dict[str, object]:
+    """Return the one choice of a `text_completion`, which is the same whole and in a stream."""
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
 
 
 def model_object(model: ModelId) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What the chunks of a streamed chat completion mean. Pure: server-sent events in, engine events out.
+"""What the chunks of a streamed completion mean. Pure: server-sent events in, engine events out.
 
 Nothing of a chunk is passed through: the fields named here are read, every other field of the engine is dropped
 (reasoning text and tool calls too; we never ask for them).
@@ -47,7 +47,10 @@ class _ChoiceDelta(msgspec.Struct, frozen=True):
 
 class _Choice(msgspec.Struct, frozen=True):
     index: int
-    delta: _ChoiceDelta
+    delta: _ChoiceDelta | None = None
+    """Of a chat completion."""
+    text: str | None = None
+    """Of the continuation of a raw prompt."""
     finish_reason: str | None = None
 
 
@@ -143,7 +146,9 @@ class ChunkReader:
         return self._choice(chunk.choices[0]) if chunk.choices else []
 
     def _choice(self, choice: _Choice) -> list[EngineEvent]:
-        text = choice.delta.content or ""
+        if choice.delta is None and choice.text is None:
+            return self._fail("engine_protocol", "the engine sent a choice without a text")
+        text = (choice.text if choice.delta is None else choice.delta.content) or ""
         if self._finish_reason is not None and (text or choice.finish_reason is not None):
             return self._fail("engine_protocol", "the engine went on after the end of its answer")
         events: list[EngineEvent] = []

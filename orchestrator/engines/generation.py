@@ -19,6 +19,8 @@ class Role(Enum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    PROMPT = "prompt"
+    """Nobody: a raw text to be continued, which no template is laid round. It is the only message then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,16 @@ class Generation:
     model: ModelId
     messages: tuple[Message, ...]
     sampling: Sampling
+
+    @property
+    def raw_prompt(self) -> str | None:
+        """The text to be continued as it stands, or None for a conversation. Payload."""
+        return self.messages[0].text if len(self.messages) == 1 and self.messages[0].role is Role.PROMPT else None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a raw prompt stands beside other messages, which means nothing."""
+        return len(self.messages) > 1 and any(message.role is Role.PROMPT for message in self.messages)
 
     def texts(self) -> tuple[tuple[str, str], ...]:
         """Return (role, text) of every message: each is an input. Payload."""

@@ -1,4 +1,6 @@
-"""A strict client for servers that speak the OpenAI chat completions API: vLLM, SGLang, llama.cpp.
+"""A strict client for servers that speak the OpenAI API: vLLM, SGLang, llama.cpp.
+
+A conversation goes to chat completions, a raw prompt to completions.
 
 Lives here: the HTTP exchange, its bounds in time and size, and the closing of connections. What the bytes mean is
 decided in `chunks` and `replies`.
@@ -23,6 +25,8 @@ _BASE_URL = re.compile(
     r"https?://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(?P<path>/[A-Za-z0-9._~/-]*)?"
 )
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 _REPLY_BYTES_MAX = 1_048_576
 _ERROR_BYTES_MAX = 65_536
 # Engines differ in the seeds they take; every one takes 63 bits, and the same seed still gives the same draws.
@@ -128,7 +132,8 @@ class OpenAIEngine:
         whole = False
         self._in_flight += 1
         try:
-            opened = await self._open_stream(body, min(silent_until, end_at))
+            path = CHAT_PATH if generation.raw_prompt is None else COMPLETIONS_PATH
+            opened = await self._open_stream(path, body, min(silent_until, end_at))
             if isinstance(opened, Refused | Failed):
                 yield opened
                 return
@@ -170,8 +175,8 @@ class OpenAIEngine:
                 reply.leave()
         return body
 
-    async def _open_stream(self, body: bytes, deadline_at: float) -> Reply | Refused | Failed:
-        reply = await self._request("POST", "/v1/chat/completions", body, deadline_at)
+    async def _open_stream(self, path: str, body: bytes, deadline_at: float) -> Reply | Refused | Failed:
+        reply = await self._request("POST", path, body, deadline_at)
         if isinstance(reply, Failed):
             return reply
         outcome: Refused | Failed | None = None
@@ -238,7 +243,7 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
     sampling = generation.sampling
     fields: dict[str, object] = {
         "model": served_model,
-        "messages": [{"role": message.role.value, "content": message.text} for message in generation.messages],
+        **_asked_of(generation),
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": sampling.temperature,
@@ -255,6 +260,12 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
     except UnicodeEncodeError:
         # The exception quotes the text, so it must go no further.
         return None
+
+
+def _asked_of(generation: Generation) -> dict[str, object]:
+    if generation.raw_prompt is not None:
+        return {"prompt": generation.raw_prompt}
+    return {"messages": [{"role": message.role.value, "content": message.text} for message in generation.messages]}
 
 
 async def _outcome_of_head(reply: Reply, deadline_at: float) -> Refused | Failed | None:

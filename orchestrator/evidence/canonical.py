@@ -31,23 +31,16 @@ def canonical_bytes(value: Mapping[str, JsonValue]) -> bytes:
     return rfc8785.dumps(value)
 
 
+def written(value: dict[str, JsonValue]) -> bytes:
+    """Return the canonical bytes of what our own code made of typed values: it is not looked through once more."""
+    data = _ENCODER.encode(value)
+    # Names beyond ASCII are sorted by UTF-16 code units, which the encoder does not know.
+    return data if data.isascii() else canonical_bytes(value)
+
+
 def canonical_digest(value: Mapping[str, JsonValue]) -> Digest:
     """Return the SHA-256 of the canonical bytes."""
     return digest_of(canonical_bytes(value))
-
-
-class Checked(dict[str, JsonValue]):
-    """A part of records that was looked through once, and is encoded as it is. It must not change."""
-
-    __slots__ = ()
-
-
-def checked(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return a part that many records share, looked through. Raises ValueError when it has no canonical form."""
-    return Checked(value) if _check(value) else value
-
-
-_READY = _WORDS | {Checked}
 
 
 def commit(key: bytes, key_id: KeyId, parts: tuple[bytes, ...]) -> str:
@@ -72,7 +65,7 @@ def _check(value: Mapping[str, JsonValue]) -> bool:
         if type(inner) is not list:
             exact = _check_names(inner) and exact
             inner = inner.values()
-        if _READY.issuperset(map(type, inner)):
+        if _WORDS.issuperset(map(type, inner)):
             continue
         for found in inner:
             kind = type(found)
@@ -81,7 +74,7 @@ def _check(value: Mapping[str, JsonValue]) -> bool:
             elif kind is int:
                 if not -INTEGER_MAX <= found <= INTEGER_MAX:
                     raise ValueError("an integer beyond 2^53 - 1 has no canonical number; write it as a string")
-            elif kind not in _READY:
+            elif kind not in _WORDS:
                 exact = False
                 stack.append(_known(found))
     return exact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.evidence.canonical import JsonValue, canonical_bytes, checked
+from orchestrator.evidence.canonical import JsonValue, written
 from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.counters import Counter
 from orchestrator.policy.entities import Entity
@@ -112,7 +112,7 @@ def _facts_to_json(facts: Facts) -> dict[str, JsonValue]:
     }
 
 
-facts_to_json: Remembered[Facts, dict[str, JsonValue]] = Remembered(lambda facts: checked(_facts_to_json(facts)))
+facts_to_json: Remembered[Facts, dict[str, JsonValue]] = Remembered(_facts_to_json)
 """What the law was told as canonical JSON holds it."""
 
 
@@ -126,7 +126,7 @@ def attestation_bytes(
     inputs: Digest | None,
 ) -> bytes:
     """Return the bytes that an edge signs for one attempt: who asks, for what, what went in, what the law was told."""
-    return ATTESTATION_PREFIX + canonical_bytes(
+    return ATTESTATION_PREFIX + written(
         {
             "v": ATTESTATION_VERSION,
             "edge": edge,

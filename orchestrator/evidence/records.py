@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from orchestrator.evidence.canonical import JsonValue, canonical_bytes, checked
+from orchestrator.evidence.canonical import JsonValue, written
 from orchestrator.evidence.citation import Citation, facts_to_json
 from orchestrator.evidence.duties import Done
 from orchestrator.evidence.inputs import InputManifest
@@ -96,7 +96,7 @@ class DecisionRecord:
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        return canonical_bytes(self.to_json())
+        return written(self.to_json())
 
 
 def retention_of(obligations: tuple[Obligation, ...]) -> tuple[str, ...]:
@@ -151,7 +151,5 @@ def _sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
     }
 
 
-sources_to_json: Remembered[LabelSources, dict[str, JsonValue]] = Remembered(
-    lambda sources: checked(_sources_to_json(sources))
-)
+sources_to_json: Remembered[LabelSources, dict[str, JsonValue]] = Remembered(_sources_to_json)
 """Every voice on the labels, and where one says less than what counts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from orchestrator.evidence.canonical import JsonValue
+from orchestrator.evidence.canonical import JsonValue, written
 from orchestrator.ledger.money import Money
 from orchestrator.policy.ids import AttemptId, DecisionId, ModelId, PoolId, RequestId, TenantId, UsageId
 
@@ -108,3 +108,7 @@ class UsageRecord:
             else {"amount_pico": str(self.price.amount_pico), "currency": self.price.currency},
             "ended_ms": self.ended_ms,
         }
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes."""
+        return written(self.to_json())

@@ -5,7 +5,7 @@ The edge decides with it, `explain` shows it, and a recorded decision is made ag
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.placement.fleet import Edge, Fleet, Pool, PrefixCache
@@ -37,10 +37,11 @@ class FactBook:
     Payloads that are told of in the same words share one value, which is then checked and written down once.
     """
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "_judged")
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, Labels, EdgeId], tuple[Tenant, LabelSources, Facts]] = {}
+        self._judged: dict[int, tuple[tuple[Verdict, ...], dict[PoolId, Verdict]]] = {}
 
     def look_up(self, tenant: Tenant, declared: Labels, edge: Edge) -> tuple[LabelSources, Facts]:
         """Return every voice on a payload of `tenant` at `edge`, and the facts."""
@@ -53,6 +54,15 @@ class FactBook:
             # The tenant is held too, so that its identity is not given to another.
             found = self._held[key] = (tenant, sources, gather(tenant, sources))
         return found[1], found[2]
+
+    def judged(self, told: tuple[Verdict, ...], judge: Callable[[], dict[PoolId, Verdict]]) -> dict[PoolId, Verdict]:
+        """Return what `judge` makes of the law's verdicts, made once for each that the law remembers."""
+        found = self._judged.get(id(told))
+        if found is None:
+            if len(self._judged) >= REMEMBERED_MAX:
+                self._judged.clear()
+            found = self._judged[id(told)] = (told, judge())
+        return found[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,27 +183,35 @@ def _judge(ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
     if ground.revoked_pathways:
         asked = replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in ground.revoked_pathways))
     skewed = abs(ground.skew_ms) > SKEW_REGULATED_MS and facts.label.regulated()
+    told = ground.table.verdicts(asked, now_ms)
+    if skewed or ground.revoked_pools:
+        return _by_the_house(ground, told, skewed, now_ms)
+    return ground.book.judged(told, lambda: _by_the_house(ground, told, False, now_ms))
+
+
+def _by_the_house(ground: Ground, told: tuple[Verdict, ...], skewed: bool, now_ms: int) -> dict[PoolId, Verdict]:
     verdicts: dict[PoolId, Verdict] = {}
-    for pool, verdict in zip(ground.fleet.pools, ground.table.verdicts(asked, now_ms), strict=True):
+    for pool, verdict in zip(ground.fleet.pools, told, strict=True):
         if pool.id in ground.revoked_pools:
             verdict = deny(REVOKED, f"The pool {pool.id} is revoked.", "A revocation list without it.", now_ms)
         elif skewed:
             sentence = "This program's clock is more than 30 s off, and the payload is regulated."
             verdict = deny(CLOCK_SKEW, sentence, "A clock that agrees with control's.", now_ms)
         elif verdict.allowed:
-            verdict = _dischargeable(ground, pool, verdict, now_ms)
+            verdict = _dischargeable(ground, pool, verdict)
         verdicts[pool.id] = verdict
     return verdicts
 
 
-def _dischargeable(ground: Ground, pool: Pool, verdict: Verdict, now_ms: int) -> Verdict:
+def _dischargeable(ground: Ground, pool: Pool, verdict: Verdict) -> Verdict:
     """Refuse what comes with a duty that nothing here can do, or that cannot be done for this pool."""
     owed = {duty.kind for duty in verdict.obligations}
+    until_ms = verdict.valid_until_ms
     if ObligationKind.PROVE_NO_DOMESTIC_INPUT in owed and pool.prefix_cache is PrefixCache.SHARED:
         sentence = "It cannot be proven that nothing domestic enters where engines share prefixes between requests."
-        return deny(NO_DISCHARGER, sentence, "A pool whose engines share no prefixes.", now_ms)
+        return deny(NO_DISCHARGER, sentence, "A pool whose engines share no prefixes.", until_ms)
     undone = sorted(kind.value for kind in owed if kind not in ground.dischargers)
     if not undone:
         return verdict
     sentence = f"The law asks for a duty that nothing here discharges: {', '.join(undone)}."
-    return deny(NO_DISCHARGER, sentence, "A program with a discharger for it.", now_ms)
+    return deny(NO_DISCHARGER, sentence, "A program with a discharger for it.", until_ms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.evidence.canonical import JsonValue, checked
+from orchestrator.evidence.canonical import JsonValue
 from orchestrator.evidence.remembered import Remembered
 from orchestrator.placement.cost import Terms
 from orchestrator.placement.fleet import Edge, Pool
@@ -55,9 +55,7 @@ def _verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:
     }
 
 
-verdict_to_json: Remembered[Verdict, dict[str, JsonValue]] = Remembered(
-    lambda verdict: checked(_verdict_to_json(verdict))
-)
+verdict_to_json: Remembered[Verdict, dict[str, JsonValue]] = Remembered(_verdict_to_json)
 """A verdict with its rules and reasons."""
 
 

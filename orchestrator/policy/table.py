@@ -91,6 +91,8 @@ class RouteTable:
         self._covered: dict[Pathway, int] = {}
         self._answers: dict[tuple[object, ...], int] = {}
         self._verdicts: dict[tuple[Facts, int], tuple[int, Verdict]] = {}
+        self._whole: dict[Facts, tuple[int, int, tuple[Verdict, ...]]] = {}
+        """Of facts: when the law was asked, until when that holds, and what it said of every pool."""
 
     def allowed(self, facts: Facts, now_ms: int) -> int:
         """Return a bit per pool: whether the payload may go there and its answer may come back.
@@ -132,6 +134,9 @@ class RouteTable:
     def _verdicts_of(self, facts: Facts, now_ms: int) -> tuple[Verdict, ...]:
         if not self.made_ms <= now_ms < self.valid_until_ms:
             return (at_fault(),) * len(self.pools)  # another table's time: whoever asks must make that one
+        whole = self._whole.get(facts)
+        if whole is not None and whole[0] <= now_ms < whole[1]:
+            return whole[2]
         mask = self.allowed(facts, now_ms)
         found: list[Verdict] = []
         for index, pool in enumerate(self.pools):
@@ -144,7 +149,9 @@ class RouteTable:
                 self.disagreements += 1
                 verdict = deny(FAULT, "Two readings of the law differ.", "The operator's attention.", now_ms)
             found.append(verdict)
-        return tuple(found)
+        told = tuple(found)
+        _remember(self._whole, facts, (now_ms, min((one.valid_until_ms for one in told), default=now_ms), told))
+        return told
 
     def _leg(self, action: Action, packs: Mapping[Jurisdiction, Sequence[AdmittedPack]]) -> _Leg:
         out = action is Action.INFER

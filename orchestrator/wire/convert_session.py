@@ -70,7 +70,7 @@ def generation_in(message: pb.Generation) -> Generation:
         Message(read("generation.messages.role", "a known role", lambda m=m: Role(m.role)), m.text)  # type: ignore[misc]
         for m in message.messages
     )
-    return Generation(
+    generation = Generation(
         ModelId(text("generation.model", message.model)),
         messages,
         Sampling(
@@ -81,6 +81,9 @@ def generation_in(message: pb.Generation) -> Generation:
             sampling.max_tokens if sampling.HasField("max_tokens") else None,
         ),
     )
+    if generation.mixed:
+        raise WireError("generation.messages", "a raw prompt alone, or none")
+    return generation
 
 
 def pool_counts_out(counts: PoolCounts) -> usage_pb2.PoolCounts:

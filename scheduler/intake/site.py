@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
-from orchestrator.evidence.canonical import canonical_bytes
 from orchestrator.evidence.records import retain_until_ms
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
 from orchestrator.placement.sight import End
@@ -394,7 +393,7 @@ class Site:
         usage = make_usage_id(now_ms, self._hands.entropy(10))
         record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
         try:
-            data = canonical_bytes(record.to_json())
+            data = record.to_bytes()
             kind, record_id = RecordKind("usage"), RecordId(record.id)
             await self._hands.spool.append_async(kind, record_id, data, durable=False, closes=True)
         except SpoolError as error:

@@ -104,10 +104,12 @@ FACTS = st.builds(
 PARTS = st.builds(InputPart, NAME, U32, MS, st.none() | NAME)
 DIGESTS = st.tuples(HEX, HEX).map(lambda halves: f"sha256:{halves[0]}{halves[1]}")
 CITATIONS = st.builds(Citation, NAME, MS, DIGESTS, MS, MS, U32)
+SPEAKERS = st.sampled_from([role for role in Speaker if role is not Speaker.PROMPT])
+CONVERSATIONS = st.lists(st.builds(Message, SPEAKERS, TEXT), min_size=1, max_size=3).map(tuple)
 GENERATIONS = st.builds(
     Generation,
     NAME,
-    st.lists(st.builds(Message, st.sampled_from(Speaker), TEXT), min_size=1, max_size=3).map(tuple),
+    CONVERSATIONS | st.builds(Message, st.just(Speaker.PROMPT), TEXT).map(lambda message: (message,)),
     st.builds(
         Sampling,
         st.floats(0, 2),

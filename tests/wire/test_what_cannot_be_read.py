@@ -120,6 +120,7 @@ OPENS: list[tuple[str, Break]] = [
     ("generation.messages", clear("generation")),
     ("generation.messages", lambda m: m.generation.messages.extend([m.generation.messages[0]] * MESSAGES_MAX)),
     ("generation.messages.role", put("generation.messages.0.role", CANARY)),
+    ("generation.messages", lambda m: m.generation.messages.add(role="prompt", text=CANARY)),
     ("generation.model", clear("generation.model")),
     ("generation.sampling.temperature", put("generation.sampling.temperature", math.nan)),
     ("generation.sampling.temperature", put("generation.sampling.temperature", 2.01)),

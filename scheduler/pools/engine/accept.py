@@ -17,6 +17,8 @@ def refusal_of(generation: Generation, served: ModelId) -> Refused | None:
         return Refused("model_not_served", "This engine serves another model.", "model")
     if not generation.messages:
         return Refused("bad_generation", "A conversation has at least one message.", "messages")
+    if generation.mixed:
+        return Refused("bad_generation", "A raw prompt stands alone.", "messages")
     return _sampling_refusal(generation.sampling)
 
 

@@ -61,7 +61,8 @@ class Prompter:
     def render(self, generation: Generation) -> Prompt | Refused:
         """The prompt's tokens, or why this engine refuses it. The refusal's sentence holds counts and no text."""
         try:
-            token_ids = self._token_ids(generation.messages)
+            raw = generation.raw_prompt
+            token_ids = self._token_ids(generation.messages) if raw is None else self._raw_token_ids(raw)
         except TemplateError:
             return Refused("bad_generation", "The model's chat template does not take this order of roles.", "messages")
         except UnicodeEncodeError:
@@ -79,6 +80,11 @@ class Prompter:
                 "messages",
             )
         return Prompt(token_ids, wanted or room)
+
+    def _raw_token_ids(self, text: str) -> tuple[int, ...]:
+        """The tokens of a text that is continued as it stands, after whatever the model begins every text with."""
+        text.encode()  # raises for a lone surrogate, which the tokenizer reports less clearly
+        return tuple(self._text.encode_batch([text], add_special_tokens=True)[0].ids)
 
     def _token_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         placeholders = [
