@@ -308,7 +308,7 @@ class Site:
         elif running.stopped:
             self._refuse(running, Problem("engine_busy", "Cancelled before it was queued."))
         else:
-            asked = asked_of(opened, manifests.current, self._hands.salt)
+            asked = asked_of(opened, manifests.current, running.edge, self._hands.salt)
             self._queued(running)
             self._act(dispatcher, dispatcher.submit(running.work, asked, opened.budget_ms, self._hands.now_us()))
 
@@ -350,7 +350,8 @@ class Site:
                 if replica_port is not None:
                     replica_port.withdraw(running.work)
             elif isinstance(instruction, Refuse):
-                self._refuse(running, Problem(instruction.code, instruction.detail))
+                code, detail = instruction.code, instruction.detail
+                self._refuse(running, Problem(code, detail, retry_after_ms=instruction.retry_after_ms))
             elif isinstance(instruction, Break):
                 self.work_failed(running.work, instruction.code, instruction.detail)
 
