@@ -41,8 +41,13 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requests_max: int = 1_024
     """Requests in flight; one more is told 429."""
     tenant_requests_max: int = 256
-    budget_ms: int = 120_000
-    """The longest a request may wait for its next frame."""
+    timeout_ms: int = 600_000
+    """The longest a request may take in all, from its head to the last token. A tenant may lower this and the next two
+    in its `service`, and this one for a request by the header `x-tidegate-timeout-ms`."""
+    first_token_timeout_ms: int = 120_000
+    """The longest wait for the first token, queue and prompt included."""
+    between_tokens_timeout_ms: int = 30_000
+    """The longest silence of a pool in the middle of an answer."""
     spool_bytes: int = 1 << 30
     keep_bundles_days: int = 30
     """How long manifests that no longer count are kept, so that decisions by them can be explained."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from orchestrator.policy.ids import TenantId
 from orchestrator.wire.catalogue import Problem, ProblemError
+from orchestrator.wire.deadlines import AS_SET, Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,14 @@ class Limits:
     """Requests in flight; one more is told 429."""
     tenant_requests_max: int
     budget_ms: int
-    """The longest that a request may wait for its next frame."""
+    """The longest that a request may take, from its head to the last token."""
     write_timeout_ms: int = 30_000
     """The longest that one write may wait for a tenant who does not read."""
     keep_alive_ms: int = 10_000
     """A stream that is silent for this long gets a comment, for the proxies on its way."""
     answer_chars_max: int = 1 << 20
     """The longest answer that is held for a tenant who does not stream."""
+    waits: Waits = AS_SET
 
 
 class Admission:

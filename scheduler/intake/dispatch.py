@@ -15,6 +15,7 @@ from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.requests import PoolLoad
 from orchestrator.placement.sight import End, Ending
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+from orchestrator.wire.deadlines import TOTAL
 from scheduler.intake.choice import Asked, Candidate, Choice, Chooser
 from scheduler.intake.fair import FairQueue, Waiting
 
@@ -64,6 +65,14 @@ class Break:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeUp:
+    """Tell that replica to stop this work, whose time is over; when it has, the work is broken."""
+
+    work: int
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
 class Expel:
     """Close the connection of that replica: it was given up."""
 
@@ -71,7 +80,7 @@ class Expel:
     incarnation: str
 
 
-Instruction = Assign | Withdraw | Refuse | Break | Expel
+Instruction = Assign | Withdraw | TimeUp | Refuse | Break | Expel
 
 
 class ReplicaCondition(Enum):
@@ -139,6 +148,7 @@ class _Given:
     asked: Asked
     replica: ReplicaId
     submitted_us: int
+    until_us: int
     given_us: int
     taken_us: int
     """When its prompt was taken in, as far as is known."""
@@ -152,6 +162,8 @@ class _Given:
     """Whether the replica's last beat counted it."""
     first: bool = False
     """Whether its first token came."""
+    stopped: bool = False
+    """Whether its replica was told that its time is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +290,7 @@ class Dispatcher:
         return Passage(given.taken_us - given.submitted_us, decoding + replica.told.others_running)
 
     def submit(self, work: int, asked: Asked, budget_ms: int, now_us: int) -> list[Instruction]:
-        """New permitted work. It runs, waits, or is refused."""
+        """New permitted work. It runs, waits, or is refused. `budget_ms` is how long it may take in all."""
         if not self._replicas:
             return [Refuse(work, "no_replica", f"The pool {self.pool} has no replica that is up.")]
         if all(replica.model != asked.model for replica in self._replicas.values()):
@@ -325,7 +337,7 @@ class Dispatcher:
         return [Refuse(work, "engine_busy", "Cancelled while it waited.")]
 
     def tick(self, now_us: int) -> list[Instruction]:
-        """Time passed: give up the silent, and refuse what waited too long."""
+        """Time passed: give up the silent, refuse what waited too long, and stop what runs for longer than it may."""
         out: list[Instruction] = []
         for replica in list(self._replicas.values()):
             if replica.beats and now_us - replica.heard_us > self._dead_ms * 1000:
@@ -333,7 +345,11 @@ class Dispatcher:
                 out.append(Expel(replica.id, replica.incarnation))
         for late in self._waiting.late(now_us):
             self._waiting.drop(late.work)
-            out.append(Refuse(late.work, "engine_busy", f"No slot of pool {self.pool} was free in time."))
+            out.append(Refuse(late.work, TOTAL, f"No slot of pool {self.pool} was free in time."))
+        for work, given in self._given.items():
+            if given.until_us <= now_us and not given.stopped:
+                given.stopped = True
+                out.append(TimeUp(work, given.replica))
         return out + self._assign(now_us)
 
     def _condition(self, replica: Replica, now_us: int) -> ReplicaCondition:
@@ -372,8 +388,17 @@ class Dispatcher:
         self._replicas[choice.replica].work.add(work)
         uncached = max(0, asked.prompt_tokens - cached)
         self._last_given += 1
-        given = _Given(self._last_given, asked, choice.replica, waiting.submitted_us, now_us, now_us, cached, uncached)
-        self._given[work] = self._unread[choice.replica][work] = given
+        self._given[work] = self._unread[choice.replica][work] = _Given(
+            self._last_given,
+            asked,
+            choice.replica,
+            waiting.submitted_us,
+            waiting.until_us,
+            given_us=now_us,
+            taken_us=now_us,
+            cached_tokens=cached,
+            tokens=uncached,
+        )
         self._chooser.given(work, asked, choice, now_us)
 
     def _load(self, replica: Replica, asked: Asked, now_us: int) -> PoolLoad:

@@ -20,6 +20,7 @@ from scheduler.intake.dispatch import (
     Refuse,
     Replica,
     ReplicaCondition,
+    TimeUp,
     Withdraw,
 )
 
@@ -43,6 +44,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.flow: dict[int, str] = {}
         self.until_us: dict[int, int] = {}
         self.waiting: list[int] = []
+        self.stopped: set[int] = set()
         self.running: dict[int, ReplicaId] = {}
         self.ended: dict[int, str] = {}
         self.incarnations = 0
@@ -157,6 +159,8 @@ class QueueMachine(RuleBasedStateMachine):
                 assert self.now_us - replica.heard_us > DEAD_MS * MS
         self.take(told)
         assert all(self.until_us[work] > self.now_us for work in self.waiting), "it waited longer than it may"
+        for work in self.running:
+            assert (self.until_us[work] <= self.now_us) == (work in self.stopped), "told to stop, once, in time"
         for replica in self.alive.values():
             assert not replica.beats or self.now_us - replica.heard_us <= DEAD_MS * MS, "a dead replica was kept"
 
@@ -168,6 +172,10 @@ class QueueMachine(RuleBasedStateMachine):
             elif isinstance(one, Refuse):
                 self.waiting.remove(one.work)
                 self.ended[one.work] = one.code
+            elif isinstance(one, TimeUp):
+                assert self.running[one.work] == one.replica
+                assert one.work not in self.stopped
+                self.stopped.add(one.work)
             elif isinstance(one, Break):
                 del self.running[one.work]
                 self.ended[one.work] = one.code
