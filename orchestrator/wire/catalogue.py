@@ -66,6 +66,8 @@ _INVALID = grpc.StatusCode.INVALID_ARGUMENT
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 _BAD = (400, Kind.INVALID_REQUEST, Cause.TENANT, Retry.NEVER, _INVALID)
 _GONE = (503, Kind.UNAVAILABLE)
+_FULL = (Retry.LATER, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_MANY = (429, Kind.RATE_LIMIT, Cause.TENANT, *_FULL)
 _LATE = (504, Kind.API, Cause.POOL, Retry.LATER, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 _ENTRIES = (
@@ -241,15 +243,10 @@ _ENTRIES = (
         _UNAVAILABLE,
         "The decision could not be recorded, so nothing was sent.",
     ),
-    Entry(
-        "overloaded",
-        429,
-        Kind.RATE_LIMIT,
-        Cause.EDGE,
-        Retry.LATER,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "This edge has as many requests as it takes.",
-    ),
+    Entry("overloaded", *_GONE, Cause.EDGE, *_FULL, "This edge has as many requests as it takes."),
+    # Of the tenant's own doing: another tenant would have been served.
+    Entry("tenant_limit", *_MANY, "This tenant has as many requests here as it may have."),
+    Entry("tenant_share", *_MANY, "This edge is nearly full, and this tenant has more than its share of it."),
     # Cut after it began.
     Entry(
         "session_lost",

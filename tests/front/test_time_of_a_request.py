@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -49,7 +50,7 @@ async def test_a_request_may_lower_its_time_and_not_raise_it(tmp_path: Path) -> 
 
 def test_a_contract_lowers_every_bound_and_raises_none(tmp_path: Path) -> None:
     tenant = next(iter(bundle_in(tmp_path).tenants))
-    limits = Limits(**LIMITS, waits=Waits(5_000, 1_000))
+    limits = replace(Limits(**cast(dict[str, Any], LIMITS)), waits=Waits(5_000, 1_000))
     service = Service(timeout_ms=9_000, first_token_timeout_ms=400, between_tokens_timeout_ms=50_000)
     allowed = allowed_time(Head("POST", "/", b"", ()), replace(tenant, service=service), limits)
     assert allowed.waits == Waits(400, 1_000)
