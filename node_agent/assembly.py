@@ -34,6 +34,7 @@ from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.names import CODE, MANIFEST_NUMBER, MODEL, POOL, RULE, Event
 from orchestrator.wire.catalogue import CATALOGUE
+from orchestrator.wire.deadlines import Waits
 
 SEGMENT_BYTES = 4 << 20
 COMMITMENT_HEX_CHARS = 64
@@ -174,5 +175,6 @@ def _limits(settings: EdgeSettings) -> Limits:
         max_tokens_max=settings.max_tokens_max,
         requests_max=settings.requests_max,
         tenant_requests_max=settings.tenant_requests_max,
-        budget_ms=settings.budget_ms,
+        budget_ms=settings.timeout_ms,
+        waits=Waits(settings.first_token_timeout_ms, settings.between_tokens_timeout_ms),
     )

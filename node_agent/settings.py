@@ -39,10 +39,17 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_timeout_ms: int = 10_000
     max_tokens_max: int = 8_192
     requests_max: int = 1_024
-    """Requests in flight; one more is told 429."""
+    """Requests in flight of all tenants; one more is told 503. As it is neared, a tenant that holds more than its share
+    is told 429 first."""
     tenant_requests_max: int = 256
-    budget_ms: int = 120_000
-    """The longest a request may wait for its next frame."""
+    """Requests in flight of one tenant; one more is told 429."""
+    timeout_ms: int = 600_000
+    """The longest a request may take in all, from its head to the last token. A tenant may lower this and the next two
+    in its `service`, and this one for a request by the header `x-tidegate-timeout-ms`."""
+    first_token_timeout_ms: int = 120_000
+    """The longest wait for the first token, queue and prompt included."""
+    between_tokens_timeout_ms: int = 30_000
+    """The longest silence of a pool in the middle of an answer."""
     spool_bytes: int = 1 << 30
     keep_bundles_days: int = 30
     """How long manifests that no longer count are kept, so that decisions by them can be explained."""

@@ -6,7 +6,7 @@ Label, permit, place and the duties that come with it are decided here; the gate
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from node_agent.border.problems import problem_of
 from orchestrator.bundles.assemble import Bundle
@@ -40,6 +40,7 @@ from orchestrator.policy.permit import PERMIT_VERSION
 from orchestrator.policy.table import RouteTable
 from orchestrator.policy.tenants import Tenant
 from orchestrator.wire.catalogue import Problem, ProblemError
+from orchestrator.wire.deadlines import AS_SET, Waits
 
 DRAWN_HEX = 16
 """Digits at the end of a request's id that are random."""
@@ -59,6 +60,14 @@ class Asked:
     body: bytes
     """The bytes that the commitment covers. They go nowhere else."""
     budget_ms: int
+    """What it may take in all, from when the gate is asked."""
+    waits: Waits = AS_SET
+
+    def after(self, passed_ms: int) -> Asked:
+        """Return the same with the time that is left when so much of it has passed without a token."""
+        if passed_ms <= 0:
+            return self
+        return replace(self, budget_ms=max(0, self.budget_ms - passed_ms), waits=self.waits.after(passed_ms))
 
 
 @dataclass(frozen=True, slots=True)

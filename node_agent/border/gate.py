@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from node_agent.border.decider import Asked, Commitment, Decided, Decider, Expected, record_of
 from node_agent.border.memory import Memory
+from node_agent.border.retries import RetryBudget
 from node_agent.border.signer import Signer
 from node_agent.border.traced import ended_line, refused_line
 from node_agent.uplink.routes import Routes
@@ -43,12 +44,15 @@ from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.names import DENIALS, MISMATCHES, PLACEMENTS, TOKENS, Event
 from orchestrator.wire.catalogue import Problem, ProblemError, Retry
+from orchestrator.wire.deadlines import TOTAL
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
 
 PLACEMENTS_MAX = 3
 """The first placement and at most two more."""
 REFRESHED = frozenset({"policy_newer", "policy_stale"})
 """Refusals that a newer bundle may answer."""
+FREE_AGAIN = REFRESHED | {"draining"}
+"""Refusals after which a second attempt counts against no budget: no load brought them about."""
 REFRESH_POLLS = 25
 REFRESH_POLL_S = 0.02
 HELD_UP_SHARE = 4
@@ -125,6 +129,7 @@ class Gate:
         self._memory = Memory(self._edge, hands.commitment)
         self._signer = Signer(hands.signing_key)
         self._key_id = key_id_of(hands.signing_key.public_key)
+        self._retries = RetryBudget()
 
     async def ask(self, asked: Asked) -> Answer:
         """Decide, record and send. Returns when the answer has begun.
@@ -133,8 +138,13 @@ class Gate:
         """
         tried: frozenset[PoolId] = frozenset()
         problem: Problem | None = None
+        began_us = self._hands.now_us()
         for _ in range(PLACEMENTS_MAX):
-            attempt = await self._decide_and_record(asked, tried, problem)
+            now_us = self._hands.now_us()
+            if problem is not None and problem.code not in FREE_AGAIN and not self._retries.may_retry(now_us):
+                break
+            left = asked.after((now_us - began_us) // 1000)
+            attempt = await self._decide_and_record(left, tried, problem)
             frames = self._hands.routes.send(attempt.pool, attempt.sendable, attempt.tally)
             first: StreamFrame | None = None
             try:
@@ -168,6 +178,8 @@ class Gate:
     ) -> _Attempt:
         """Decide once, and put the record into the spool. Raises ProblemError when nothing may or can be sent."""
         hands = self._hands
+        if asked.budget_ms <= 0:
+            raise ProblemError(Problem(TOTAL))
         bundle = hands.bundle()
         if bundle is None:
             raise ProblemError(Problem("no_bundle"))
@@ -204,6 +216,7 @@ class Gate:
             if attempt is None:
                 self._memory.ended(decided.attempt, None, hands.now_us())
         self._memory.left(attempt.attempt, attempt.sent_us)
+        self._retries.sent(attempt.attempt, before is not None, attempt.sent_us)
         return attempt
 
     async def _record(self, asked: Asked, decided: Decided) -> _Attempt:
@@ -238,6 +251,7 @@ class Gate:
             await self._signer.seal(signed),
             asked.budget_ms,
             decided.inputs,
+            asked.waits,
         )
         headers = tuple(header for done in decided.discharged for header in done.headers)
         return _Attempt(
@@ -260,6 +274,7 @@ class Gate:
     def _ended(self, attempt: _Attempt, last: StreamFrame | None) -> None:
         """An attempt is over: learn from it. What is told again counts no more."""
         now_us = self._hands.now_us()
+        self._retries.ended(attempt.attempt, now_us)
         self._memory.ended(attempt.attempt, last, now_us, attempt.held_up(now_us))
 
     def _count(self, decision: Decision, record: DecisionRecord) -> None:

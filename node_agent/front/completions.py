@@ -18,6 +18,7 @@ from node_agent.front.shapes import REASONS, Answering, Chunks, Usage
 from node_agent.front.sse import HEADERS
 from node_agent.front.stream import EventStream
 from node_agent.front.tenants import Caller, may_use
+from node_agent.front.timeouts import AllowedTime, allowed_time
 from node_agent.front.visit import Visit
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.files.chat import CARRIED, ChatLimits, ChatRequest, load_chat_request
@@ -67,6 +68,7 @@ class Completions:
     async def serve(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle) -> None:
         """Answer one request. Raises ProblemError, and Gone when the client hung up."""
         check_content(exchange.head, self._limits.body_bytes_max)
+        allowed = allowed_time(exchange.head, caller.tenant, self._limits)
         # The place is taken before the body is read: bodies are memory too.
         with self._admission.one(caller.tenant.id):
             answer: Answer | None = None
@@ -76,7 +78,7 @@ class Completions:
                     body = await read_body(exchange.receive, self._limits.body_bytes_max, self._limits.body_timeout_ms)
                     interest.watch()
                     request = self._checked(exchange.head.path, body, caller, bundle)
-                    answer = await self._ask(self._asked(exchange, caller, request, body))
+                    answer = await self._ask(self._asked(exchange, caller, request, body, allowed))
                     visit.pool = answer.pool.id
                     if request.stream:
                         await self._stream(exchange, visit, answer, request, interest)
@@ -104,7 +106,9 @@ class Completions:
             return request
         raise ProblemError(problem)
 
-    def _asked(self, exchange: Exchange, caller: Caller, request: ChatRequest, body: bytes) -> Asked:
+    def _asked(
+        self, exchange: Exchange, caller: Caller, request: ChatRequest, body: bytes, allowed: AllowedTime
+    ) -> Asked:
         return Asked(
             exchange.request_id,
             exchange.client_request,
@@ -114,7 +118,8 @@ class Completions:
             request.capabilities,
             _declared(exchange),
             body,
-            self._limits.budget_ms,
+            allowed.left_ms(),
+            allowed.waits,
         )
 
     def _answering(self, exchange: Exchange, request: ChatRequest) -> Answering:
@@ -133,7 +138,7 @@ class Completions:
         texts: list[str] = []
         chars = 0
         while True:
-            frame = await _next(frames)
+            frame = await _next(frames, visit)
             if isinstance(frame, Done):
                 return _Whole("".join(texts), _reason(frame), Usage.of(frame.counts, visit.delivered))
             visit.delivered += frame.count
@@ -148,7 +153,7 @@ class Completions:
         """Send the answer as it comes. The next frame is taken only when the connection has the last one."""
         chunks = Chunks(self._answering(exchange, request), request.include_usage)
         # The first frame is here before the status: what is broken by now still gets a status of its own.
-        frame = await _next(answer.frames)
+        frame = await _next(answer.frames, visit)
         await exchange.start(200, (*HEADERS, *_origin(answer)))
         async with EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt) as events:
             lead = chunks.role()
@@ -159,19 +164,20 @@ class Completions:
                     visit.first_token()
                 lead = b""
                 visit.delivered += frame.count
-                frame = await _next(answer.frames)
+                frame = await _next(answer.frames, visit)
             end = lead + chunks.last(_reason(frame), Usage.of(frame.counts, visit.delivered))
         await exchange.end(end)
         visit.complete()
 
 
-async def _next(frames: Frames) -> Tokens | Done:
-    """Return the next frame of an answer that goes well. Raises ProblemError when it was cut."""
+async def _next(frames: Frames, visit: Visit) -> Tokens | Done:
+    """Return the next frame of an answer that goes well. Raises ProblemError, with the usage, when it was cut."""
     frame = await anext(frames, None)
     if frame is None:
         raise ProblemError(Problem("session_lost"))
     if isinstance(frame, Broken):
-        raise ProblemError(Problem(frame.code, frame.detail))
+        usage = Usage.of(frame.counts, visit.delivered).to_json()
+        raise ProblemError(Problem(frame.code, frame.detail, usage=usage))
     return frame
 
 

@@ -24,7 +24,7 @@ from node_agent.front.endpoints import (
     OPEN,
     READY,
 )
-from node_agent.front.http import JSON_TYPE
+from node_agent.front.http import JSON_TYPE, TIMEOUT_HEADER
 from node_agent.front.shapes import OWNER, REASONS
 from orchestrator.files.chat import ChatBody
 from orchestrator.files.completion import CompletionBody
@@ -43,6 +43,7 @@ REQUEST_HEADERS: dict[str, str] = {
         " located, collected, purpose, asset. It only adds to what the tenant's contract and the edge's soil say; what"
         " is not known is refused. Example: personal=none, grade=public."
     ),
+    TIMEOUT_HEADER: "The most milliseconds that the whole answer may take. It can only be less than the edge allows.",
     "x-request-id": "The client's own id of the request, 1 to 128 visible characters. It is kept beside ours.",
 }
 """Headers that a request may carry beside those of HTTP. Every one of ours that is taken must stand here."""

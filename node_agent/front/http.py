@@ -21,7 +21,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 OUR_PREFIX = "x-tidegate-"
-OURS = frozenset({LABEL_HEADER})
+TIMEOUT_HEADER = "x-tidegate-timeout-ms"
+OURS = (LABEL_HEADER, TIMEOUT_HEADER)
 """The headers of ours that a client may send, each once. `document.REQUEST_HEADERS` describes them."""
 JSON_TYPE = "application/json"
 REFUSED = "tidegate.refused"
@@ -75,14 +76,15 @@ def check_encoding(head: Head) -> None:
 def check_our_headers(head: Head) -> None:
     """Refuse a client that says what only we say. Raises ProblemError.
 
-    A header never names a tenant, an upstream, a salt or a route; the labels may be declared, once.
+    A header never names a tenant, an upstream, a salt or a route; labels and a bound of time may be declared, once.
     """
     for name, _ in head.headers:
         # Some proxies make hyphens of underscores: what looks like ours after them is refused before them.
         if name.replace("_", "-").startswith(OUR_PREFIX) and name not in OURS:
             raise ProblemError(_bad_header(name[:_NAME_CHARS_MAX], "A client may not send this header."))
-    if len(head.all(LABEL_HEADER)) > 1:
-        raise ProblemError(_bad_header(LABEL_HEADER, "There may be one header with labels."))
+    for name in OURS:
+        if len(head.all(name)) > 1:
+            raise ProblemError(_bad_header(name, "There may be one such header."))
 
 
 def check_content(head: Head, size_max: int) -> None:

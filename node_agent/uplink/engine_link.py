@@ -15,6 +15,8 @@ from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame, Tokens
 
 PROBE_EVERY_S = 1.0
 PROBE_DEADLINE_MS = 900
+BACKSTOP_MS = 1_000
+"""So much later than `routes`, which says what happened, the client of an engine ends a call by itself."""
 
 
 class EngineLink:
@@ -42,7 +44,7 @@ class EngineLink:
         attempt = sendable.attempt
         self.in_flight += 1
         try:
-            async with aclosing(self._engine.generate(sendable.generation)) as events:
+            async with aclosing(self._engine.generate(sendable.generation, sendable.budget_ms + BACKSTOP_MS)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
                         first, tally.received = tally.received, tally.received + event.tokens

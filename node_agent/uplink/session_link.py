@@ -32,6 +32,7 @@ from orchestrator.telemetry.names import Event
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import edge_batch_out, intake_frame_in
+from orchestrator.wire.deadlines import AS_SET, Waits
 from orchestrator.wire.frames import (
     FRAME_BYTES,
     Broken,
@@ -88,7 +89,9 @@ class Sendable:
     key_id: KeyId
     signature: bytes
     budget_ms: int
+    """What is left of the request's time. Whoever works for it further on stops when it is over."""
     inputs: InputManifest | None = None
+    waits: Waits = AS_SET
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ class SessionLink:
     async def send(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
         """Send one attempt, yield what comes back, and keep `tally`. Only the gate calls this, through `routes`.
 
-        Ends after the first terminal frame. Closing it early cancels the attempt.
+        Ends after the first terminal frame. Closing it early cancels the attempt. How long it may take, `routes` knows.
         """
         machine = self._machine
         if machine is None or not machine.accepts_work(_now_us()):
@@ -194,13 +197,7 @@ class SessionLink:
         self._act(machine.open(opened, _now_us()))
         try:
             while True:
-                try:
-                    async with asyncio.timeout(sendable.budget_ms / 1000):
-                        frame = await queue.get()
-                except TimeoutError:
-                    detail = "The answer did not come in time."
-                    yield Broken(stream, sendable.attempt, "deadline_exceeded", detail, PoolCounts())
-                    return
+                frame = await queue.get()
                 ended = isinstance(frame, Done | Broken | Refused)
                 yield frame
                 if isinstance(frame, Tokens):

@@ -111,12 +111,14 @@ class OpenAIEngine:
             # The loop closes the sockets in its next turn.
             await asyncio.sleep(0)
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[EngineEvent, None]:
+    async def generate(
+        self, generation: Generation, total_ms: int | None = None
+    ) -> AsyncGenerator[EngineEvent, None]:
         """Streams one generation: `Delta`s, then exactly one of `Finished`, `Refused` or `Failed`. Raises nothing.
 
         There is no `Started`: such an engine tells the prompt count only at the end, in `Finished`. Wrap the generator
         in `contextlib.aclosing`: closing or cancelling it closes the connection at once, and by that the engine frees
-        its slot. Left to the garbage collector, the slot stays taken until then.
+        its slot. Left to the garbage collector, the slot stays taken until then. `total_ms` lowers `total_timeout_ms`.
         """
         if self._in_flight >= self._settings.connections_max:
             yield Refused("engine_busy", "every connection to this engine is in use")
@@ -126,7 +128,8 @@ class OpenAIEngine:
             yield Refused("bad_generation", "a message or a stop string is not valid Unicode", "messages")
             return
         loop = asyncio.get_running_loop()
-        end_at = loop.time() + self._settings.total_timeout_ms / 1000
+        allowed_ms = self._settings.total_timeout_ms
+        end_at = loop.time() + min(allowed_ms, total_ms or allowed_ms) / 1000
         silent_until = loop.time() + self._settings.first_byte_timeout_ms / 1000
         reply: Reply | None = None
         whole = False

@@ -6,10 +6,13 @@ retries 408, 409, 429 and 5xx by itself, so each entry says outright whether it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 import grpc
+
+from orchestrator.wire.deadlines import BETWEEN, FIRST, TOTAL
 
 
 class Cause(Enum):
@@ -63,6 +66,9 @@ _INVALID = grpc.StatusCode.INVALID_ARGUMENT
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 _BAD = (400, Kind.INVALID_REQUEST, Cause.TENANT, Retry.NEVER, _INVALID)
 _GONE = (503, Kind.UNAVAILABLE)
+_FULL = (Retry.LATER, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_MANY = (429, Kind.RATE_LIMIT, Cause.TENANT, *_FULL)
+_LATE = (504, Kind.API, Cause.POOL, Retry.LATER, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 _ENTRIES = (
     # Bad input: nothing was forwarded.
@@ -240,15 +246,10 @@ _ENTRIES = (
         _UNAVAILABLE,
         "The decision could not be recorded, so nothing was sent.",
     ),
-    Entry(
-        "overloaded",
-        429,
-        Kind.RATE_LIMIT,
-        Cause.EDGE,
-        Retry.LATER,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "This edge has as many requests as it takes.",
-    ),
+    Entry("overloaded", *_GONE, Cause.EDGE, *_FULL, "This edge has as many requests as it takes."),
+    # Of the tenant's own doing: another tenant would have been served.
+    Entry("tenant_limit", *_MANY, "This tenant has as many requests here as it may have."),
+    Entry("tenant_share", *_MANY, "This edge is nearly full, and this tenant has more than its share of it."),
     # Cut after it began.
     Entry(
         "session_lost",
@@ -277,15 +278,10 @@ _ENTRIES = (
         grpc.StatusCode.ABORTED,
         "The engine sent something that cannot be trusted.",
     ),
-    Entry(
-        "deadline_exceeded",
-        504,
-        Kind.API,
-        Cause.POOL,
-        Retry.LATER,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        "The answer did not come in time.",
-    ),
+    Entry(FIRST, *_LATE, "The answer did not begin in time."),
+    Entry(BETWEEN, *_LATE, "The answer stopped in the middle for too long."),
+    # How long a request may take in all is the tenant's choice: it says nothing of a pool.
+    Entry(TOTAL, *_LATE[:2], Cause.TENANT, *_LATE[3:], "The answer was not complete in the time that it had."),
     Entry(
         "slow_reader",
         499,
@@ -342,6 +338,8 @@ class Problem:
     rules: tuple[str, ...] = ()
     needs: str = ""
     retry_after_ms: int | None = None
+    usage: Mapping[str, object] | None = None
+    """The `usage` object of an answer that was cut: what was consumed and delivered until then."""
     explanation: tuple[Told, ...] = ()
     """Which law stood in the way, and what would be needed: what `explain` says, without what is not the tenant's."""
 
@@ -380,6 +378,8 @@ class Problem:
                 }
                 for one in self.explanation
             ]
+        if self.usage is not None:
+            error["usage"] = dict(self.usage)
         error["request_id"] = request_id
         return {"error": error}
 

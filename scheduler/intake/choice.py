@@ -57,6 +57,12 @@ class Asked:
     served: ServedModel | None = None
     """As the newest bundle declares it for the pool."""
     worth: Worth = TIME_ALONE
+    flow: str = ""
+    """Whose work it is, to the queue: all of one flow wait for each other before others wait for them."""
+
+    def tokens(self) -> int:
+        """Return what the queue takes it to cost."""
+        return self.prompt_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True)

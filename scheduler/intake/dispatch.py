@@ -1,14 +1,13 @@
 """The queue of one pool and the choice of a replica, as a pure state machine: events in, instructions out.
 
 Work is given to the replica with a free slot where it costs the least time (`choice`), never to one that is silent.
-The queue is bounded; what does not fit is refused with a sentence. A replica that falls silent for long, or closes its
-stream, is gone, and what ran there is broken: it may have begun. How long work waited and what ran beside it is kept
-here too, for the choice learns from it and edges are told.
+The queue is fair between flows and bounded (`fair`); what does not fit is refused with a sentence. A replica that falls
+silent for long, or closes its stream, is gone, and what ran there is broken: it may have begun. How long work waited
+and what ran beside it is kept here too, for the choice learns from it and edges are told.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -16,12 +15,17 @@ from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.requests import PoolLoad
 from orchestrator.placement.sight import End, Ending
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+from orchestrator.wire.deadlines import TOTAL
 from scheduler.intake.choice import Asked, Candidate, Choice, Chooser
+from scheduler.intake.fair import FairQueue, Waiting
 
 SUSPECT_MS = 750
 """Silence after which a replica gets no new work."""
 DEAD_MS = 2_500
 """Silence after which a replica is given up."""
+RETRY_MIN_MS = 1_000
+RETRY_MAX_MS = 30_000
+"""Whoever is turned away is told to wait as long as the first of its flow has waited, within these."""
 NOTHING = PoolCounts()
 
 
@@ -48,6 +52,7 @@ class Refuse:
     work: int
     code: str
     detail: str
+    retry_after_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,14 @@ class Break:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeUp:
+    """Tell that replica to stop this work, whose time is over; when it has, the work is broken."""
+
+    work: int
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
 class Expel:
     """Close the connection of that replica: it was given up."""
 
@@ -67,7 +80,7 @@ class Expel:
     incarnation: str
 
 
-Instruction = Assign | Withdraw | Refuse | Break | Expel
+Instruction = Assign | Withdraw | TimeUp | Refuse | Break | Expel
 
 
 class ReplicaCondition(Enum):
@@ -126,22 +139,16 @@ class Passage:
     """Streams that decode beside it in its replica."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    work: int
-    asked: Asked
-    submitted_us: int
-    until_us: int
-
-
 @dataclass(slots=True)
 class _Given:
     """A work that a replica has."""
 
     number: int
     """Counts what was given: a replica takes in what it got first."""
+    asked: Asked
     replica: ReplicaId
     submitted_us: int
+    until_us: int
     given_us: int
     taken_us: int
     """When its prompt was taken in, as far as is known."""
@@ -155,6 +162,8 @@ class _Given:
     """Whether the replica's last beat counted it."""
     first: bool = False
     """Whether its first token came."""
+    stopped: bool = False
+    """Whether its replica was told that its time is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +194,7 @@ class Dispatcher:
         """How often each replica came up, ever."""
         self._dead_ms = dead_ms
         self._replicas: dict[ReplicaId, Replica] = {}
-        self._waiting: deque[_Waiting] = deque()  # bounded: waiting_max
+        self._waiting = FairQueue(waiting_max)
         self._given: dict[int, _Given] = {}  # bounded: by the slots
         self._unread: dict[ReplicaId, dict[int, _Given]] = {}
         """Of these, what has not brought a token, in the order in which its replica got it."""
@@ -281,16 +290,19 @@ class Dispatcher:
         return Passage(given.taken_us - given.submitted_us, decoding + replica.told.others_running)
 
     def submit(self, work: int, asked: Asked, budget_ms: int, now_us: int) -> list[Instruction]:
-        """New permitted work. It runs, waits, or is refused."""
+        """New permitted work. It runs, waits, or is refused. `budget_ms` is how long it may take in all."""
         if not self._replicas:
             return [Refuse(work, "no_replica", f"The pool {self.pool} has no replica that is up.")]
         if all(replica.model != asked.model for replica in self._replicas.values()):
             return [Refuse(work, "model_not_served", f"The pool {self.pool} does not serve this model now.")]
-        self._waiting.append(_Waiting(work, asked, now_us, now_us + budget_ms * 1000))
+        new = Waiting(work, asked, now_us, now_us + budget_ms * 1000)
+        self._waiting.push(new)
         out = self._assign(now_us)
-        if len(self._waiting) > self.waiting_max:
-            last = self._waiting.pop()
-            out.append(Refuse(last.work, "engine_busy", f"The queue of pool {self.pool} is full."))
+        if work not in self._given and (over := self._waiting.outgrown(new)) is not None:
+            retry_ms = self._waiting.waited_us(over.asked.flow, now_us) // 1000
+            self._waiting.drop(over.work)
+            detail = f"The queue of pool {self.pool} is full for this tenant."
+            out.append(Refuse(over.work, "engine_busy", detail, min(max(RETRY_MIN_MS, retry_ms), RETRY_MAX_MS)))
         return out
 
     def ended(
@@ -308,6 +320,9 @@ class Dispatcher:
                 self._moved_on(work, given, now_us)
             replica.work.discard(work)
             del self._given[work]
+            more = counts.prompt + counts.generated - given.asked.tokens()
+            # What was cut short was not counted to its end.
+            self._waiting.correct(given.asked, more if end is End.COMPLETE else max(0, more))
         ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, passage.beside)
         self._chooser.ended(work, ending, now_us)
         return self._assign(now_us)
@@ -317,23 +332,24 @@ class Dispatcher:
         given = self._given.get(work)
         if given is not None:
             return [Withdraw(work, given.replica)]
-        kept = [waiting for waiting in self._waiting if waiting.work != work]
-        if len(kept) == len(self._waiting):
+        if self._waiting.drop(work) is None:
             return []
-        self._waiting = deque(kept)  # bounded: waiting_max
         return [Refuse(work, "engine_busy", "Cancelled while it waited.")]
 
     def tick(self, now_us: int) -> list[Instruction]:
-        """Time passed: give up the silent, and refuse what waited too long."""
+        """Time passed: give up the silent, refuse what waited too long, and stop what runs for longer than it may."""
         out: list[Instruction] = []
         for replica in list(self._replicas.values()):
             if replica.beats and now_us - replica.heard_us > self._dead_ms * 1000:
                 out += self.left(replica.id, replica.incarnation)
                 out.append(Expel(replica.id, replica.incarnation))
-        late = [waiting for waiting in self._waiting if waiting.until_us <= now_us]
-        if late:
-            self._waiting = deque(w for w in self._waiting if w.until_us > now_us)  # bounded: waiting_max
-            out += [Refuse(w.work, "engine_busy", f"No slot of pool {self.pool} was free in time.") for w in late]
+        for late in self._waiting.late(now_us):
+            self._waiting.drop(late.work)
+            out.append(Refuse(late.work, TOTAL, f"No slot of pool {self.pool} was free in time."))
+        for work, given in self._given.items():
+            if given.until_us <= now_us and not given.stopped:
+                given.stopped = True
+                out.append(TimeUp(work, given.replica))
         return out + self._assign(now_us)
 
     def _condition(self, replica: Replica, now_us: int) -> ReplicaCondition:
@@ -343,19 +359,18 @@ class Dispatcher:
         return ReplicaCondition.SUSPECT if silent else ReplicaCondition.UP
 
     def _assign(self, now_us: int) -> list[Instruction]:
-        """Give waiting work to free replicas, first come first served per model."""
+        """Give waiting work to free replicas: of each model, whose turn it is."""
         if not self._waiting or all(replica.free() <= 0 for replica in self._replicas.values()):
             return []
         out: list[Instruction] = []
-        kept: deque[_Waiting] = deque()  # bounded: waiting_max
-        for waiting in self._waiting:
-            choice = self._best(waiting.asked, now_us)
-            if choice is None:
-                kept.append(waiting)
-                continue
-            self._give(waiting, choice, now_us)
-            out.append(Assign(waiting.work, choice.replica))
-        self._waiting = kept
+        for model in self._waiting.models():
+            while (waiting := self._waiting.head(model)) is not None:
+                choice = self._best(waiting.asked, now_us)
+                if choice is None:
+                    break
+                self._waiting.served(waiting)
+                self._give(waiting, choice, now_us)
+                out.append(Assign(waiting.work, choice.replica))
         return out
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
@@ -368,13 +383,22 @@ class Dispatcher:
         ]
         return self._chooser.best(asked, fit, now_us)
 
-    def _give(self, waiting: _Waiting, choice: Choice, now_us: int) -> None:
+    def _give(self, waiting: Waiting, choice: Choice, now_us: int) -> None:
         work, asked, cached = waiting.work, waiting.asked, choice.terms.cached_tokens
         self._replicas[choice.replica].work.add(work)
         uncached = max(0, asked.prompt_tokens - cached)
         self._last_given += 1
-        given = _Given(self._last_given, choice.replica, waiting.submitted_us, now_us, now_us, cached, uncached)
-        self._given[work] = self._unread[choice.replica][work] = given
+        self._given[work] = self._unread[choice.replica][work] = _Given(
+            self._last_given,
+            asked,
+            choice.replica,
+            waiting.submitted_us,
+            waiting.until_us,
+            given_us=now_us,
+            taken_us=now_us,
+            cached_tokens=cached,
+            tokens=uncached,
+        )
         self._chooser.given(work, asked, choice, now_us)
 
     def _load(self, replica: Replica, asked: Asked, now_us: int) -> PoolLoad:

@@ -26,6 +26,8 @@ PAGES_MISSED_MAX = 3
 PAGE_AGAIN_ROUNDS = 30
 """After that, its page is asked for once in so many rounds: it may have none."""
 PPM = 1_000_000
+BACKSTOP_MS = 1_000
+"""So much later than the site, which says what happened, the client of an engine ends a call by itself."""
 
 
 class EngineReplica:
@@ -84,10 +86,10 @@ class EngineReplica:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._engine.close()
 
-    def assign(self, work: int, generation: Generation) -> None:
+    def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
         """Run this."""
         self._assigned += 1
-        task = asyncio.create_task(self._work(work, generation))
+        task = asyncio.create_task(self._work(work, generation, budget_ms + BACKSTOP_MS))
         self._tasks[work] = task
         task.add_done_callback(lambda ended: self._forget(work, ended))
 
@@ -116,11 +118,11 @@ class EngineReplica:
         if self._pages_missed >= PAGES_MISSED_MAX:
             self._told = Told()
 
-    async def _work(self, work: int, generation: Generation) -> None:
+    async def _work(self, work: int, generation: Generation, total_ms: int) -> None:
         made = 0
         ended = False
         try:
-            async with aclosing(self._engine.generate(generation)) as events:
+            async with aclosing(self._engine.generate(generation, total_ms)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
                         made += event.tokens

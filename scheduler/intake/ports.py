@@ -41,8 +41,8 @@ class SessionPort(Protocol):
 class ReplicaPort(Protocol):
     """The way to one replica."""
 
-    def assign(self, work: int, generation: Generation) -> None:
-        """Run this."""
+    def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
+        """Run this. When its time is over it is withdrawn; `budget_ms` is for those who bound it themselves too."""
 
     def withdraw(self, work: int) -> None:
         """Stop that."""

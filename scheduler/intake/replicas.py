@@ -55,8 +55,8 @@ class Dialled:
         self._outbox.append(frame)
         self._ready.set()
 
-    def assign(self, work: int, generation: Generation) -> None:
-        """Run this."""
+    def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
+        """Run this, until it is withdrawn."""
         self.put(WorkAssign(work, generation))
 
     def withdraw(self, work: int) -> None:

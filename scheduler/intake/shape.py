@@ -13,6 +13,7 @@ from orchestrator.placement.fleet import PrefixCache
 from orchestrator.placement.lengths import DECLARED_CHARS_PER_TOKEN
 from orchestrator.placement.prefix import salted
 from orchestrator.policy.facts import Facts
+from orchestrator.policy.ids import EdgeId
 from orchestrator.wire.frames import Open
 from scheduler.intake.choice import EXPECTED_OUTPUT_TOKENS, TIME_ALONE, Asked
 
@@ -31,8 +32,13 @@ def tenant_salt(salt: bytes, facts: Facts) -> bytes:
     return blake2b(name.encode(), key=salt, digest_size=SALT_BYTES).digest()
 
 
-def asked_of(opened: Open, newest: Bundle | None, salt: bytes) -> Asked:
-    """Return what the choice is told of an attempt, by the newest bundle. `salt` is the site's."""
+def flow_of(edge: EdgeId, facts: Facts) -> str:
+    """Return whose turn an attempt takes in a queue: its tenant's entity at one edge. A scheduler knows no tenant."""
+    return f"{edge}\x00{facts.tenant.id}"
+
+
+def asked_of(opened: Open, newest: Bundle | None, edge: EdgeId, salt: bytes) -> Asked:
+    """Return what the choice is told of an attempt of `edge`, by the newest bundle. `salt` is the site's."""
     generation = opened.generation
     pool = None if newest is None else newest.fleet.pool(opened.pool)
     settings = None if newest is None else newest.settings
@@ -48,4 +54,5 @@ def asked_of(opened: Open, newest: Bundle | None, salt: bytes) -> Asked:
         salted(tenant_salt(salt, opened.facts), texts) if shared else (),
         None if pool is None else pool.served(generation.model),
         TIME_ALONE if settings is None else settings.worth(None),
+        flow_of(edge, opened.facts),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_bytes
-from typing import Any
+from typing import Any, cast
 
 import openai
 
@@ -295,7 +295,7 @@ async def room_in(
         edge=EdgeId("sg-edge"),
         ask=gate.ask,
         bundle=lambda: room.bundle,
-        limits=Limits(**{**LIMITS, **limits}),
+        limits=Limits(**cast(dict[str, Any], {**LIMITS, **limits})),
         now_ms=lambda: now_ms,
         entropy=token_bytes,
         metrics=metrics,

@@ -250,13 +250,27 @@ async def test_a_tenant_that_stalls_beyond_every_bound_frees_the_slot(stand: Sta
 async def test_what_waits_longer_than_its_budget_waits_no_more(stand: Stand, replica: ScriptedReplica) -> None:
     running = [ask(stand), ask(stand)]
     works = [await work_of(replica), await work_of(replica)]
-    late = await ask(stand, stand.sendable(budget_ms=400)).last()
-    assert isinstance(late, Broken | Refused)
-    assert late.code in ("engine_busy", "deadline_exceeded")
+    assert await refused(stand, stand.sendable(budget_ms=400)) == "timeout_total"
     await until(lambda: stand.site.dispatchers[POOL].state().waiting == 0)
     for work in works:
         await answer(replica, work, "a")
     assert all([isinstance(await one.last(), Done) for one in running])
+
+
+async def test_what_runs_longer_than_its_budget_is_stopped_and_says_what_it_took(
+    stand: Stand, replica: ScriptedReplica
+) -> None:
+    asked = ask(stand, stand.sendable(budget_ms=400))
+    work = await work_of(replica)
+    await replica.say(WorkStarted(work, 5), WorkTokens(work, "a", (1,), 1))
+    async with asyncio.timeout(SOON_S):
+        assert await replica.got.get() == WorkCancel(work)
+    assert stand.site.dispatchers[POOL].state().running == 1, "its slot is free when its replica says so"
+    await replica.say(WorkFinished(work, "cancelled", PoolCounts(5, 0, 1)))
+    last = await asked.last()
+    assert isinstance(last, Broken)
+    assert (last.code, last.counts) == ("timeout_total", PoolCounts(5, 0, 1, 1))
+    assert stand.site.dispatchers[POOL].state().running == 0
 
 
 # Replicas
@@ -408,8 +422,8 @@ class Hasty:
     def __init__(self, engine: EngineReplica) -> None:
         self.engine = engine
 
-    def assign(self, work: int, generation: Generation) -> None:
-        self.engine.assign(work, generation)
+    def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
+        self.engine.assign(work, generation, budget_ms)
         self.engine.withdraw(work)
 
     def withdraw(self, work: int) -> None:
