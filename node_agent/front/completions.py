@@ -12,6 +12,7 @@ from node_agent.border.gate import Answer
 from node_agent.front.exchange import Exchange, Pair
 from node_agent.front.http import check_content, read_body
 from node_agent.front.interest import Interest
+from node_agent.front.keyed import Keyed
 from node_agent.front.limits import Admission, Limits
 from node_agent.front.shapes import REASONS, Answering, Chunks, Usage
 from node_agent.front.sse import HEADERS
@@ -57,7 +58,7 @@ class Completions:
         for interest in tuple(self._running.values()):
             interest.interrupt(ProblemError(Problem("draining", "This edge stopped before the answer was complete.")))
 
-    async def serve(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle) -> None:
+    async def serve(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle, keyed: Keyed) -> None:
         """Answer one request. Raises ProblemError, and Gone when the client hung up."""
         check_content(exchange.head, self._limits.body_bytes_max)
         # The place is taken before the body is read: bodies are memory too.
@@ -69,7 +70,10 @@ class Completions:
                     body = await read_body(exchange.receive, self._limits.body_bytes_max, self._limits.body_timeout_ms)
                     interest.watch()
                     request = self._checked(body, caller, bundle)
-                    answer = await self._ask(self._asked(exchange, caller, request, body))
+                    if await keyed.replayed(body):
+                        return
+                    answer = await self._ask(self._asked(exchange, caller, request, body, keyed))
+                    keyed.settle_with(answer.frames.aclose)
                     visit.pool = answer.pool.id
                     if request.stream:
                         await self._stream(exchange, visit, answer, request, interest)
@@ -97,7 +101,9 @@ class Completions:
             return request
         raise ProblemError(problem)
 
-    def _asked(self, exchange: Exchange, caller: Caller, request: ChatRequest, body: bytes) -> Asked:
+    def _asked(
+        self, exchange: Exchange, caller: Caller, request: ChatRequest, body: bytes, keyed: Keyed
+    ) -> Asked:
         return Asked(
             exchange.request_id,
             exchange.client_request,
@@ -108,6 +114,7 @@ class Completions:
             _declared(exchange),
             body,
             self._limits.budget_ms,
+            keyed.departure,
         )
 
     def _answering(self, exchange: Exchange, request: ChatRequest) -> Answering:

@@ -132,7 +132,7 @@ CALLERS = {
         "orchestrator/cli/law/table.py",
         "scheduler/intake/second_permit.py",
     },
-    "permit_sink": {"orchestrator/cli/law/explain.py"},
+    "permit_sink": {"node_agent/border/keeping.py", "orchestrator/cli/law/explain.py"},
     "permit": set(),
     # Who can send: each link is called by the routes alone, the routes by the gate alone.
     "routes.send": {"node_agent/border/gate.py"},
