@@ -30,7 +30,7 @@ class Keeper(Protocol):
         """Some of the answer."""
 
     async def complete(self) -> None:
-        """The answer is whole. Its last part is sent when this returns."""
+        """The answer is whole. Its last part is sent once this returns."""
 
 
 class Exchange:

@@ -190,7 +190,9 @@ class Desk:
 
     def forget(self, claim: Claim) -> None:
         """A claim was worked off."""
-        self._claims.pop(claim.handed.sealed.key, None)
+        key = claim.handed.sealed.key
+        if self._claims.get(key) is claim:
+            del self._claims[key]
 
     def take(self, size: int) -> bool:
         """Reserve memory for a result. Returns False when there is none."""
@@ -232,7 +234,7 @@ class Claim:
         self.begun = False
         """Whether something may have been begun for it somewhere."""
         self.settle: Callable[[], Awaitable[None]] | None = None
-        """Settles what the answer used; called when the answer is complete, before its result is kept."""
+        """Settles what the answer used: awaited when the answer is whole, before its result is kept."""
         self._desk = desk
         self._keeps = handed.keeps
         self._touched = False
@@ -286,32 +288,41 @@ class Claim:
         self._size += len(data)
 
     async def complete(self) -> None:
-        """The answer is whole. Its end is not sent before this returns: who saw it can ask for it again."""
-        if self._head is None or not self._keeps:
-            return
+        """The answer is whole. Its end is not sent before this returns: whoever saw it is told what became of it."""
         if self.settle is not None:
             await self.settle()
         handed = self.handed
         sealed, request, delivered = handed.sealed, handed.request, handed.delivered()
-        result = msgspec.msgpack.encode(Result(RESULT_VERSION, *self._head, b"".join(self._parts)))
-        shut = sealed.shut(result)
-        try:
-            self._over = await self._desk.turns.do(
-                lambda store: store.keep(sealed.key, sealed.tenant, request, delivered, shut)
-            )
-        except StoreError as failure:
-            self._desk.failed(failure)
+        shut: bytes | None = None
+        if self._head is not None and self._keeps:
+            result = Result(RESULT_VERSION, *self._head, b"".join(self._parts))
+            shut = sealed.shut(msgspec.msgpack.encode(result))
+
+        def over(store: KeyStore) -> None:
+            if shut is None or not store.keep(sealed.key, sealed.tenant, request, delivered, shut):
+                store.end(sealed.key, request, delivered)
+
+        await self._note(over)
 
     async def end(self) -> None:
-        """Note what became of it. A key under which nothing was begun is free again."""
+        """Note what became of it, however it ended. A key under which nothing was begun is free again."""
         self._drop()
         handed = self.handed
         key, request, delivered = handed.sealed.key, handed.request, handed.delivered()
+        if self.begun:
+            await self._note(lambda store: store.end(key, request, delivered))
+        elif self._touched:
+            await self._note(lambda store: store.free(key, request))
+        else:
+            self._desk.forget(self)
+
+    async def _note(self, action: Callable[[KeyStore], None]) -> None:
+        """Make the end of it durable, once."""
+        if self._over:
+            return
         try:
-            if self.begun and not self._over:
-                await self._desk.turns.do(lambda store: store.end(key, request, delivered))
-            elif self._touched and not self.begun:
-                await self._desk.turns.do(lambda store: store.free(key, request))
+            await self._desk.turns.do(action)
+            self._over = True
         except StoreError as failure:
             # It stays as running on the disk: the key is not free, which is the safe side.
             self._desk.failed(failure)
