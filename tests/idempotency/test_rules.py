@@ -74,7 +74,8 @@ def test_owners_share_the_keys_evenly() -> None:
         owner(keys[0], 0)
 
 
-PARTS = st.tuples(*[st.text("ab", max_size=3)] * 4, st.binary(max_size=3))
+WORD = st.text("ab", max_size=3)
+PARTS = st.tuples(WORD, WORD, WORD, WORD, st.binary(max_size=3))
 
 
 @given(PARTS, PARTS)
@@ -82,9 +83,9 @@ def test_digests_meet_only_where_all_that_they_name_is_the_same(
     one: tuple[str, str, str, str, bytes], other: tuple[str, str, str, str, bytes]
 ) -> None:
     sealer = Sealer(b"secret", EdgeId("edge"))
-    (a, b) = (sealer.of(TenantId(tenant), *rest) for tenant, *rest in (one, other))
+    a = sealer.of(TenantId(one[0]), *one[1:])
+    b = sealer.of(TenantId(other[0]), *other[1:])
     assert (a.key == b.key) is (one[:3] == other[:3])
     assert (a.body == b.body) is (one[3:] == other[3:])
     assert (a.tenant == b.tenant) is (one[0] == other[0])
-    assert len({a.key, bytes(a.body), bytes(a.tenant)}) == 3
-    assert str(one[2] or "none") not in repr(a) or len(one[2]) < 8
+    assert len({bytes(a.key), bytes(a.body), bytes(a.tenant)}) == 3
