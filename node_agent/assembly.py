@@ -12,6 +12,10 @@ from node_agent.border.gate import Gate, Hands
 from node_agent.front.app import Front
 from node_agent.front.limits import Limits
 from node_agent.front.serve import FrontServer
+from node_agent.idempotency.desk import Desk
+from node_agent.idempotency.sealing import Sealer
+from node_agent.idempotency.store import Bounds, KeyStore
+from node_agent.idempotency.turns import StoreThread
 from node_agent.settings import EdgeSettings
 from node_agent.uplink.engine_link import EngineLink
 from node_agent.uplink.recorder import Recorder
@@ -39,6 +43,8 @@ from orchestrator.wire.deadlines import Waits
 SEGMENT_BYTES = 4 << 20
 COMMITMENT_HEX_CHARS = 64
 DAY_MS = 86_400_000
+TENANT_SHARE = 4
+"""One tenant may have one part in so many of the idempotency keys."""
 
 log = logger("node_agent")
 
@@ -68,13 +74,20 @@ class Agent:
             self._report,
             self._follow,
         )
+        commitment = _commitment(settings.commitment_key_file)
+        self._desk = Desk(
+            StoreThread(KeyStore(data_dir / "idempotency" / "keys.db", _bounds(settings))),
+            Sealer(commitment.key, EdgeId(settings.id)),
+            clock.now_ms,
+            self._metrics,
+        )
         hands = Hands(
             bundle=lambda: self._follower.current,
             routes=self._routes,
             spool=self._spool,
             metrics=self._metrics,
             signing_key=_signing_key(settings.signing_key_file),
-            commitment=_commitment(settings.commitment_key_file),
+            commitment=commitment,
             now_ms=clock.now_ms,
             now_us=lambda: time.monotonic_ns() // 1000,
             entropy=secrets.token_bytes,
@@ -91,12 +104,14 @@ class Agent:
             now_ms=clock.now_ms,
             entropy=secrets.token_bytes,
             metrics=self._metrics,
+            desk=self._desk,
         )
         self._server = FrontServer(self._front, settings.host, settings.port)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain: no new work, running answers to their end or the grace, then leave."""
         self._routes.start()
+        purging = asyncio.create_task(self._desk.run())
         await self._follower.start()
         await self._server.start()
         log.info(Event.PROGRAM_READY, instance_id=self._instance)
@@ -108,6 +123,9 @@ class Agent:
         finally:
             await self._follower.stop()
             await self._routes.close()
+            purging.cancel()
+            await asyncio.gather(purging, return_exceptions=True)
+            await self._desk.close()
             await self._spool.close_async()
 
     def _follow(self, bundle: Bundle) -> None:
@@ -166,6 +184,11 @@ def _commitment(file: str) -> Commitment:
         raise SettingsError(file, "", "expected 64 hex digits")
     # The name tells two keys apart while one follows the other; it is a digest of a digest and says nothing of the key.
     return Commitment(KeyId(digest_of(digest_of(key).encode()).removeprefix("sha256:")[:16]), key)
+
+
+def _bounds(settings: EdgeSettings) -> Bounds:
+    entries, results_bytes = settings.idempotency_keys_max, settings.idempotency_results_bytes
+    return Bounds(entries, max(1, entries // TENANT_SHARE), results_bytes, results_bytes // TENANT_SHARE)
 
 
 def _limits(settings: EdgeSettings) -> Limits:

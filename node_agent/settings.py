@@ -58,5 +58,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     and what became of each request, never a payload. None records nothing."""
     record_trace_bytes: int = 64 << 20
     """When it has grown to this, it becomes `<name>.1`, and a new one begins."""
+    idempotency_keys_max: int = 200_000
+    """Idempotency keys that are held at once, each for 24 h; a tenant may have a quarter of them."""
+    idempotency_results_bytes: int = 256 << 20
+    """Results of requests with a key that are kept at once, for tenants who want that; a tenant may have a quarter."""
     drain_grace_ms: int = 20_000
     """How long running answers have when the program stops."""

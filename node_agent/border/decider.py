@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from node_agent.border.problems import problem_of
 from orchestrator.bundles.assemble import Bundle
@@ -46,6 +47,16 @@ DRAWN_HEX = 16
 """Digits at the end of a request's id that are random."""
 
 
+class Departure(Protocol):
+    """Told of every send of one request: for a request that must be sent once at most, however often it is asked."""
+
+    async def before_send(self, *, may_keep: bool) -> None:
+        """It is about to be sent; the law lets what comes back be kept here, or does not. Raises ProblemError."""
+
+    def not_started(self) -> None:
+        """It was sent, and refused without having been begun."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One checked request of a known tenant."""
@@ -62,6 +73,8 @@ class Asked:
     budget_ms: int
     """What it may take in all, from when the gate is asked."""
     waits: Waits = AS_SET
+    departure: Departure | None = field(default=None, repr=False, compare=False)
+    """Told before each send; None for a request without an `Idempotency-Key`."""
 
     def after(self, passed_ms: int) -> Asked:
         """Return the same with the time that is left when so much of it has passed without a token."""

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from node_agent.border.decider import Asked, Commitment, Decided, Decider, Expected, record_of
+from node_agent.border.keeping import may_keep
 from node_agent.border.memory import Memory
 from node_agent.border.retries import RetryBudget
 from node_agent.border.signer import Signer
@@ -148,6 +149,7 @@ class Gate:
             frames = self._hands.routes.send(attempt.pool, attempt.sendable, attempt.tally)
             first: StreamFrame | None = None
             try:
+                await self._depart(attempt)
                 first = await self._first(frames)
             finally:
                 if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
@@ -156,6 +158,8 @@ class Gate:
                 await self._close(attempt, frames, Outcome.BROKEN, first)
                 raise ProblemError(Problem(first.code, first.detail))
             if isinstance(first, Refused):
+                if asked.departure is not None:
+                    asked.departure.not_started()
                 self._ended(attempt, first)
             else:
                 self._began(attempt)
@@ -265,6 +269,18 @@ class Gate:
             decided,
             hands.now_us(),
         )
+
+    async def _depart(self, attempt: _Attempt) -> None:
+        """Tell whoever has to know before the request is sent. Nothing has left yet. Raises ProblemError."""
+        asked, hands = attempt.asked, self._hands
+        if asked.departure is None:
+            return
+        bundle = hands.bundle()
+        may = asked.tenant.keep_results and bundle is not None
+        if may and bundle is not None:
+            facts = attempt.decided.decision.facts
+            may = may_keep(bundle, attempt.decided.edge, attempt.pool, facts, hands.skew_ms(), hands.now_ms())
+        await asked.departure.before_send(may_keep=may)
 
     def _began(self, attempt: _Attempt) -> None:
         """The first token is here: learn from it how far the pool is."""
@@ -395,7 +411,9 @@ class Gate:
         try:
             data = record.to_bytes()
             kind, record_id = RecordKind("usage"), RecordId(record.id)
-            await hands.spool.append_async(kind, record_id, data, durable=False, closes=True)
+            # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
+            durable = attempt.asked.departure is not None
+            await hands.spool.append_async(kind, record_id, data, durable=durable, closes=True)
         except SpoolError as error:
             log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
         counts_by_name = {"received": attempt.tally.received, "delivered": attempt.tally.delivered}

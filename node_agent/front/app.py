@@ -19,11 +19,13 @@ from node_agent.front.endpoints import DOCUMENT, HEALTH, METRICS, MODELS, OPEN, 
 from node_agent.front.exchange import Exchange
 from node_agent.front.http import FramingError, Receive, Scope, Send, check_encoding, check_our_headers, head_of
 from node_agent.front.interest import Gone
+from node_agent.front.keyed import Keyed
 from node_agent.front.limits import Admission, Limits
 from node_agent.front.readiness import unready_reason
 from node_agent.front.shapes import model_list, model_object
 from node_agent.front.tenants import Caller, authenticate, entitled_models
 from node_agent.front.visit import Visit
+from node_agent.idempotency.desk import Desk
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.policy.ids import RANDOM_BYTES, EdgeId, make_request_id
 from orchestrator.telemetry.logs import logger
@@ -47,14 +49,19 @@ class Front:
         now_ms: Callable[[], int],
         entropy: Callable[[int], bytes],
         metrics: Metrics,
+        desk: Desk | None = None,
     ) -> None:
-        """`ask` is the gate; `bundle` gives the one in use; `entropy` gives as many random bytes as it is told."""
+        """`ask` is the gate; `bundle` gives the one in use; `entropy` gives as many random bytes as it is told.
+
+        `desk` takes requests with an `Idempotency-Key`; without one they are refused.
+        """
         self._edge = edge
         self._bundle = bundle
         self._limits = limits
         self._now_ms = now_ms
         self._entropy = entropy
         self._metrics = metrics
+        self._desk = desk
         self._admission = Admission(limits)
         self._completions = Completions(ask, limits, self._admission, now_ms)
         self._draining = False
@@ -138,7 +145,8 @@ class Front:
             await self._models(exchange, caller, bundle)
             visit.complete()
             return
-        await self._completions.serve(exchange, visit, caller, bundle)
+        async with Keyed(self._desk, exchange, visit, caller) as keyed:
+            await self._completions.serve(exchange, visit, caller, bundle, keyed)
 
     async def _models(self, exchange: Exchange, caller: Caller, bundle: Bundle) -> None:
         entitled = entitled_models(caller, bundle)

@@ -13,6 +13,7 @@ from node_agent.front.endpoints import CHAT, COMPLETIONS
 from node_agent.front.exchange import Exchange, Pair
 from node_agent.front.http import check_content, read_body
 from node_agent.front.interest import Interest
+from node_agent.front.keyed import Keyed
 from node_agent.front.limits import Admission, Limits
 from node_agent.front.shapes import REASONS, Answering, Chunks, Usage
 from node_agent.front.sse import HEADERS
@@ -65,7 +66,7 @@ class Completions:
         for interest in tuple(self._running.values()):
             interest.interrupt(ProblemError(Problem("draining", "This edge stopped before the answer was complete.")))
 
-    async def serve(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle) -> None:
+    async def serve(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle, keyed: Keyed) -> None:
         """Answer one request. Raises ProblemError, and Gone when the client hung up."""
         check_content(exchange.head, self._limits.body_bytes_max)
         allowed = allowed_time(exchange.head, caller.tenant, self._limits)
@@ -78,7 +79,10 @@ class Completions:
                     body = await read_body(exchange.receive, self._limits.body_bytes_max, self._limits.body_timeout_ms)
                     interest.watch()
                     request = self._checked(exchange.head.path, body, caller, bundle)
-                    answer = await self._ask(self._asked(exchange, caller, request, body, allowed))
+                    if await keyed.replayed(body):
+                        return
+                    answer = await self._ask(self._asked(exchange, caller, request, body, allowed, keyed))
+                    keyed.settle_with(answer.frames.aclose)
                     visit.pool = answer.pool.id
                     if request.stream:
                         await self._stream(exchange, visit, answer, request, interest)
@@ -107,7 +111,13 @@ class Completions:
         raise ProblemError(problem)
 
     def _asked(
-        self, exchange: Exchange, caller: Caller, request: ChatRequest, body: bytes, allowed: AllowedTime
+        self,
+        exchange: Exchange,
+        caller: Caller,
+        request: ChatRequest,
+        body: bytes,
+        allowed: AllowedTime,
+        keyed: Keyed,
     ) -> Asked:
         return Asked(
             exchange.request_id,
@@ -120,6 +130,7 @@ class Completions:
             body,
             allowed.left_ms(),
             allowed.waits,
+            keyed.departure,
         )
 
     def _answering(self, exchange: Exchange, request: ChatRequest) -> Answering:

@@ -43,6 +43,10 @@ REQUEST_HEADERS: dict[str, str] = {
         " located, collected, purpose, asset. It only adds to what the tenant's contract and the edge's soil say; what"
         " is not known is refused. Example: personal=none, grade=public."
     ),
+    "idempotency-key": (
+        "1 to 255 visible characters: within 24 hours a request with it is sent once at most. The same request again is"
+        " answered 409, or with the kept result; another body under it 422."
+    ),
     TIMEOUT_HEADER: "The most milliseconds that the whole answer may take. It can only be less than the edge allows.",
     "x-request-id": "The client's own id of the request, 1 to 128 visible characters. It is kept beside ours.",
 }

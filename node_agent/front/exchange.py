@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import msgspec
 
 from node_agent.front.http import JSON_TYPE, Head, Receive, Send, client_request
-from node_agent.front.sse import event
+from node_agent.front.sse import KEEP_ALIVE, event
 from orchestrator.policy.ids import RequestId
 from orchestrator.wire.catalogue import Problem, ProblemError
 
@@ -17,6 +18,19 @@ BREAK_TIMEOUT_MS = 1_000
 """How long the last word on a broken answer may take."""
 
 Pair = tuple[str, str]
+
+
+class Keeper(Protocol):
+    """Takes a copy of a good answer as it is sent."""
+
+    def start(self, status: int, headers: Sequence[Pair]) -> None:
+        """The answer begins, with these headers besides those of every answer."""
+
+    def add(self, data: bytes) -> None:
+        """Some of the answer."""
+
+    async def complete(self) -> None:
+        """The answer is whole. Its last part is sent once this returns."""
 
 
 class Exchange:
@@ -34,7 +48,9 @@ class Exchange:
         "_write_timeout_ms",
         "client_request",
         "close",
+        "final",
         "head",
+        "keeper",
         "receive",
         "request_id",
         "status",
@@ -49,6 +65,9 @@ class Exchange:
         """Of the answer, once it has begun."""
         self.close = False
         """Whether the connection ends with this answer."""
+        self.final = False
+        """Whether the same request, asked again, can have no better answer, whatever the error says of others."""
+        self.keeper: Keeper | None = None
         self._send = send
         self._write_timeout_ms = write_timeout_ms
         self._extra: list[Pair] = []
@@ -70,13 +89,24 @@ class Exchange:
     ) -> None:
         """Send a whole answer. Raises ProblemError(slow_reader)."""
         length = ("content-length", str(len(body)))
+        pairs = [("content-type", content_type), length, *headers]
+        if self.keeper is not None and status == 200:
+            self.keeper.start(status, pairs)
+            self.keeper.add(body)
+            await self.keeper.complete()
         # Set before the first wait: where a whole answer was interrupted, nothing may follow.
         self._ended = True
-        await self.start(status, [("content-type", content_type), length, *headers])
+        await self._start(status, pairs)
         await self._send_within({"type": "http.response.body", "body": body}, self._write_timeout_ms)
 
     async def start(self, status: int, headers: Iterable[Pair]) -> None:
         """Begin an answer that `write` continues and `end` ends."""
+        found = list(headers)
+        if self.keeper is not None:
+            self.keeper.start(status, found)
+        await self._start(status, found)
+
+    async def _start(self, status: int, headers: Iterable[Pair]) -> None:
         pairs = [("x-request-id", self.request_id), ("server", "tidegate"), ("cache-control", "no-store")]
         pairs += [*self._extra, *headers]
         if self.close:
@@ -88,10 +118,15 @@ class Exchange:
 
     async def write(self, data: bytes) -> None:
         """Send some more; returns when the connection has taken it. Raises ProblemError(slow_reader)."""
+        if self.keeper is not None and data is not KEEP_ALIVE:
+            self.keeper.add(data)
         await self._send_within({"type": "http.response.body", "body": data, "more_body": True}, self._write_timeout_ms)
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part. Raises ProblemError(slow_reader)."""
+        if self.keeper is not None:
+            self.keeper.add(data)
+            await self.keeper.complete()
         self._ended = True
         await self._send_within({"type": "http.response.body", "body": data}, self._write_timeout_ms)
 
@@ -107,7 +142,8 @@ class Exchange:
             if self.status is None:
                 if problem.entry.http == 401:
                     self.add_header("www-authenticate", "Bearer")
-                await self.answer(problem.entry.http, msgspec.json.encode(error), headers=problem.headers())
+                headers = [("x-should-retry", "false")] if self.final else problem.headers()
+                await self.answer(problem.entry.http, msgspec.json.encode(error), headers=headers)
             else:
                 # Only a stream of events begins before it is known how it ends.
                 self._ended = True

@@ -134,6 +134,9 @@ class TenantDocument(Written, frozen=True):
     service: ServiceDocument | UnsetType = UNSET
     revisions: dict[str, str] = msgspec.field(default_factory=dict)
     """By model: the revision that the contract insists on. Pools that serve another are no candidates."""
+    keep_results: bool = False
+    """Whether the edge keeps results of requests with an `Idempotency-Key` for 24 h and sends them again. The law of
+    every place that they touch must grant the movement `store` besides."""
 
 
 class TenantsDocument(Written, frozen=True):
@@ -188,6 +191,7 @@ def _tenant(document: TenantDocument, path: FieldPath) -> Tenant:
             for model, revision in document.revisions.items()
         },
         service=None if document.service is UNSET else _service(document.service, (*path, "service")),
+        keep_results=document.keep_results,
     )
 
 

@@ -64,3 +64,5 @@ class Tenant:
     service: Service | None = None
     revisions: Mapping[ModelId, str] = field(default_factory=dict)
     """The revision of a model that its contract insists on."""
+    keep_results: bool = False
+    """Whether results of requests with an `Idempotency-Key` are kept for a day, where the law lets them be."""

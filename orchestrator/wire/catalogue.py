@@ -43,6 +43,7 @@ class Kind(Enum):
     PERMISSION = "permission_error"
     RESIDENCY = "residency_error"
     NOT_FOUND = "not_found_error"
+    IDEMPOTENCY = "idempotency_error"
     RATE_LIMIT = "rate_limit_error"
     UNAVAILABLE = "service_unavailable_error"
     API = "api_error"
@@ -69,6 +70,7 @@ _GONE = (503, Kind.UNAVAILABLE)
 _FULL = (Retry.LATER, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _MANY = (429, Kind.RATE_LIMIT, Cause.TENANT, *_FULL)
 _LATE = (504, Kind.API, Cause.POOL, Retry.LATER, grpc.StatusCode.DEADLINE_EXCEEDED)
+_TAKEN = (409, Kind.IDEMPOTENCY, Cause.TENANT, Retry.NEVER, grpc.StatusCode.ALREADY_EXISTS)
 
 _ENTRIES = (
     # Bad input: nothing was forwarded.
@@ -147,6 +149,10 @@ _ENTRIES = (
         grpc.StatusCode.UNIMPLEMENTED,
         "This endpoint does not take that method.",
     ),
+    # The key of the request is taken. A client that tried again by itself would only be told so again.
+    Entry("idempotency_in_progress", *_TAKEN, "The first request with this key is still running."),
+    Entry("idempotency_result_not_kept", *_TAKEN, "The first request with this key is over, and has no kept result."),
+    Entry("idempotency_body_differs", 422, *_TAKEN[1:], "The first request with this key was another one."),
     # The law.
     Entry(
         "residency_blocked",
@@ -245,6 +251,14 @@ _ENTRIES = (
         Retry.LATER,
         _UNAVAILABLE,
         "The decision could not be recorded, so nothing was sent.",
+    ),
+    Entry(
+        "idempotency_unavailable",
+        *_GONE,
+        Cause.US,
+        Retry.LATER,
+        _UNAVAILABLE,
+        "The idempotency key could not be looked up or noted, so nothing was sent.",
     ),
     Entry("overloaded", *_GONE, Cause.EDGE, *_FULL, "This edge has as many requests as it takes."),
     # Of the tenant's own doing: another tenant would have been served.

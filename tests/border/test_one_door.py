@@ -133,7 +133,7 @@ CALLERS = {
     },
     "ask_law": {"scheduler/intake/second_permit.py"},
     "second_permit": {"scheduler/intake/site.py"},
-    "permit_sink": {"orchestrator/cli/law/explain.py"},
+    "permit_sink": {"node_agent/border/keeping.py", "orchestrator/cli/law/explain.py"},
     "permit": set(),
     # Who can send: each link is called by the routes alone, the routes by the gate alone.
     "routes.send": {"node_agent/border/gate.py"},
