@@ -26,6 +26,7 @@ from orchestrator.bundles.roots import Roots, SigningKey, pinned
 from orchestrator.bundles.store import BundleStore
 from orchestrator.config.program import run_until_signal
 from orchestrator.config.secret import SettingsError, read_secret
+from orchestrator.engines.identity import continuing
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.policy.ids import EdgeId, KeyId, SideId, digest_of
 from orchestrator.policy.verdicts import HOUSE_RULES
@@ -149,9 +150,10 @@ def _engines(settings: EdgeSettings) -> dict[str, EngineLink]:
         key = None if entry.api_key_file is None else read_secret(Path(entry.api_key_file)).reveal()
         try:
             engine = OpenAIEngine(OpenAIEngineSettings(entry.base_url, entry.served_model, key))
+            declared = continuing(entry.resume, entry.identity)
         except ValueError as error:
             raise SettingsError("", f"engines.{entry.name}", str(error)) from None
-        found[entry.name] = EngineLink(entry.name, engine)
+        found[entry.name] = EngineLink(entry.name, engine, declared)
     return found
 
 

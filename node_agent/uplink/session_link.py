@@ -89,6 +89,8 @@ class Sendable:
     signature: bytes
     budget_ms: int
     inputs: InputManifest | None = None
+    continues: AttemptId | None = None
+    """The attempt that was cut, where this one takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,7 @@ class SessionLink:
             CREDIT_BYTES,
             sendable.budget_ms,
             sendable.inputs,
+            sendable.continues,
         )
         ended = False
         self._act(machine.open(opened, _now_us()))

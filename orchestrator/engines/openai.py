@@ -16,7 +16,7 @@ import msgspec
 from yarl import URL
 
 from orchestrator.engines.chunks import AnswerReader, UsageExpectation
-from orchestrator.engines.generation import EngineEvent, Failed, Generation, Refused
+from orchestrator.engines.generation import EngineEvent, Failed, Generation, Refused, Resume
 from orchestrator.engines.replies import outcome_of_reply
 
 _BASE_URL = re.compile(
@@ -118,6 +118,10 @@ class OpenAIEngine:
         """
         if self._in_flight >= self._settings.connections_max:
             yield Refused("engine_busy", "every connection to this engine is in use")
+            return
+        refusal = _refusal_of_said(generation)
+        if refusal is not None:
+            yield refusal
             return
         body = _body_of(generation, self._settings.served_model)
         if body is None:
@@ -229,12 +233,29 @@ class OpenAIEngine:
         return self._session
 
 
+def _refusal_of_said(generation: Generation) -> Refused | None:
+    """Return why such an engine cannot go on with an answer, or None."""
+    said, most = generation.said, generation.sampling.max_tokens
+    if said is None:
+        return None
+    if said.by is not Resume.TEXT:
+        return Refused("identity_mismatch", "such an engine goes on by text alone")
+    if most is not None and said.tokens >= most:
+        # One token must be asked for at least, and it would be one too many.
+        return Refused("identity_mismatch", "the answer is as long as it may be, and its end cannot be asked for")
+    return None
+
+
 def _body_of(generation: Generation, served_model: str) -> bytes | None:
     """Returns the request body, or None when a text is not valid Unicode. Only these fields are ever sent."""
     sampling = generation.sampling
+    said = generation.said
+    texts = generation.texts()
+    if said is not None and not said.text:
+        texts = texts[:-1]
     fields: dict[str, object] = {
         "model": served_model,
-        "messages": [{"role": message.role.value, "content": message.text} for message in generation.messages],
+        "messages": [{"role": role, "content": text} for role, text in texts],
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": sampling.temperature,
@@ -245,7 +266,9 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
     if sampling.stop:
         fields["stop"] = sampling.stop
     if sampling.max_tokens is not None:
-        fields["max_tokens"] = sampling.max_tokens
+        fields["max_tokens"] = sampling.max_tokens - generation.first_token()
+    if said is not None and said.text:
+        fields |= {"continue_final_message": True, "add_generation_prompt": False}
     try:
         return msgspec.json.encode(fields)
     except UnicodeEncodeError:

@@ -206,6 +206,14 @@ _ENTRIES = (
         "The pool does not serve this model.",
     ),
     Entry(
+        "identity_mismatch",
+        *_GONE,
+        Cause.POOL,
+        Retry.ELSEWHERE,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "The pool has no equal of the model that began the answer.",
+    ),
+    Entry(
         "no_replica",
         *_GONE,
         Cause.POOL,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.money import Currency
 from orchestrator.ledger.rating import TokenPrice
 from orchestrator.placement.cost import Spot, Terms, cost
@@ -57,6 +58,8 @@ class Asked:
     served: ServedModel | None = None
     """As the newest bundle declares it for the pool."""
     worth: Worth = TIME_ALONE
+    needs: Continuing | None = None
+    """Where it goes on with an answer: of which model, and by what. None but such a replica will do."""
 
 
 @dataclass(frozen=True, slots=True)

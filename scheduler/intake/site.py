@@ -343,7 +343,8 @@ class Site:
                 continue
             if isinstance(instruction, Assign):
                 running.accepted = True
-                running.port.accepted(running.opened.stream, instruction.replica)
+                continuing = dispatcher.continuing(instruction.replica)
+                running.port.accepted(running.opened.stream, instruction.replica, continuing)
                 self._ports[instruction.replica].assign(running.work, running.opened.generation)
             elif isinstance(instruction, Withdraw):
                 replica_port = self._ports.get(instruction.replica)
