@@ -7,8 +7,9 @@ import secrets
 import time
 from pathlib import Path
 
+from node_agent.border.attempts import Hands
 from node_agent.border.decider import Commitment
-from node_agent.border.gate import Gate, Hands
+from node_agent.border.gate import Gate
 from node_agent.front.app import Front
 from node_agent.front.limits import Limits
 from node_agent.front.serve import FrontServer
@@ -83,6 +84,7 @@ class Agent:
             note=None if settings.record_trace is None else Recorder(
                 Path(settings.record_trace), settings.record_trace_bytes
             ).write,
+            retained_bytes=settings.resume_bytes,
         )
         self._front = Front(
             edge=EdgeId(settings.id),

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from node_agent.border.attempts import Hands
 from node_agent.border.decider import Asked, Commitment
-from node_agent.border.gate import Gate, Hands
+from node_agent.border.gate import Gate
 from node_agent.uplink.session_link import Sendable
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey
@@ -74,6 +75,7 @@ class Edge:
             now_us=lambda: NOW_MS * 1000,
             entropy=secrets.token_bytes,
             skew_ms=lambda: self.skew_ms,
+            patience_ms=0,
         )
         self.gate = Gate(name, hands)
 

@@ -1,4 +1,4 @@
-"""An answer that was cut goes on from its tokens: the same tokens, the same text, nothing twice and nothing left out."""
+"""An answer that was cut goes on from its tokens: the same text, nothing twice and nothing left out."""
 
 from __future__ import annotations
 
