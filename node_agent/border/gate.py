@@ -86,6 +86,8 @@ class _Run:
     """Pools that get none at all."""
     permitted: tuple[Pool, ...] = ()
     """Where the last attempt that was cut might have gone."""
+    stopped: Stopped | None = None
+    """Why an attempt that was cut before it said a word is not replaced."""
 
     def goes_on(self, code: str) -> Stopped | None:
         """Return why there is no other attempt after one that was cut by `code`; None where there may be one."""
@@ -180,7 +182,8 @@ class Gate:
                 await self._close(attempt, frames, Outcome.BROKEN, first)
                 problem = Problem(first.code, first.detail)
                 log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=first.code)
-                if run.goes_on(first.code) is not None:
+                run.stopped = run.goes_on(first.code)
+                if run.stopped is not None:
                     raise ProblemError(problem)
                 run.cut(attempt, first.code, spoke=False)
                 refused = 0
@@ -285,7 +288,7 @@ class Gate:
             try:
                 begun = await self._begin_when_it_can(run)
             except ProblemError as error:
-                answer.stopped = stopped_by(error.problem)
+                answer.stopped = run.stopped or stopped_by(error.problem)
                 how = "refused" if answer.stopped.reason == "law" else "failed"
             else:
                 how = "resumed_ids" if run.kept.resumable is Resumable.IDS else "resumed_text"

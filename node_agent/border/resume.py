@@ -185,4 +185,5 @@ def kept_not(resumable: Resumable) -> Stopped | None:
 
 def stopped_by(problem: Problem) -> Stopped:
     """Return why an answer did not go on, where no attempt could be made of it or none began."""
-    return Stopped(_REASONS.get(problem.code, "pool"), problem.text, problem.rules)
+    rules = problem.rules or tuple(sorted({told.rule for told in problem.explanation}))
+    return Stopped(_REASONS.get(problem.code, "pool"), problem.text, rules)

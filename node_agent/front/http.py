@@ -21,6 +21,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 OUR_PREFIX = "x-tidegate-"
+RESUME_HEADER = "x-tidegate-resume"
+NEVER = "never"
+"""What a client may say in it: an answer that is cut stays cut."""
 JSON_TYPE = "application/json"
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}\Z")
@@ -81,14 +84,17 @@ def check_framing(head: Head) -> None:
 def check_our_headers(head: Head) -> None:
     """Refuse a client that says what only we say. Raises ProblemError.
 
-    A header never names a tenant, an upstream, a salt or a route; the labels may be declared, once.
+    A header never names a tenant, an upstream, a salt or a route; the labels may be declared, once, and going on
+    elsewhere may be declined.
     """
     for name, _ in head.headers:
         # Some proxies make hyphens of underscores: what looks like ours after them is refused before them.
-        if name.replace("_", "-").startswith(OUR_PREFIX) and name != LABEL_HEADER:
+        if name.replace("_", "-").startswith(OUR_PREFIX) and name not in (LABEL_HEADER, RESUME_HEADER):
             raise ProblemError(_bad_header(name[:_NAME_CHARS_MAX], "A client may not send this header."))
     if len(head.all(LABEL_HEADER)) > 1:
         raise ProblemError(_bad_header(LABEL_HEADER, "There may be one header with labels."))
+    if head.all(RESUME_HEADER) not in ([], [NEVER]):
+        raise ProblemError(_bad_header(RESUME_HEADER, f"The one thing to say here, once, is {NEVER}."))
 
 
 def check_content(head: Head, size_max: int) -> None:

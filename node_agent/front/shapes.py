@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from node_agent.border.resume import Segment
 from node_agent.front.sse import DONE, event
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, RequestId
 
 OWNER = "tidegate"
+Ours = Mapping[str, object]
+"""Fields beside those of the OpenAI API: empty, or one named `tidegate`."""
+NOTHING: Ours = MappingProxyType({})
 REASONS = frozenset({"stop", "length"})
 """Why an answer may have ended well."""
 
@@ -26,6 +31,10 @@ class Usage:
     def of(counts: PoolCounts, delivered: int) -> Usage:
         """Prompt and cached as the pool counted them, the rest as the edge delivered it."""
         return Usage(counts.prompt, min(counts.cached, counts.prompt), delivered)
+
+    def partial(self) -> dict[str, object]:
+        """Return the `usage` object of an answer that was cut: without the prompt where no pool counted it."""
+        return self.to_json() if self.prompt else {"completion_tokens": self.delivered}
 
     def to_json(self) -> dict[str, object]:
         """Return the `usage` object."""
@@ -45,16 +54,21 @@ class Answering:
     model: ModelId
     created_s: int
 
-    def completion(self, text: str, reason: str, usage: Usage) -> dict[str, object]:
+    def completion(self, text: str, reason: str, usage: Usage, ours: Ours) -> dict[str, object]:
         """Return the `chat.completion` of a whole answer."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return {**self.frame("chat.completion"), "choices": [choice], "usage": usage.to_json()}
+        return {**self.frame("chat.completion"), "choices": [choice], "usage": usage.to_json(), **ours}
 
     def frame(self, kind: str) -> dict[str, object]:
         """Return the fields that every object of the answer begins with."""
         name = "chatcmpl-" + self.request.removeprefix("req_")
         return {"id": name, "object": kind, "created": self.created_s, "model": self.model}
+
+
+def ours_of(segments: Sequence[Segment]) -> Ours:
+    """Return what is told of an answer that went on elsewhere: each of its parts. Nothing of one that did not."""
+    return {"tidegate": {"segments": [one.to_json() for one in segments]}} if len(segments) > 1 else NOTHING
 
 
 class Chunks:
@@ -74,17 +88,17 @@ class Chunks:
         """Some more of the answer."""
         return self._chunk({"content": text}, None)
 
-    def last(self, reason: str, usage: Usage) -> bytes:
-        """The end of a complete answer: why, the usage when it was asked for, and [DONE]."""
-        told = b""
-        if self._include_usage:
-            frame = self._answering.frame("chat.completion.chunk")
-            told = event({**frame, "choices": [], "usage": usage.to_json()})
+    def last(self, reason: str, usage: Usage, ours: Ours) -> bytes:
+        """The end of a complete answer: why, the usage when it was asked for, and [DONE]. The last chunk has `ours`."""
+        if not self._include_usage:
+            return self._chunk({}, reason, ours) + DONE
+        frame = self._answering.frame("chat.completion.chunk")
+        told = event({**frame, "choices": [], "usage": usage.to_json(), **ours})
         return self._chunk({}, reason) + told + DONE
 
-    def _chunk(self, delta: dict[str, object], reason: str | None) -> bytes:
+    def _chunk(self, delta: dict[str, object], reason: str | None, ours: Ours = NOTHING) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice]}
+        chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice], **ours}
         if self._include_usage:
             chunk["usage"] = None
         return event(chunk)

@@ -6,6 +6,7 @@ retries 408, 409, 429 and 5xx by itself, so each entry says outright whether it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -349,6 +350,8 @@ class Problem:
     retry_after_ms: int | None = None
     explanation: tuple[Told, ...] = ()
     """Which law stood in the way, and what would be needed: what `explain` says, without what is not the tenant's."""
+    cut: Mapping[str, object] | None = None
+    """Of an answer that had begun: the usage so far, its parts, and why it does not go on elsewhere."""
 
     @property
     def entry(self) -> Entry:
@@ -361,7 +364,7 @@ class Problem:
         return self.sentence or self.entry.sentence
 
     def openai(self, request_id: str) -> dict[str, object]:
-        """Return the OpenAI error object. `rules`, `needs` and `explanation` are ours; clients keep them in `body`."""
+        """Return the OpenAI error object. What clients do not know of it is ours; they keep it in `body`."""
         message = f"{self.text} (request {request_id})"
         if self.needs:
             message = f"{self.text} Needed: {self.needs} (request {request_id})"
@@ -385,6 +388,7 @@ class Problem:
                 }
                 for one in self.explanation
             ]
+        error.update(self.cut or {})
         error["request_id"] = request_id
         return {"error": error}
 

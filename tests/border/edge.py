@@ -64,7 +64,7 @@ class Edge:
         self.name = name
         self.metrics = Metrics()
         self.skew_ms = 0
-        hands = Hands(
+        self.hands = Hands(
             bundle=lambda: self.current,
             routes=self.routes,  # type: ignore[arg-type]
             spool=self.spool,
@@ -77,7 +77,7 @@ class Edge:
             skew_ms=lambda: self.skew_ms,
             patience_ms=0,
         )
-        self.gate = Gate(name, hands)
+        self.gate = Gate(name, self.hands)
 
     def asked(self, tenant: str, declared: Labels = PLAIN, **generation: Any) -> Asked:
         assert self.current is not None
