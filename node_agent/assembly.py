@@ -7,8 +7,9 @@ import secrets
 import time
 from pathlib import Path
 
+from node_agent.border.attempts import Hands
 from node_agent.border.decider import Commitment
-from node_agent.border.gate import Gate, Hands
+from node_agent.border.gate import Gate
 from node_agent.front.app import Front
 from node_agent.front.limits import Limits
 from node_agent.front.serve import FrontServer
@@ -30,6 +31,7 @@ from orchestrator.bundles.roots import Roots, SigningKey, pinned
 from orchestrator.bundles.store import BundleStore
 from orchestrator.config.program import run_until_signal
 from orchestrator.config.secret import SettingsError, read_secret
+from orchestrator.engines.identity import continuing
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.policy.ids import EdgeId, KeyId, SideId, digest_of
 from orchestrator.policy.verdicts import HOUSE_RULES
@@ -95,6 +97,7 @@ class Agent:
             note=None if settings.record_trace is None else Recorder(
                 Path(settings.record_trace), settings.record_trace_bytes
             ).write,
+            retained_bytes=settings.resume_bytes,
         )
         self._front = Front(
             edge=EdgeId(settings.id),
@@ -161,9 +164,10 @@ def _engines(settings: EdgeSettings) -> dict[str, EngineLink]:
         key = None if entry.api_key_file is None else read_secret(Path(entry.api_key_file)).reveal()
         try:
             engine = OpenAIEngine(OpenAIEngineSettings(entry.base_url, entry.served_model, key))
+            declared = continuing(entry.resume, entry.identity)
         except ValueError as error:
             raise SettingsError("", f"engines.{entry.name}", str(error)) from None
-        found[entry.name] = EngineLink(entry.name, engine)
+        found[entry.name] = EngineLink(entry.name, engine, declared)
     return found
 
 

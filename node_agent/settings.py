@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from orchestrator.bundles.roots import RootSetting
+from orchestrator.engines.identity import DeclaredIdentity
 
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -14,6 +17,10 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str
     served_model: str
     api_key_file: str | None = None
+    resume: Literal["none", "text"] = "none"
+    """`text` where it goes on from a partial last message (vLLM, SGLang: `continue_final_message`)."""
+    identity: DeclaredIdentity | None = None
+    """What the model is. With `resume: text`, answers go on between engines that declare the same."""
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +57,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The longest wait for the first token, queue and prompt included."""
     between_tokens_timeout_ms: int = 30_000
     """The longest silence of a pool in the middle of an answer."""
+    resume_bytes: int = 64 << 20
+    """Prompts and answers that are kept so that a cut stream can go on elsewhere; one beyond it cannot. In memory."""
     spool_bytes: int = 1 << 30
     keep_bundles_days: int = 30
     """How long manifests that no longer count are kept, so that decisions by them can be explained."""

@@ -17,6 +17,7 @@ from orchestrator.bundles.roots import Roots, pinned
 from orchestrator.bundles.store import BundleStore
 from orchestrator.config.program import run_until_signal
 from orchestrator.config.secret import SettingsError, read_secret
+from orchestrator.engines.identity import continuing
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, SchedulerId, SideId
 from orchestrator.spool.store import Spool
@@ -209,8 +210,9 @@ def _engines(settings: SchedulerSettings, site: Site) -> list[EngineReplica]:
             key = None if entry.api_key_file is None else read_secret(Path(entry.api_key_file)).reveal()
             try:
                 engine = OpenAIEngine(OpenAIEngineSettings(entry.base_url, entry.served_model, key))
+                declared = continuing(entry.resume, entry.identity)
             except ValueError as error:
                 raise SettingsError("", f"pools.{pool.id}.engines.{entry.name}", str(error)) from None
             model, replica = ModelId(entry.model), ReplicaId(entry.name)
-            found.append(EngineReplica(site, PoolId(pool.id), replica, model, entry.slots, engine, now_us))
+            found.append(EngineReplica(site, PoolId(pool.id), replica, model, entry.slots, engine, now_us, declared))
     return found

@@ -11,11 +11,11 @@ from node_agent.border.decider import Asked
 from node_agent.border.gate import Answer
 from node_agent.front.endpoints import CHAT, COMPLETIONS
 from node_agent.front.exchange import Exchange, Pair
-from node_agent.front.http import check_content, read_body
+from node_agent.front.http import RESUME_HEADER, check_content, read_body
 from node_agent.front.interest import Interest
 from node_agent.front.keyed import Keyed
 from node_agent.front.limits import Admission, Limits
-from node_agent.front.shapes import REASONS, Answering, Chunks, Usage
+from node_agent.front.shapes import REASONS, Answering, Chunks, Usage, ours_of
 from node_agent.front.sse import HEADERS
 from node_agent.front.stream import EventStream
 from node_agent.front.tenants import Caller, may_use
@@ -131,6 +131,7 @@ class Completions:
             allowed.left_ms(),
             allowed.waits,
             keyed.departure,
+            resumes=not exchange.head.all(RESUME_HEADER),
         )
 
     def _answering(self, exchange: Exchange, request: ChatRequest) -> Answering:
@@ -139,17 +140,18 @@ class Completions:
 
     async def _whole(self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest) -> None:
         """Gather the answer and send it at once. A cut answer is an error without a part of the text."""
-        whole = await self._gathered(visit, answer.frames)
-        body = self._answering(exchange, request).completion(whole.text, whole.reason, whole.usage)
+        whole = await self._gathered(visit, answer)
+        ours = ours_of(answer.segments)
+        body = self._answering(exchange, request).completion(whole.text, whole.reason, whole.usage, ours)
         await exchange.answer(200, msgspec.json.encode(body), headers=_origin(answer))
         visit.first_token()
         visit.complete()
 
-    async def _gathered(self, visit: Visit, frames: Frames) -> _Whole:
+    async def _gathered(self, visit: Visit, answer: Answer) -> _Whole:
         texts: list[str] = []
         chars = 0
         while True:
-            frame = await _next(frames, visit)
+            frame = await _next(answer, None)
             if isinstance(frame, Done):
                 return _Whole("".join(texts), _reason(frame), Usage.of(frame.counts, visit.delivered))
             visit.delivered += frame.count
@@ -164,7 +166,7 @@ class Completions:
         """Send the answer as it comes. The next frame is taken only when the connection has the last one."""
         chunks = Chunks(self._answering(exchange, request), request.include_usage)
         # The first frame is here before the status: what is broken by now still gets a status of its own.
-        frame = await _next(answer.frames, visit)
+        frame = await _next(answer, visit.delivered)
         await exchange.start(200, (*HEADERS, *_origin(answer)))
         async with EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt) as events:
             lead = chunks.role()
@@ -175,21 +177,33 @@ class Completions:
                     visit.first_token()
                 lead = b""
                 visit.delivered += frame.count
-                frame = await _next(answer.frames, visit)
-            end = lead + chunks.last(_reason(frame), Usage.of(frame.counts, visit.delivered))
+                frame = await _next(answer, visit.delivered)
+            usage = Usage.of(frame.counts, visit.delivered)
+            end = lead + chunks.last(_reason(frame), usage, ours_of(answer.segments))
         await exchange.end(end)
         visit.complete()
 
 
-async def _next(frames: Frames, visit: Visit) -> Tokens | Done:
-    """Return the next frame of an answer that goes well. Raises ProblemError, with the usage, when it was cut."""
-    frame = await anext(frames, None)
+async def _next(answer: Answer, delivered: int | None) -> Tokens | Done:
+    """Return the next frame of an answer that goes well. Raises ProblemError when it was cut.
+
+    `delivered` is how many tokens the tenant has by then; None where it gets all of them or none.
+    """
+    frame = await anext(answer.frames, None)
     if frame is None:
         raise ProblemError(Problem("session_lost"))
     if isinstance(frame, Broken):
-        usage = Usage.of(frame.counts, visit.delivered).to_json()
-        raise ProblemError(Problem(frame.code, frame.detail, usage=usage))
+        told = _told_of_cut(answer, None if delivered is None else Usage.of(frame.counts, delivered))
+        raise ProblemError(Problem(frame.code, frame.detail, cut=told))
     return frame
+
+
+def _told_of_cut(answer: Answer, usage: Usage | None) -> dict[str, object]:
+    """Return what is told of a cut answer beside what cut it: what the tenant has, and why it does not go on."""
+    told: dict[str, object] = {} if usage is None else {"usage": usage.partial()}
+    if answer.stopped is not None:
+        told["resume"] = answer.stopped.to_json()
+    return {**told, **ours_of(answer.segments)}
 
 
 def _reason(done: Done) -> str:

@@ -24,7 +24,7 @@ from node_agent.front.endpoints import (
     OPEN,
     READY,
 )
-from node_agent.front.http import JSON_TYPE, TIMEOUT_HEADER
+from node_agent.front.http import JSON_TYPE, RESUME_HEADER, TIMEOUT_HEADER
 from node_agent.front.shapes import OWNER, REASONS
 from orchestrator.files.chat import ChatBody
 from orchestrator.files.completion import CompletionBody
@@ -47,6 +47,7 @@ REQUEST_HEADERS: dict[str, str] = {
         "1 to 255 visible characters: within 24 hours a request with it is sent once at most. The same request again is"
         " answered 409, or with the kept result; another body under it 422."
     ),
+    RESUME_HEADER: "`never`: an answer that is cut is not continued elsewhere.",
     TIMEOUT_HEADER: "The most milliseconds that the whole answer may take. It can only be less than the edge allows.",
     "x-request-id": "The client's own id of the request, 1 to 128 visible characters. It is kept beside ours.",
 }

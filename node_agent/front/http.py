@@ -22,7 +22,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 OUR_PREFIX = "x-tidegate-"
 TIMEOUT_HEADER = "x-tidegate-timeout-ms"
-OURS = (LABEL_HEADER, TIMEOUT_HEADER)
+RESUME_HEADER = "x-tidegate-resume"
+NEVER = "never"
+"""What a client may say in it: an answer that is cut stays cut."""
+OURS = frozenset({LABEL_HEADER, TIMEOUT_HEADER, RESUME_HEADER})
 """The headers of ours that a client may send, each once. `document.REQUEST_HEADERS` describes them."""
 JSON_TYPE = "application/json"
 REFUSED = "tidegate.refused"
@@ -76,7 +79,8 @@ def check_encoding(head: Head) -> None:
 def check_our_headers(head: Head) -> None:
     """Refuse a client that says what only we say. Raises ProblemError.
 
-    A header never names a tenant, an upstream, a salt or a route; labels and a bound of time may be declared, once.
+    A header never names a tenant, an upstream, a salt or a route; labels and a bound of time may be declared, and
+    going on elsewhere may be declined, once each.
     """
     for name, _ in head.headers:
         # Some proxies make hyphens of underscores: what looks like ours after them is refused before them.
@@ -85,6 +89,8 @@ def check_our_headers(head: Head) -> None:
     for name in OURS:
         if len(head.all(name)) > 1:
             raise ProblemError(_bad_header(name, "There may be one such header."))
+    if head.all(RESUME_HEADER) not in ([], [NEVER]):
+        raise ProblemError(_bad_header(RESUME_HEADER, f"The one thing to say here is {NEVER}."))
 
 
 def check_content(head: Head, size_max: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import msgspec
 
+from node_agent.border.resume import Segment
 from node_agent.front.sse import DONE, event, json_line
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, RequestId
@@ -15,6 +17,9 @@ OWNER = "tidegate"
 TEXT = "text_completion"
 _TEXT_PLACE, _CHAT_PLACE = b'"text":@', b'"content":@'
 """Where the text goes, written as no string of JSON can be."""
+Ours = Mapping[str, object]
+"""Fields beside those of the OpenAI API: empty, or one named `tidegate`."""
+NOTHING: Ours = MappingProxyType({})
 REASONS = frozenset({"stop", "length"})
 """Why an answer may have ended well."""
 
@@ -31,6 +36,10 @@ class Usage:
     def of(counts: PoolCounts, delivered: int) -> Usage:
         """Prompt and cached as the pool counted them, the rest as the edge delivered it."""
         return Usage(counts.prompt, min(counts.cached, counts.prompt), delivered)
+
+    def partial(self) -> dict[str, object]:
+        """Return the `usage` object of an answer that was cut: without the prompt where no pool counted it."""
+        return self.to_json() if self.prompt else {"completion_tokens": self.delivered}
 
     def to_json(self) -> dict[str, object]:
         """Return the `usage` object."""
@@ -52,18 +61,23 @@ class Answering:
     raw: bool = False
     """Whether it continues a raw prompt: the older of the two shapes."""
 
-    def completion(self, text: str, reason: str, usage: Usage) -> dict[str, object]:
+    def completion(self, text: str, reason: str, usage: Usage, ours: Ours) -> dict[str, object]:
         """Return the `chat.completion` or `text_completion` of a whole answer."""
         if self.raw:
-            return {**self.frame(TEXT), "choices": [text_choice(text, reason)], "usage": usage.to_json()}
+            return {**self.frame(TEXT), "choices": [text_choice(text, reason)], "usage": usage.to_json(), **ours}
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return {**self.frame("chat.completion"), "choices": [choice], "usage": usage.to_json()}
+        return {**self.frame("chat.completion"), "choices": [choice], "usage": usage.to_json(), **ours}
 
     def frame(self, kind: str) -> dict[str, object]:
         """Return the fields that every object of the answer begins with."""
         name = ("cmpl-" if self.raw else "chatcmpl-") + self.request.removeprefix("req_")
         return {"id": name, "object": kind, "created": self.created_s, "model": self.model}
+
+
+def ours_of(segments: Sequence[Segment]) -> Ours:
+    """Return what is told of an answer that went on elsewhere: each of its parts. Nothing of one that did not."""
+    return {"tidegate": {"segments": [one.to_json() for one in segments]}} if len(segments) > 1 else NOTHING
 
 
 class Chunks:
@@ -89,20 +103,20 @@ class Chunks:
         """Some more of the answer."""
         return self._before + json_line(text) + self._after
 
-    def last(self, reason: str, usage: Usage) -> bytes:
-        """The end of a complete answer: why, the usage when it was asked for, and [DONE]."""
-        told = b""
-        if self._include_usage:
-            frame = self._answering.frame(TEXT if self._answering.raw else "chat.completion.chunk")
-            told = event({**frame, "choices": [], "usage": usage.to_json()})
+    def last(self, reason: str, usage: Usage, ours: Ours) -> bytes:
+        """The end of a complete answer: why, the usage when it was asked for, and [DONE]. The last chunk has `ours`."""
+        if not self._include_usage:
+            return self._chunk({}, reason, ours) + DONE
+        frame = self._answering.frame(TEXT if self._answering.raw else "chat.completion.chunk")
+        told = event({**frame, "choices": [], "usage": usage.to_json(), **ours})
         return self._chunk({}, reason) + told + DONE
 
-    def _chunk(self, delta: dict[str, object], reason: str | None) -> bytes:
+    def _chunk(self, delta: dict[str, object], reason: str | None, ours: Ours = NOTHING) -> bytes:
         if self._answering.raw:
-            chunk = {**self._answering.frame(TEXT), "choices": [text_choice(delta.get("content", ""), reason)]}
+            chunk = {**self._answering.frame(TEXT), "choices": [text_choice(delta.get("content", ""), reason)], **ours}
         else:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-            chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice]}
+            chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice], **ours}
         if self._include_usage:
             chunk["usage"] = None
         return event(chunk)

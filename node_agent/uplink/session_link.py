@@ -92,6 +92,8 @@ class Sendable:
     """What is left of the request's time. Whoever works for it further on stops when it is over."""
     inputs: InputManifest | None = None
     waits: Waits = AS_SET
+    continues: AttemptId | None = None
+    """The attempt that was cut, where this one takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ class SessionLink:
             CREDIT_BYTES,
             sendable.budget_ms,
             sendable.inputs,
+            sendable.continues,
         )
         ended = False
         self._act(machine.open(opened, _now_us()))

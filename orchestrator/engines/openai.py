@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from orchestrator.engines.chunks import AnswerReader, UsageExpectation
-from orchestrator.engines.generation import EngineEvent, Failed, Finished, Generation, Refused
+from orchestrator.engines.generation import EngineEvent, Failed, Finished, Generation, Refused, Resume, Role
 from orchestrator.engines.http import Fault, HttpClient, HttpError, Reply
 from orchestrator.engines.replies import outcome_of_reply
 
@@ -122,6 +122,10 @@ class OpenAIEngine:
         """
         if self._in_flight >= self._settings.connections_max:
             yield Refused("engine_busy", "every connection to this engine is in use")
+            return
+        refusal = _refusal_of_said(generation)
+        if refusal is not None:
+            yield refusal
             return
         body = _body_of(generation, self._settings.served_model)
         if body is None:
@@ -241,6 +245,19 @@ def _head_of(settings: OpenAIEngineSettings) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
 
+def _refusal_of_said(generation: Generation) -> Refused | None:
+    """Return why such an engine cannot go on with an answer, or None."""
+    said, most = generation.said, generation.sampling.max_tokens
+    if said is None:
+        return None
+    if said.by is not Resume.TEXT:
+        return Refused("identity_mismatch", "such an engine goes on by text alone")
+    if most is not None and said.tokens >= most:
+        # One token must be asked for at least, and it would be one too many.
+        return Refused("identity_mismatch", "the answer is as long as it may be, and its end cannot be asked for")
+    return None
+
+
 def _body_of(generation: Generation, served_model: str) -> bytes | None:
     """Returns the request body, or None when a text is not valid Unicode. Only these fields are ever sent."""
     sampling = generation.sampling
@@ -257,7 +274,7 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
     if sampling.stop:
         fields["stop"] = sampling.stop
     if sampling.max_tokens is not None:
-        fields["max_tokens"] = sampling.max_tokens
+        fields["max_tokens"] = sampling.max_tokens - generation.first_token()
     try:
         return msgspec.json.encode(fields)
     except UnicodeEncodeError:
@@ -266,9 +283,16 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
 
 
 def _asked_of(generation: Generation) -> dict[str, object]:
+    """Returns what is to be continued: a conversation, or a raw prompt, and what was said already."""
+    said = "" if generation.said is None else generation.said.text
     if generation.raw_prompt is not None:
-        return {"prompt": generation.raw_prompt}
-    return {"messages": [{"role": message.role.value, "content": message.text} for message in generation.messages]}
+        return {"prompt": generation.raw_prompt + said}
+    messages = [{"role": message.role.value, "content": message.text} for message in generation.messages]
+    if not said:
+        return {"messages": messages}
+    # As vLLM and SGLang take it: the last message is the beginning of the answer.
+    begun = {"role": Role.ASSISTANT.value, "content": said}
+    return {"messages": [*messages, begun], "continue_final_message": True, "add_generation_prompt": False}
 
 
 async def _outcome_of_head(reply: Reply, deadline_at: float) -> Refused | Failed | None:

@@ -19,7 +19,7 @@ from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, ModelI
 from orchestrator.policy.labels import RANK_AXES, SET_AXES, Labels, LabelSources
 from orchestrator.policy.packs import Obligation, ObligationKind
 
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,10 @@ class DecisionRecord:
     """ISO 8601 durations that were promised; the longest holds."""
     discharged: tuple[Done, ...]
     decided_ms: int
+    continues: AttemptId | None = None
+    """The attempt that was cut, where this one takes its place."""
+    first_token: int = 0
+    """Where in the whole answer its first token stands."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the record as canonical JSON holds it."""
@@ -92,6 +96,8 @@ class DecisionRecord:
                 for done in self.discharged
             ],
             "decided_ms": self.decided_ms,
+            "continues": self.continues,
+            "first_token": self.first_token,
         }
 
     def to_bytes(self) -> bytes:

@@ -17,7 +17,7 @@ from orchestrator.policy.counters import Counter
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import EdgeId, PathwayId, PoolId
 from orchestrator.policy.jurisdictions import Jurisdiction
-from orchestrator.policy.labels import Labels, LabelSources, at_inference
+from orchestrator.policy.labels import Effective, Labels, LabelSources, at_inference
 from orchestrator.policy.packs import ObligationKind
 from orchestrator.policy.permit import at_fault, deny
 from orchestrator.policy.table import RouteTable
@@ -85,6 +85,17 @@ class Ground:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """What travels with a prompt where an answer that was cut goes on: the label of what was said, and where it was."""
+
+    label: Effective | None = None
+    processed_in: frozenset[Jurisdiction] = frozenset()
+
+
+NOTHING_CARRIED = Carried()
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What the edge decided, and everything that led to it."""
 
@@ -148,9 +159,17 @@ def decide(
     views: Mapping[PoolId, PoolView],
     now_ms: int,
     chance: int,
+    carried: Carried = NOTHING_CARRIED,
 ) -> Decision:
-    """Label the payload, ask the law about every declared pool, and place it among the permitted ones."""
+    """Label the payload, ask the law about every declared pool, and place it among the permitted ones.
+
+    Prompt and what was said of its answer are labelled together: what travels is both.
+    """
     sources, facts = ground.book.look_up(tenant, declared, edge)
+    if carried is not NOTHING_CARRIED:
+        facts = gather(tenant, sources, processed_in=carried.processed_in)
+        if carried.label is not None:
+            facts = replace(facts, label=facts.label.join(carried.label))
     return Decision(sources, facts, place_permitted(ground, facts, request, views, now_ms, chance))
 
 

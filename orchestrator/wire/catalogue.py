@@ -221,6 +221,14 @@ _ENTRIES = (
         "The pool does not serve this model.",
     ),
     Entry(
+        "identity_mismatch",
+        *_GONE,
+        Cause.POOL,
+        Retry.ELSEWHERE,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "The pool has no equal of the model that began the answer.",
+    ),
+    Entry(
         "no_replica",
         *_GONE,
         Cause.POOL,
@@ -352,10 +360,10 @@ class Problem:
     rules: tuple[str, ...] = ()
     needs: str = ""
     retry_after_ms: int | None = None
-    usage: Mapping[str, object] | None = None
-    """The `usage` object of an answer that was cut: what was consumed and delivered until then."""
     explanation: tuple[Told, ...] = ()
     """Which law stood in the way, and what would be needed: what `explain` says, without what is not the tenant's."""
+    cut: Mapping[str, object] | None = None
+    """Of an answer that had begun: the usage so far, its parts, and why it does not go on elsewhere."""
 
     @property
     def entry(self) -> Entry:
@@ -368,7 +376,7 @@ class Problem:
         return self.sentence or self.entry.sentence
 
     def openai(self, request_id: str) -> dict[str, object]:
-        """Return the OpenAI error object. `rules`, `needs` and `explanation` are ours; clients keep them in `body`."""
+        """Return the OpenAI error object. What clients do not know of it is ours; they keep it in `body`."""
         message = f"{self.text} (request {request_id})"
         if self.needs:
             message = f"{self.text} Needed: {self.needs} (request {request_id})"
@@ -392,8 +400,7 @@ class Problem:
                 }
                 for one in self.explanation
             ]
-        if self.usage is not None:
-            error["usage"] = dict(self.usage)
+        error.update(self.cut or {})
         error["request_id"] = request_id
         return {"error": error}
 

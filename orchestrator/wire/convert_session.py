@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from orchestrator.engines.generation import FinishReason, Generation, Message, Role, Sampling
+from orchestrator.engines.generation import FinishReason, Generation, Message, Resume, Role, Said, Sampling
+from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import (
     AttemptId,
     DecisionId,
+    Digest,
     EdgeId,
     KeyId,
     ModelId,
@@ -15,6 +17,7 @@ from orchestrator.policy.ids import (
     RequestId,
     SchedulerId,
     SessionId,
+    is_digest,
     is_made,
 )
 from orchestrator.wire import frames as f
@@ -49,6 +52,7 @@ def generation_out(generation: Generation) -> pb.Generation:
             stop=sampling.stop,
             max_tokens=sampling.max_tokens,
         ),
+        said=None if generation.said is None else _said_out(generation.said),
     )
 
 
@@ -80,10 +84,40 @@ def generation_in(message: pb.Generation) -> Generation:
             tuple(sampling.stop),
             sampling.max_tokens if sampling.HasField("max_tokens") else None,
         ),
+        _said_in(message.said) if message.HasField("said") else None,
     )
     if generation.mixed:
         raise WireError("generation.messages", "a raw prompt alone, or none")
     return generation
+
+
+def _said_out(said: Said) -> pb.Said:
+    return pb.Said(by=said.by.value, identity=said.identity, tokens=said.tokens, text=said.text, ids=said.ids)
+
+
+def _said_in(message: pb.Said) -> Said:
+    by = read("said.by", "ids or text", lambda: Resume(message.by))
+    if by is Resume.NONE:
+        raise WireError("said.by", "ids or text")
+    if not is_digest(message.identity):
+        raise WireError("said.identity", "a digest")
+    if len(message.ids) != (message.tokens if by is Resume.IDS else 0):
+        raise WireError("said.ids", "every token where it is continued by ids, and none elsewhere")
+    return Said(by, Digest(message.identity), message.tokens, message.text, tuple(message.ids))
+
+
+def resume_in(field: str, value: str) -> Resume:
+    """Return what an answer can be continued by; nothing said is none. Raises WireError."""
+    return read(field, "none, text or ids", lambda: Resume(value or "none"))
+
+
+def _accepted_in(message: pb.Accepted) -> f.Accepted:
+    if message.identity and not is_digest(message.identity):
+        raise WireError("accepted.identity", "a digest or nothing")
+    identity = Digest(message.identity) if message.identity else None
+    continuing = Continuing(identity, resume_in("accepted.resume", message.resume))
+    replica = ReplicaId(text("accepted.replica", message.replica))
+    return f.Accepted(message.stream, attempt_in(message.attempt), replica, continuing)
 
 
 def pool_counts_out(counts: PoolCounts) -> usage_pb2.PoolCounts:
@@ -160,6 +194,7 @@ def open_out(frame: f.Open) -> pb.Open:
         credit_bytes=frame.credit_bytes,
         budget_ms=frame.budget_ms,
         inputs=None if frame.inputs is None else inputs_out(frame.inputs),
+        continues=frame.continues or "",
     )
 
 
@@ -188,6 +223,7 @@ def open_in(message: pb.Open) -> f.Open:
         message.credit_bytes,
         message.budget_ms,
         inputs_in(message.inputs, attempt) if message.HasField("inputs") else None,
+        attempt_in(message.continues) if message.continues else None,
     )
 
 
@@ -264,7 +300,13 @@ def intake_frame_out(frame: f.IntakeFrame) -> pb.IntakeFrame:
             )
             return pb.IntakeFrame(tokens=tokens)
         case f.Accepted():
-            accepted = pb.Accepted(stream=frame.stream, attempt=frame.attempt, replica=frame.replica)
+            accepted = pb.Accepted(
+                stream=frame.stream,
+                attempt=frame.attempt,
+                replica=frame.replica,
+                identity=frame.continuing.identity or "",
+                resume=frame.continuing.by.value,
+            )
             return pb.IntakeFrame(accepted=accepted)
         case f.Done():
             counts = pool_counts_out(frame.counts)
@@ -322,8 +364,7 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             t = message.tokens
             return f.Tokens(t.stream, attempt_in(t.attempt), t.first, t.count, t.text, tuple(t.ids))
         case "accepted":
-            a = message.accepted
-            return f.Accepted(a.stream, attempt_in(a.attempt), ReplicaId(text("accepted.replica", a.replica)))
+            return _accepted_in(message.accepted)
         case "done":
             d = message.done
             reason = reason_in("done.reason", d.reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.engines.generation import Generation
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.evidence.citation import Citation
 from orchestrator.evidence.inputs import InputManifest
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
@@ -68,6 +69,8 @@ class Open:
     budget_ms: int
     inputs: InputManifest | None = None
     """What went in, where the law wants it proven. The signature covers its digest."""
+    continues: AttemptId | None = None
+    """The attempt that was cut, where this one takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,8 @@ class Accepted:
     stream: int
     attempt: AttemptId
     replica: ReplicaId
+    continuing: Continuing = NOT_CONTINUED
+    """What the model is, and what the replica could continue its answer by."""
 
 
 @dataclass(frozen=True, slots=True)

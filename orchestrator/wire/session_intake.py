@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId, SessionId
 from orchestrator.wire.frames import (
@@ -187,10 +188,12 @@ class IntakeSession:
         found.last = Refused(stream, attempt, "policy_stale", detail)
         return self._flush(stream, found)
 
-    def accepted(self, stream: int, replica: ReplicaId) -> list[Instruction]:
-        """A replica has the work of `stream`."""
+    def accepted(
+        self, stream: int, replica: ReplicaId, continuing: Continuing = NOT_CONTINUED
+    ) -> list[Instruction]:
+        """A replica has the work of `stream`; `continuing` is what its answer could be continued by."""
         found = self._live(stream)
-        return [] if found is None else [Send(Accepted(stream, found.attempt, replica))]
+        return [] if found is None else [Send(Accepted(stream, found.attempt, replica, continuing))]
 
     def refused(
         self,

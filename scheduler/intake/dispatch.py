@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.requests import PoolLoad
 from orchestrator.placement.sight import End, Ending
@@ -119,6 +120,12 @@ class Replica:
     """Whether it beats; an engine reached by probes does not, and is never silent."""
     work: set[int] = field(default_factory=set)
     told: Told = Told()
+    continuing: Continuing = NOT_CONTINUED
+    """What its model is, and what it continues an answer by."""
+
+    def fits(self, asked: Asked) -> bool:
+        """Whether it can do this work at all: its model and, of an answer that goes on, its very identity."""
+        return self.model == asked.model and (asked.needs is None or asked.needs == self.continuing)
 
     def taken(self) -> int:
         """Return how many slots are taken, by ours and by what others have in the engine."""
@@ -242,6 +249,10 @@ class Dispatcher:
             self._given.pop(work, None)
         return [Break(work, "engine_failed", detail) for work in sorted(replica.work)]
 
+    def continuing(self, replica_id: ReplicaId) -> Continuing:
+        """Return what a replica is, and could continue its answers by."""
+        return self._replicas[replica_id].continuing
+
     def holder(self, work: int) -> ReplicaId | None:
         """Return the replica that was given `work` and has not ended it, or None."""
         given = self._given.get(work)
@@ -295,6 +306,8 @@ class Dispatcher:
             return [Refuse(work, "no_replica", f"The pool {self.pool} has no replica that is up.")]
         if all(replica.model != asked.model for replica in self._replicas.values()):
             return [Refuse(work, "model_not_served", f"The pool {self.pool} does not serve this model now.")]
+        if not self._fitting(asked):
+            return [self._unequal(work)]
         new = Waiting(work, asked, now_us, now_us + budget_ms * 1000)
         self._waiting.push(new)
         out = self._assign(now_us)
@@ -346,11 +359,23 @@ class Dispatcher:
         for late in self._waiting.late(now_us):
             self._waiting.drop(late.work)
             out.append(Refuse(late.work, TOTAL, f"No slot of pool {self.pool} was free in time."))
+        # The one replica that could go on with an answer may have left: another pool may still have such a one.
+        for stuck in list(self._waiting):
+            if stuck.asked.needs is not None and not self._fitting(stuck.asked):
+                self._waiting.drop(stuck.work)
+                out.append(self._unequal(stuck.work))
         for work, given in self._given.items():
             if given.until_us <= now_us and not given.stopped:
                 given.stopped = True
                 out.append(TimeUp(work, given.replica))
         return out + self._assign(now_us)
+
+    def _fitting(self, asked: Asked) -> bool:
+        return any(replica.fits(asked) for replica in self._replicas.values())
+
+    def _unequal(self, work: int) -> Refuse:
+        detail = f"The pool {self.pool} has no replica that can go on with this answer."
+        return Refuse(work, "identity_mismatch", detail)
 
     def _condition(self, replica: Replica, now_us: int) -> ReplicaCondition:
         if not replica.healthy:
@@ -377,7 +402,7 @@ class Dispatcher:
         fit = [
             Candidate(replica.id, self._load(replica, asked, now_us))
             for replica in self._replicas.values()
-            if replica.model == asked.model
+            if replica.fits(asked)
             and replica.free() > 0
             and self._condition(replica, now_us) is ReplicaCondition.UP
         ]

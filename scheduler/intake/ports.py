@@ -6,6 +6,7 @@ from typing import Protocol
 
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
+from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import Digest, EdgeId, ReplicaId, SideId
 from orchestrator.wire.catalogue import Problem
@@ -19,8 +20,8 @@ class SessionPort(Protocol):
     def edge(self) -> EdgeId | None:
         """The edge at the other end, once it has greeted."""
 
-    def accepted(self, stream: int, replica: ReplicaId) -> None:
-        """A replica has the work."""
+    def accepted(self, stream: int, replica: ReplicaId, continuing: Continuing) -> None:
+        """A replica has the work, and its answer could be continued by that."""
 
     def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
         """Tokens were made."""

@@ -79,6 +79,8 @@ def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int, ask_l
     gone = opened.pool in revoked.pools or edge_id in revoked.edges or opened.key_id in revoked.keys
     if edge is None or pool is None or gone or _public_key(edge, opened.key_id) is None:
         return _refuse("policy_newer", "The newest fleet of the pool's side does not have this edge and this pool.")
+    if opened.generation.said is not None and not opened.facts.processed_in:
+        return _alarm(opened, "it goes on with an answer, and does not say where that was made")
     facts = _without(opened.facts, revoked.pathways)
     verdict = ask_law(newest.law, facts, edge.place, pool.place, now_ms)
     if not verdict.allowed:

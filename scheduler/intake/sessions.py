@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 
+from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import EdgeId, ReplicaId, SchedulerId
 from orchestrator.telemetry.logs import logger
@@ -69,9 +70,9 @@ class Port:
             self._outbox.clear()
             self.act(self.machine.lost("slow_reader"))
 
-    def accepted(self, stream: int, replica: ReplicaId) -> None:
+    def accepted(self, stream: int, replica: ReplicaId, continuing: Continuing) -> None:
         """A replica has the work."""
-        self.act(self.machine.accepted(stream, replica))
+        self.act(self.machine.accepted(stream, replica, continuing))
 
     def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
         """Tokens were made."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from orchestrator.bundles.assemble import Bundle
+from orchestrator.engines.identity import Continuing
 from orchestrator.placement.fleet import PrefixCache
 from orchestrator.placement.lengths import DECLARED_CHARS_PER_TOKEN
 from orchestrator.placement.prefix import salted
@@ -43,9 +44,12 @@ def asked_of(opened: Open, newest: Bundle | None, edge: EdgeId, salt: bytes) -> 
     pool = None if newest is None else newest.fleet.pool(opened.pool)
     settings = None if newest is None else newest.settings
     texts = [part for said in generation.texts() for part in said]
-    chars = sum(len(message.text) for message in generation.messages)
+    chars = sum(len(text) for _, text in generation.texts())
+    said = generation.said
     expected = EXPECTED_OUTPUT_TOKENS if settings is None else settings.expected_output_tokens
     most = generation.sampling.max_tokens
+    if said is not None:
+        expected, most = max(1, expected - said.tokens), None if most is None else most - said.tokens
     shared = pool is not None and pool.prefix_cache is PrefixCache.SHARED
     return Asked(
         generation.model,
@@ -55,4 +59,5 @@ def asked_of(opened: Open, newest: Bundle | None, edge: EdgeId, salt: bytes) -> 
         None if pool is None else pool.served(generation.model),
         TIME_ALONE if settings is None else settings.worth(None),
         flow_of(edge, opened.facts),
+        None if said is None else Continuing(said.identity, said.by),
     )

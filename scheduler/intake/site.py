@@ -359,7 +359,8 @@ class Site:
                 continue
             if isinstance(instruction, Assign):
                 running.accepted = True
-                running.port.accepted(running.opened.stream, instruction.replica)
+                continuing = dispatcher.continuing(instruction.replica)
+                running.port.accepted(running.opened.stream, instruction.replica, continuing)
                 left_ms = max(0, running.until_us - self._hands.now_us()) // 1000
                 self._ports[instruction.replica].assign(running.work, running.opened.generation, left_ms)
             elif isinstance(instruction, Withdraw | TimeUp):

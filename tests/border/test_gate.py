@@ -130,10 +130,10 @@ async def test_newer_law_is_waited_for_and_asked(make_edge: Callable[..., Edge])
 
 
 async def test_a_cut_before_the_first_token_is_an_error_and_settled(make_edge: Callable[..., Edge]) -> None:
-    edge = make_edge(cn_guizhou=breaks("session_lost"))
+    edge = make_edge(cn_guizhou=breaks("deadline_exceeded"))
     with pytest.raises(ProblemError) as cut:
         await edge.gate.ask(edge.asked("acme-sg"))
-    assert cut.value.problem.entry.http == 502
+    assert cut.value.problem.entry.http == 504
     (usage,) = edge.records("usage")
     assert usage["outcome"] == "broken"
 

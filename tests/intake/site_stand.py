@@ -15,6 +15,7 @@ from node_agent.uplink.session_link import Sendable, SessionLink
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.engines.generation import Generation, Message, Role, Sampling
+from orchestrator.engines.identity import Identity
 from orchestrator.evidence.attestation import seal
 from orchestrator.evidence.citation import Citation, attestation_bytes
 from orchestrator.evidence.inputs import manifest_of
@@ -39,7 +40,6 @@ from orchestrator.spool.store import Spool
 from orchestrator.wire.channels import bind, make_server, open_channel
 from orchestrator.wire.convert_replica import (
     REPLICA_VERSION,
-    Identity,
     ReplicaBeat,
     ReplicaFrame,
     ReplicaHello,

@@ -17,13 +17,13 @@ import pytest_asyncio
 from node_agent.uplink.session_link import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
+from orchestrator.engines.identity import Identity
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import Digest, ModelId, PoolId, ReplicaId, SessionId, SideId
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_replica import (
     REPLICA_VERSION,
-    Identity,
     ReplicaBeat,
     ReplicaFrame,
     ReplicaHello,

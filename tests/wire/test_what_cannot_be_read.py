@@ -69,6 +69,9 @@ def valid() -> Draft:
     message = Draft(open_out(open_frame(1, 1, CREDIT_BYTES_MIN)))
     message.generation.messages[0].text = CANARY
     message.generation.sampling.stop.append(CANARY)
+    said = message.generation.said
+    said.by, said.identity, said.tokens, said.text = "ids", "sha256:" + "0" * 64, 2, CANARY
+    said.ids.extend([1, 2])
     pathway = labels_pb2.Pathway(id="scc", kind="eu_scc", exporter="a", importer="b", countries=["CN"], module=2)
     pathway.personal_max, pathway.reference = labels_pb2.PERSONAL_PERSONAL, CANARY
     pathway.exporter_role, pathway.importer_role = labels_pb2.ROLE_CONTROLLER, labels_pb2.ROLE_PROCESSOR
@@ -128,6 +131,14 @@ OPENS: list[tuple[str, Break]] = [
     ("generation.sampling.top_p", put("generation.sampling.top_p", math.inf)),
     ("generation.sampling.stop", lambda m: m.generation.sampling.stop.extend([CANARY] * STOPS_MAX)),
     ("generation.sampling.max_tokens", put("generation.sampling.max_tokens", 0)),
+    ("said.by", put("generation.said.by", "none")),
+    ("said.by", put("generation.said.by", CANARY)),
+    ("said.by", clear("generation.said.by")),
+    ("said.identity", put("generation.said.identity", CANARY)),
+    ("said.identity", clear("generation.said.identity")),
+    ("said.ids", put("generation.said.tokens", 3)),
+    ("said.ids", put("generation.said.by", "text")),
+    ("attempt", put("continues", CANARY)),
     ("entity.country", clear("facts")),
     ("entity.id", clear("facts.tenant.id")),
     ("entity.country", put("facts.tenant.country", CANARY)),
@@ -218,6 +229,8 @@ INTAKE: list[tuple[str, session_pb2.IntakeFrame]] = [
     ("load.pool", session_pb2.IntakeFrame(load=session_pb2.Load(number=1))),
     ("attempt", session_pb2.IntakeFrame(tokens=session_pb2.Tokens(stream=1, text=CANARY))),
     ("accepted.replica", session_pb2.IntakeFrame(accepted=session_pb2.Accepted(stream=1, attempt=ATTEMPT))),
+    ("accepted.identity", session_pb2.IntakeFrame(accepted=session_pb2.Accepted(stream=1, identity=CANARY))),
+    ("accepted.resume", session_pb2.IntakeFrame(accepted=session_pb2.Accepted(stream=1, resume=CANARY))),
     ("refused.code", session_pb2.IntakeFrame(refused=session_pb2.Refused(attempt=ATTEMPT, detail=CANARY))),
     ("broken.code", session_pb2.IntakeFrame(broken=session_pb2.Broken(attempt=ATTEMPT, detail=CANARY))),
     ("done.reason", session_pb2.IntakeFrame(done=session_pb2.Done(attempt=ATTEMPT))),
@@ -241,6 +254,7 @@ REPLICA: list[tuple[str, replica_pb2.ReplicaFrame]] = [
     ("hello.pool", hello(pool="")),
     ("hello.incarnation", hello(incarnation="")),
     ("hello.model", hello(model="")),
+    ("hello.resume", hello(resume=CANARY)),
     ("finished.reason", replica_pb2.ReplicaFrame(finished=replica_pb2.WorkFinished(work=1, reason=CANARY))),
     ("refused.code", replica_pb2.ReplicaFrame(refused=replica_pb2.WorkRefused(work=1, detail=CANARY))),
     ("failed.code", replica_pb2.ReplicaFrame(failed=replica_pb2.WorkFailed(work=1, detail=CANARY))),

@@ -309,25 +309,66 @@ class Generation(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    SAID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]: ...
     @_builtins.property
     def sampling(self) -> Global___Sampling: ...
+    @_builtins.property
+    def said(self) -> Global___Said:
+        """Where it goes on with an answer that was cut."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
         sampling: Global___Sampling | None = ...,
+        said: Global___Said | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["said", b"said", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model", b"model", "said", b"said", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Generation: _TypeAlias = Generation  # noqa: Y015
+
+@_typing.final
+class Said(_message.Message):
+    """What was said already of an answer that is continued. Only a model of the same identity goes on with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """`ids` or `text`: what it is continued by."""
+    identity: _builtins.str
+    tokens: _builtins.int
+    text: _builtins.str
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        text: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "identity", b"identity", "ids", b"ids", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Said: _TypeAlias = Said  # noqa: Y015
 
 @_typing.final
 class Open(_message.Message):
@@ -350,6 +391,7 @@ class Open(_message.Message):
     BUDGET_MS_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
     stream: _builtins.int
     attempt: _builtins.str
     decision: _builtins.str
@@ -362,6 +404,8 @@ class Open(_message.Message):
     budget_ms: _builtins.int
     """What is left of the tenant's patience when the frame is sent; a deadline is never implied."""
     request: _builtins.str
+    continues: _builtins.str
+    """The attempt that was cut, where this one takes its place."""
     @_builtins.property
     def generation(self) -> Global___Generation: ...
     @_builtins.property
@@ -386,10 +430,11 @@ class Open(_message.Message):
         budget_ms: _builtins.int = ...,
         request: _builtins.str = ...,
         inputs: _labels_pb2.InputManifest | None = ...,
+        continues: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "generation", b"generation", "inputs", b"inputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "budget_ms", b"budget_ms", "citation", b"citation", "credit_bytes", b"credit_bytes", "decision", b"decision", "facts", b"facts", "facts_signature", b"facts_signature", "generation", b"generation", "inputs", b"inputs", "key_id", b"key_id", "pool", b"pool", "request", b"request", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "budget_ms", b"budget_ms", "citation", b"citation", "continues", b"continues", "credit_bytes", b"credit_bytes", "decision", b"decision", "facts", b"facts", "facts_signature", b"facts_signature", "generation", b"generation", "inputs", b"inputs", "key_id", b"key_id", "pool", b"pool", "request", b"request", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -499,19 +544,28 @@ class Accepted(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     stream: _builtins.int
     attempt: _builtins.str
     replica: _builtins.str
+    identity: _builtins.str
+    """Digest of what the model is, empty where that is not known, and what it continues an answer by: `none`, `text` or
+    `ids`. An edge that continues a stream takes no token before both are the ones that it asked for.
+    """
+    resume: _builtins.str
     def __init__(
         self,
         *,
         stream: _builtins.int = ...,
         attempt: _builtins.str = ...,
         replica: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        resume: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "replica", b"replica", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "identity", b"identity", "replica", b"replica", "resume", b"resume", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,14 @@ class Prompt:
 
     token_ids: tuple[int, ...]
     tokens_max: int
-    """The most tokens to generate after it; at least 1."""
+    """The most tokens of the whole answer; at least 1."""
+    said_ids: tuple[int, ...] = ()
+    """The answer's first tokens, where it goes on with one that was cut."""
+
+    @property
+    def read_ids(self) -> tuple[int, ...]:
+        """Everything that is read before the next token."""
+        return self.token_ids + self.said_ids
 
     def __repr__(self) -> str:
         return f"Prompt(tokens={len(self.token_ids)}, tokens_max={self.tokens_max})"
@@ -79,7 +86,10 @@ class Prompter:
                 f"{self._context_tokens} tokens.",
                 "messages",
             )
-        return Prompt(token_ids, wanted or room)
+        said_ids = () if generation.said is None else generation.said.ids
+        if len(said_ids) > (wanted or room):
+            return Refused("identity_mismatch", "More tokens were said than this engine's answer may have.")
+        return Prompt(token_ids, wanted or room, said_ids)
 
     def _raw_token_ids(self, text: str) -> tuple[int, ...]:
         """The tokens of a text that is continued as it stands, after whatever the model begins every text with."""
