@@ -181,7 +181,8 @@ def told(frame: EdgeFrame | IntakeFrame) -> str:
     match frame:
         case Hello():
             said = f"Hello, versions {frame.version_min} to {frame.version_max}, epoch {frame.epoch}"
-            return said + "".join(", " + held(one) for one in (*frame.held, *frame.settled))
+            streams = [*map(held, frame.held), *map(held, frame.settled)]
+            return ", ".join([said, *streams])
         case Welcome():
             said = f"Welcome, version {frame.version}, {frame.streams_max} streams, {len(frame.loads)} pool"
             return said + (f", goes on, was asked up to {frame.last_stream}" if frame.continued else "")
