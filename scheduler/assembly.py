@@ -23,6 +23,7 @@ from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, SchedulerId, Sid
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
+from orchestrator.wire.attachments import Limits
 from orchestrator.wire.channels import bind, make_server
 from protos.tidegate.v1.replica_pb2_grpc import add_ReplicaPortServicer_to_server
 from protos.tidegate.v1.session_pb2_grpc import add_IntakeServicer_to_server
@@ -68,7 +69,8 @@ class Scheduler:
         }
         hands = Hands(self._follower, self._spool, clock.now_ms, now_us, secrets.token_bytes, _salt(settings))
         self._site = Site(scheduler, side, dispatchers, hands)
-        self._intake = IntakeService(self._site, scheduler, self._instance, now_us, clock.now_ms)
+        limits = Limits(reattach_ms=settings.reattach_ms, detached_bytes=settings.detached_bytes)
+        self._intake = IntakeService(self._site, scheduler, self._instance, now_us, clock.now_ms, limits)
         self._edge_server = make_server()
         add_IntakeServicer_to_server(self._intake, self._edge_server)
         self._replica_server = make_server()

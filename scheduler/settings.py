@@ -91,5 +91,9 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     spool_bytes: int = 1 << 30
     replica_dead_ms: int = 2_500
     """Silence after which a replica is given up."""
+    reattach_ms: int = 3_000
+    """How long the answers of an edge whose connection is lost are kept for it."""
+    detached_bytes: int = 64 << 20
+    """What such answers may take together; beyond it, those of the edge that is away longest are given up."""
     drain_grace_ms: int = 20_000
     """How long running answers have when the program stops."""

@@ -199,6 +199,7 @@ class Event(Enum):
     STREAM_CONTINUED = "stream_continued"
     SLOW_READER = "slow_reader"
     SESSION_OPENED = "session_opened"
+    SESSION_DETACHED = "session_detached"
     SESSION_LOST = "session_lost"
     SESSION_REATTACHED = "session_reattached"
     SESSION_CLOSED = "session_closed"

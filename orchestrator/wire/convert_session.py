@@ -235,24 +235,13 @@ def edge_frame_out(frame: f.EdgeFrame) -> pb.EdgeFrame:
         case f.Open():
             return pb.EdgeFrame(open=open_out(frame))
         case f.Beat():
-            return pb.EdgeFrame(beat=pb.Beat(number=frame.number, answers=frame.answers))
+            return pb.EdgeFrame(beat=_beat_out(frame))
         case f.Cancel():
             return pb.EdgeFrame(cancel=pb.Cancel(stream=frame.stream, attempt=frame.attempt))
         case f.Settle():
-            counts = usage_pb2.EdgeCounts(received=frame.counts.received, delivered=frame.counts.delivered)
-            return pb.EdgeFrame(settle=pb.Settle(stream=frame.stream, attempt=frame.attempt, counts=counts))
+            return pb.EdgeFrame(settle=_settle_out(frame))
         case f.Hello():
-            return pb.EdgeFrame(
-                hello=pb.Hello(
-                    version_min=frame.version_min,
-                    version_max=frame.version_max,
-                    edge=frame.edge,
-                    session=frame.session,
-                    epoch=frame.epoch,
-                    now_ms=frame.now_ms,
-                    streams_max=frame.streams_max,
-                )
-            )
+            return pb.EdgeFrame(hello=_hello_out(frame))
 
 
 def edge_frame_in(message: pb.EdgeFrame) -> f.EdgeFrame:
@@ -263,26 +252,13 @@ def edge_frame_in(message: pb.EdgeFrame) -> f.EdgeFrame:
     if kind == "open":
         return open_in(message.open)
     if kind == "beat":
-        return f.Beat(message.beat.number, message.beat.answers)
+        return _beat_in(message.beat)
     if kind == "cancel":
         return f.Cancel(message.cancel.stream, attempt_in(message.cancel.attempt))
     if kind == "settle":
-        settle = message.settle
-        counts = EdgeCounts(settle.counts.received, settle.counts.delivered)
-        return f.Settle(settle.stream, attempt_in(settle.attempt), counts)
+        return _settle_in(message.settle)
     if kind == "hello":
-        hello = message.hello
-        if not is_made(hello.session, "ses"):
-            raise WireError("hello.session", "an id that starts with ses_")
-        return f.Hello(
-            hello.version_min,
-            hello.version_max,
-            EdgeId(text("hello.edge", hello.edge)),
-            SessionId(hello.session),
-            hello.epoch,
-            hello.now_ms,
-            hello.streams_max,
-        )
+        return _hello_in(message.hello)
     raise WireError("frame", "a kind of this version")
 
 
@@ -320,7 +296,7 @@ def intake_frame_out(frame: f.IntakeFrame) -> pb.IntakeFrame:
             )
             return pb.IntakeFrame(done=done)
         case f.Beat():
-            return pb.IntakeFrame(beat=pb.Beat(number=frame.number, answers=frame.answers))
+            return pb.IntakeFrame(beat=_beat_out(frame))
         case f.Load():
             return pb.IntakeFrame(load=load_out(frame))
         case f.Refused():
@@ -344,15 +320,7 @@ def intake_frame_out(frame: f.IntakeFrame) -> pb.IntakeFrame:
             )
             return pb.IntakeFrame(broken=broken)
         case f.Welcome():
-            welcome = pb.Welcome(
-                version=frame.version,
-                scheduler=frame.scheduler,
-                instance=frame.instance,
-                now_ms=frame.now_ms,
-                streams_max=frame.streams_max,
-                loads=[load_out(load) for load in frame.loads],
-            )
-            return pb.IntakeFrame(welcome=welcome)
+            return pb.IntakeFrame(welcome=_welcome_out(frame))
         case f.Draining():
             return pb.IntakeFrame(draining=pb.Draining(grace_ms=frame.grace_ms))
 
@@ -372,7 +340,7 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             beside = d.beside if d.HasField("beside") else None
             return f.Done(d.stream, attempt_in(d.attempt), reason, pool_counts_in(d.counts), queued_us, beside)
         case "beat":
-            return f.Beat(message.beat.number, message.beat.answers)
+            return _beat_in(message.beat)
         case "load":
             return load_in(message.load)
         case "refused":
@@ -386,14 +354,117 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             code = text("broken.code", b.code)
             return f.Broken(b.stream, attempt_in(b.attempt), code, b.detail, pool_counts_in(b.counts))
         case "welcome":
-            w = message.welcome
-            loads = tuple(load_in(load) for load in w.loads)
-            scheduler = SchedulerId(text("welcome.scheduler", w.scheduler))
-            return f.Welcome(w.version, scheduler, w.instance, w.now_ms, w.streams_max, loads)
+            return _welcome_in(message.welcome)
         case "draining":
             return f.Draining(message.draining.grace_ms)
         case _:
             raise WireError("frame", "a kind of this version")
+
+
+def _hello_out(hello: f.Hello) -> pb.Hello:
+    return pb.Hello(
+        version_min=hello.version_min,
+        version_max=hello.version_max,
+        edge=hello.edge,
+        session=hello.session,
+        epoch=hello.epoch,
+        now_ms=hello.now_ms,
+        streams_max=hello.streams_max,
+        continues=hello.continues,
+        held=[
+            pb.HeldStream(
+                stream=held.stream,
+                attempt=held.attempt,
+                accepted=held.accepted,
+                next_token=held.next_token,
+                received_bytes=held.received_bytes,
+                limit_bytes=held.limit_bytes,
+                cancelled=held.cancelled,
+                ended=held.ended,
+            )
+            for held in hello.held
+        ],
+        settled=[_settle_out(settle) for settle in hello.settled],
+    )
+
+
+def _hello_in(hello: pb.Hello) -> f.Hello:
+    if not is_made(hello.session, "ses"):
+        raise WireError("hello.session", "an id that starts with ses_")
+    if len(hello.held) > f.STREAMS_MAX:
+        raise WireError("hello.held", f"at most {f.STREAMS_MAX} streams")
+    if len(hello.settled) > f.SETTLES_MAX:
+        raise WireError("hello.settled", f"at most {f.SETTLES_MAX} settlements")
+    return f.Hello(
+        hello.version_min,
+        hello.version_max,
+        EdgeId(text("hello.edge", hello.edge)),
+        SessionId(hello.session),
+        hello.epoch,
+        hello.now_ms,
+        hello.streams_max,
+        hello.continues,
+        tuple(
+            f.Held(
+                held.stream,
+                attempt_in(held.attempt),
+                held.accepted,
+                held.next_token,
+                held.received_bytes,
+                held.limit_bytes,
+                held.cancelled,
+                held.ended,
+            )
+            for held in hello.held
+        ),
+        tuple(_settle_in(settle) for settle in hello.settled),
+    )
+
+
+def _welcome_out(welcome: f.Welcome) -> pb.Welcome:
+    return pb.Welcome(
+        version=welcome.version,
+        scheduler=welcome.scheduler,
+        instance=welcome.instance,
+        now_ms=welcome.now_ms,
+        streams_max=welcome.streams_max,
+        loads=[load_out(load) for load in welcome.loads],
+        continued=welcome.continued,
+        last_stream=welcome.last_stream,
+        gone=welcome.gone,
+    )
+
+
+def _welcome_in(welcome: pb.Welcome) -> f.Welcome:
+    return f.Welcome(
+        welcome.version,
+        SchedulerId(text("welcome.scheduler", welcome.scheduler)),
+        welcome.instance,
+        welcome.now_ms,
+        welcome.streams_max,
+        tuple(load_in(load) for load in welcome.loads),
+        welcome.continued,
+        welcome.last_stream,
+        tuple(welcome.gone),
+    )
+
+
+def _settle_out(settle: f.Settle) -> pb.Settle:
+    counts = usage_pb2.EdgeCounts(received=settle.counts.received, delivered=settle.counts.delivered)
+    return pb.Settle(stream=settle.stream, attempt=settle.attempt, counts=counts)
+
+
+def _settle_in(settle: pb.Settle) -> f.Settle:
+    counts = EdgeCounts(settle.counts.received, settle.counts.delivered)
+    return f.Settle(settle.stream, attempt_in(settle.attempt), counts)
+
+
+def _beat_out(beat: f.Beat) -> pb.Beat:
+    return pb.Beat(number=beat.number, answers=beat.answers, settled=beat.settled)
+
+
+def _beat_in(beat: pb.Beat) -> f.Beat:
+    return f.Beat(beat.number, beat.answers, beat.settled)
 
 
 def edge_batch_out(epoch: int, frames: list[f.EdgeFrame]) -> pb.EdgeBatch:

@@ -18,7 +18,7 @@ class SessionPort(Protocol):
 
     @property
     def edge(self) -> EdgeId | None:
-        """The edge at the other end, once it has greeted."""
+        """The edge at the other end, while it is connected."""
 
     def accepted(self, stream: int, replica: ReplicaId, continuing: Continuing) -> None:
         """A replica has the work, and its answer could be continued by that."""

@@ -281,8 +281,8 @@ class Site:
             self._tell(pool, session)
 
     def busy(self) -> int:
-        """Return how many attempts have not ended."""
-        return sum(1 for running in self._running.values() if running.outcome is None)
+        """Return how many attempts have not ended, or whose edge does not have everything yet."""
+        return len(self._running)
 
     async def close(self) -> None:
         """End what is under way here."""

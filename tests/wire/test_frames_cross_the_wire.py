@@ -163,16 +163,41 @@ def opens(draw: st.DrawFn) -> f.Open:
 
 REASON = st.sampled_from([reason.value for reason in FinishReason])
 COUNTS = st.builds(PoolCounts, U32, U32, U32, U32)
+SETTLES = st.builds(f.Settle, STREAM, ATTEMPT, st.builds(EdgeCounts, U32, U32))
+HELD = st.builds(f.Held, STREAM, ATTEMPT, st.booleans(), U64, U64, U64, st.booleans(), st.booleans())
 EDGE_FRAMES = st.one_of(
-    st.builds(f.Hello, U32, U32, NAME, made("ses"), U64, MS, U32),
+    st.builds(
+        f.Hello,
+        U32,
+        U32,
+        NAME,
+        made("ses"),
+        U64,
+        MS,
+        U32,
+        st.booleans(),
+        st.lists(HELD, max_size=2).map(tuple),
+        st.lists(SETTLES, max_size=2).map(tuple),
+    ),
     st.builds(f.Credit, STREAM, U32),
     st.builds(f.Cancel, STREAM, ATTEMPT),
-    st.builds(f.Settle, STREAM, ATTEMPT, st.builds(EdgeCounts, U32, U32)),
-    st.builds(f.Beat, U64, U64),
+    SETTLES,
+    st.builds(f.Beat, U64, U64, U64),
     opens(),
 )
 INTAKE_FRAMES = st.one_of(
-    st.builds(f.Welcome, U32, NAME, TEXT, MS, U32, st.lists(LOADS, max_size=2).map(tuple)),
+    st.builds(
+        f.Welcome,
+        U32,
+        NAME,
+        TEXT,
+        MS,
+        U32,
+        st.lists(LOADS, max_size=2).map(tuple),
+        st.booleans(),
+        U64,
+        st.lists(U64, max_size=2).map(tuple),
+    ),
     st.builds(f.Accepted, STREAM, ATTEMPT, NAME, CONTINUING),
     st.builds(
         f.Refused,
@@ -188,7 +213,7 @@ INTAKE_FRAMES = st.one_of(
     st.builds(f.Done, STREAM, ATTEMPT, REASON, COUNTS),
     st.builds(f.Broken, STREAM, ATTEMPT, NAME, TEXT, COUNTS),
     LOADS,
-    st.builds(f.Beat, U64, U64),
+    st.builds(f.Beat, U64, U64, U64),
     st.builds(f.Draining, U32),
 )
 REPLICA_FRAMES = st.one_of(

@@ -29,7 +29,7 @@ from orchestrator.wire.convert_session import (
     intake_frame_in,
     open_out,
 )
-from orchestrator.wire.frames import CREDIT_BYTES_MIN, Open
+from orchestrator.wire.frames import CREDIT_BYTES_MIN, SETTLES_MAX, STREAMS_MAX, Open
 from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
 from tests.session.world import made_id, open_frame
 
@@ -217,9 +217,20 @@ OPENS: list[tuple[str, Break]] = [
     ("citation.now_ms", put("citation.now_ms", INTEGER_MAX + 1)),
 ]
 
+
+
+def greeting(**fields: Any) -> session_pb2.EdgeFrame:
+    """A greeting of a session that has lived before."""
+    return session_pb2.EdgeFrame(hello=session_pb2.Hello(edge="e", session=made_id("ses", 1), continues=True, **fields))
+
+
 EDGE: list[tuple[str, session_pb2.EdgeFrame]] = [
     ("hello.session", session_pb2.EdgeFrame(hello=session_pb2.Hello(edge="e", session="s"))),
     ("hello.edge", session_pb2.EdgeFrame(hello=session_pb2.Hello(session=made_id("ses", 1)))),
+    ("attempt", greeting(held=[session_pb2.HeldStream(stream=1, attempt=CANARY)])),
+    ("hello.held", greeting(held=[session_pb2.HeldStream(attempt=ATTEMPT)] * (STREAMS_MAX + 1))),
+    ("attempt", greeting(settled=[session_pb2.Settle(stream=1, attempt="att_2")])),
+    ("hello.settled", greeting(settled=[session_pb2.Settle(attempt=ATTEMPT)] * (SETTLES_MAX + 1))),
     ("attempt", session_pb2.EdgeFrame(cancel=session_pb2.Cancel(stream=1))),
     ("attempt", session_pb2.EdgeFrame(settle=session_pb2.Settle(stream=1, attempt="att_1"))),
 ]

@@ -3,7 +3,8 @@
 isort:skip_file
 The conversation of one edge with one intake: one long-lived bidirectional stream carries all requests.
 A batch holds whatever is ready in one turn of the sender's loop. Stream numbers are 64-bit, chosen by the edge and
-never used twice in a session. Frames of a dead number or an old epoch are dropped and counted.
+never used twice in a session. Frames of a dead number or an old epoch are dropped and counted. A session outlives its
+transport: the edge dials again and both go on where they were.
 """
 
 from collections import abc as _abc
@@ -167,7 +168,7 @@ Global___IntakeFrame: _TypeAlias = IntakeFrame  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
-    """First frame of a session."""
+    """First frame of a transport. The session outlives it: `epoch` grows with each transport, `session` stays."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -178,6 +179,9 @@ class Hello(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
     STREAMS_MAX_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     version_min: _builtins.int
     version_max: _builtins.int
     edge: _builtins.str
@@ -185,6 +189,14 @@ class Hello(_message.Message):
     epoch: _builtins.int
     now_ms: _builtins.int
     streams_max: _builtins.int
+    continues: _builtins.bool
+    """The session has lived before, on a transport that is gone: what the edge has of it."""
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldStream]: ...
+    @_builtins.property
+    def settled(self) -> _containers.RepeatedCompositeFieldContainer[Global___Settle]:
+        """Settlements that may have been lost with the old transport, in order."""
+
     def __init__(
         self,
         *,
@@ -195,14 +207,63 @@ class Hello(_message.Message):
         epoch: _builtins.int = ...,
         now_ms: _builtins.int = ...,
         streams_max: _builtins.int = ...,
+        continues: _builtins.bool = ...,
+        held: _abc.Iterable[Global___HeldStream] | None = ...,
+        settled: _abc.Iterable[Global___Settle] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge", b"edge", "epoch", b"epoch", "now_ms", b"now_ms", "session", b"session", "streams_max", b"streams_max", "version_max", b"version_max", "version_min", b"version_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "edge", b"edge", "epoch", b"epoch", "held", b"held", "now_ms", b"now_ms", "session", b"session", "settled", b"settled", "streams_max", b"streams_max", "version_max", b"version_max", "version_min", b"version_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class HeldStream(_message.Message):
+    """What the edge has of one stream with which it wants to go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    stream: _builtins.int
+    attempt: _builtins.str
+    accepted: _builtins.bool
+    next_token: _builtins.int
+    """Index of the first token that it does not have."""
+    received_bytes: _builtins.int
+    """What the frames of tokens that it has counted against credit."""
+    limit_bytes: _builtins.int
+    """All credit that it ever gave, the first included."""
+    cancelled: _builtins.bool
+    ended: _builtins.bool
+    """It has the last frame."""
+    def __init__(
+        self,
+        *,
+        stream: _builtins.int = ...,
+        attempt: _builtins.str = ...,
+        accepted: _builtins.bool = ...,
+        next_token: _builtins.int = ...,
+        received_bytes: _builtins.int = ...,
+        limit_bytes: _builtins.int = ...,
+        cancelled: _builtins.bool = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt", b"attempt", "cancelled", b"cancelled", "ended", b"ended", "limit_bytes", b"limit_bytes", "next_token", b"next_token", "received_bytes", b"received_bytes", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldStream: _TypeAlias = HeldStream  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -216,13 +277,24 @@ class Welcome(_message.Message):
     NOW_MS_FIELD_NUMBER: _builtins.int
     STREAMS_MAX_FIELD_NUMBER: _builtins.int
     LOADS_FIELD_NUMBER: _builtins.int
+    CONTINUED_FIELD_NUMBER: _builtins.int
+    LAST_STREAM_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     scheduler: _builtins.str
     instance: _builtins.str
     now_ms: _builtins.int
     streams_max: _builtins.int
+    continued: _builtins.bool
+    """Whether the intake knows a session that has lived before. When not, the session is over."""
+    last_stream: _builtins.int
+    """The last stream that it was asked for; later ones were lost on their way."""
     @_builtins.property
     def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Load]: ...
+    @_builtins.property
+    def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Streams with which it cannot go on."""
+
     def __init__(
         self,
         *,
@@ -232,10 +304,13 @@ class Welcome(_message.Message):
         now_ms: _builtins.int = ...,
         streams_max: _builtins.int = ...,
         loads: _abc.Iterable[Global___Load] | None = ...,
+        continued: _builtins.bool = ...,
+        last_stream: _builtins.int = ...,
+        gone: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "loads", b"loads", "now_ms", b"now_ms", "scheduler", b"scheduler", "streams_max", b"streams_max", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued", b"continued", "gone", b"gone", "instance", b"instance", "last_stream", b"last_stream", "loads", b"loads", "now_ms", b"now_ms", "scheduler", b"scheduler", "streams_max", b"streams_max", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -520,18 +595,22 @@ class Beat(_message.Message):
 
     NUMBER_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     answers: _builtins.int
     """Set in an answer: the number that is answered."""
+    settled: _builtins.int
+    """In an answer of the intake: how many settlements it took since the greeting."""
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
         answers: _builtins.int = ...,
+        settled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "number", b"number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "number", b"number", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
