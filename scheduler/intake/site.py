@@ -272,7 +272,7 @@ class Site:
 
     def loads(self, port: SessionPort) -> tuple[Load, ...]:
         """Return a numbered report of every pool, with the openings of one session."""
-        return tuple(self._load(pool, port) for pool in self.dispatchers)
+        return tuple(self.load(pool, port) for pool in self.dispatchers)
 
     def report(self, pool: PoolId) -> None:
         """Something of `pool` changed: tell every session."""
@@ -428,9 +428,10 @@ class Site:
     def _tell(self, pool: PoolId, port: SessionPort) -> None:
         """Tell one session how a pool is. One that is gone has no openings, and nobody to hear of them."""
         if port in self._sessions:
-            port.load(self._load(pool, port))
+            port.tell(pool)
 
-    def _load(self, pool: PoolId, port: SessionPort) -> Load:
+    def load(self, pool: PoolId, port: SessionPort) -> Load:
+        """Return a numbered report of one pool, with the openings of one session."""
         self._last_load += 1
         state = self.dispatchers[pool].state()
         return Load(
