@@ -1,0 +1,87 @@
+"""What was measured, as tables for the screen. Pure but for the printing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.path.summary import Figure, Figures
+from benchmarks.path.systems import DIRECT
+
+COLUMNS = (
+    "p50, 1 conn.",
+    "p99",
+    "p50, 32 conn.",
+    "p99",
+    "requests/s, 32",
+    "tokens/s, 32",
+    "CPU us/request",
+    "CPU ms/1,000 tokens",
+    "resident MB",
+)
+
+
+def main_table(
+    titles: Mapping[str, str], figures: Figures, memory_bytes: Mapping[str, int], lost: Mapping[str, str]
+) -> Table:
+    """Return the table of every system, those that were not measured included."""
+    table = Table(title="the same request to the same engine, median of the rounds (x direct; + added)")
+    table.add_column("system")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for name, title in titles.items():
+        if name in lost:
+            table.add_row(title, f"not measured: {lost[name]}")
+        elif name in figures:
+            table.add_row(title, *cells(name, figures[name], memory_bytes.get(name)))
+    return table
+
+
+def cells(name: str, own: Mapping[str, Figure], memory_bytes: int | None) -> list[str]:
+    """Return one row, without its title."""
+    bare = name == DIRECT
+    return [
+        *(_latency(own[key], bare) for key in ("one_p50_us", "one_p99_us", "many_p50_us", "many_p99_us")),
+        *(_rate(own[key], bare) for key in ("requests_per_s", "tokens_per_s")),
+        f"{own['cpu_us_per_request'].value:,.0f}",
+        f"{own['cpu_us_per_1000_tokens'].value / 1000:,.2f}",
+        "" if not memory_bytes else f"{memory_bytes / 1e6:,.0f}",
+    ]
+
+
+def cpu_table(title: str, by_system: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]) -> Table:
+    """Return the processor time of each process for one request."""
+    table = Table(title=title)
+    table.add_column("system")
+    table.add_column("us of processor time per request, by process")
+    for name, spent in by_system.items():
+        table.add_row(titles.get(name, name), ", ".join(f"{what} {us:,.0f}" for what, us in spent.items()))
+    return table
+
+
+def shown(table: Table) -> None:
+    """Print a table, as wide as it needs where nobody sees a screen."""
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)
+
+
+def duration(us: float) -> str:
+    """Return a duration for people."""
+    return f"{us:,.0f} us" if abs(us) < 1_000 else f"{us / 1000:,.2f} ms" if abs(us) < 1e5 else f"{us / 1e6:,.2f} s"
+
+
+def signed(us: float) -> str:
+    """Return a difference of durations for people."""
+    return ("+" if us >= 0 else "-") + duration(abs(us))
+
+
+def _latency(figure: Figure, bare: bool) -> str:
+    value = duration(figure.value)
+    return value if bare or figure.added is None else f"{value} ({signed(figure.added)})"
+
+
+def _rate(figure: Figure, bare: bool) -> str:
+    value = f"{figure.value:,.0f}"
+    return value if bare or figure.direct is None else f"{value} (x{figure.direct:.3f})"
