@@ -78,6 +78,8 @@ class Scale:
     """Under so many names the site has the engine without a model, with so many slots each."""
     edge: Mapping[str, object] = field(default_factory=dict)
     """Settings of the edge beyond those that a stand needs."""
+    through: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By module of a program: arguments of the interpreter that run it, in place of `-m`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,8 @@ class Stand:
         return f"{LOOPBACK}:{self._ports.control}"
 
     def _program(self, name: str, module: str, port: int) -> ProcessSpec:
-        argv = (sys.executable, "-m", module, "--config", str(self._config(name)))
+        through = self._scale.through.get(module, ("-m",))
+        argv = (sys.executable, *through, module, "--config", str(self._config(name)))
         return ProcessSpec(name, argv, env=PROGRAM_ENV, cwd=ROOT, ready=port_accepts(LOOPBACK, port))
 
     def _etcd(self) -> ProcessSpec:
