@@ -80,6 +80,8 @@ class Scale:
     """Settings of the edge beyond those that a stand needs."""
     through: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By module of a program: arguments of the interpreter that run it, in place of `-m`."""
+    border: tuple[str, ...] = ()
+    """Arguments of the interpreter that run a border between edge and intake; none: nothing lies between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class _Ports:
     control: int
     edge: int
     intake: int
+    border: int
     replicas: int
     instant: int
     llama: int
@@ -128,7 +131,7 @@ class Stand:
         self.folder = folder
         self._scale = scale
         self.supervisor = Supervisor(folder)
-        self._ports = _Ports(*_free_ports(8))
+        self._ports = _Ports(*_free_ports(9))
         self.engines = _engines(self._ports, gguf, scale)
         for made in ("keys", "config", "declared/packs", "declared/tenants", "data"):
             (folder / made).mkdir(parents=True, exist_ok=True)
@@ -176,7 +179,7 @@ class Stand:
             await self._start(group)
         token = read_secret(self._file("operator.token"))
         await publish(self._control, token, self.folder / "declared")
-        await self._start([site, edge] if serving else [edge])
+        await self._start([site, *self._border(), edge] if serving else [edge])
         await self._until_whole(serving)
 
     async def stop(self) -> None:
@@ -225,6 +228,13 @@ class Stand:
         through = self._scale.through.get(module, ("-m",))
         argv = (sys.executable, *through, module, "--config", str(self._config(name)))
         return ProcessSpec(name, argv, env=PROGRAM_ENV, cwd=ROOT, ready=port_accepts(LOOPBACK, port))
+
+    def _border(self) -> list[ProcessSpec]:
+        if not self._scale.border:
+            return []
+        ends = (f"{LOOPBACK}:{self._ports.border}", f"{LOOPBACK}:{self._ports.intake}")
+        argv = (sys.executable, *self._scale.border, "--listen", ends[0], "--to", ends[1])
+        return [ProcessSpec("border", argv, cwd=ROOT, ready=port_accepts(LOOPBACK, self._ports.border))]
 
     def _etcd(self) -> ProcessSpec:
         client, peer = f"http://{LOOPBACK}:{self._ports.etcd}", f"http://{LOOPBACK}:{self._ports.etcd_peer}"
@@ -301,8 +311,9 @@ class Stand:
         if path == EDGE_ONLY:
             there = {"region": "singapore", "place": _place("SG", "stand-overseas"), "assurance": "edge-only"}
             return {**pool, **there, "engine": engine.name, "reachable_from": [EDGE]}
+        intake = self._ports.border if self._scale.border else self._ports.intake
         there = {"region": "china", "place": _place("CN", "stand-domestic"), "assurance": "two-party"}
-        return {**pool, **there, "scheduler": SITE, "intake": f"{LOOPBACK}:{self._ports.intake}"}
+        return {**pool, **there, "scheduler": SITE, "intake": f"{LOOPBACK}:{intake}"}
 
     def _write_configs(self) -> None:
         ports, public = self._ports, base64.b64encode(self._root_key).decode("ascii")

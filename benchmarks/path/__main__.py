@@ -1,7 +1,7 @@
 """`python -m benchmarks.path`: the data path beside its rivals, on this machine, in one go.
 
     python -m benchmarks.path                                              everything, about six minutes on two cores
-    python -m benchmarks.path --systems direct,tidegate --seconds 1 --rounds 2    a quick look
+    python -m benchmarks.path --systems direct,tidegate --parts core --seconds 1 --rounds 2    a quick look
 
 Every system serves the same request from the same engine. Rivals are installed from the package index into
 environments of their own the first time; one that cannot be measured is a row that says why. Needs `wrk`.
@@ -24,7 +24,7 @@ import uvloop
 
 from benchmarks.figures import machine
 from benchmarks.path import wrk
-from benchmarks.path.bench import Options, Result, measured
+from benchmarks.path.bench import PARTS, Options, Result, measured
 from benchmarks.path.rivals import ENVIRONMENTS, RIVALS
 from benchmarks.path.systems import DIRECT, GENERAL, PERSONAL
 from benchmarks.stand import StandError
@@ -43,18 +43,22 @@ def main() -> int:
     parser.add_argument("--systems", default=",".join(ALL), help=f"of {','.join(ALL)}")
     parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {','.join(PARTS)}; core always")
     parser.add_argument("--envs", type=Path, default=ENVIRONMENTS, metavar="DIR", help="environments of the rivals")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
     options = parser.parse_args()
     wanted = tuple(options.systems.split(","))
     if not set(wanted) <= set(ALL) or DIRECT not in wanted or options.seconds < 1 or options.rounds < 1:
         parser.error(f"--systems are of {', '.join(ALL)}, {DIRECT} always; --seconds and --rounds at least 1")
+    parts = tuple(options.parts.split(","))
+    if not set(parts) <= set(PARTS):
+        parser.error(f"--parts are of {', '.join(PARTS)}")
     try:
         wrk.installed()
         begun_s = time.monotonic()
         before = machine()
         with tempfile.TemporaryDirectory(prefix="tidegate-path-", ignore_cleanup_errors=True) as folder:
-            asked = Options(wanted, options.seconds, options.rounds, options.envs.resolve(), Path(folder))
+            asked = Options(wanted, options.seconds, options.rounds, parts, options.envs.resolve(), Path(folder))
             result = uvloop.run(_until_told(lambda: measured(asked)))
     except (wrk.WrkError, StandError, ProcessFailure, UpError, OSError) as failure:
         sys.stderr.write(f"bench-path: {failure}\n")

@@ -11,7 +11,7 @@ import msgspec
 CHAT = "/v1/chat/completions"
 PROMPT = "Write a long story about a lighthouse keeper and the tide."
 TOKENS = 100
-CHECK_S = 15.0
+CHECK_S = 30.0
 ANSWER_BYTES_MAX = 8 << 20
 
 

@@ -10,15 +10,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.path.ask import WrongAnswer
+from benchmarks.path.disk import WRITE_BYTES, fdatasync_us
 from benchmarks.path.rivals import RIVALS, started
 from benchmarks.path.rounds import LOADS, MANY, STREAM, right_bytes, rounds
+from benchmarks.path.rows import Row, every_row, over_a_border
+from benchmarks.path.staged import stage_table, staged, whole_us
 from benchmarks.path.summary import by_process, figures
-from benchmarks.path.systems import SCALE, NotMeasured, System, cpu_us, engine_pid, of_stand, resident_bytes
-from benchmarks.path.tables import cpu_table, main_table, shown
+from benchmarks.path.systems import (
+    DIRECT,
+    GENERAL,
+    SCALE,
+    NotMeasured,
+    System,
+    cpu_us,
+    engine_pid,
+    of_stand,
+    resident_bytes,
+)
+from benchmarks.path.tables import cpu_table, main_table, rows_table, shown
 from benchmarks.stand import INSTANT, Stand
 from orchestrator.cli.processes import Supervisor
 
 Result = dict[str, object]
+PARTS = ("core", "stages", "long", "streams", "slow", "border")
+ROW_SYSTEMS = (DIRECT, "vllm-router", "sglang-router", GENERAL)
+"""What carries long prompts and a thousand streams. LiteLLM answers too few requests a second for it."""
 CHECKS = 30
 CHECK_AGAIN_S = 1.0
 IDLE_S = 2.0
@@ -32,6 +48,7 @@ class Options:
     systems: tuple[str, ...]
     seconds: int
     rounds: int
+    parts: tuple[str, ...]
     environments: Path
     folder: Path
 
@@ -43,6 +60,14 @@ def say(line: str) -> None:
 
 async def measured(options: Options) -> Result:
     """Measure everything that was asked for. Raises StandError, ProcessFailure and OSError."""
+    result: Result = {
+        "seconds": options.seconds,
+        "rounds": options.rounds,
+        "fdatasync": (synced := fdatasync_us(options.folder)),
+    }
+    say(f"fdatasync of {WRITE_BYTES} bytes: p50 {synced['p50_us']:,.0f} us, p99 {synced['p99_us']:,.0f} us")
+    extra: list[Row] = []
+    wholes: dict[str, dict[str, float]] = {}
     async with AsyncExitStack() as stack:
         stand = Stand(options.folder / "stand", None, SCALE)
         stack.push_async_callback(stand.stop)
@@ -52,21 +77,44 @@ async def measured(options: Options) -> Result:
         stack.push_async_callback(supervisor.stop_all, STOP_MS)
         systems, lost = await _systems(options, stand, supervisor)
         titles = _titles(options, systems)
-        idle = await _idle(systems)
-        say(f"{len(systems)} systems, {options.rounds} rounds of {len(LOADS)} loads of {options.seconds} s each")
-        engine = engine_pid(stand)
-        samples, given_up = await rounds(systems, engine, options.folder, options.rounds, options.seconds, say)
-        lost |= given_up
-        memory = {one.name: sum(resident_bytes(pid) for pid in _own(one).values()) for one in systems}
+        result |= await _core(options, stand, systems, titles, lost)
+        if "stages" in options.parts:
+            say("a request on one connection, whole")
+            wholes = await whole_us(stand, options.folder, options.seconds)
+        carrying = [one for one in systems if one.name in ROW_SYSTEMS and one.name not in lost]
+        extra += await every_row(options.parts, stand, carrying, say)
+    if "stages" in options.parts:
+        say("the same with a clock round the stages")
+        found = await staged(options.folder, wholes, options.seconds)
+        for one in found:
+            shown(stage_table(one))
+        result["stages"] = [one.to_json() for one in found]
+    if "border" in options.parts:
+        say("a border of packets between edge and intake")
+        extra += await over_a_border(options.folder, say)
+    if extra:
+        shown(rows_table(extra, titles))
+    result["rows"] = [one.to_json() for one in extra]
+    return result
+
+
+async def _core(
+    options: Options, stand: Stand, systems: list[System], titles: Mapping[str, str], lost: dict[str, str]
+) -> Result:
+    """Load every system round by round. Adds to `lost` what had to be given up."""
+    idle = await _idle(systems)
+    say(f"{len(systems)} systems, {options.rounds} rounds of {len(LOADS)} loads of {options.seconds} s each")
+    count, seconds = options.rounds, options.seconds
+    samples, given_up = await rounds(systems, engine_pid(stand), options.folder, count, seconds, say)
+    lost |= given_up
+    memory = {one.name: sum(resident_bytes(pid) for pid in _own(one).values()) for one in systems}
     found = figures([one for one in samples if one.system not in lost])
     spent = {load.name: by_process(samples, load) for load in (MANY, STREAM)}
     shown(main_table(titles, found, memory, lost))
     shown(cpu_table(MANY.title, spent[MANY.name], titles))
     shown(cpu_table(STREAM.title, spent[STREAM.name], titles))
     return {
-        "seconds": options.seconds,
-        "rounds": options.rounds,
-        "titles": titles,
+        "titles": dict(titles),
         "upstream": {one.name: one.upstream for one in systems},
         "not_measured": lost,
         "idle_cpu_ms_per_s": idle,

@@ -50,6 +50,8 @@ class Rival:
     """For pip, with its version."""
     command: Callable[[Path, Path, int, str], Command]
     """From its environment, a folder of its own, the port to listen on and the engine's URL."""
+    seconds_min: int = 1
+    rounds_max: int = 1_000
 
     @property
     def environment(self) -> str:
@@ -107,7 +109,14 @@ RIVALS = (
         _SGLANG,
         _sglang("--policy", "round_robin", "--log-level", "warn"),
     ),
-    Rival("litellm", "LiteLLM proxy 1.108.7, 1 worker", "litellm[proxy]==1.108.7", _litellm),
+    Rival(
+        "litellm",
+        "LiteLLM proxy 1.108.7, 1 worker",
+        "litellm[proxy]==1.108.7",
+        _litellm,
+        seconds_min=10,
+        rounds_max=1,
+    ),
 )
 
 
@@ -146,7 +155,8 @@ async def started(rival: Rival, supervisor: Supervisor, folder: Path, environmen
     def ask(body: bytes) -> Ask:
         return Ask(LOOPBACK, port, headers, body)
 
-    return System(rival.name, rival.title, engine.MODEL, ask, {"router": pid}, SAME)
+    bounds = (rival.seconds_min, rival.rounds_max)
+    return System(rival.name, rival.title, engine.MODEL, ask, {"router": pid}, SAME, *bounds)
 
 
 def free_ports(count: int) -> list[int]:

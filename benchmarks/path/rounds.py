@@ -84,13 +84,14 @@ async def rounds(
         first = number % len(systems)
         for system in (*systems[first:], *systems[:first]):
             for load in LOADS:
-                if system.name in lost:
+                if system.name in lost or number >= system.rounds_max:
                     break
                 try:
                     key = (system.name, load.name)
                     if key not in sizes:
                         sizes[key] = await right_bytes(system, load)
-                    samples.append(await sample(system, load, number, engine, folder, seconds, sizes[key]))
+                    length_s = max(seconds, system.seconds_min)
+                    samples.append(await sample(system, load, number, engine, folder, length_s, sizes[key]))
                 except (wrk.WrkError, WrongAnswer, OSError) as error:
                     lost[system.name] = f"{load.title}: {error}"
                     say(f"  {system.title}: given up: {lost[system.name]}")

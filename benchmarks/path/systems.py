@@ -44,6 +44,9 @@ class System:
     """By what they are, the first process of each; its descendants count with it."""
     upstream: str
     """What it sends to the engine for a request that is not streamed."""
+    seconds_min: int = 1
+    """A slow one needs a longer run for any answer at all."""
+    rounds_max: int = 1_000
 
 
 def of_stand(stand: Stand) -> list[System]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.path.rows import Row
 from benchmarks.path.summary import Figure, Figures
 from benchmarks.path.systems import DIRECT
 
@@ -59,6 +60,46 @@ def cpu_table(title: str, by_system: Mapping[str, Mapping[str, float]], titles: 
     for name, spent in by_system.items():
         table.add_row(titles.get(name, name), ", ".join(f"{what} {us:,.0f}" for what, us in spent.items()))
     return table
+
+
+def rows_table(found: Sequence[Row], titles: Mapping[str, str]) -> Table:
+    """Return the rows that wrk does not fill."""
+    table = Table(title="long prompts, many streams, slow readers, a border")
+    for column in ("what", "system", "figures"):
+        table.add_column(column)
+    for row in found:
+        table.add_row(row.what, titles.get(row.system, row.system), row_text(row))
+    return table
+
+
+def row_text(row: Row) -> str:
+    """Return the figures of a row for people."""
+    if row.missing:
+        return f"not measured: {row.missing}"
+    return ", ".join(f"{_word(name)} {_amount(name, value)}" for name, value in row.figures.items())
+
+
+def _word(name: str) -> str:
+    for unit in _UNITS:
+        name = name.removesuffix(unit)
+    return name.replace("_", " ")
+
+
+def _amount(name: str, value: float) -> str:
+    unit = next((unit for unit in _UNITS if name.endswith(unit)), "")
+    if unit == "_ms":
+        return duration(value * 1000)
+    digits = 0 if abs(value) >= 100 else 1
+    return f"{value:,.{digits}f}{_UNITS.get(unit, '')}"
+
+
+_UNITS = {
+    "_kib_per_stream": " KiB a stream",
+    "_ms_per_request": " ms a request",
+    "_ms": "",
+    "_mb": " MB",
+    "_per_s": "/s",
+}
 
 
 def shown(table: Table) -> None:

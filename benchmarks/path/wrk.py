@@ -16,7 +16,6 @@ from pathlib import Path
 from benchmarks.path.ask import Ask
 
 SAID = "tidegate-bench "
-PERCENTILES = (50, 75, 90, 99)
 ANSWER_S = 30
 GRACE_S = 20.0
 """How long wrk may take beyond its time."""
