@@ -1,6 +1,6 @@
 """`python -m benchmarks.path`: the data path beside its rivals, on this machine, in one go.
 
-    python -m benchmarks.path                                              everything, about six minutes on two cores
+    python -m benchmarks.path                                              everything, about seven minutes on two cores
     python -m benchmarks.path --systems direct,tidegate --parts core --seconds 1 --rounds 2    a quick look
 
 Every system serves the same request from the same engine. Rivals are installed from the package index into
@@ -25,8 +25,10 @@ import uvloop
 from benchmarks.figures import machine
 from benchmarks.path import wrk
 from benchmarks.path.bench import PARTS, Options, Result, measured
+from benchmarks.path.profile import LOADS, PROGRAMS, SECONDS_MIN, profiled
+from benchmarks.path.report import written
 from benchmarks.path.rivals import ENVIRONMENTS, RIVALS
-from benchmarks.path.systems import DIRECT, GENERAL, PERSONAL
+from benchmarks.path.systems import DIRECT, GENERAL, PERSONAL, NotMeasured
 from benchmarks.stand import StandError
 from orchestrator.cli.processes import ProcessFailure
 from orchestrator.cli.up import UpError
@@ -41,11 +43,16 @@ def main() -> int:
         prog="python -m benchmarks.path", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--systems", default=",".join(ALL), help=f"of {','.join(ALL)}")
-    parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk")
+    parser.add_argument("--seconds", type=int, default=2, help="of each run of wrk")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {','.join(PARTS)}; core always")
     parser.add_argument("--envs", type=Path, default=ENVIRONMENTS, metavar="DIR", help="environments of the rivals")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md and its drawing")
+    parser.add_argument("--profile", choices=tuple(PROGRAMS), help="only: a flame graph of a program under load")
+    parser.add_argument("--load", choices=tuple(LOADS), default="short", help="for --profile")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="for --profile: .svg draws, else raw stacks")
+    parser.add_argument("--told", type=Path, metavar="FILE", help="measure nothing: take the figures of this JSON file")
     options = parser.parse_args()
     wanted = tuple(options.systems.split(","))
     if not set(wanted) <= set(ALL) or DIRECT not in wanted or options.seconds < 1 or options.rounds < 1:
@@ -53,14 +60,19 @@ def main() -> int:
     parts = tuple(options.parts.split(","))
     if not set(parts) <= set(PARTS):
         parser.error(f"--parts are of {', '.join(PARTS)}")
+    if options.told is not None:
+        return _kept(json.loads(options.told.read_text(encoding="utf-8")), options.json, options.write)
     try:
         wrk.installed()
         begun_s = time.monotonic()
         before = machine()
+        if options.profile is not None:
+            _profile(options)
+            return 0
         with tempfile.TemporaryDirectory(prefix="tidegate-path-", ignore_cleanup_errors=True) as folder:
             asked = Options(wanted, options.seconds, options.rounds, parts, options.envs.resolve(), Path(folder))
             result = uvloop.run(_until_told(lambda: measured(asked)))
-    except (wrk.WrkError, StandError, ProcessFailure, UpError, OSError) as failure:
+    except (wrk.WrkError, NotMeasured, StandError, ProcessFailure, UpError, OSError) as failure:
         sys.stderr.write(f"bench-path: {failure}\n")
         return 1
     except (asyncio.CancelledError, KeyboardInterrupt):
@@ -71,9 +83,29 @@ def main() -> int:
     result["took_s"] = round(time.monotonic() - begun_s, 1)
     print(f"took {result['took_s']} s; load average {before['load_average_1min']} before, "
           f"{result['load_average_1min_at_end']} after")  # fmt: skip
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(f"written: {options.json}")
+    return _kept(result, options.json, options.write)
+
+
+def _profile(options: argparse.Namespace) -> None:
+    out = options.out or Path(f"{options.profile}-{options.load}.svg")
+    seconds = max(SECONDS_MIN, options.seconds)
+    with tempfile.TemporaryDirectory(prefix="tidegate-path-", ignore_cleanup_errors=True) as folder:
+
+        async def work() -> Result:
+            envs, load = options.envs.resolve(), LOADS[options.load]
+            await profiled(Path(folder), envs, options.profile, load, seconds, out)
+            return {}
+
+        uvloop.run(_until_told(work))
+
+
+def _kept(result: Result, file: Path | None, write: bool) -> int:
+    """Write what was asked for."""
+    if file is not None:
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    paths = [] if file is None else [file]
+    for path in [*paths, *(written(result) if write else [])]:
+        print(f"written: {path}")
     return 0
 
 

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.path.aims import aims
 from benchmarks.path.ask import WrongAnswer
 from benchmarks.path.disk import WRITE_BYTES, fdatasync_us
 from benchmarks.path.rivals import RIVALS, started
@@ -27,7 +28,7 @@ from benchmarks.path.systems import (
     of_stand,
     resident_bytes,
 )
-from benchmarks.path.tables import cpu_table, main_table, rows_table, shown
+from benchmarks.path.tables import aims_table, cpu_table, main_table, rows_table, shown
 from benchmarks.stand import INSTANT, Stand
 from orchestrator.cli.processes import Supervisor
 
@@ -81,7 +82,7 @@ async def measured(options: Options) -> Result:
         if "stages" in options.parts:
             say("a request on one connection, whole")
             wholes = await whole_us(stand, options.folder, options.seconds)
-        carrying = [one for one in systems if one.name in ROW_SYSTEMS and one.name not in lost]
+        carrying = [one for one in systems if one.name in ROW_SYSTEMS]
         extra += await every_row(options.parts, stand, carrying, say)
     if "stages" in options.parts:
         say("the same with a clock round the stages")
@@ -95,28 +96,29 @@ async def measured(options: Options) -> Result:
     if extra:
         shown(rows_table(extra, titles))
     result["rows"] = [one.to_json() for one in extra]
+    shown(aims_table(aims(result)))
     return result
 
 
 async def _core(
     options: Options, stand: Stand, systems: list[System], titles: Mapping[str, str], lost: dict[str, str]
 ) -> Result:
-    """Load every system round by round. Adds to `lost` what had to be given up."""
+    """Load every system round by round."""
     idle = await _idle(systems)
     say(f"{len(systems)} systems, {options.rounds} rounds of {len(LOADS)} loads of {options.seconds} s each")
     count, seconds = options.rounds, options.seconds
     samples, given_up = await rounds(systems, engine_pid(stand), options.folder, count, seconds, say)
-    lost |= given_up
     memory = {one.name: sum(resident_bytes(pid) for pid in _own(one).values()) for one in systems}
-    found = figures([one for one in samples if one.system not in lost])
+    found = figures([one for one in samples if one.load not in given_up.get(one.system, ())])
     spent = {load.name: by_process(samples, load) for load in (MANY, STREAM)}
-    shown(main_table(titles, found, memory, lost))
+    shown(main_table(titles, found, memory, lost, given_up))
     shown(cpu_table(MANY.title, spent[MANY.name], titles))
     shown(cpu_table(STREAM.title, spent[STREAM.name], titles))
     return {
         "titles": dict(titles),
         "upstream": {one.name: one.upstream for one in systems},
-        "not_measured": lost,
+        "not_measured": dict(lost),
+        "given_up": given_up,
         "idle_cpu_ms_per_s": idle,
         "memory_bytes": memory,
         "figures": {name: {key: one.to_json() for key, one in own.items()} for name, own in found.items()},

@@ -53,11 +53,6 @@ class Rival:
     seconds_min: int = 1
     rounds_max: int = 1_000
 
-    @property
-    def environment(self) -> str:
-        """The name of its environment."""
-        return self.requirement.replace("[", "-").replace("]", "").replace("==", "-")
-
 
 def _vllm(*more: str) -> Callable[[Path, Path, int, str], Command]:
     def command(environment: Path, folder: Path, port: int, worker: str) -> Command:
@@ -120,14 +115,14 @@ RIVALS = (
 )
 
 
-def installed(rival: Rival, environments: Path) -> Path:
-    """Return the environment of a rival; make it where there is none. Raises NotMeasured."""
-    environment = environments / rival.environment
+def installed(requirement: str, environments: Path) -> Path:
+    """Return the environment that holds a package; make it where there is none. Raises NotMeasured."""
+    environment = environments / requirement.replace("[", "-").replace("]", "").replace("==", "-")
     whole = environment / "whole"
     if whole.exists():
         return environment
     environments.mkdir(parents=True, exist_ok=True)
-    pip = (str(environment / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", rival.requirement)
+    pip = (str(environment / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", requirement)
     _told((sys.executable, "-m", "venv", "--clear", str(environment)))
     _told(pip)
     whole.touch()
@@ -136,7 +131,7 @@ def installed(rival: Rival, environments: Path) -> Path:
 
 async def started(rival: Rival, supervisor: Supervisor, folder: Path, environments: Path, worker: str) -> System:
     """Start a rival and return it when it listens. Raises NotMeasured with the reason."""
-    environment = await asyncio.to_thread(installed, rival, environments)
+    environment = await asyncio.to_thread(installed, rival.requirement, environments)
     (port,) = free_ports(1)
     own = folder / rival.name
     own.mkdir(parents=True, exist_ok=True)

@@ -75,17 +75,17 @@ async def sample(
 
 async def rounds(
     systems: Sequence[System], engine: int, folder: Path, count: int, seconds: int, say: Callable[[str], None]
-) -> tuple[list[Sample], dict[str, str]]:
-    """Return every sample, and by system why it was given up where it was."""
+) -> tuple[list[Sample], dict[str, dict[str, str]]]:
+    """Return every sample, and by system and load why it was given up where it was."""
     samples: list[Sample] = []
-    lost: dict[str, str] = {}
+    lost: dict[str, dict[str, str]] = {}
     sizes: dict[tuple[str, str], int] = {}
     for number in range(count):
         first = number % len(systems)
         for system in (*systems[first:], *systems[:first]):
             for load in LOADS:
-                if system.name in lost or number >= system.rounds_max:
-                    break
+                if load.name in lost.get(system.name, ()) or number >= system.rounds_max:
+                    continue
                 try:
                     key = (system.name, load.name)
                     if key not in sizes:
@@ -93,8 +93,8 @@ async def rounds(
                     length_s = max(seconds, system.seconds_min)
                     samples.append(await sample(system, load, number, engine, folder, length_s, sizes[key]))
                 except (wrk.WrkError, WrongAnswer, OSError) as error:
-                    lost[system.name] = f"{load.title}: {error}"
-                    say(f"  {system.title}: given up: {lost[system.name]}")
+                    lost.setdefault(system.name, {})[load.name] = str(error)
+                    say(f"  {system.title}: {load.title}: given up: {error}")
         say(f"  round {number + 1} of {count}")
     return samples, lost
 

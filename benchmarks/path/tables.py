@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.path.aims import Aim
 from benchmarks.path.rows import Row
 from benchmarks.path.summary import Figure, Figures
 from benchmarks.path.systems import DIRECT
 
+MISSING = "n/m"
 COLUMNS = (
     "p50, 1 conn.",
     "p99",
@@ -25,7 +27,11 @@ COLUMNS = (
 
 
 def main_table(
-    titles: Mapping[str, str], figures: Figures, memory_bytes: Mapping[str, int], lost: Mapping[str, str]
+    titles: Mapping[str, str],
+    figures: Figures,
+    memory_bytes: Mapping[str, int],
+    lost: Mapping[str, str],
+    given_up: Mapping[str, Mapping[str, str]],
 ) -> Table:
     """Return the table of every system, those that were not measured included."""
     table = Table(title="the same request to the same engine, median of the rounds (x direct; + added)")
@@ -35,8 +41,10 @@ def main_table(
     for name, title in titles.items():
         if name in lost:
             table.add_row(title, f"not measured: {lost[name]}")
-        elif name in figures:
-            table.add_row(title, *cells(name, figures[name], memory_bytes.get(name)))
+        else:
+            table.add_row(title, *cells(name, figures.get(name, {}), memory_bytes.get(name)))
+    why = [f"{titles[name]}, {load}: {reason}" for name, loads in given_up.items() for load, reason in loads.items()]
+    table.caption = f"{MISSING}: not measured. " + "; ".join(why) if why else None
     return table
 
 
@@ -44,10 +52,10 @@ def cells(name: str, own: Mapping[str, Figure], memory_bytes: int | None) -> lis
     """Return one row, without its title."""
     bare = name == DIRECT
     return [
-        *(_latency(own[key], bare) for key in ("one_p50_us", "one_p99_us", "many_p50_us", "many_p99_us")),
-        *(_rate(own[key], bare) for key in ("requests_per_s", "tokens_per_s")),
-        f"{own['cpu_us_per_request'].value:,.0f}",
-        f"{own['cpu_us_per_1000_tokens'].value / 1000:,.2f}",
+        *(_latency(own.get(key), bare) for key in ("one_p50_us", "one_p99_us", "many_p50_us", "many_p99_us")),
+        *(_rate(own.get(key), bare) for key in ("requests_per_s", "tokens_per_s")),
+        _amount_of(own.get("cpu_us_per_request"), 1, 0),
+        _amount_of(own.get("cpu_us_per_1000_tokens"), 1000, 2),
         "" if not memory_bytes else f"{memory_bytes / 1e6:,.0f}",
     ]
 
@@ -59,6 +67,16 @@ def cpu_table(title: str, by_system: Mapping[str, Mapping[str, float]], titles: 
     table.add_column("us of processor time per request, by process")
     for name, spent in by_system.items():
         table.add_row(titles.get(name, name), ", ".join(f"{what} {us:,.0f}" for what, us in spent.items()))
+    return table
+
+
+def aims_table(found: Sequence[Aim]) -> Table:
+    """Return every aim with what was measured."""
+    table = Table(title="aims")
+    for column in ("aim", "bound", "measured", ""):
+        table.add_column(column)
+    for one in found:
+        table.add_row(one.text, one.aim, one.measured, one.verdict)
     return table
 
 
@@ -118,11 +136,19 @@ def signed(us: float) -> str:
     return ("+" if us >= 0 else "-") + duration(abs(us))
 
 
-def _latency(figure: Figure, bare: bool) -> str:
+def _amount_of(figure: Figure | None, divisor: float, digits: int) -> str:
+    return MISSING if figure is None else f"{figure.value / divisor:,.{digits}f}"
+
+
+def _latency(figure: Figure | None, bare: bool) -> str:
+    if figure is None:
+        return MISSING
     value = duration(figure.value)
     return value if bare or figure.added is None else f"{value} ({signed(figure.added)})"
 
 
-def _rate(figure: Figure, bare: bool) -> str:
+def _rate(figure: Figure | None, bare: bool) -> str:
+    if figure is None:
+        return MISSING
     value = f"{figure.value:,.0f}"
     return value if bare or figure.direct is None else f"{value} (x{figure.direct:.3f})"
