@@ -4,6 +4,7 @@
 #   make test [ARGS=...]           set up, `make check`, then every test (ARGS go to pytest)
 #   make check [ARGS=...]          lint, types, import contracts, tidy rules, proto drift (ARGS name single checks)
 #   make bench [ARGS=...]          the benchmarks
+#   make bench-path [ARGS=...]     the data path beside vllm-router, sglang-router and LiteLLM; needs wrk (apt-get install wrk)
 #   make bench-placement [FULL=1]  placement against the published routers, simulated; FULL=1 writes docs/placement.md
 #   make setup                     packages and model; nothing to do: under a second
 #   make protos                    stubs from protos/tidegate/v1/*.proto
@@ -15,7 +16,7 @@ VENV := .venv/bin
 ARGS ?=
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup packages model run test check bench bench-placement protos lock clean
+.PHONY: help setup packages model run test check bench bench-path bench-placement protos lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -42,6 +43,9 @@ check: packages
 
 bench: setup
 	@$(VENV)/python -m benchmarks $(ARGS)
+
+bench-path: packages
+	@$(VENV)/python -m benchmarks.path $(ARGS)
 
 bench-placement: packages
 	@$(VENV)/python -m benchmarks.placement $(if $(FULL),--full --write --fresh 10) $(ARGS)
