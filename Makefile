@@ -6,6 +6,7 @@
 #   make bench [ARGS=...]          the benchmarks
 #   make bench-path [ARGS=...]     the data path beside vllm-router, sglang-router and LiteLLM; needs wrk (apt-get install wrk)
 #   make bench-placement [FULL=1]  placement against the published routers, simulated; FULL=1 writes docs/placement.md
+#   make fuzz [SECONDS=60]         every reader of bytes from outside under fuzzers (ARGS name targets; --keep adds to the corpus)
 #   make setup                     packages and model; nothing to do: under a second
 #   make protos                    stubs from protos/tidegate/v1/*.proto
 #   make lock [UPGRADE=1]          requirements/ from pyproject.toml
@@ -16,7 +17,7 @@ VENV := .venv/bin
 ARGS ?=
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup packages model run test check bench bench-path bench-placement protos lock clean
+.PHONY: help setup packages model run test check bench bench-path bench-placement chaos soak fuzz protos lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -49,6 +50,9 @@ bench-path: packages
 
 bench-placement: packages
 	@$(VENV)/python -m benchmarks.placement $(if $(FULL),--full --write --fresh 10) $(ARGS)
+
+fuzz: packages
+	@$(VENV)/python tools/fuzz.py $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 protos: packages
 	@$(VENV)/python tools/protos.py $(ARGS)
