@@ -148,6 +148,9 @@ async def _exchange(session: aiohttp.ClientSession, plan: Plan, told: Told, read
             _refused(told, response.status, await response.read())
         elif plan.mode is not Mode.STREAM:
             reader.whole(await response.read())
+        elif plan.cancel_after == 0:
+            told.ending = Ending.CANCELLED
+            response.close()
         else:
             async for line in response.content:
                 reader.line(line)

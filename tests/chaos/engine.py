@@ -24,7 +24,7 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
-from tests.chaos.words import TOKEN_CHARS, answer, tag_of, token
+from tests.chaos.words import QUICK, TOKEN_CHARS, answer, tag_of, token
 
 MODEL = "words"
 HEAD_BYTES_MAX = 64 * 1024
@@ -42,6 +42,7 @@ class Pace:
     slots: int
     token_ms: float
     first_ms: float
+    quick_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Order:
     """Tokens that the text to be continued has already."""
     count: int
     """Tokens to make."""
+    kind: str
+    tag: str
 
 
 class BadOrder(Exception):
@@ -72,7 +75,8 @@ def read_order(body: bytes) -> Order:
     begin, rest = divmod(len(partial), TOKEN_CHARS)
     if rest or partial != answer(prompt, begin):
         raise BadOrder("the text to be continued is not the answer so far")
-    return Order(prompt, begin, count)
+    kind, tag = tag_of(prompt) or ("?", "?")
+    return Order(prompt, begin, count, kind, tag)
 
 
 class Works:
@@ -151,8 +155,7 @@ class Connection(asyncio.Protocol):
         order = self._order
         if order is None:
             return
-        kind, tag = tag_of(order.prompt) or ("?", "?")
-        self._works.note(what="start", kind=kind, tag=tag, begin=order.begin, count=order.count)
+        self._works.note(what="start", kind=order.kind, tag=order.tag, begin=order.begin, count=order.count)
         self._due = self._loop.time() + self._works.pace.first_ms / 1000
         self._timer = self._loop.call_at(self._due, self._write_token)
 
@@ -210,14 +213,14 @@ class Connection(asyncio.Protocol):
             self._take_request()
             return
         # By the clock and not by sleeping: a loaded machine does not make the engine slower than it says.
-        self._due += self._works.pace.token_ms / 1000
+        pace = self._works.pace
+        self._due += (pace.quick_ms if order.tag.startswith(QUICK) else pace.token_ms) / 1000
         self._timer = self._loop.call_at(self._due, self._write_token)
 
     def _end(self, how: str) -> None:
         order, self._order = self._order, None
         if order is not None:
-            _, tag = tag_of(order.prompt) or ("?", "?")
-            self._works.note(what=how, tag=tag, made=self._made)
+            self._works.note(what=how, tag=order.tag, made=self._made)
             self._works.leave(self, how)
 
     def _write(self, data: bytes) -> None:
@@ -285,8 +288,9 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--token-ms", type=float, default=10.0)
     parser.add_argument("--first-ms", type=float, default=5.0)
+    parser.add_argument("--quick-ms", type=float, default=0.5)
     told = parser.parse_args()
-    uvloop.run(_main(told.port, Pace(told.slots, told.token_ms, told.first_ms), told.journal))
+    uvloop.run(_main(told.port, Pace(told.slots, told.token_ms, told.first_ms, told.quick_ms), told.journal))
     return 0
 
 

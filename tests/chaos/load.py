@@ -12,9 +12,10 @@ import aiohttp
 from tests.chaos.client import Ending, Mode, Plan, Told, ask, new_session
 from tests.chaos.declared import EDGES, GENERAL, LABELS
 from tests.chaos.stand import Stand
+from tests.chaos.words import QUICK
 
-AGAIN_MAX = 4
-"""How often a request is asked again whose connection to a killed edge was lost."""
+AGAIN_MAX = 60
+"""How often a request is asked again whose edge was not there, or was killed: some 20 s."""
 AGAIN_S = 0.3
 BACK_S = 0.2
 """How long a worker waits after a refusal. Less than `Retry-After` says: the sooner it asks, the sooner it sees."""
@@ -33,6 +34,8 @@ class Lane:
     cancel_after: tuple[int, ...] = ()
     """Hang up after so many tokens, each in turn; empty reads to the end."""
     pause_s: float = 0.0
+    quick: bool = False
+    """Whether the engine answers at once."""
 
 
 @dataclass(slots=True)
@@ -104,7 +107,7 @@ class Load:
         asked = Asked(lane)
         self.asked.append(asked)
         edge = lane.edges[index % len(lane.edges)]
-        tag = f"{self._name}-{index}"
+        tag = f"{QUICK if lane.quick else ''}{self._name}-{index}"
         for attempt in range(1 + AGAIN_MAX):
             # Under the same key the body must be the same; without one, each try is told from the others.
             own_tag = tag if not attempt or lane.mode is Mode.KEYED else f"{tag}.{attempt}"
@@ -112,7 +115,7 @@ class Load:
             asked.tries.append(told)
             if not self._excused(told, edge):
                 break
-            await asyncio.sleep(AGAIN_S * (1 + attempt) ** 2)
+            await asyncio.sleep(AGAIN_S)
             if lane.mode is not Mode.KEYED:
                 # The key is known where it was first seen; anything else is asked at the other edge.
                 edge = next((other for other in lane.edges if other != edge), edge)
@@ -120,8 +123,14 @@ class Load:
 
     async def _try(self, lane: Lane, edge: str, tag: str, index: int) -> Told:
         cancel_after = lane.cancel_after[index % len(lane.cancel_after)] if lane.cancel_after else None
+        if self._session is None:
+            self._session = new_session()
+        return await ask(self._session, self.plan(lane, edge, tag, cancel_after))
+
+    def plan(self, lane: Lane, edge: str, tag: str, cancel_after: int | None = None) -> Plan:
+        """Return one request of a lane."""
         stand = self._stand
-        plan = Plan(
+        return Plan(
             tag,
             edge,
             stand.url(edge),
@@ -133,9 +142,6 @@ class Load:
             lane.tokens,
             cancel_after,
         )
-        if self._session is None:
-            self._session = new_session()
-        return await ask(self._session, plan)
 
     def _excused(self, told: Told, edge: str) -> bool:
         """Whether the edge was not there, or died while it answered."""

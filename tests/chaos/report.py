@@ -135,7 +135,8 @@ def table(results: Sequence[Result]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for result in results:
         told = [*result.failures, *result.findings.sentences]
-        parts = [f"{code} {count}" for code, count in sorted({**result.refused, **result.cut}.items())]
+        parts = [f"refused {code} {count}" for code, count in sorted(result.refused.items())]
+        parts += [f"cut {code} {count}" for code, count in sorted(result.cut.items())]
         figures = [f"{name} {value:g}" for name, value in result.figures.items()]
         if result.findings.unsettled:
             figures.append(f"unsettled on killed edges {result.findings.unsettled}")

@@ -1,15 +1,11 @@
-"""The scenarios."""
+"""Every scenario on the one stand, in the order in which they run."""
 
 from __future__ import annotations
 
-from tests.chaos.scenario import Scenario, Step, kill, start
-from tests.chaos.stand import engine_name
+from tests.chaos.disk_faults import DISK_FAULTS
+from tests.chaos.link_faults import LINK_FAULTS
+from tests.chaos.process_faults import PROCESS_FAULTS
+from tests.chaos.scenario import Scenario
+from tests.chaos.use_faults import USE_FAULTS
 
-SCENARIOS = (
-    Scenario(
-        "replica-killed",
-        "SIGKILL of one of a site's two engines, and its return",
-        (Step(0.0, kill(engine_name("guizhou", 0)), fault=True), Step(2.0, start(engine_name("guizhou", 0)))),
-        rounds=3,
-    ),
-)
+SCENARIOS: tuple[Scenario, ...] = (*PROCESS_FAULTS, *LINK_FAULTS, *USE_FAULTS, *DISK_FAULTS)

@@ -9,6 +9,9 @@ from enum import Enum
 TOKEN_CHARS = 9
 """A space and eight hex digits."""
 
+QUICK = "quick-"
+"""How the tags of requests begin that are answered without the usual pace."""
+
 
 class Verdict(Enum):
     """What a text is, beside the answer that it should be."""
