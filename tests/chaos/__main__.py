@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.chaos.evidence import Auditor
 from tests.chaos.report import Result, table
 from tests.chaos.scenario import Scenario, run
-from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.scenarios import SCENARIOS, SHORT
 from tests.chaos.stand import Stand
 
 
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="only the short set that the tests run")
     parser.add_argument("--json", type=Path, help="write the results to this file as well")
     told = parser.parse_args()
-    chosen = list(SCENARIOS)
+    chosen = list(SHORT if told.short else SCENARIOS)
     if told.list:
         for scenario in SCENARIOS:
             print(f"{scenario.name:<24} {scenario.about}")

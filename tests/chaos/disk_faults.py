@@ -22,8 +22,9 @@ async def shrink_the_disk(running: Run) -> None:
     stand = running.stand
     keep = stand.folder / f"kept-{len(running.load.asked)}"
     running.spools.append(keep)
-    wrap = (sys.executable, "-m", "tests.chaos.small_disk", "--kib", str(DISK_KIB))
-    wrap += ("--at", str(stand.data(EDGE) / "spool"), "--keep", str(keep), "--")
+    told = ("--kib", str(DISK_KIB), "--at", str(stand.data(EDGE) / "spool"), "--keep", str(keep))
+    wrap = (sys.executable, "-m", "tests.chaos.small_disk", *told, "--")
+    running.load.leaves(EDGE)
     await stand.supervisor.stop(EDGE)
     await stand.restart(EDGE, wrap=wrap)
 
@@ -36,6 +37,7 @@ async def shrink_the_disk(running: Run) -> None:
 
 async def enlarge_it(running: Run) -> None:
     """The edge on its own disk again."""
+    running.load.leaves(EDGE)
     await running.stand.supervisor.stop(EDGE)
     await running.stand.restart(EDGE)
 

@@ -48,7 +48,7 @@ class Findings:
 
 
 @dataclass(slots=True)
-class _Seen:
+class Seen:
     """The new records of a scenario."""
 
     decisions: list[Json]
@@ -73,13 +73,13 @@ class Auditor:
         seen = self._new(spools)
         found = Findings(sends=len(seen.decisions))
         tries = [told for one in asked for told in one.tries]
-        _decided(seen, found)
-        _lawful(seen, found)
+        decided(seen, found)
+        lawful(seen, found)
         self._crossings(seen, found)
-        _billed(seen, found, tries)
+        billed(seen, found, tries)
         return found
 
-    def _new(self, further: Iterable[Path]) -> _Seen:
+    def _new(self, further: Iterable[Path]) -> Seen:
         stand = self._stand
         edges = [stand.data(edge) / "spool" for edge in EDGES]
         records = [record for folder in (*edges, *further) for record in self._records(folder)]
@@ -91,7 +91,7 @@ class Auditor:
             for line in self._lines(stand.journal(name))
             if line["what"] == "start"
         ]
-        return _Seen(
+        return Seen(
             [one for one in records if one["kind"] == "decision" and one["outcome"] == "sent"],
             [one for one in records if one["kind"] == "usage"],
             [one for one in theirs if one["kind"] == "decision" and one["outcome"] == "permitted"],
@@ -124,7 +124,7 @@ class Auditor:
                     self._journals[journal] = self._journals.get(journal, 0) + len(line)
                     yield json.loads(line)
 
-    def _crossings(self, seen: _Seen, found: Findings) -> None:
+    def _crossings(self, seen: Seen, found: Findings) -> None:
         """What the proxies saw pass. That they would see it is shown by what may pass."""
         general, personal = CANARIES
         now = [Counter(proxy.seen) for proxy in self._stand.proxies.values()]
@@ -137,7 +137,7 @@ class Auditor:
             found.add("violations", f"blind proxies: they saw {passed[general]} of {abroad} prompts that crossed")
 
 
-def _decided(seen: _Seen, found: Findings) -> None:
+def decided(seen: Seen, found: Findings) -> None:
     """Every send has exactly one decision record, made before it."""
     for attempt, times in Counter(one["attempt"] for one in seen.decisions).items():
         if times != 1:
@@ -146,20 +146,20 @@ def _decided(seen: _Seen, found: Findings) -> None:
     for permit in seen.permits:
         if permit["attempt"] not in attempts:
             found.add("unrecorded", f"attempt {permit['attempt']} reached a site without a decision of an edge")
-    decided: dict[tuple[str, str], list[int]] = defaultdict(list)
+    moments_decided: dict[tuple[str, str], list[int]] = defaultdict(list)
     for one in seen.decisions:
-        decided[one["client_request"], one["pool"]].append(one["decided_ms"])
+        moments_decided[one["client_request"], one["pool"]].append(one["decided_ms"])
     begun: dict[tuple[str, str], list[int]] = defaultdict(list)
     for pool, line in seen.starts:
         begun[line["tag"], pool].append(line["at_ms"])
     for (tag, pool), moments in begun.items():
-        before = sorted(decided.get((tag, pool), ()))
+        before = sorted(moments_decided.get((tag, pool), ()))
         for at, moment in enumerate(sorted(moments)):
             if at >= len(before) or before[at] > moment:
                 found.add("unrecorded", f"{tag} began in {pool} without a decision record before it")
 
 
-def _lawful(seen: _Seen, found: Findings) -> None:
+def lawful(seen: Seen, found: Findings) -> None:
     """Every payload is in a place that the law allows for its kind."""
     for pool, line in seen.starts:
         kind = line["kind"] if line["kind"] in (GENERAL, PERSONAL) else PERSONAL
@@ -167,7 +167,7 @@ def _lawful(seen: _Seen, found: Findings) -> None:
             found.add("violations", f"{line['tag']} ({line['kind']}) reached {pool}")
 
 
-def _billed(seen: _Seen, found: Findings, tries: Iterable[Any]) -> None:
+def billed(seen: Seen, found: Findings, tries: Iterable[Any]) -> None:
     """What the usage records deliver is what the tenant got, once."""
     for attempt, times in Counter(one["attempt"] for one in seen.usages).items():
         if times != 1:

@@ -58,6 +58,8 @@ class Load:
         self.asked: list[Asked] = []
         self.dying: dict[str, float] = {}
         """Edges that were killed, with the moment: a connection to one may end without a word."""
+        self.leaving: dict[str, float] = {}
+        """Edges that were told to stop, with the moment: a connection to one may end before any answer began."""
         self._stand = stand
         self._name = name
         self._numbers = itertools.count()
@@ -76,6 +78,11 @@ class Load:
         """A process is about to be killed."""
         if name in EDGES:
             self.dying[name] = asyncio.get_running_loop().time()
+
+    def leaves(self, name: str) -> None:
+        """A process is about to be told to stop."""
+        if name in EDGES:
+            self.leaving[name] = asyncio.get_running_loop().time()
 
     async def stop(self) -> None:
         """Stop asking, and wait for the answers that are under way."""
@@ -147,8 +154,13 @@ class Load:
         """Whether the edge was not there, or died while it answered."""
         if told.ending is Ending.UNREACHED:
             return True
-        died_s = self.dying.get(edge)
-        return told.ending is Ending.CLOSED and died_s is not None and told.begun_s - 1.0 < died_s < told.ended_s
+        if told.ending is not Ending.CLOSED:
+            return False
+        died_s, left_s = self.dying.get(edge), self.leaving.get(edge)
+        if died_s is not None and told.begun_s - 1.0 < died_s < told.ended_s:
+            return True
+        # A drain closes the listener: what was not yet taken up there ends without a word, and may be asked again.
+        return not told.request and left_s is not None and told.begun_s - 1.0 < left_s < told.ended_s
 
     async def _work(self, lane: Lane, number: int) -> None:
         # Not all at once: workers that began together would stay together.

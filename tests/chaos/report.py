@@ -25,6 +25,8 @@ class Result:
     resumed: int = 0
     again: int = 0
     """Asked again because the edge itself was gone."""
+    unserved: int = 0
+    """Of these, tries that a stopping edge closed before any answer began. Told only."""
     refused: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     cancelled: int = 0
@@ -66,6 +68,7 @@ def summed(
     for one in asked:
         last = one.last
         result.again += len(one.tries) > 1
+        result.unserved += sum(1 for told in one.tries if told.ending is Ending.CLOSED and not told.request)
         result.resumed += last.segments > 1
         match last.ending:
             case Ending.ANSWERED:
@@ -138,6 +141,8 @@ def table(results: Sequence[Result]) -> str:
         parts = [f"refused {code} {count}" for code, count in sorted(result.refused.items())]
         parts += [f"cut {code} {count}" for code, count in sorted(result.cut.items())]
         figures = [f"{name} {value:g}" for name, value in result.figures.items()]
+        if result.unserved:
+            figures.append(f"closed before any answer began {result.unserved}")
         if result.findings.unsettled:
             figures.append(f"unsettled on killed edges {result.findings.unsettled}")
         if parts or figures:

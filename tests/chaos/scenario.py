@@ -172,6 +172,7 @@ def replace(name: str) -> Action:
     """SIGTERM, wait for the end, start again."""
 
     async def act(running: Run) -> None:
+        running.load.leaves(name)
         await running.stand.supervisor.stop(name)
         await running.stand.restart(name)
 

@@ -27,7 +27,7 @@ def _mount(kib: int, at: Path) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_REC_PRIVATE, None):
         return False
-    return libc.mount(b"tmpfs", os.fsencode(at), b"tmpfs", 0, f"size={kib}k,mode=0700".encode()) == 0
+    return int(libc.mount(b"tmpfs", os.fsencode(at), b"tmpfs", 0, f"size={kib}k,mode=0700".encode())) == 0
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from orchestrator.cli.processes import ProcessSpec, Supervisor, port_accepts
 from orchestrator.cli.publish import publish
 from orchestrator.cli.status import fetch_status
 from orchestrator.cli.up import etcd_binary
-from orchestrator.config.secret import read_secret
+from orchestrator.config.secret import Secret, read_secret
 from orchestrator.policy.ids import KeyId, format_api_key
 from tests.chaos import engine
 from tests.chaos.declared import (
@@ -53,6 +53,7 @@ START_MS = 60_000
 WHOLE_S = 60.0
 STOP_MS = 20_000
 POLL_S = 0.1
+LOG_BYTES = 256 << 20
 PROGRAM_ENV = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
 DRAIN_GRACE_MS = 5_000
 CANARIES = (f"chaos {GENERAL} ".encode(), f"chaos {PERSONAL} ".encode())
@@ -89,7 +90,7 @@ class Stand:
         """`folder` must be there."""
         self.folder = folder
         self.pace = Pace() if pace is None else pace
-        self.supervisor = Supervisor(folder)
+        self.supervisor = Supervisor(folder, log_bytes=LOG_BYTES)
         self._engines = (HOME_ENGINE, *(engine_name(site, number) for site in SITES for number in (0, 1)))
         names = ["etcd", "etcd-peer", "control", *EDGES, *self._engines]
         names += [f"{what}-{site}" for site in SITES for what in ("intake", "link", "replicas")]
@@ -164,7 +165,8 @@ class Stand:
     async def publish(self, revision: int) -> None:
         """Publish the declared files, with settings of another number."""
         write_settings(self.declared, revision)
-        await publish(self._control, read_secret(self._file("operator.token")), self.declared)
+        control, token = self.control_target()
+        await publish(control, token, self.declared)
 
     def pid(self, name: str) -> int | None:
         """Return the process of a program, None when it does not run."""
@@ -208,7 +210,7 @@ class Stand:
 
     async def until_whole(self) -> None:
         """Wait until both edges hold the bundle and report every pool as up, each replica too. Raises StandError."""
-        target = (self._control, read_secret(self._file("operator.token")))
+        target = self.control_target()
         wanted = {(edge, pool): 0 if pool == HOME else 2 for edge in EDGES for pool in (HOME, *map(pool_of, SITES))}
         loop = asyncio.get_running_loop()
         end_at = loop.time() + WHOLE_S
@@ -230,6 +232,10 @@ class Stand:
                 return
             await asyncio.sleep(POLL_S)
         raise StandError(f"the edges did not see every pool as up within {WHOLE_S:.0f} s: {lacking}")
+
+    def control_target(self) -> tuple[str, Secret]:
+        """Return where control listens, and the operator's token."""
+        return self._control, read_secret(self._file("operator.token"))
 
     def processes(self, names: Iterable[str]) -> dict[str, psutil.Process]:
         """Return those of the programs that run."""
