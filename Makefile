@@ -5,6 +5,8 @@
 #   make check [ARGS=...]          lint, types, import contracts, tidy rules, proto drift (ARGS name single checks)
 #   make bench [ARGS=...]          the benchmarks
 #   make bench-placement [FULL=1]  placement against the published routers, simulated; FULL=1 writes docs/placement.md
+#   make chaos [ARGS=...]          real faults on real programs, about 12 minutes (ARGS: scenarios, --list, --short, --json FILE)
+#   make soak [MINUTES=20]         mixed load for minutes: nothing grows, leaks or fails over (ARGS=--json FILE)
 #   make setup                     packages and model; nothing to do: under a second
 #   make protos                    stubs from protos/tidegate/v1/*.proto
 #   make lock [UPGRADE=1]          requirements/ from pyproject.toml
@@ -15,7 +17,7 @@ VENV := .venv/bin
 ARGS ?=
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup packages model run test check bench bench-placement protos lock clean
+.PHONY: help setup packages model run test check bench bench-placement chaos soak protos lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +47,12 @@ bench: setup
 
 bench-placement: packages
 	@$(VENV)/python -m benchmarks.placement $(if $(FULL),--full --write --fresh 10) $(ARGS)
+
+chaos: setup
+	@$(VENV)/python -m tests.chaos $(ARGS)
+
+soak: packages
+	@$(VENV)/python -m tests.chaos.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 protos: packages
 	@$(VENV)/python tools/protos.py $(ARGS)
