@@ -5,7 +5,7 @@
 #   make check [ARGS=...]          lint, types, import contracts, tidy rules, proto drift (ARGS name single checks)
 #   make bench [ARGS=...]          the benchmarks
 #   make bench-placement [FULL=1]  placement against the published routers, simulated; FULL=1 writes docs/placement.md
-#   make chaos [ARGS=...]          real faults on real programs, about 12 minutes (ARGS: scenarios, --list, --short, --json FILE)
+#   make chaos [ARGS=...]          real faults on real programs (ARGS: scenarios, --list, --short, --json FILE)
 #   make soak [MINUTES=20]         mixed load for minutes: nothing grows, leaks or fails over (ARGS=--json FILE)
 #   make setup                     packages and model; nothing to do: under a second
 #   make protos                    stubs from protos/tidegate/v1/*.proto

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.chaos import ray_head
 from tests.chaos.evidence import Auditor
 from tests.chaos.report import Result, table
 from tests.chaos.scenario import Scenario, run
@@ -48,18 +49,25 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the results to this file as well")
     told = parser.parse_args()
     chosen = list(SHORT if told.short else SCENARIOS)
+    with_ray = not told.short and (not told.scenario or ray_head.NAME in told.scenario)
     if told.list:
-        for scenario in SCENARIOS:
-            print(f"{scenario.name:<24} {scenario.about}")
+        for name, about in ((ray_head.NAME, ray_head.ABOUT), *((one.name, one.about) for one in SCENARIOS)):
+            print(f"{name:<18} {about}")
         return 0
     if told.scenario:
         by_name = {scenario.name: scenario for scenario in SCENARIOS}
-        unknown = [name for name in told.scenario if name not in by_name]
+        unknown = [name for name in told.scenario if name not in by_name and name != ray_head.NAME]
         if unknown:
             parser.error(f"no scenario is named {', '.join(unknown)}")
-        chosen = [by_name[name] for name in told.scenario]
-    with tempfile.TemporaryDirectory(prefix="tidegate-chaos-") as folder:
-        results = asyncio.run(run_all(chosen, Path(folder)))
+        chosen = [by_name[name] for name in told.scenario if name in by_name]
+    results: list[Result] = []
+    if chosen:
+        with tempfile.TemporaryDirectory(prefix="tidegate-chaos-") as folder:
+            results += asyncio.run(run_all(chosen, Path(folder)))
+    if with_ray:
+        # Short, for Ray keeps sockets below it.
+        with tempfile.TemporaryDirectory(prefix="tgc-") as folder:
+            results.append(asyncio.run(ray_head.RayHead(Path(folder)).run()))
     print(table(results))
     if told.json is not None:
         told.json.write_text(json.dumps([result.to_json() for result in results], indent=2), encoding="utf-8")
