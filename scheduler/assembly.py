@@ -17,11 +17,13 @@ from orchestrator.bundles.roots import Roots, pinned
 from orchestrator.bundles.store import BundleStore
 from orchestrator.config.program import run_until_signal
 from orchestrator.config.secret import SettingsError, read_secret
+from orchestrator.engines.identity import continuing
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, SchedulerId, SideId
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
+from orchestrator.wire.attachments import Limits
 from orchestrator.wire.channels import bind, make_server
 from protos.tidegate.v1.replica_pb2_grpc import add_ReplicaPortServicer_to_server
 from protos.tidegate.v1.session_pb2_grpc import add_IntakeServicer_to_server
@@ -67,7 +69,8 @@ class Scheduler:
         }
         hands = Hands(self._follower, self._spool, clock.now_ms, now_us, secrets.token_bytes, _salt(settings))
         self._site = Site(scheduler, side, dispatchers, hands)
-        self._intake = IntakeService(self._site, scheduler, self._instance, now_us, clock.now_ms)
+        limits = Limits(reattach_ms=settings.reattach_ms, detached_bytes=settings.detached_bytes)
+        self._intake = IntakeService(self._site, scheduler, self._instance, now_us, clock.now_ms, limits)
         self._edge_server = make_server()
         add_IntakeServicer_to_server(self._intake, self._edge_server)
         self._replica_server = make_server()
@@ -209,8 +212,9 @@ def _engines(settings: SchedulerSettings, site: Site) -> list[EngineReplica]:
             key = None if entry.api_key_file is None else read_secret(Path(entry.api_key_file)).reveal()
             try:
                 engine = OpenAIEngine(OpenAIEngineSettings(entry.base_url, entry.served_model, key))
+                declared = continuing(entry.resume, entry.identity)
             except ValueError as error:
                 raise SettingsError("", f"pools.{pool.id}.engines.{entry.name}", str(error)) from None
             model, replica = ModelId(entry.model), ReplicaId(entry.name)
-            found.append(EngineReplica(site, PoolId(pool.id), replica, model, entry.slots, engine, now_us))
+            found.append(EngineReplica(site, PoolId(pool.id), replica, model, entry.slots, engine, now_us, declared))
     return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from orchestrator.bundles.roots import RootSetting
+from orchestrator.engines.identity import DeclaredIdentity
 
 
 class ReplicaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,6 +41,10 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slots: int
     """Answers that the engine runs at once. Where others use it too, what they take of these is not free."""
     api_key_file: str | None = None
+    resume: Literal["none", "text"] = "none"
+    """`text` where it goes on from a partial last message (vLLM, SGLang: `continue_final_message`)."""
+    identity: DeclaredIdentity | None = None
+    """What the model is. With `resume: text`, answers go on between engines that declare the same."""
 
 
 class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,5 +91,9 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     spool_bytes: int = 1 << 30
     replica_dead_ms: int = 2_500
     """Silence after which a replica is given up."""
+    reattach_ms: int = 3_000
+    """How long the answers of an edge whose connection is lost are kept for it."""
+    detached_bytes: int = 64 << 20
+    """What such answers may take together; beyond it, those of the edge that is away longest are given up."""
     drain_grace_ms: int = 20_000
     """How long running answers have when the program stops."""

@@ -6,9 +6,11 @@ Label, permit, place and the duties that come with it are decided here; the gate
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from node_agent.border.problems import problem_of
+from node_agent.border.resume import Continued
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.canonical import JsonValue, commit
@@ -18,7 +20,7 @@ from orchestrator.evidence.inputs import InputManifest, manifest_of
 from orchestrator.evidence.records import DecisionRecord, retention_of
 from orchestrator.placement.asked import Asked as RestingOn
 from orchestrator.placement.capabilities import Capability
-from orchestrator.placement.decide import Decision, Ground, decide
+from orchestrator.placement.decide import NOTHING_CARRIED, Decision, Ground, decide
 from orchestrator.placement.explain import placement_to_json
 from orchestrator.placement.fleet import Edge
 from orchestrator.placement.plan import Plan
@@ -40,9 +42,20 @@ from orchestrator.policy.permit import PERMIT_VERSION
 from orchestrator.policy.table import RouteTable
 from orchestrator.policy.tenants import Tenant
 from orchestrator.wire.catalogue import Problem, ProblemError
+from orchestrator.wire.deadlines import AS_SET, Waits
 
 DRAWN_HEX = 16
 """Digits at the end of a request's id that are random."""
+
+
+class Departure(Protocol):
+    """Told of every send of one request: for a request that must be sent once at most, however often it is asked."""
+
+    async def before_send(self, *, may_keep: bool) -> None:
+        """It is about to be sent; the law lets what comes back be kept here, or does not. Raises ProblemError."""
+
+    def not_started(self) -> None:
+        """It was sent, and refused without having been begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,20 @@ class Asked:
     body: bytes
     """The bytes that the commitment covers. They go nowhere else."""
     budget_ms: int
+    """What it may take in all, from when the gate is asked."""
+    waits: Waits = AS_SET
+    departure: Departure | None = field(default=None, repr=False, compare=False)
+    """Told before each send; None for a request without an `Idempotency-Key`."""
+    resumes: bool = True
+    """Whether a cut attempt may be replaced by another: the tenant may want none of it."""
+    continued: Continued | None = None
+    """Set by the gate, where an attempt takes the place of one that was cut."""
+
+    def after(self, passed_ms: int) -> Asked:
+        """Return the same with the time that is left when so much of it has passed without a token."""
+        if passed_ms <= 0:
+            return self
+        return replace(self, budget_ms=max(0, self.budget_ms - passed_ms), waits=self.waits.after(passed_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +132,7 @@ class Decider:
 
     def __init__(self, edge: EdgeId) -> None:
         self._edge = edge
-        self._table: RouteTable | None = None
-        self._plan: tuple[Bundle, Plan] | None = None
+        self._held: tuple[Bundle, Ground] | None = None
 
     def decide(
         self,
@@ -128,7 +154,8 @@ class Decider:
         chance = int.from_bytes(entropy(8), "big")
         shape = _shape(asked, bundle, bundle.settings, expected, tried, chance)
         ground = self._ground(bundle, bundle.settings, edge, now_ms, skew_ms)
-        decision = decide(ground, edge, asked.tenant, asked.declared, shape, views, now_ms, chance)
+        carried = NOTHING_CARRIED if asked.continued is None else asked.continued.carried()
+        decision = decide(ground, edge, asked.tenant, asked.declared, shape, views, now_ms, chance, carried)
         chosen = decision.placement.chosen
         decision_id = make_decision_id(now_ms, entropy(10))
         attempt_id = make_attempt_id(now_ms, entropy(10))
@@ -146,6 +173,8 @@ class Decider:
                 problem = before  # what the last pool said is more exact than "none is left"
         elif discharged is None:
             problem = Problem("evidence_unavailable", "A duty of the law has nothing here that discharges it.")
+        elif not _said_in_time(asked, discharged):
+            problem = Problem("evidence_unavailable", "A duty of the law cannot be done in an answer that has begun.")
         return Decided(
             edge,
             shape,
@@ -162,24 +191,35 @@ class Decider:
 
     def _ground(self, bundle: Bundle, settings: PlacementSettings, edge: Edge, now_ms: int, skew_ms: int) -> Ground:
         """Return what a decision stands on. The law is compiled once for each bundle, and when a date is reached."""
-        places = tuple(pool.place for pool in bundle.fleet.pools)
-        table = self._table
-        fits = table is not None and table.law is bundle.law and table.pools == places and table.edge == edge.place
-        if table is None or not fits or not table.made_ms <= now_ms < table.valid_until_ms:
-            table = self._table = RouteTable(bundle.law, edge.place, places, now_ms)
-        if self._plan is None or self._plan[0] is not bundle:
-            self._plan = (bundle, Plan(self._edge, bundle.fleet, bundle.prices, settings.currency))
+        held = self._held
+        if held is not None and held[0] is bundle and held[1].skew_ms == skew_ms:
+            ground = held[1]
+            in_force = ground.table.made_ms <= now_ms < ground.table.valid_until_ms
+            if in_force and ground.dischargers == DISCHARGERS.keys():
+                return ground
+        table = self._compiled(bundle, edge, now_ms)
         revoked = bundle.revoked
-        return Ground(
+        ground = Ground(
             table,
             bundle.fleet,
-            self._plan[1],
+            Plan(self._edge, bundle.fleet, bundle.prices, settings.currency),
             settings,
             revoked.pools,
             revoked.pathways,
-            DISCHARGERS.keys(),
+            frozenset(DISCHARGERS),
             skew_ms,
         )
+        self._held = (bundle, ground)
+        return ground
+
+    def _compiled(self, bundle: Bundle, edge: Edge, now_ms: int) -> RouteTable:
+        places = tuple(pool.place for pool in bundle.fleet.pools)
+        if self._held is not None:
+            table = self._held[1].table
+            fits = table.law is bundle.law and table.pools == places and table.edge == edge.place
+            if fits and table.made_ms <= now_ms < table.valid_until_ms:
+                return table
+        return RouteTable(bundle.law, edge.place, places, now_ms)
 
 
 def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> DecisionRecord:
@@ -206,13 +246,27 @@ def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> Decisio
         placement=placement_to_json(decision.placement),
         asked=decided.asked,
         inputs=decided.inputs,
-        commitment=commit(commitment.key, commitment.key_id, (asked.body,)),
-        payload_bytes=len(asked.body),
+        commitment=commit(commitment.key, commitment.key_id, (asked.body, *_said(asked))),
+        payload_bytes=len(asked.body) + sum(map(len, _said(asked))),
         regulated=decision.regulated,
         retention=() if chosen is None else retention_of(chosen.verdict.obligations),
         discharged=decided.discharged,
         decided_ms=decided.citation.now_ms,
+        continues=None if asked.continued is None else asked.continued.attempt,
+        first_token=asked.generation.first_token(),
     )
+
+
+def _said(asked: Asked) -> tuple[bytes, ...]:
+    """Return what was said of the answer already: it leaves with the prompt."""
+    said = asked.generation.said
+    return () if said is None else (said.text.encode(),)
+
+
+def _said_in_time(asked: Asked, discharged: tuple[Done, ...]) -> bool:
+    """Whether every duty that is done by a header was done before the headers left."""
+    owed = {done.obligation for done in discharged if done.headers}
+    return asked.continued is None or asked.generation.said is None or owed <= asked.continued.duties
 
 
 def _shape(
@@ -223,6 +277,7 @@ def _shape(
     tried: frozenset[PoolId],
     chance: int,
 ) -> PlacementRequest:
+    most = asked.generation.sampling.max_tokens
     return shape_of(
         asked.tenant,
         bundle.prices,
@@ -230,8 +285,8 @@ def _shape(
         asked.capabilities,
         expected.prompt_tokens,
         expected.output_tokens,
-        len(asked.body),
-        max_tokens=asked.generation.sampling.max_tokens,
+        len(asked.body) + sum(map(len, _said(asked))),
+        max_tokens=None if most is None else max(1, most - asked.generation.first_token()),
         tried=tried,
         # By the request, so that all of its attempts are placed by the same settings.
         canary=in_canary(settings, int(asked.request[-DRAWN_HEX:], 16)),

@@ -2,55 +2,56 @@
 
 The order is the promise: a decision record is in the spool before the first byte leaves, and when the payload is
 regulated it is on disk. No evidence, no send. A pool that refuses without having started is free, and the request is
-placed again at most twice.
+placed again. An answer that is cut goes on elsewhere by the same door: the law is asked again for the prompt and what
+was said, and only an equal model goes on, from the next token.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from node_agent.border.decider import Asked, Commitment, Decided, Decider, Expected, record_of
-from node_agent.border.memory import Memory
-from node_agent.border.traced import ended_line, refused_line
-from node_agent.uplink.routes import Routes
-from node_agent.uplink.session_link import Sendable, Tally
-from orchestrator.bundles.assemble import Bundle
-from orchestrator.bundles.roots import SigningKey, key_id_of
-from orchestrator.evidence.canonical import canonical_bytes
-from orchestrator.evidence.citation import attestation_bytes
-from orchestrator.evidence.records import DecisionRecord, retain_until_ms
-from orchestrator.ledger.money import Money
-from orchestrator.ledger.rating import rate
-from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, UsageRecord
-from orchestrator.placement.decide import Decision
-from orchestrator.placement.fleet import Pool
-from orchestrator.policy.ids import (
-    AttemptId,
-    DecisionId,
-    EdgeId,
-    PoolId,
-    make_usage_id,
+from node_agent.border.attempts import Attempt, Attempts, Hands
+from node_agent.border.decider import Asked
+from node_agent.border.resume import (
+    AWAY,
+    GOES_ON_AFTER,
+    MISBEHAVED,
+    Continued,
+    Kept,
+    Retained,
+    Segment,
+    Stopped,
+    kept_not,
+    stopped_by,
 )
-from orchestrator.policy.verdicts import FAULT
-from orchestrator.spool.records import RecordId, RecordKind, SpoolError
-from orchestrator.spool.store import Spool
+from orchestrator.engines.identity import Continuing
+from orchestrator.ledger.money import Money
+from orchestrator.ledger.usage import Outcome, PoolCounts, Resumable
+from orchestrator.placement.fleet import Pool
+from orchestrator.policy.ids import DecisionId, EdgeId, PoolId
 from orchestrator.telemetry.logs import logger
-from orchestrator.telemetry.metrics import Metrics
-from orchestrator.telemetry.names import DENIALS, MISMATCHES, PLACEMENTS, TOKENS, Event
+from orchestrator.telemetry.names import STREAMS_CONTINUED, Event
 from orchestrator.wire.catalogue import Problem, ProblemError, Retry
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
 
 PLACEMENTS_MAX = 3
-"""The first placement and at most two more."""
+"""The first placement and at most two more, where pools refuse what they have not started."""
+ATTEMPTS_MAX = 4
+"""Of one request, however they end: one that breaks whatever it runs on takes no more than these with it."""
+SEED_BYTES = 8
 REFRESHED = frozenset({"policy_newer", "policy_stale"})
 """Refusals that a newer bundle may answer."""
+FREE_AGAIN = REFRESHED | {"draining"}
+"""Refusals after which a second attempt counts against no budget: no load brought them about."""
 REFRESH_POLLS = 25
 REFRESH_POLL_S = 0.02
-HELD_UP_SHARE = 4
-"""Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
+COMES_BACK = frozenset({"no_feasible_pool", "session_lost", "engine_unreachable", "no_replica", "engine_busy"})
+"""What may be over in a moment: a scheduler that starts anew is found again, and so are its replicas."""
+PAUSE_MS = 100
+"""Before a cut answer looks for a pool again; twice as long each time."""
 
 log = logger("node_agent.border")
 
@@ -61,54 +62,86 @@ class Answer:
 
     decision: DecisionId
     pool: Pool
+    """Where it began."""
     frames: AsyncGenerator[Tokens | Done | Broken, None]
     """Tokens, then one terminal frame. Closing it cancels the attempt."""
     headers: tuple[tuple[str, str], ...] = ()
     """What the law wants said with the answer."""
     price: Money | None = None
     """Set when the answer is complete."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hands:
-    """What the gate acts with. Time and randomness come through here."""
-
-    bundle: Callable[[], Bundle | None]
-    routes: Routes
-    spool: Spool
-    metrics: Metrics
-    signing_key: SigningKey
-    commitment: Commitment
-    now_ms: Callable[[], int]
-    now_us: Callable[[], int]
-    """Monotonic: what durations are measured with."""
-    entropy: Callable[[int], bytes]
-    skew_ms: Callable[[], int] = lambda: 0
-    """Of this edge's clock, as control sees it."""
-    note: Callable[[bytes], None] | None = None
-    """Takes a line of a trace for replays; None where none is recorded."""
+    segments: list[Segment] = field(default_factory=list)
+    """Every part of it, by the attempt that brought it."""
+    stopped: Stopped | None = None
+    """Set before the terminal frame of an answer that was cut: why it does not go on."""
 
 
 @dataclass(slots=True)
-class _Attempt:
-    """One send of one request to one pool."""
+class _Run:
+    """One request on its way through its attempts."""
 
     asked: Asked
-    decision_id: DecisionId
-    attempt: AttemptId
-    pool: Pool
-    sendable: Sendable
-    tally: Tally
-    headers: tuple[tuple[str, str], ...]
-    decided: Decided
-    sent_us: int
-    first_us: int | None = None
-    held_us: int = 0
-    """For how long the tenant did not take what was there for it."""
+    kept: Kept
+    began_us: int
+    sent: int = 0
+    started: bool = False
+    """Whether an attempt may have begun somewhere."""
+    tried: frozenset[PoolId] = frozenset()
+    """Pools that get no attempt before something changes."""
+    barred: frozenset[PoolId] = frozenset()
+    """Pools that get none at all."""
+    permitted: tuple[Pool, ...] = ()
+    """Where the last attempt that was cut might have gone."""
+    stopped: Stopped | None = None
+    """Why an attempt that was cut before it said a word is not replaced."""
 
-    def held_up(self, now_us: int) -> bool:
-        """Whether the tenant was slow to read."""
-        return self.first_us is not None and self.held_us * HELD_UP_SHARE > now_us - self.first_us
+    def left(self, now_us: int) -> Asked:
+        """Return what is asked for, with the time that is left for it."""
+        passed_ms = (now_us - self.began_us) // 1000
+        if not self.kept.begun:
+            return self.asked.after(passed_ms)
+        # The tenant has tokens: another pool has the whole wait for its first one again.
+        return replace(self.asked, budget_ms=max(0, self.asked.budget_ms - passed_ms))
+
+    def goes_on(self, code: str) -> Stopped | None:
+        """Return why there is no other attempt after one that was cut by `code`; None where there may be one."""
+        if code not in GOES_ON_AFTER:
+            return Stopped("cause", "What cut it would cut it again.")
+        if self.sent >= ATTEMPTS_MAX:
+            return Stopped("attempts", f"It was cut {ATTEMPTS_MAX} times.")
+        tenant = self.kept.resumable is Resumable.TENANT
+        return kept_not(self.kept.resumable) if self.kept.begun or tenant else None
+
+    def cut(self, attempt: Attempt, code: str, spoke: bool) -> None:
+        """An attempt was cut: the next one takes its place. `spoke` is whether it said something."""
+        before, decision = self.asked.continued, attempt.decided.decision
+        said = self.kept.said()
+        processed_in = frozenset() if before is None else before.processed_in
+        duties = frozenset() if before is None else before.duties
+        if spoke:
+            processed_in |= attempt.pool.place.soil()
+            if not duties:
+                duties = frozenset(done.obligation for done in attempt.decided.discharged if done.headers)
+            # Prompt and answer together may go nowhere that the prompt alone might not.
+            permitted = {candidate.pool.id for candidate in decision.placement.permitted()}
+            self.barred |= {one.pool.id for one in decision.placement.candidates} - permitted
+        if code in MISBEHAVED:
+            self.barred |= {attempt.pool.id}
+        self.tried = self.barred | {attempt.pool.id} if code in AWAY else self.barred
+        self.permitted = tuple(one.pool for one in decision.placement.permitted() if one.pool.id not in self.barred)
+        label = None if said is None else decision.facts.label
+        continued = Continued(attempt.attempt, label, processed_in, duties)
+        self.asked = replace(
+            self.asked, generation=replace(self.asked.generation, said=said), continued=continued
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An attempt that has begun to answer."""
+
+    attempt: Attempt
+    first: Tokens | Done
+    frames: AsyncGenerator[StreamFrame, None]
 
 
 class Gate:
@@ -116,182 +149,105 @@ class Gate:
 
     def __init__(self, edge_name: str, hands: Hands) -> None:
         self._hands = hands
-        self._edge = EdgeId(edge_name)
-        self._decider = Decider(self._edge)
-        self._memory = Memory(self._edge, hands.commitment)
+        self._attempts = Attempts(EdgeId(edge_name), hands)
+        self._retained = Retained(hands.retained_bytes)
 
     async def ask(self, asked: Asked) -> Answer:
         """Decide, record and send. Returns when the answer has begun.
 
-        Raises ProblemError: refused by law, nothing feasible, no evidence, or cut before the first token.
+        Raises ProblemError: refused by law, nothing feasible, no evidence, or cut before the first token for good.
         """
-        tried: frozenset[PoolId] = frozenset()
-        problem: Problem | None = None
-        for _ in range(PLACEMENTS_MAX):
-            attempt = await self._decide_and_record(asked, tried, problem)
+        kept = Kept(self._retained, len(asked.body), asked.resumes)
+        run = _Run(self._seeded(asked), kept, self._hands.now_us())
+        begun: _Begun | None = None
+        try:
+            begun = await self._begin_when_it_can(run)
+        finally:
+            if begun is None:
+                run.kept.drop()
+        attempt = begun.attempt
+        answer = Answer(attempt.decision_id, attempt.pool, _empty(), attempt.headers)
+        answer.segments.append(Segment(attempt.pool, attempt.decision_id, 0))
+        answer.frames = self._rest(run, begun, answer)
+        return answer
+
+    def _seeded(self, asked: Asked) -> Asked:
+        """Fix the seed: another replica then draws as the first one would have gone on to."""
+        sampling = asked.generation.sampling
+        if sampling.seed is not None or sampling.temperature == 0:
+            return asked
+        seed = int.from_bytes(self._hands.entropy(SEED_BYTES), "big")
+        return replace(asked, generation=replace(asked.generation, sampling=replace(sampling, seed=seed)))
+
+    async def _begin(self, run: _Run, problem: Problem | None) -> _Begun:
+        """Send until an attempt begins to answer. Raises ProblemError; `problem` is what went wrong before."""
+        refused = 0
+        while True:
+            now_us = self._hands.now_us()
+            counted = refused and problem is not None and problem.code not in FREE_AGAIN
+            if counted and not self._attempts.retries.may_retry(now_us):
+                raise ProblemError(problem or Problem("no_feasible_pool"))
+            attempt = await self._attempts.open(run.left(now_us), run.tried, problem, again=run.sent > 0)
             frames = self._hands.routes.send(attempt.pool, attempt.sendable, attempt.tally)
+            run.sent += 1
             first: StreamFrame | None = None
             try:
-                first = await self._first(frames)
+                await self._attempts.depart(attempt)
+                first = await self._first(attempt, frames)
             finally:
                 if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
                     await self._close(attempt, frames, Outcome.CANCELLED, None)
             if isinstance(first, Broken):
+                run.started = True
                 await self._close(attempt, frames, Outcome.BROKEN, first)
-                raise ProblemError(Problem(first.code, first.detail))
-            if isinstance(first, Refused):
-                self._ended(attempt, first)
-            else:
-                self._began(attempt)
-                answer = Answer(attempt.decision_id, attempt.pool, self._empty(), attempt.headers)
-                answer.frames = self._rest(attempt, first, frames, answer)
-                return answer
-            await frames.aclose()
-            problem = Problem(first.code, first.detail, first.param, first.rules, "", first.retry_after_ms)
-            code = problem.entry.code
-            log.info(Event.ATTEMPT_REFUSED, request_id=asked.request, pool=attempt.pool.id, code=code)
-            if problem.entry.retry is not Retry.ELSEWHERE:
-                raise ProblemError(problem)
-            if code in REFRESHED and await self._refreshed(attempt.sendable.citation.manifest):
-                continue  # the same pool may well be right under the newer law
-            tried |= {attempt.pool.id}
-        raise ProblemError(problem or Problem("no_feasible_pool"))
+                problem = Problem(first.code, first.detail)
+                log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=first.code)
+                run.stopped = run.goes_on(first.code)
+                if run.stopped is not None:
+                    raise ProblemError(problem)
+                run.cut(attempt, first.code, spoke=False)
+                refused = 0
+            elif isinstance(first, Refused):
+                if run.asked.departure is not None and not run.started:
+                    run.asked.departure.not_started()
+                self._attempts.ended(attempt, first)
+                await frames.aclose()
+                refused += 1
+                problem = Problem(first.code, first.detail, first.param, first.rules, "", first.retry_after_ms)
+                await self._refused(run, attempt, problem, refused)
+            elif isinstance(first, Tokens | Done):
+                run.started = True
+                self._attempts.began(attempt)
+                return _Begun(attempt, first, frames)
 
-    async def _decide_and_record(
-        self, asked: Asked, tried: frozenset[PoolId], before: Problem | None
-    ) -> _Attempt:
-        """Decide once, and put the record into the spool. Raises ProblemError when nothing may or can be sent."""
-        hands = self._hands
-        bundle = hands.bundle()
-        if bundle is None:
-            raise ProblemError(Problem("no_bundle"))
-        edge = bundle.fleet.edge(self._edge)
-        if bundle.settings is None or edge is None:
-            raise ProblemError(Problem("no_bundle"))
-        prompt = self._memory.prompt(asked, edge, bundle.fleet)
-        seen = {pool.id: hands.routes.view(pool) for pool in bundle.fleet.pools}
-        known = self._memory.known(asked, prompt, bundle.fleet, seen, hands.now_us())
-        expected = Expected(prompt.tokens, self._memory.output_tokens(asked, bundle.settings), prompt.blocks)
-        # From the views to the choice nothing waits, and the choice counts at once: decisions that are made while this
-        # one is written down see it.
-        decided = self._decider.decide(
-            asked,
-            bundle,
-            expected,
-            known.views,
-            tried,
-            before,
-            hands.commitment,
-            hands.now_ms(),
-            hands.skew_ms(),
-            hands.entropy,
-        )
-        chosen = decided.decision.placement.chosen
-        if decided.problem is None and chosen is not None:
-            before_belief = known.before_belief[chosen.pool.id]
-            now_us = hands.now_us()
-            self._memory.sent(decided.attempt, asked, prompt, decided.shape, chosen, before_belief, now_us)
-        attempt: _Attempt | None = None
-        try:
-            attempt = await self._record(asked, decided)
-        finally:
-            if attempt is None:
-                self._memory.ended(decided.attempt, None, hands.now_us())
-        self._memory.left(attempt.attempt, attempt.sent_us)
-        return attempt
+    async def _refused(self, run: _Run, attempt: Attempt, problem: Problem, refused: int) -> None:
+        """A pool refused what it did not start: once more, elsewhere or under newer law. Raises ProblemError."""
+        code = problem.entry.code
+        log.info(Event.ATTEMPT_REFUSED, request_id=run.asked.request, pool=attempt.pool.id, code=code)
+        if problem.entry.retry is not Retry.ELSEWHERE:
+            raise ProblemError(problem)
+        if code not in REFRESHED or not await self._refreshed(attempt.sendable.citation.manifest):
+            # Under newer law the same pool may well be right.
+            run.tried |= {attempt.pool.id}
+        if refused >= PLACEMENTS_MAX or run.sent >= ATTEMPTS_MAX:
+            raise ProblemError(problem)
 
-    async def _record(self, asked: Asked, decided: Decided) -> _Attempt:
-        """Put the record of a decision into the spool, and return what leaves. Raises ProblemError."""
-        hands = self._hands
-        decision, problem = decided.decision, decided.problem
-        record = record_of(asked, decided, hands.commitment)
-        await self._spool(record, durable=decision.regulated, mandatory=problem is None)
-        self._count(decision, record)
-        chosen = decision.placement.chosen
-        if problem is not None or chosen is None:
-            log.info(
-                Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=record.outcome
-            )
-            if hands.note is not None:
-                hands.note(refused_line(asked, decided, record.outcome))
-            raise ProblemError(problem or Problem("internal_error"))
-        facts = decision.travelling(decided.edge)
-        inputs = None if decided.inputs is None else decided.inputs.digest()
-        signed = attestation_bytes(
-            decided.edge.id, decided.attempt, decided.id, chosen.pool.id, facts, decided.citation, inputs
-        )
-        sendable = Sendable(
-            decided.attempt,
-            decided.id,
-            asked.request,
-            chosen.pool.id,
-            asked.generation,
-            facts,
-            decided.citation,
-            key_id_of(hands.signing_key.public_key),
-            hands.signing_key.sign(signed),
-            asked.budget_ms,
-            decided.inputs,
-        )
-        headers = tuple(header for done in decided.discharged for header in done.headers)
-        return _Attempt(
-            asked,
-            decided.id,
-            decided.attempt,
-            chosen.pool,
-            sendable,
-            Tally(),
-            headers,
-            decided,
-            hands.now_us(),
-        )
+    async def _first(self, attempt: Attempt, frames: AsyncGenerator[StreamFrame, None]) -> StreamFrame:
+        """Return the first frame that says how it goes: tokens, an end, or a refusal.
 
-    def _began(self, attempt: _Attempt) -> None:
-        """The first token is here: learn from it how far the pool is."""
-        attempt.first_us = self._hands.now_us()
-        self._memory.first_token(attempt.attempt, attempt.first_us)
-
-    def _ended(self, attempt: _Attempt, last: StreamFrame | None) -> None:
-        """An attempt is over: learn from it. What is told again counts no more."""
-        now_us = self._hands.now_us()
-        self._memory.ended(attempt.attempt, last, now_us, attempt.held_up(now_us))
-
-    def _count(self, decision: Decision, record: DecisionRecord) -> None:
-        """Count the choice, and the rules behind each pool that the law refuses."""
-        metrics = self._hands.metrics
-        if record.pool is not None:
-            metrics.count(PLACEMENTS, pool=record.pool)
-        for mismatch in decision.sources.mismatches():
-            metrics.count(MISMATCHES, axis=mismatch.axis)
-            log.warning(Event.LABEL_MISMATCH, decision_id=record.id, axis=mismatch.axis, source=mismatch.source)
-        for candidate in decision.placement.candidates:
-            if FAULT in candidate.verdict.rules:  # a bug in the law's code: refused, and told
-                log.error(Event.POLICY_DISAGREED, decision_id=record.id, pool=candidate.pool.id, rule=FAULT)
-            for rule in () if candidate.verdict.allowed else candidate.verdict.rules:
-                metrics.count(DENIALS, rule=rule)
-
-    async def _spool(self, record: DecisionRecord, *, durable: bool, mandatory: bool) -> None:
-        """Put a record into the spool. Without it nothing is sent; a refusal is said even when it is not recorded."""
-        try:
-            await self._hands.spool.append_async(
-                RecordKind("decision"),
-                RecordId(record.id),
-                record.to_bytes(),
-                durable=durable,
-                retain_until_ms=retain_until_ms(record.retention, record.decided_ms),
-            )
-        except SpoolError as error:
-            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
-            if mandatory:
-                raise ProblemError(Problem("evidence_unavailable")) from error
-
-    @staticmethod
-    async def _first(frames: AsyncGenerator[StreamFrame, None]) -> StreamFrame:
-        """Return the first frame that says how it goes: tokens, an end, or a refusal."""
+        Of an answer that goes on, not a token is taken before the replica has said that it is an equal.
+        """
+        said = attempt.asked.generation.said
         async for frame in frames:
-            if not isinstance(frame, Accepted):
-                return frame
-        raise ProblemError(Problem("session_lost"))
+            if isinstance(frame, Accepted):
+                attempt.continuing = frame.continuing
+                continue
+            equal = said is None or attempt.continuing == Continuing(said.identity, said.by)
+            if not equal and isinstance(frame, Tokens | Done):
+                detail = "The pool did not say that its model is the one that began the answer."
+                return Broken(frame.stream, attempt.attempt, "identity_mismatch", detail, PoolCounts())
+            return frame
+        return _lost(attempt)
 
     async def _refreshed(self, number: int) -> bool:
         """Wait for a newer manifest than `number`. Returns whether there is one."""
@@ -303,112 +259,111 @@ class Gate:
         return False
 
     async def _rest(
-        self,
-        attempt: _Attempt,
-        first: StreamFrame,
-        frames: AsyncGenerator[StreamFrame, None],
-        answer: Answer,
+        self, run: _Run, begun: _Begun, answer: Answer
     ) -> AsyncGenerator[Tokens | Done | Broken, None]:
-        """Yield the answer, and settle it however it ends."""
-        hands = self._hands
-        outcome = Outcome.CANCELLED
-        last: Done | Broken | None = None
+        """Yield the answer over all of its attempts, and settle each however it ends."""
+        hands, kept = self._hands, run.kept
+        kept.accepted(begun.attempt.continuing)
         try:
-            async with aclosing(frames):
-                frame: StreamFrame | None = first
-                while frame is not None:
-                    if isinstance(frame, Done):
-                        outcome, last = Outcome.COMPLETE, frame
-                        self._ended(attempt, frame)
-                        answer.price = self._price(attempt, frame.counts)
-                        yield frame
-                        return
-                    if isinstance(frame, Broken):
-                        outcome, last = Outcome.BROKEN, frame
-                        self._ended(attempt, frame)
-                        yield frame
-                        return
-                    if isinstance(frame, Tokens):
-                        given_us = hands.now_us()
-                        yield frame
-                        attempt.held_us += hands.now_us() - given_us
-                    frame = await anext(frames, None)
+            going: _Begun | None = begun
+            while going is not None:
+                attempt, frames, segment = going.attempt, going.frames, answer.segments[-1]
+                outcome = Outcome.CANCELLED
+                last: Done | None = None
+                cut: Broken | None = None
+                try:
+                    async with aclosing(frames):
+                        frame: StreamFrame | None = going.first
+                        while cut is None:
+                            if isinstance(frame, Tokens):
+                                kept.add(frame)
+                                segment.tokens += frame.count
+                                given_us = hands.now_us()
+                                yield _placed(frame, segment.first_token)
+                                attempt.held_us += hands.now_us() - given_us
+                            elif isinstance(frame, Done):
+                                outcome, last = Outcome.COMPLETE, frame
+                                self._attempts.ended(attempt, frame)
+                                answer.price = self._attempts.price(attempt, frame.counts)
+                                yield frame
+                                return
+                            elif isinstance(frame, Broken) or frame is None:
+                                outcome, cut = Outcome.BROKEN, frame or _lost(attempt)
+                                break
+                            frame = await anext(frames, None)
+                finally:
+                    await self._attempts.settle(attempt, outcome, last or cut, answer.price, kept.resumable)
+                going = await self._go_on(run, attempt, cut, answer)
+                if going is None:
+                    yield cut
         finally:
-            await self._settle(attempt, outcome, last, answer.price)
+            kept.drop()
+
+    async def _go_on(self, run: _Run, attempt: Attempt, last: Broken, answer: Answer) -> _Begun | None:
+        """Return the attempt that goes on with a cut answer; None, and why, where none may or can."""
+        code = last.code
+        log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=code)
+        how = "not_resumable"
+        answer.stopped = run.goes_on(code)
+        begun: _Begun | None = None
+        if answer.stopped is None:
+            run.cut(attempt, code, spoke=run.kept.begun)
+            try:
+                begun = await self._begin_when_it_can(run)
+            except ProblemError as error:
+                answer.stopped = run.stopped or stopped_by(error.problem)
+                how = "refused" if answer.stopped.reason == "law" else "failed"
+            else:
+                how = "resumed_ids" if run.kept.resumable is Resumable.IDS else "resumed_text"
+                pool, decision = begun.attempt.pool, begun.attempt.decision_id
+                answer.segments.append(Segment(pool, decision, run.kept.tokens))
+                log.info(Event.STREAM_CONTINUED, request_id=run.asked.request, pool=pool.id, decision_id=decision)
+        self._hands.metrics.count(STREAMS_CONTINUED, how=how)
+        return begun
+
+    async def _begin_when_it_can(self, run: _Run) -> _Begun:
+        """Begin. Where it was cut and no permitted pool can go on now, wait for one: it may only be coming back."""
+        left_ms, pause_ms = self._hands.patience_ms, PAUSE_MS
+        while True:
+            try:
+                return await self._begin(run, None)
+            except ProblemError as error:
+                over = run.sent >= ATTEMPTS_MAX or left_ms <= 0
+                # A request that nothing has cut is not held: its client is told, and may come again.
+                if over or run.asked.continued is None or error.problem.code not in COMES_BACK:
+                    raise
+            run.tried = run.barred
+            open_again = False
+            while left_ms > 0 and not open_again:
+                pause_ms = min(pause_ms, left_ms)
+                await asyncio.sleep(pause_ms / 1000)
+                left_ms, pause_ms = left_ms - pause_ms, pause_ms * 2
+                open_again = any(self._open(pool) for pool in run.permitted)
+
+    def _open(self, pool: Pool) -> bool:
+        """Whether there is a way to a pool, and a replica there."""
+        view = self._hands.routes.view(pool)
+        return view.up and (view.load is None or view.load.replicas > 0)
 
     async def _close(
-        self, attempt: _Attempt, frames: AsyncGenerator[StreamFrame, None], outcome: Outcome, last: Broken | None
+        self, attempt: Attempt, frames: AsyncGenerator[StreamFrame, None], outcome: Outcome, last: Broken | None
     ) -> None:
         """Close an attempt that brought nothing, and settle it whatever closing comes to."""
         try:
             await frames.aclose()
         finally:
-            await self._settle(attempt, outcome, last, None)
+            await self._attempts.settle(attempt, outcome, last, None, None)
 
-    async def _settle(
-        self, attempt: _Attempt, outcome: Outcome, last: Done | Broken | None, price: Money | None
-    ) -> None:
-        """Record what was used. The edge's own counts stand first; the pool's are marked as reported."""
-        hands = self._hands
-        now_ms = hands.now_ms()
-        self._ended(attempt, last)
-        told = attempt.pool.engine is None
-        record = UsageRecord(
-            id=make_usage_id(now_ms, hands.entropy(10)),
-            request=attempt.asked.request,
-            attempt=attempt.attempt,
-            decision=attempt.decision_id,
-            tenant=attempt.asked.tenant.id,
-            pool=attempt.pool.id,
-            model=attempt.asked.generation.model,
-            outcome=outcome,
-            counted=Counted.IDS if told else Counted.CHUNKS,
-            pool_counts=None if last is None else last.counts,
-            edge_counts=attempt.tally.counts(),
-            own="edge",
-            price=price,
-            ended_ms=now_ms,
-        )
-        if hands.note is not None:
-            hands.note(self._line(attempt, outcome, last))
-        try:
-            data = canonical_bytes(record.to_json())
-            kind, record_id = RecordKind("usage"), RecordId(record.id)
-            await hands.spool.append_async(kind, record_id, data, durable=False, closes=True)
-        except SpoolError as error:
-            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
-        counts_by_name = {"received": attempt.tally.received, "delivered": attempt.tally.delivered}
-        for name, amount in counts_by_name.items():
-            hands.metrics.count(TOKENS, amount, pool=attempt.pool.id, count=name)
 
-    def _line(self, attempt: _Attempt, outcome: Outcome, last: Done | Broken | None) -> bytes:
-        """Return what a trace says of an attempt that has ended."""
-        began_us, now_us = attempt.sent_us, self._hands.now_us()
-        first_us = None if attempt.first_us is None else attempt.first_us - began_us
-        said = last.code if isinstance(last, Broken) else outcome.value
-        counts = None if last is None else last.counts
-        return ended_line(
-            attempt.asked,
-            attempt.decided,
-            said,
-            counts or PoolCounts(generated=attempt.tally.received),
-            first_us,
-            now_us - began_us,
-        )
+def _placed(frame: Tokens, first_token: int) -> Tokens:
+    """Return tokens by their place in the whole answer."""
+    return replace(frame, first=first_token + frame.first) if first_token else frame
 
-    def _price(self, attempt: _Attempt, counts: PoolCounts) -> Money | None:
-        """Return what the tenant pays: prompt as the pool counted it, output as it was delivered."""
-        bundle = self._hands.bundle()
-        price = (
-            None
-            if bundle is None
-            else bundle.prices.price(attempt.asked.tenant.price_book, attempt.asked.generation.model)
-        )
-        if price is None:
-            return None
-        return rate(price, counts.prompt, min(counts.cached, counts.prompt), attempt.tally.delivered)
 
-    @staticmethod
-    async def _empty() -> AsyncGenerator[Tokens | Done | Broken, None]:
-        return
-        yield
+def _lost(attempt: Attempt) -> Broken:
+    return Broken(0, attempt.attempt, "session_lost", "The way to the pool ended.", PoolCounts())
+
+
+async def _empty() -> AsyncGenerator[Tokens | Done | Broken, None]:
+    return
+    yield

@@ -127,6 +127,8 @@ class Memory:
         if found is None or not isinstance(last, Done):
             return
         asked, prompt = found
+        if asked.generation.said is not None:
+            return  # neither its prompt nor its answer was whole
         counts, model = last.counts, asked.generation.model
         if counts.prompt > 0:
             self._lengths.learn_prompt(model, prompt.script, prompt.chars, counts.prompt)

@@ -1,8 +1,8 @@
 """The OpenAI surface as an ASGI application: which request goes where, and what every request has in common.
 
-`/healthz`, `/readyz` and `/metrics` answer without a key, because probes and scrapers have none. They say nothing of a
-tenant or a payload, but they name pools, models and rules: where tenants reach this port from outside, the way there
-should pass on `/v1/` alone.
+`/healthz`, `/readyz` and `/metrics` answer without a key, because probes and scrapers have none, and `/openapi.json`
+because it is the same for everybody. The first three say nothing of a tenant or a payload, but they name pools, models
+and rules: where tenants reach this port from outside, the way there should pass on `/v1/` and the document alone.
 """
 
 from __future__ import annotations
@@ -13,27 +13,25 @@ from urllib.parse import unquote
 
 import msgspec
 
-from node_agent.front.completions import Ask, Completions
+from node_agent.front.completions import LOADERS, Ask, Completions
+from node_agent.front.document import document_bytes
+from node_agent.front.endpoints import DOCUMENT, HEALTH, METRICS, MODELS, OPEN, allowed_method
 from node_agent.front.exchange import Exchange
-from node_agent.front.http import FramingError, Receive, Scope, Send, check_framing, check_our_headers, head_of
+from node_agent.front.http import FramingError, Receive, Scope, Send, check_encoding, check_our_headers, head_of
 from node_agent.front.interest import Gone
+from node_agent.front.keyed import Keyed
 from node_agent.front.limits import Admission, Limits
 from node_agent.front.readiness import unready_reason
 from node_agent.front.shapes import model_list, model_object
 from node_agent.front.tenants import Caller, authenticate, entitled_models
 from node_agent.front.visit import Visit
+from node_agent.idempotency.desk import Desk
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.policy.ids import RANDOM_BYTES, EdgeId, make_request_id
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import CONTENT_TYPE, Metrics
 from orchestrator.telemetry.names import REQUESTS_ACTIVE, Event
 from orchestrator.wire.catalogue import Problem, ProblemError
-
-CHAT = "/v1/chat/completions"
-MODELS = "/v1/models"
-HEALTH = "/healthz"
-READY = "/readyz"
-METRICS = "/metrics"
 
 log = logger("node_agent.front")
 
@@ -51,14 +49,19 @@ class Front:
         now_ms: Callable[[], int],
         entropy: Callable[[int], bytes],
         metrics: Metrics,
+        desk: Desk | None = None,
     ) -> None:
-        """`ask` is the gate; `bundle` gives the one in use; `entropy` gives as many random bytes as it is told."""
+        """`ask` is the gate; `bundle` gives the one in use; `entropy` gives as many random bytes as it is told.
+
+        `desk` takes requests with an `Idempotency-Key`; without one they are refused.
+        """
         self._edge = edge
         self._bundle = bundle
         self._limits = limits
         self._now_ms = now_ms
         self._entropy = entropy
         self._metrics = metrics
+        self._desk = desk
         self._admission = Admission(limits)
         self._completions = Completions(ask, limits, self._admission, now_ms)
         self._draining = False
@@ -95,34 +98,40 @@ class Front:
             log.crash(Event.TASK_FAILED, failure, request_id=request)
             await exchange.break_off(Problem("internal_error"))
         finally:
+            exchange.done()
             visit.end(exchange.status)
 
     async def _operate(self, exchange: Exchange, now_ms: int) -> bool:
         """Answer a probe or a scraper. Returns whether it was one."""
         head = exchange.head
-        if head.method != "GET" or head.path not in (HEALTH, READY, METRICS):
+        if head.method != "GET" or head.path not in OPEN:
             return False
         if head.path == METRICS:
             self._metrics.set(REQUESTS_ACTIVE, self._admission.running)
             await exchange.answer(200, self._metrics.render(), CONTENT_TYPE)
+        elif head.path == DOCUMENT:
+            await exchange.answer(200, document_bytes())
         elif head.path == HEALTH:
             await exchange.answer(200, msgspec.json.encode({"alive": True}))
         else:
             reason = unready_reason(self._bundle(), self._edge, now_ms, draining=self._draining)
             body: dict[str, object] = {"ready": True} if reason is None else {"ready": False, "reason": reason}
             await exchange.answer(200 if reason is None else 503, msgspec.json.encode(body))
+        exchange.done()
         return True
 
     async def _serve(self, exchange: Exchange, visit: Visit) -> None:
         """Check the head in the order in which a check costs and tells least, and serve. Raises ProblemError."""
         head = exchange.head
-        allowed = _allowed_method(head.path)
+        if head.fault is not None:
+            raise FramingError(head.fault)
+        allowed = allowed_method(head.path)
         if allowed is None:
             raise ProblemError(Problem("unknown_endpoint"))
         if head.method != allowed:
             exchange.add_header("allow", allowed)
             raise ProblemError(Problem("method_not_allowed"))
-        check_framing(head)
+        check_encoding(head)
         if self._draining:
             raise ProblemError(Problem("draining"))
         if head.query:
@@ -132,11 +141,12 @@ class Front:
         check_our_headers(head)
         if bundle is None:
             raise ProblemError(Problem("no_bundle"))
-        if head.path != CHAT:
+        if head.path not in LOADERS:
             await self._models(exchange, caller, bundle)
             visit.complete()
             return
-        await self._completions.serve(exchange, visit, caller, bundle)
+        async with Keyed(self._desk, exchange, visit, caller) as keyed:
+            await self._completions.serve(exchange, visit, caller, bundle, keyed)
 
     async def _models(self, exchange: Exchange, caller: Caller, bundle: Bundle) -> None:
         entitled = entitled_models(caller, bundle)
@@ -148,12 +158,3 @@ class Front:
         if found is None:
             raise ProblemError(Problem("model_not_found", param="model"))
         await exchange.answer(200, msgspec.json.encode(model_object(found)))
-
-
-def _allowed_method(path: str) -> str | None:
-    """Return the one method of an endpoint, or None when there is none at this path."""
-    if path == CHAT:
-        return "POST"
-    if path in (HEALTH, READY, METRICS, MODELS) or (path.startswith(MODELS + "/") and len(path) > len(MODELS) + 1):
-        return "GET"
-    return None

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: from the checked head to the end of the answer."""
+"""POST /v1/chat/completions and /v1/completions: from the checked head to the end of the answer."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import msgspec
 
 from node_agent.border.decider import Asked
 from node_agent.border.gate import Answer
+from node_agent.front.endpoints import CHAT, COMPLETIONS
 from node_agent.front.exchange import Exchange, Pair
-from node_agent.front.http import check_content, read_body
+from node_agent.front.http import RESUME_HEADER, check_content, read_body
 from node_agent.front.interest import Interest
+from node_agent.front.keyed import Keyed
 from node_agent.front.limits import Admission, Limits
-from node_agent.front.shapes import REASONS, Answering, Chunks, Usage
+from node_agent.front.shapes import REASONS, Answering, Chunks, Usage, ours_of
 from node_agent.front.sse import HEADERS
 from node_agent.front.stream import EventStream
 from node_agent.front.tenants import Caller, may_use
+from node_agent.front.timeouts import AllowedTime, allowed_time
 from node_agent.front.visit import Visit
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.files.chat import CARRIED, ChatLimits, ChatRequest, load_chat_request
+from orchestrator.files.completion import load_completion_request
 from orchestrator.files.label_header import HEADER as LABEL_HEADER
 from orchestrator.files.label_header import LabelHeaderError, parse_label_header
 from orchestrator.files.strict_json import RequestError
@@ -29,6 +33,11 @@ from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.frames import Broken, Done, Tokens
 
 Ask = Callable[[Asked], Awaitable[Answer]]
+LOADERS: dict[str, Callable[[bytes, ChatLimits], ChatRequest]] = {
+    CHAT: load_chat_request,
+    COMPLETIONS: load_completion_request,
+}
+"""What reads the body of each endpoint that generates."""
 Frames = AsyncGenerator[Tokens | Done | Broken, None]
 
 
@@ -57,9 +66,10 @@ class Completions:
         for interest in tuple(self._running.values()):
             interest.interrupt(ProblemError(Problem("draining", "This edge stopped before the answer was complete.")))
 
-    async def serve(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle) -> None:
+    async def serve(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle, keyed: Keyed) -> None:
         """Answer one request. Raises ProblemError, and Gone when the client hung up."""
         check_content(exchange.head, self._limits.body_bytes_max)
+        allowed = allowed_time(exchange.head, caller.tenant, self._limits)
         # The place is taken before the body is read: bodies are memory too.
         with self._admission.one(caller.tenant.id):
             answer: Answer | None = None
@@ -68,8 +78,11 @@ class Completions:
                 async with interest:
                     body = await read_body(exchange.receive, self._limits.body_bytes_max, self._limits.body_timeout_ms)
                     interest.watch()
-                    request = self._checked(body, caller, bundle)
-                    answer = await self._ask(self._asked(exchange, caller, request, body))
+                    request = self._checked(exchange.head.path, body, caller, bundle)
+                    if await keyed.replayed(body):
+                        return
+                    answer = await self._ask(self._asked(exchange, caller, request, body, allowed, keyed))
+                    keyed.settle_with(answer.frames.aclose)
                     visit.pool = answer.pool.id
                     if request.stream:
                         await self._stream(exchange, visit, answer, request, interest)
@@ -81,10 +94,10 @@ class Completions:
                     # Outside of the interest, so that nothing cuts short what the gate has to record at the end.
                     await answer.frames.aclose()
 
-    def _checked(self, body: bytes, caller: Caller, bundle: Bundle) -> ChatRequest:
+    def _checked(self, path: str, body: bytes, caller: Caller, bundle: Bundle) -> ChatRequest:
         """Return the request that the body holds. Raises ProblemError."""
         try:
-            request = load_chat_request(body, self._chat_limits)
+            request = LOADERS[path](body, self._chat_limits)
         except RequestError as error:
             problem = Problem(error.code, f"{error.param or 'The body'}: {error.message}.", error.param)
         else:
@@ -97,7 +110,15 @@ class Completions:
             return request
         raise ProblemError(problem)
 
-    def _asked(self, exchange: Exchange, caller: Caller, request: ChatRequest, body: bytes) -> Asked:
+    def _asked(
+        self,
+        exchange: Exchange,
+        caller: Caller,
+        request: ChatRequest,
+        body: bytes,
+        allowed: AllowedTime,
+        keyed: Keyed,
+    ) -> Asked:
         return Asked(
             exchange.request_id,
             exchange.client_request,
@@ -107,25 +128,30 @@ class Completions:
             request.capabilities,
             _declared(exchange),
             body,
-            self._limits.budget_ms,
+            allowed.left_ms(),
+            allowed.waits,
+            keyed.departure,
+            resumes=not exchange.head.all(RESUME_HEADER),
         )
 
     def _answering(self, exchange: Exchange, request: ChatRequest) -> Answering:
-        return Answering(exchange.request_id, request.generation.model, self._now_ms() // 1000)
+        raw = exchange.head.path == COMPLETIONS
+        return Answering(exchange.request_id, request.generation.model, self._now_ms() // 1000, raw)
 
     async def _whole(self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest) -> None:
         """Gather the answer and send it at once. A cut answer is an error without a part of the text."""
-        whole = await self._gathered(visit, answer.frames)
-        body = self._answering(exchange, request).completion(whole.text, whole.reason, whole.usage)
+        whole = await self._gathered(visit, answer)
+        ours = ours_of(answer.segments)
+        body = self._answering(exchange, request).completion(whole.text, whole.reason, whole.usage, ours)
         await exchange.answer(200, msgspec.json.encode(body), headers=_origin(answer))
         visit.first_token()
         visit.complete()
 
-    async def _gathered(self, visit: Visit, frames: Frames) -> _Whole:
+    async def _gathered(self, visit: Visit, answer: Answer) -> _Whole:
         texts: list[str] = []
         chars = 0
         while True:
-            frame = await _next(frames)
+            frame = await _next(answer, None)
             if isinstance(frame, Done):
                 return _Whole("".join(texts), _reason(frame), Usage.of(frame.counts, visit.delivered))
             visit.delivered += frame.count
@@ -140,7 +166,7 @@ class Completions:
         """Send the answer as it comes. The next frame is taken only when the connection has the last one."""
         chunks = Chunks(self._answering(exchange, request), request.include_usage)
         # The first frame is here before the status: what is broken by now still gets a status of its own.
-        frame = await _next(answer.frames)
+        frame = await _next(answer, visit.delivered)
         await exchange.start(200, (*HEADERS, *_origin(answer)))
         async with EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt) as events:
             lead = chunks.role()
@@ -151,20 +177,33 @@ class Completions:
                     visit.first_token()
                 lead = b""
                 visit.delivered += frame.count
-                frame = await _next(answer.frames)
-            end = lead + chunks.last(_reason(frame), Usage.of(frame.counts, visit.delivered))
+                frame = await _next(answer, visit.delivered)
+            usage = Usage.of(frame.counts, visit.delivered)
+            end = lead + chunks.last(_reason(frame), usage, ours_of(answer.segments))
         await exchange.end(end)
         visit.complete()
 
 
-async def _next(frames: Frames) -> Tokens | Done:
-    """Return the next frame of an answer that goes well. Raises ProblemError when it was cut."""
-    frame = await anext(frames, None)
+async def _next(answer: Answer, delivered: int | None) -> Tokens | Done:
+    """Return the next frame of an answer that goes well. Raises ProblemError when it was cut.
+
+    `delivered` is how many tokens the tenant has by then; None where it gets all of them or none.
+    """
+    frame = await anext(answer.frames, None)
     if frame is None:
         raise ProblemError(Problem("session_lost"))
     if isinstance(frame, Broken):
-        raise ProblemError(Problem(frame.code, frame.detail))
+        told = _told_of_cut(answer, None if delivered is None else Usage.of(frame.counts, delivered))
+        raise ProblemError(Problem(frame.code, frame.detail, cut=told))
     return frame
+
+
+def _told_of_cut(answer: Answer, usage: Usage | None) -> dict[str, object]:
+    """Return what is told of a cut answer beside what cut it: what the tenant has, and why it does not go on."""
+    told: dict[str, object] = {} if usage is None else {"usage": usage.partial()}
+    if answer.stopped is not None:
+        told["resume"] = answer.stopped.to_json()
+    return {**told, **ours_of(answer.segments)}
 
 
 def _reason(done: Done) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import msgspec
 
 from node_agent.front.http import JSON_TYPE, Head, Receive, Send, client_request
-from node_agent.front.sse import event
+from node_agent.front.sse import KEEP_ALIVE, event
 from orchestrator.policy.ids import RequestId
 from orchestrator.wire.catalogue import Problem, ProblemError
 
@@ -19,17 +20,37 @@ BREAK_TIMEOUT_MS = 1_000
 Pair = tuple[str, str]
 
 
+class Keeper(Protocol):
+    """Takes a copy of a good answer as it is sent."""
+
+    def start(self, status: int, headers: Sequence[Pair]) -> None:
+        """The answer begins, with these headers besides those of every answer."""
+
+    def add(self, data: bytes) -> None:
+        """Some of the answer."""
+
+    async def complete(self) -> None:
+        """The answer is whole. Its last part is sent once this returns."""
+
+
 class Exchange:
     """Sends at most one answer, whole or in parts."""
 
     __slots__ = (
         "_ended",
         "_extra",
+        "_late",
+        "_loop",
         "_send",
+        "_task",
+        "_timer",
+        "_until_s",
         "_write_timeout_ms",
         "client_request",
         "close",
+        "final",
         "head",
+        "keeper",
         "receive",
         "request_id",
         "status",
@@ -44,10 +65,20 @@ class Exchange:
         """Of the answer, once it has begun."""
         self.close = False
         """Whether the connection ends with this answer."""
+        self.final = False
+        """Whether the same request, asked again, can have no better answer, whatever the error says of others."""
+        self.keeper: Keeper | None = None
         self._send = send
         self._write_timeout_ms = write_timeout_ms
         self._extra: list[Pair] = []
         self._ended = False
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[object] | None = None
+        """Who waits for the connection to take something."""
+        self._until_s = 0.0
+        """And how long it may."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._late = False
 
     def add_header(self, name: str, value: str) -> None:
         """Put a header into the answer, whatever it will be."""
@@ -58,13 +89,24 @@ class Exchange:
     ) -> None:
         """Send a whole answer. Raises ProblemError(slow_reader)."""
         length = ("content-length", str(len(body)))
+        pairs = [("content-type", content_type), length, *headers]
+        if self.keeper is not None and status == 200:
+            self.keeper.start(status, pairs)
+            self.keeper.add(body)
+            await self.keeper.complete()
         # Set before the first wait: where a whole answer was interrupted, nothing may follow.
         self._ended = True
-        await self.start(status, [("content-type", content_type), length, *headers])
+        await self._start(status, pairs)
         await self._send_within({"type": "http.response.body", "body": body}, self._write_timeout_ms)
 
     async def start(self, status: int, headers: Iterable[Pair]) -> None:
         """Begin an answer that `write` continues and `end` ends."""
+        found = list(headers)
+        if self.keeper is not None:
+            self.keeper.start(status, found)
+        await self._start(status, found)
+
+    async def _start(self, status: int, headers: Iterable[Pair]) -> None:
         pairs = [("x-request-id", self.request_id), ("server", "tidegate"), ("cache-control", "no-store")]
         pairs += [*self._extra, *headers]
         if self.close:
@@ -76,10 +118,15 @@ class Exchange:
 
     async def write(self, data: bytes) -> None:
         """Send some more; returns when the connection has taken it. Raises ProblemError(slow_reader)."""
+        if self.keeper is not None and data is not KEEP_ALIVE:
+            self.keeper.add(data)
         await self._send_within({"type": "http.response.body", "body": data, "more_body": True}, self._write_timeout_ms)
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part. Raises ProblemError(slow_reader)."""
+        if self.keeper is not None:
+            self.keeper.add(data)
+            await self.keeper.complete()
         self._ended = True
         await self._send_within({"type": "http.response.body", "body": data}, self._write_timeout_ms)
 
@@ -95,18 +142,50 @@ class Exchange:
             if self.status is None:
                 if problem.entry.http == 401:
                     self.add_header("www-authenticate", "Bearer")
-                await self.answer(problem.entry.http, msgspec.json.encode(error), headers=problem.headers())
+                headers = [("x-should-retry", "false")] if self.final else problem.headers()
+                await self.answer(problem.entry.http, msgspec.json.encode(error), headers=headers)
             else:
                 # Only a stream of events begins before it is known how it ends.
                 self._ended = True
                 await self._send_within({"type": "http.response.body", "body": event(error)}, BREAK_TIMEOUT_MS)
 
-    async def _send_within(self, message: dict[str, object], timeout_ms: int) -> None:
-        try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                await self._send(message)
-        except TimeoutError:
-            # What was sent of it is not known, so nothing may follow: the connection ends without an end of the answer.
-            self._ended = True
-            raise ProblemError(Problem("slow_reader")) from None
+    def done(self) -> None:
+        """Nothing more will be sent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
+    async def _send_within(self, message: dict[str, object], timeout_ms: int) -> None:
+        """Send within a bound. One timer serves all sends of an answer: one for each costs more than a send."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a send belongs to a task")
+        cancelling = task.cancelling()
+        self._until_s = self._loop.time() + timeout_ms / 1000
+        self._task = task
+        if self._timer is None or self._timer.when() > self._until_s:
+            self.done()
+            self._timer = self._loop.call_at(self._until_s, self._check)
+        try:
+            await self._send(message)
+        except asyncio.CancelledError:
+            if not self._late:
+                raise
+            # What was sent of it is not known, so nothing may follow: the connection ends without an end of the answer.
+            self._late, self._ended = False, True
+            if task.uncancel() > cancelling:
+                raise
+            raise ProblemError(Problem("slow_reader")) from None
+        finally:
+            self._task = None
+
+    def _check(self) -> None:
+        """The timer is up: end a send that waits for too long. It works as `asyncio.timeout` does."""
+        self._timer = None
+        if self._task is None:
+            return
+        if self._loop.time() < self._until_s:
+            self._timer = self._loop.call_at(self._until_s, self._check)
+        else:
+            self._late = True
+            self._task.cancel()

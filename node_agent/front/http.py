@@ -1,7 +1,7 @@
 """The head and the body of a request, checked before anything is made of them.
 
-The HTTP library hands over two headers of one name as two, a path as it was written, and a body in pieces. It leaves
-to us: how many of a header there may be, how large a body is, and how long it takes.
+How a request is framed was checked in `framing`, before there was a head. Here: what the headers say, how large a body
+is, and how long it takes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 OUR_PREFIX = "x-tidegate-"
+TIMEOUT_HEADER = "x-tidegate-timeout-ms"
+RESUME_HEADER = "x-tidegate-resume"
+NEVER = "never"
+"""What a client may say in it: an answer that is cut stays cut."""
+OURS = frozenset({LABEL_HEADER, TIMEOUT_HEADER, RESUME_HEADER})
+"""The headers of ours that a client may send, each once. `document.REQUEST_HEADERS` describes them."""
 JSON_TYPE = "application/json"
+REFUSED = "tidegate.refused"
+"""Key of a scope: what is wrong with a request that could not be read."""
 
-_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}\Z")
-_DIGITS = re.compile(r"[0-9]{1,18}\Z")
 _CLIENT_REQUEST = re.compile(r"[\x21-\x7e]{1,128}\Z")
 _NAME_CHARS_MAX = 64
 
@@ -43,6 +49,8 @@ class Head:
     query: bytes
     headers: tuple[tuple[str, str], ...]
     """Names in lower case, in the order of arrival; a name may stand more than once."""
+    fault: Problem | None = None
+    """Set when the request could not be read; the rest is empty then."""
 
     def __repr__(self) -> str:
         return f"Head({self.method})"
@@ -57,21 +65,11 @@ def head_of(scope: Scope) -> Head:
     raw = scope.get("raw_path")
     path = scope["path"] if raw is None else raw.decode("latin-1")
     pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
-    return Head(scope["method"], path, scope["query_string"], tuple(pairs))
+    return Head(scope["method"], path, scope["query_string"], tuple(pairs), scope.get(REFUSED))
 
 
-def check_framing(head: Head) -> None:
-    """Refuse a head that two parsers could read in two ways. Raises FramingError and ProblemError."""
-    hosts = head.all("host")
-    if len(hosts) != 1 or _HOST.match(hosts[0]) is None:
-        raise FramingError(_bad_header("host", "There must be one Host header, with a host."))
-    codings, lengths = head.all("transfer-encoding"), head.all("content-length")
-    if codings and (len(codings) > 1 or codings[0].strip().lower() != "chunked"):
-        raise FramingError(_bad_header("transfer-encoding", "The only transfer coding is chunked."))
-    if codings and lengths:
-        raise FramingError(_bad_header("transfer-encoding", "A body has a length or a transfer coding, not both."))
-    if len(lengths) > 1 or (lengths and _DIGITS.match(lengths[0]) is None):
-        raise FramingError(_bad_header("content-length", "There must be one Content-Length, in digits."))
+def check_encoding(head: Head) -> None:
+    """Refuse a body that is packed: its size would say nothing of what it becomes. Raises ProblemError."""
     encodings = head.all("content-encoding")
     if len(encodings) > 1 or (encodings and encodings[0].strip().lower() != "identity"):
         sentence = "The body must not be compressed or encoded."
@@ -81,14 +79,18 @@ def check_framing(head: Head) -> None:
 def check_our_headers(head: Head) -> None:
     """Refuse a client that says what only we say. Raises ProblemError.
 
-    A header never names a tenant, an upstream, a salt or a route; the labels may be declared, once.
+    A header never names a tenant, an upstream, a salt or a route; labels and a bound of time may be declared, and
+    going on elsewhere may be declined, once each.
     """
     for name, _ in head.headers:
         # Some proxies make hyphens of underscores: what looks like ours after them is refused before them.
-        if name.replace("_", "-").startswith(OUR_PREFIX) and name != LABEL_HEADER:
+        if name.replace("_", "-").startswith(OUR_PREFIX) and name not in OURS:
             raise ProblemError(_bad_header(name[:_NAME_CHARS_MAX], "A client may not send this header."))
-    if len(head.all(LABEL_HEADER)) > 1:
-        raise ProblemError(_bad_header(LABEL_HEADER, "There may be one header with labels."))
+    for name in OURS:
+        if len(head.all(name)) > 1:
+            raise ProblemError(_bad_header(name, "There may be one such header."))
+    if head.all(RESUME_HEADER) not in ([], [NEVER]):
+        raise ProblemError(_bad_header(RESUME_HEADER, f"The one thing to say here is {NEVER}."))
 
 
 def check_content(head: Head, size_max: int) -> None:

@@ -8,6 +8,9 @@ from typing import Self
 
 from node_agent.front.http import Receive
 
+WATCH_AFTER_S = 0.05
+"""A client that hangs up sooner than this after its request is noticed then."""
+
 
 class Gone(Exception):
     """The client hung up."""
@@ -20,11 +23,12 @@ class Interest:
     the cancellation becomes the exception when it leaves the block.
     """
 
-    __slots__ = ("_receive", "_task", "_watcher", "_why")
+    __slots__ = ("_receive", "_task", "_timer", "_watcher", "_why")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._task: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._why: Exception | None = None
 
@@ -38,6 +42,8 @@ class Interest:
         task, self._task = self._task, None
         why = self._why
         others = task.uncancel() if why is not None and task is not None else 0
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
@@ -46,14 +52,20 @@ class Interest:
             raise why from None
 
     def watch(self) -> None:
-        """From now on the client's hanging up ends the work. Only after the body was read: both use `receive`."""
-        self._watcher = asyncio.create_task(self._watch())
+        """Soon the client's hanging up ends the work. Only after the body was read: both use `receive`.
+
+        A request that is answered before then needs no task beside its own.
+        """
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
 
     def interrupt(self, why: Exception) -> None:
         """End the work with `why`. Does nothing when it has ended or was interrupted before."""
         if self._task is not None and self._why is None:
             self._why = why
             self._task.cancel()
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

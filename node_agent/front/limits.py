@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from orchestrator.placement.shares import equal_share, may_hold
 from orchestrator.policy.ids import TenantId
 from orchestrator.wire.catalogue import Problem, ProblemError
+from orchestrator.wire.deadlines import AS_SET, Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +23,26 @@ class Limits:
     max_tokens_max: int
     """The most tokens that a request may ask for."""
     requests_max: int
-    """Requests in flight; one more is told 429."""
+    """Requests in flight of all tenants; one more is told 503."""
     tenant_requests_max: int
+    """Requests in flight of one tenant; one more is told 429."""
     budget_ms: int
-    """The longest that a request may wait for its next frame."""
+    """The longest that a request may take, from its head to the last token."""
     write_timeout_ms: int = 30_000
     """The longest that one write may wait for a tenant who does not read."""
     keep_alive_ms: int = 10_000
     """A stream that is silent for this long gets a comment, for the proxies on its way."""
     answer_chars_max: int = 1 << 20
     """The longest answer that is held for a tenant who does not stream."""
+    waits: Waits = AS_SET
 
 
 class Admission:
-    """Counts the requests in flight: their bodies and answers are the memory that tenants can take."""
+    """Counts the requests in flight: their bodies and answers are the memory that tenants can take.
+
+    A tenant may use what is idle. As the edge fills, one that holds more than its equal share is refused first, and the
+    last place is never given to it: whoever comes with little finds room, whatever another tenant sends.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -44,11 +52,10 @@ class Admission:
 
     @contextmanager
     def one(self, tenant: TenantId) -> Iterator[None]:
-        """Hold one place while a request is served. Raises ProblemError when there is none."""
-        if self.running >= self._limits.requests_max:
-            raise ProblemError(Problem("overloaded"))
-        if self._by_tenant[tenant] >= self._limits.tenant_requests_max:
-            raise ProblemError(Problem("overloaded", "This tenant has as many requests here as it may have."))
+        """Hold one place while a request is served. Raises ProblemError, with the limit that was reached."""
+        problem = self._refusal(tenant)
+        if problem is not None:
+            raise ProblemError(problem)
         self.running += 1
         self._by_tenant[tenant] += 1
         try:
@@ -58,3 +65,16 @@ class Admission:
             self._by_tenant[tenant] -= 1
             if not self._by_tenant[tenant]:
                 del self._by_tenant[tenant]
+
+    def _refusal(self, tenant: TenantId) -> Problem | None:
+        held, places = self._by_tenant.get(tenant, 0), self._limits.requests_max
+        if held >= self._limits.tenant_requests_max:
+            most = self._limits.tenant_requests_max
+            return Problem("tenant_limit", f"This tenant has {most} requests in flight here, as many as it may have.")
+        holders = len(self._by_tenant) + (held == 0)
+        large = held >= equal_share(places, holders + 1)
+        if may_hold(held, self.running + large, places, holders):
+            return None
+        if large:
+            return Problem("tenant_share", f"This edge is nearly full, and {held} requests of this tenant are in it.")
+        return Problem("overloaded")

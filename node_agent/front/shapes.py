@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from node_agent.front.sse import DONE, event
+import msgspec
+
+from node_agent.border.resume import Segment
+from node_agent.front.sse import DONE, event, json_line
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, RequestId
 
 OWNER = "tidegate"
+TEXT = "text_completion"
+_TEXT_PLACE, _CHAT_PLACE = b'"text":@', b'"content":@'
+"""Where the text goes, written as no string of JSON can be."""
+Ours = Mapping[str, object]
+"""Fields beside those of the OpenAI API: empty, or one named `tidegate`."""
+NOTHING: Ours = MappingProxyType({})
 REASONS = frozenset({"stop", "length"})
 """Why an answer may have ended well."""
 
@@ -26,6 +36,10 @@ class Usage:
     def of(counts: PoolCounts, delivered: int) -> Usage:
         """Prompt and cached as the pool counted them, the rest as the edge delivered it."""
         return Usage(counts.prompt, min(counts.cached, counts.prompt), delivered)
+
+    def partial(self) -> dict[str, object]:
+        """Return the `usage` object of an answer that was cut: without the prompt where no pool counted it."""
+        return self.to_json() if self.prompt else {"completion_tokens": self.delivered}
 
     def to_json(self) -> dict[str, object]:
         """Return the `usage` object."""
@@ -44,50 +58,73 @@ class Answering:
     request: RequestId
     model: ModelId
     created_s: int
+    raw: bool = False
+    """Whether it continues a raw prompt: the older of the two shapes."""
 
-    def completion(self, text: str, reason: str, usage: Usage) -> dict[str, object]:
-        """Return the `chat.completion` of a whole answer."""
+    def completion(self, text: str, reason: str, usage: Usage, ours: Ours) -> dict[str, object]:
+        """Return the `chat.completion` or `text_completion` of a whole answer."""
+        if self.raw:
+            return {**self.frame(TEXT), "choices": [text_choice(text, reason)], "usage": usage.to_json(), **ours}
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return {**self.frame("chat.completion"), "choices": [choice], "usage": usage.to_json()}
+        return {**self.frame("chat.completion"), "choices": [choice], "usage": usage.to_json(), **ours}
 
     def frame(self, kind: str) -> dict[str, object]:
         """Return the fields that every object of the answer begins with."""
-        name = "chatcmpl-" + self.request.removeprefix("req_")
+        name = ("cmpl-" if self.raw else "chatcmpl-") + self.request.removeprefix("req_")
         return {"id": name, "object": kind, "created": self.created_s, "model": self.model}
+
+
+def ours_of(segments: Sequence[Segment]) -> Ours:
+    """Return what is told of an answer that went on elsewhere: each of its parts. Nothing of one that did not."""
+    return {"tidegate": {"segments": [one.to_json() for one in segments]}} if len(segments) > 1 else NOTHING
 
 
 class Chunks:
     """The events of one streamed answer. `include_usage` is the tenant's wish for a last chunk with the usage."""
 
-    __slots__ = ("_answering", "_include_usage")
+    __slots__ = ("_after", "_answering", "_before", "_include_usage")
 
     def __init__(self, answering: Answering, include_usage: bool) -> None:
         self._answering = answering
         self._include_usage = include_usage
+        # All events with text differ in their text alone.
+        place = _TEXT_PLACE if answering.raw else _CHAT_PLACE
+        before, self._after = self._chunk({"content": msgspec.Raw(b"@")}, None).split(place)
+        self._before = before + place[:-1]
 
     def role(self) -> bytes:
-        """The first chunk: who speaks."""
+        """The first chunk: who speaks. A continuation has no speaker."""
+        if self._answering.raw:
+            return b""
         return self._chunk({"role": "assistant", "content": "", "refusal": None}, None)
 
     def text(self, text: str) -> bytes:
         """Some more of the answer."""
-        return self._chunk({"content": text}, None)
+        return self._before + json_line(text) + self._after
 
-    def last(self, reason: str, usage: Usage) -> bytes:
-        """The end of a complete answer: why, the usage when it was asked for, and [DONE]."""
-        told = b""
-        if self._include_usage:
-            frame = self._answering.frame("chat.completion.chunk")
-            told = event({**frame, "choices": [], "usage": usage.to_json()})
+    def last(self, reason: str, usage: Usage, ours: Ours) -> bytes:
+        """The end of a complete answer: why, the usage when it was asked for, and [DONE]. The last chunk has `ours`."""
+        if not self._include_usage:
+            return self._chunk({}, reason, ours) + DONE
+        frame = self._answering.frame(TEXT if self._answering.raw else "chat.completion.chunk")
+        told = event({**frame, "choices": [], "usage": usage.to_json(), **ours})
         return self._chunk({}, reason) + told + DONE
 
-    def _chunk(self, delta: dict[str, object], reason: str | None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice]}
+    def _chunk(self, delta: dict[str, object], reason: str | None, ours: Ours = NOTHING) -> bytes:
+        if self._answering.raw:
+            chunk = {**self._answering.frame(TEXT), "choices": [text_choice(delta.get("content", ""), reason)], **ours}
+        else:
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+            chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice], **ours}
         if self._include_usage:
             chunk["usage"] = None
         return event(chunk)
+
+
+def text_choice(text: object, reason: str | None) -> dict[str, object]:
+    """Return the one choice of a `text_completion`, which is the same whole and in a stream."""
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
 
 
 def model_object(model: ModelId) -> dict[str, object]:

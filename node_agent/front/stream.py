@@ -15,43 +15,63 @@ from orchestrator.wire.catalogue import ProblemError
 class EventStream:
     """`async with` round the writing of events: between them, comments are written while nothing else is."""
 
-    __slots__ = ("_exchange", "_keep_alive_s", "_keeper", "_lock", "_on_stall", "_wrote_s")
+    __slots__ = ("_comment", "_exchange", "_keep_alive_s", "_loop", "_on_stall", "_timer", "_writing", "_wrote_s")
 
     def __init__(self, exchange: Exchange, keep_alive_ms: int, on_stall: Callable[[Exception], None]) -> None:
         """`on_stall` is told when a comment could not be written in time."""
         self._exchange = exchange
         self._keep_alive_s = keep_alive_ms / 1000
         self._on_stall = on_stall
-        self._lock = asyncio.Lock()
-        self._wrote_s = asyncio.get_running_loop().time()
-        self._keeper: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._wrote_s = self._loop.time()
+        self._writing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._comment: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._keeper = asyncio.create_task(self._keep_alive())
+        self._arm()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._comment is not None:
+            self._comment.cancel()
+            await asyncio.gather(self._comment, return_exceptions=True)
 
     async def write(self, data: bytes) -> None:
         """Write whole events; returns when the connection has taken them. Raises ProblemError(slow_reader)."""
-        async with self._lock:
+        if self._comment is not None:
+            await asyncio.wait([self._comment])
+        self._writing = True
+        try:
             await self._exchange.write(data)
-            self._wrote_s = asyncio.get_running_loop().time()
+        finally:
+            self._writing = False
+            self._wrote_s = self._loop.time()
 
-    async def _keep_alive(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            left_s = self._wrote_s + self._keep_alive_s - loop.time()
-            if left_s > 0:
-                await asyncio.sleep(left_s)
-                continue
-            try:
-                await self.write(KEEP_ALIVE)
-            except ProblemError as error:
-                self._on_stall(error)
-                return
+    def _arm(self) -> None:
+        self._timer = self._loop.call_at(max(self._wrote_s + self._keep_alive_s, self._loop.time()), self._quiet)
+
+    def _quiet(self) -> None:
+        """Nothing was written for a while, or something was meanwhile: comment, or wait on."""
+        if self._writing:
+            self._wrote_s = self._loop.time()
+        if self._wrote_s + self._keep_alive_s > self._loop.time():
+            self._arm()
+        else:
+            self._comment = asyncio.create_task(self._say())
+
+    async def _say(self) -> None:
+        try:
+            await self._exchange.write(KEEP_ALIVE)
+        except ProblemError as error:
+            self._on_stall(error)
+            return
+        finally:
+            self._comment = None
+        self._wrote_s = self._loop.time()
+        self._arm()

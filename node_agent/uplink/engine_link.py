@@ -9,19 +9,25 @@ from contextlib import aclosing
 from node_agent.uplink.session_link import Sendable, Tally
 from orchestrator.engines.generation import Delta, Failed, Finished, Started
 from orchestrator.engines.health import probe
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.engines.openai import OpenAIEngine
 from orchestrator.ledger.usage import PoolCounts
-from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame, Tokens
+from orchestrator.policy.ids import ReplicaId
+from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
 
 PROBE_EVERY_S = 1.0
 PROBE_DEADLINE_MS = 900
+BACKSTOP_MS = 1_000
+"""So much later than `routes`, which says what happened, the client of an engine ends a call by itself."""
 
 
 class EngineLink:
     """Keeps one engine probed, and carries attempts to it."""
 
-    def __init__(self, name: str, engine: OpenAIEngine) -> None:
+    def __init__(self, name: str, engine: OpenAIEngine, continuing: Continuing = NOT_CONTINUED) -> None:
+        """`continuing` is what the operator declares of the engine."""
         self.name = name
+        self._continuing = continuing
         self.up = False
         self.in_flight = 0
         self._engine = engine
@@ -39,11 +45,18 @@ class EngineLink:
 
     async def send(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
         """Send one attempt and yield what comes back, in the frames that a session would bring."""
-        attempt = sendable.attempt
+        attempt, said = sendable.attempt, sendable.generation.said
+        if said is not None and self._continuing != Continuing(said.identity, said.by):
+            yield Refused(0, attempt, "identity_mismatch", "The engine cannot go on with this answer.")
+            return
+        accepted = False
         self.in_flight += 1
         try:
-            async with aclosing(self._engine.generate(sendable.generation)) as events:
+            async with aclosing(self._engine.generate(sendable.generation, sendable.budget_ms + BACKSTOP_MS)) as events:
                 async for event in events:
+                    if not accepted and isinstance(event, Delta | Finished):
+                        accepted = True
+                        yield Accepted(0, attempt, ReplicaId(self.name), self._continuing)
                     if isinstance(event, Delta):
                         first, tally.received = tally.received, tally.received + event.tokens
                         yield Tokens(0, attempt, first, event.tokens, event.text, event.token_ids)
@@ -51,7 +64,8 @@ class EngineLink:
                     elif isinstance(event, Finished):
                         # There is no scheduler to count: what was generated and sent is the engine's own word.
                         completion = event.completion_tokens
-                        counts = PoolCounts(event.prompt_tokens, event.cached_tokens, completion, completion)
+                        prompt = sendable.generation.of_prompt(event.prompt_tokens)
+                        counts = PoolCounts(prompt, event.cached_tokens, completion, completion)
                         yield Done(0, attempt, event.reason.value, counts)
                         return
                     elif isinstance(event, Failed):

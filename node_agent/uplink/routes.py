@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 
 from node_agent.uplink.engine_link import EngineLink
 from node_agent.uplink.session_link import LinkState, Sendable, SessionLink, Tally
+from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.fleet import Fleet, Pool
 from orchestrator.placement.requests import PoolLoad, PoolView
 from orchestrator.policy.ids import EdgeId, PoolId, SchedulerId
-from orchestrator.wire.frames import Refused, StreamFrame
+from orchestrator.wire.deadlines import Deadlines
+from orchestrator.wire.frames import Broken, Refused, StreamFrame, Tokens
 
 LEAVE_S = 3.0
 
@@ -79,13 +82,19 @@ class Routes:
         return tuple(link.state() for link in self._links.values())
 
     async def send(self, pool: Pool, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
-        """Carry one permitted and recorded attempt to `pool`. Only the gate calls this."""
+        """Carry one permitted and recorded attempt to `pool`, for as long as it may take. Only the gate calls this."""
         frames = self._frames(pool, sendable, tally)
+        deadlines = Deadlines(sendable.waits, sendable.budget_ms, time.monotonic_ns() // 1000)
         self._in_flight[pool.id] = self._in_flight.get(pool.id, 0) + 1
         try:
             async with contextlib.aclosing(frames):
-                async for frame in frames:
+                while (frame := await _in_time(frames, deadlines)) is not None:
+                    if isinstance(frame, Tokens):
+                        deadlines.token()
                     yield frame
+        except TimeoutError:
+            code, sentence = deadlines.over()
+            yield Broken(0, sendable.attempt, code, sentence, PoolCounts())
         finally:
             self._in_flight[pool.id] -= 1
 
@@ -106,6 +115,15 @@ class Routes:
         if pool.scheduler is not None and pool.scheduler in self._links:
             return self._links[pool.scheduler].send(sendable, tally)
         return _nowhere(sendable)
+
+
+async def _in_time(frames: AsyncGenerator[StreamFrame, None], deadlines: Deadlines) -> StreamFrame | None:
+    """Return the next frame, or None after the last. Raises TimeoutError; what `frames` came from is cancelled then."""
+    left_us = deadlines.left_us(time.monotonic_ns() // 1000)
+    if left_us == 0:
+        raise TimeoutError  # a frame that is ready is never waited for, so a timeout around it would not fire
+    async with asyncio.timeout(left_us / 1_000_000):
+        return await anext(frames, None)
 
 
 async def _nowhere(sendable: Sendable) -> AsyncGenerator[StreamFrame, None]:

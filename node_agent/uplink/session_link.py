@@ -1,4 +1,8 @@
-"""One session to one scheduler over gRPC: thin I/O around `wire.session_edge`. It redials for as long as it lives."""
+"""One session to one scheduler over gRPC: thin I/O around `wire.session_edge`. It redials for as long as it lives.
+
+A session outlives its transport: when that is lost another is dialled at once, and requests notice nothing. When the
+session itself is over, a new one is begun.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,7 @@ from orchestrator.telemetry.names import Event
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import edge_batch_out, intake_frame_in
+from orchestrator.wire.deadlines import AS_SET, Waits
 from orchestrator.wire.frames import (
     FRAME_BYTES,
     Broken,
@@ -45,11 +50,15 @@ from orchestrator.wire.frames import (
     Welcome,
     held_bytes,
 )
-from orchestrator.wire.session_edge import Close, Deliver, EdgeSession, Instruction, Send
+from orchestrator.wire.session_edge import TICK_MS, Deliver, EdgeSession, Instruction, Send, State
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeStub
 
-TICK_S = 0.1
+TICK_S = TICK_MS / 1000
+REATTACH_PAUSE_S = 0.02
+"""Between two tries to replace a lost transport."""
+REFUSED = "refused"
+"""In what gRPC says of a connection that nobody listens for."""
 REDIAL_MIN_S = 0.1
 REDIAL_MAX_S = 2.0
 CREDIT_BYTES = 64 * 1024
@@ -88,7 +97,11 @@ class Sendable:
     key_id: KeyId
     signature: bytes
     budget_ms: int
+    """What is left of the request's time. Whoever works for it further on stops when it is over."""
     inputs: InputManifest | None = None
+    waits: Waits = AS_SET
+    continues: AttemptId | None = None
+    """The attempt that was cut, where this one takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +129,12 @@ class SessionLink:
         self._edge = edge
         self._wall_ms = wall_ms
         self._epoch = 0
+        """Of the last transport. It grows on from one session to the next."""
         self._machine: EdgeSession | None = None
-        self._outbox: list[EdgeFrame] = []
+        self._outbox: list[EdgeFrame] = []  # bounded: by the streams and their credit
         self._ready = asyncio.Event()
-        self._closing: asyncio.Event = asyncio.Event()
+        self._leaving = asyncio.Event()
+        """Set when the transport is to be given up."""
         self._waiting: dict[AttemptId, tuple[asyncio.Queue[StreamFrame], Tally]] = {}
         """By attempt: stream numbers begin again with every session, and an old stream may still be read out."""
         self._load_heard_us: dict[PoolId, int] = {}
@@ -128,11 +143,7 @@ class SessionLink:
         """Dial, hold the session, dial again. Ends only when cancelled."""
         pause_s = REDIAL_MIN_S
         while True:
-            channel = open_channel(self.target)
-            try:
-                greeted = await self._session(channel)
-            finally:
-                await channel.close()
+            greeted = await self._session()
             pause_s = REDIAL_MIN_S if greeted else min(REDIAL_MAX_S, pause_s * 2)
             # Jitter, so that a thousand edges do not redial at once.
             await asyncio.sleep(pause_s * (0.5 + secrets.randbelow(1000) / 1000))
@@ -165,7 +176,7 @@ class SessionLink:
     async def send(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
         """Send one attempt, yield what comes back, and keep `tally`. Only the gate calls this, through `routes`.
 
-        Ends after the first terminal frame. Closing it early cancels the attempt.
+        Ends after the first terminal frame. Closing it early cancels the attempt. How long it may take, `routes` knows.
         """
         machine = self._machine
         if machine is None or not machine.accepts_work(_now_us()):
@@ -189,18 +200,13 @@ class SessionLink:
             CREDIT_BYTES,
             sendable.budget_ms,
             sendable.inputs,
+            sendable.continues,
         )
         ended = False
         self._act(machine.open(opened, _now_us()))
         try:
             while True:
-                try:
-                    async with asyncio.timeout(sendable.budget_ms / 1000):
-                        frame = await queue.get()
-                except TimeoutError:
-                    detail = "The answer did not come in time."
-                    yield Broken(stream, sendable.attempt, "deadline_exceeded", detail, PoolCounts())
-                    return
+                frame = await queue.get()
                 ended = isinstance(frame, Done | Broken | Refused)
                 yield frame
                 if isinstance(frame, Tokens):
@@ -217,39 +223,66 @@ class SessionLink:
     async def close(self) -> None:
         """Let what was decided leave (cancels, settlements), within a bound. `run` must be cancelled after."""
         end_at = time.monotonic() + LEAVE_S
-        while self._outbox and time.monotonic() < end_at:  # noqa: ASYNC110 - the writer empties it
+        machine = self._machine
+        if machine is not None and machine.unheard():
+            self._act(machine.beat(_now_us()))  # its answer says that they arrived
+        while time.monotonic() < end_at and (self._outbox or (machine is not None and machine.unheard())):  # noqa: ASYNC110
             await asyncio.sleep(LEAVE_POLL_S)
 
-    async def _session(self, channel: grpc.aio.Channel) -> bool:
-        """Hold one session from greeting to loss. Returns whether it was ever live."""
-        self._epoch += 1
+    async def _session(self) -> bool:
+        """Hold one session from its first greeting to its end. Returns whether it was ever live."""
         session = make_session_id(self._wall_ms(), secrets.token_bytes(RANDOM_BYTES))
-        machine = EdgeSession(self._edge, session, self._epoch)
+        machine = self._machine = EdgeSession(self._edge, session, self._epoch)
+        try:
+            while True:
+                lived = await self._transport(machine)
+                if machine.state is State.CLOSED:
+                    return machine.welcome is not None
+                log.info(Event.SESSION_DETACHED, peer=self.scheduler, session_id=session, epoch=machine.epoch)
+                if not lived:
+                    await asyncio.sleep(REATTACH_PAUSE_S)
+                    self._act(machine.tick(_now_us()))
+        finally:
+            self._act(machine.close("session_lost"))
+            self._machine = None
+            if machine.welcome is not None:
+                log.warning(Event.SESSION_LOST, peer=self.scheduler, session_id=session)
+
+    async def _transport(self, machine: EdgeSession) -> bool:
+        """Carry the session over one connection until that is lost or given up. Returns whether it ever did.
+
+        Where nobody listens the session is over: there is nothing to come back to.
+        """
+        if machine.state is State.CLOSED:
+            return False
+        channel = open_channel(self.target)
         self._outbox.clear()
-        self._closing = asyncio.Event()
+        self._leaving = asyncio.Event()
+        before = (machine.welcome, machine.reattached)
         call = IntakeStub(channel).Session()
-        self._machine = machine
         self._act(machine.connected(_now_us(), self._wall_ms()))
+        self._epoch = machine.epoch
         tasks = [
             asyncio.create_task(self._write(call, machine.epoch)),
             asyncio.create_task(self._read(call, machine)),
             asyncio.create_task(self._tick(machine)),
-            asyncio.create_task(self._closing.wait()),
+            asyncio.create_task(self._leaving.wait()),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # What was not taken for the wire is known not to have left.
+            self._act(machine.lost(_now_us(), self._outbox))
+            self._outbox.clear()
             # Cancel readers before the call, and the call before its channel: the other order leaks connections.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if call.done() and REFUSED in (await call.details() or "").lower():
+                self._act(machine.close("session_lost"))
             call.cancel()
-            live = machine.welcome is not None
-            self._act(machine.lost("session_lost"))
-            self._machine = None
-            if live:
-                log.warning(Event.SESSION_LOST, peer=self.scheduler, session_id=session)
-        return live
+            await channel.close()
+        return (machine.welcome, machine.reattached) != before
 
     async def _write(self, call: grpc.aio.StreamStreamCall[pb.EdgeBatch, pb.IntakeBatch], epoch: int) -> None:
         """Put whatever is ready into one message per turn of the loop."""
@@ -257,7 +290,7 @@ class SessionLink:
             while True:
                 await self._ready.wait()
                 self._ready.clear()
-                frames, self._outbox = self._outbox, []
+                frames, self._outbox = self._outbox, []  # bounded: by the streams and their credit
                 if frames:
                     await call.write(edge_batch_out(epoch, frames))
 
@@ -271,9 +304,11 @@ class SessionLink:
                     loads = frame.loads if isinstance(frame, Welcome) else (frame,) if isinstance(frame, Load) else ()
                     self._load_heard_us.update({load.pool: _now_us() for load in loads})
                     self._act(machine.received(batch.epoch, frame, _now_us(), self._wall_ms()))
+                    if isinstance(frame, Welcome) and frame.continued:
+                        log.info(Event.SESSION_REATTACHED, peer=self.scheduler, epoch=machine.epoch)
         except WireError as error:
             log.error(Event.FRAME_DROPPED, peer=self.scheduler, cause="malformed", detail=error.field)
-            self._act(machine.lost("protocol_violation"))
+            self._act(machine.close("protocol_violation"))
         except grpc.aio.AioRpcError as error:
             log.debug(Event.SESSION_CLOSED, peer=self.scheduler, code=error.code().name)
 
@@ -290,8 +325,8 @@ class SessionLink:
                 self._ready.set()
             elif isinstance(instruction, Deliver):
                 self._deliver(instruction)
-            elif isinstance(instruction, Close):
-                self._closing.set()
+            else:
+                self._leaving.set()
 
     def _deliver(self, instruction: Deliver) -> None:
         frame = instruction.frame

@@ -1,4 +1,4 @@
-"""What the chunks of a streamed chat completion mean. Pure: server-sent events in, engine events out.
+"""What the chunks of a streamed completion mean. Pure: server-sent events in, engine events out.
 
 Nothing of a chunk is passed through: the fields named here are read, every other field of the engine is dropped
 (reasoning text and tool calls too; we never ask for them).
@@ -47,7 +47,10 @@ class _ChoiceDelta(msgspec.Struct, frozen=True):
 
 class _Choice(msgspec.Struct, frozen=True):
     index: int
-    delta: _ChoiceDelta
+    delta: _ChoiceDelta | None = None
+    """Of a chat completion."""
+    text: str | None = None
+    """Of the continuation of a raw prompt."""
     finish_reason: str | None = None
 
 
@@ -143,7 +146,9 @@ class ChunkReader:
         return self._choice(chunk.choices[0]) if chunk.choices else []
 
     def _choice(self, choice: _Choice) -> list[EngineEvent]:
-        text = choice.delta.content or ""
+        if choice.delta is None and choice.text is None:
+            return self._fail("engine_protocol", "the engine sent a choice without a text")
+        text = (choice.text if choice.delta is None else choice.delta.content) or ""
         if self._finish_reason is not None and (text or choice.finish_reason is not None):
             return self._fail("engine_protocol", "the engine went on after the end of its answer")
         events: list[EngineEvent] = []
@@ -199,10 +204,21 @@ class AnswerReader:
         return self._chunks.ended
 
     def feed(self, data: bytes) -> list[EngineEvent]:
-        """Takes the next bytes of the body; empty bytes are the end of the stream."""
+        """Takes the next bytes of the body; empty bytes are the end of the stream.
+
+        The text of all chunks that came together is one `Delta`: what follows has less to do for each token.
+        """
         if not data:
             return self._chunks.end()
+        text: list[str] = []
+        tokens = 0
         events: list[EngineEvent] = []
         for event in self._decoder.feed(data):
-            events += self._chunks.read(event)
-        return events
+            for found in self._chunks.read(event):
+                if isinstance(found, Delta):
+                    text.append(found.text)
+                    tokens += found.tokens
+                else:
+                    events.append(found)
+        # Nothing comes after an end, so the text stands before it.
+        return [Delta("".join(text), (), tokens), *events] if text else events

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from orchestrator.policy.ids import Digest
 from orchestrator.policy.ids import ModelId as ModelId
 
 
@@ -19,6 +20,8 @@ class Role(Enum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    PROMPT = "prompt"
+    """Nobody: a raw text to be continued, which no template is laid round. It is the only message then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,34 @@ class Sampling:
         return f"Sampling(temperature={self.temperature}, top_p={self.top_p}, stops={len(self.stop)})"
 
 
+class Resume(Enum):
+    """What an engine can take up an answer by that another one began."""
+
+    NONE = "none"
+    TEXT = "text"
+    """It reads the text again, so that its tokens may be cut in other places."""
+    IDS = "ids"
+    """It goes on from the very tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was said already of an answer that is continued. Payload: its repr holds none."""
+
+    by: Resume
+    identity: Digest
+    """Of the model that said it: only an equal one goes on."""
+    tokens: int
+    """They count against `max_tokens`, and are not generated again."""
+    text: str
+    """What the tenant has. It ends before what was held back."""
+    ids: tuple[int, ...] = ()
+    """Every token, where it is continued by ids."""
+
+    def __repr__(self) -> str:
+        return f"Said(by={self.by.value}, tokens={self.tokens}, chars={len(self.text)})"
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One request as an engine sees it: no tenant, no label, no law."""
@@ -59,10 +90,31 @@ class Generation:
     model: ModelId
     messages: tuple[Message, ...]
     sampling: Sampling
+    said: Said | None = None
+    """Where it goes on with an answer that was cut."""
+
+    def first_token(self) -> int:
+        """Return where in the whole answer the first token of this generation stands."""
+        return 0 if self.said is None else self.said.tokens
+
+    def of_prompt(self, tokens: int) -> int:
+        """Return how many of the `tokens` that an engine read were the prompt, where it read what was said as well."""
+        return max(0, tokens - self.first_token())
+
+    @property
+    def raw_prompt(self) -> str | None:
+        """The text to be continued as it stands, or None for a conversation. Payload."""
+        return self.messages[0].text if len(self.messages) == 1 and self.messages[0].role is Role.PROMPT else None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a raw prompt stands beside other messages, which means nothing."""
+        return len(self.messages) > 1 and any(message.role is Role.PROMPT for message in self.messages)
 
     def texts(self) -> tuple[tuple[str, str], ...]:
-        """Return (role, text) of every message: each is an input. Payload."""
-        return tuple((message.role.value, message.text) for message in self.messages)
+        """Return (role, text) of every message, and of what was said already: each is an input. Payload."""
+        texts = tuple((message.role.value, message.text) for message in self.messages)
+        return texts if self.said is None else (*texts, (Role.ASSISTANT.value, self.said.text))
 
 
 @dataclass(frozen=True, slots=True)

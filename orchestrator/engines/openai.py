@@ -1,4 +1,6 @@
-"""A strict client for servers that speak the OpenAI chat completions API: vLLM, SGLang, llama.cpp.
+"""A strict client for servers that speak the OpenAI API: vLLM, SGLang, llama.cpp.
+
+A conversation goes to chat completions, a raw prompt to completions.
 
 Lives here: the HTTP exchange, its bounds in time and size, and the closing of connections. What the bytes mean is
 decided in `chunks` and `replies`.
@@ -10,19 +12,21 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from orchestrator.engines.chunks import AnswerReader, UsageExpectation
-from orchestrator.engines.generation import EngineEvent, Failed, Generation, Refused
+from orchestrator.engines.generation import EngineEvent, Failed, Finished, Generation, Refused, Resume, Role
+from orchestrator.engines.http import Fault, HttpClient, HttpError, Reply
 from orchestrator.engines.replies import outcome_of_reply
 
 _BASE_URL = re.compile(
     r"https?://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(?P<path>/[A-Za-z0-9._~/-]*)?"
 )
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 _REPLY_BYTES_MAX = 1_048_576
 _ERROR_BYTES_MAX = 65_536
 # Engines differ in the seeds they take; every one takes 63 bits, and the same seed still gives the same draws.
@@ -67,7 +71,7 @@ class OpenAIEngineSettings:
             raise ValueError("base_url must not have dot segments")
         if [segment for segment in segments if segment][-1:] == ["v1"]:
             raise ValueError("base_url must name the server without /v1")
-        URL(self.base_url)
+        urlsplit(self.base_url).port  # noqa: B018 - raises ValueError for a port that is none
         if not self.served_model:
             raise ValueError("served_model must not be empty")
         if self.api_key is not None and _VISIBLE_ASCII.fullmatch(self.api_key) is None:
@@ -85,15 +89,12 @@ class OpenAIEngineSettings:
 
 
 class OpenAIEngine:
-    """One engine behind one URL. Use it in one event loop, and close it there.
-
-    No connection is ever used twice: llama.cpp closes a connection after a stream without saying so, and the next POST
-    on it would fail after it may have been taken.
-    """
+    """One engine behind one URL. Use it in one event loop, and close it there."""
 
     def __init__(self, settings: OpenAIEngineSettings) -> None:
         self._settings = settings
-        self._session: aiohttp.ClientSession | None = None
+        self._client: HttpClient | None = None
+        self._head = _head_of(settings)
         self._in_flight = 0
         self._closed = False
 
@@ -105,48 +106,61 @@ class OpenAIEngine:
     async def close(self) -> None:
         """Closes every connection. Answers still running end with `Failed`; later calls fail as unreachable."""
         self._closed = True
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        if self._client is not None:
+            self._client.close()
+            # The loop closes the sockets in its next turn.
+            await asyncio.sleep(0)
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[EngineEvent, None]:
+    async def generate(
+        self, generation: Generation, total_ms: int | None = None
+    ) -> AsyncGenerator[EngineEvent, None]:
         """Streams one generation: `Delta`s, then exactly one of `Finished`, `Refused` or `Failed`. Raises nothing.
 
         There is no `Started`: such an engine tells the prompt count only at the end, in `Finished`. Wrap the generator
         in `contextlib.aclosing`: closing or cancelling it closes the connection at once, and by that the engine frees
-        its slot. Left to the garbage collector, the slot stays taken until then.
+        its slot. Left to the garbage collector, the slot stays taken until then. `total_ms` lowers `total_timeout_ms`.
         """
         if self._in_flight >= self._settings.connections_max:
             yield Refused("engine_busy", "every connection to this engine is in use")
+            return
+        refusal = _refusal_of_said(generation)
+        if refusal is not None:
+            yield refusal
             return
         body = _body_of(generation, self._settings.served_model)
         if body is None:
             yield Refused("bad_generation", "a message or a stop string is not valid Unicode", "messages")
             return
         loop = asyncio.get_running_loop()
-        end_at = loop.time() + self._settings.total_timeout_ms / 1000
+        allowed_ms = self._settings.total_timeout_ms
+        end_at = loop.time() + min(allowed_ms, total_ms or allowed_ms) / 1000
         silent_until = loop.time() + self._settings.first_byte_timeout_ms / 1000
-        response: aiohttp.ClientResponse | None = None
+        reply: Reply | None = None
+        whole = False
         self._in_flight += 1
         try:
-            opened = await self._open_stream(body, min(silent_until, end_at))
+            path = CHAT_PATH if generation.raw_prompt is None else COMPLETIONS_PATH
+            opened = await self._open_stream(path, body, min(silent_until, end_at))
             if isinstance(opened, Refused | Failed):
                 yield opened
                 return
-            response = opened
+            reply = opened
             reader = AnswerReader(line_bytes_max=self._settings.line_bytes_max, usage=self._settings.usage)
             while not reader.ended:
-                data = await _read(response, min(silent_until, end_at))
+                data = await _read(reply, min(silent_until, end_at))
                 if isinstance(data, Failed):
                     yield data
                     return
                 for event in reader.feed(data):
+                    whole = isinstance(event, Finished)
                     yield event
                 silent_until = loop.time() + self._settings.stall_timeout_ms / 1000
         finally:
             self._in_flight -= 1
-            if response is not None:
-                _cut(response)
+            if reply is not None and whole:
+                reply.leave()
+            elif reply is not None:
+                reply.cut()
 
     async def fetch(self, path: str, *, deadline_ms: int) -> bytes | Failed:
         """Gets one small document of the engine, such as its model list, within `deadline_ms`. Raises nothing.
@@ -155,78 +169,93 @@ class OpenAIEngine:
         own, so a full engine can still be probed.
         """
         deadline_at = asyncio.get_running_loop().time() + deadline_ms / 1000
-        response = await self._request("GET", path, None, deadline_at)
-        if isinstance(response, Failed):
-            return response
+        reply = await self._request("GET", path, b"", deadline_at)
+        if isinstance(reply, Failed):
+            return reply
+        body: bytes | Failed = b""
         try:
-            if response.status == 503:
-                return Failed("engine_failed", "the engine takes no work now")
-            if response.status != 200:
-                outcome = outcome_of_reply(response.status, b"")
-                return outcome if isinstance(outcome, Failed) else Failed("engine_protocol", outcome.detail)
-            if not _is_plain(response):
-                return Failed("engine_protocol", "the engine compressed its reply unasked")
-            return await _read_all(response, deadline_at, _REPLY_BYTES_MAX)
+            body = await _body_of_reply(reply, deadline_at)
         finally:
-            _cut(response)
+            if isinstance(body, Failed) or not body:
+                reply.cut()
+            else:
+                reply.leave()
+        return body
 
-    async def _open_stream(self, body: bytes, deadline_at: float) -> aiohttp.ClientResponse | Refused | Failed:
-        response = await self._request("POST", "/v1/chat/completions", body, deadline_at)
-        if isinstance(response, Failed):
-            return response
+    async def _open_stream(self, path: str, body: bytes, deadline_at: float) -> Reply | Refused | Failed:
+        reply = await self._request("POST", path, body, deadline_at)
+        if isinstance(reply, Failed):
+            return reply
         outcome: Refused | Failed | None = None
         try:
-            outcome = await _outcome_of_head(response, deadline_at)
+            outcome = await _outcome_of_head(reply, deadline_at)
         except BaseException:
-            _cut(response)
+            reply.cut()
             raise
         if outcome is None:
-            return response
-        _cut(response)
+            return reply
+        reply.cut()
         return outcome
 
-    async def _request(
-        self, method: str, path: str, body: bytes | None, deadline_at: float
-    ) -> aiohttp.ClientResponse | Failed:
-        """Sends one request and waits for the head of its reply. The caller closes the response."""
+    async def _request(self, method: str, path: str, body: bytes, deadline_at: float) -> Reply | Failed:
+        """Sends one request and waits for the head of its reply. The caller leaves or cuts it."""
         if self._closed:
             return Failed("engine_unreachable", "this engine's client is closed")
+        if self._client is None:
+            self._client = _client_of(self._settings)
+        line = f"{method} {urlsplit(self._settings.base_url).path.rstrip('/')}{path} HTTP/1.1\r\n".encode("ascii")
+        length = b"content-length: %d\r\n\r\n" % len(body) if body else b"\r\n"
         try:
-            async with asyncio.timeout_at(deadline_at):
-                return await self._opened_session().request(
-                    method, URL(self._settings.base_url.rstrip("/") + path), data=body, allow_redirects=False
-                )
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError):
-            return Failed("engine_unreachable", "no connection to the engine could be made")
-        except TimeoutError:
-            return Failed("engine_failed", "the engine did not begin its reply in time")
-        except aiohttp.ClientResponseError:
-            return Failed("engine_protocol", "the engine's reply is not valid HTTP")
-        except (aiohttp.ClientError, OSError):
-            return Failed("engine_failed", "the engine closed the connection before it replied")
+            return await self._client.ask(line + self._head + length + body, deadline_at)
+        except HttpError as error:
+            return _NO_REPLY[error.fault]
 
-    def _opened_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            headers = {
-                "Accept": "text/event-stream, application/json",
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                "User-Agent": "tidegate",
-            }
-            if self._settings.api_key is not None:
-                headers["Authorization"] = f"Bearer {self._settings.api_key}"
-            connect_s = self._settings.connect_timeout_ms / 1000
-            self._session = aiohttp.ClientSession(
-                # The spare connections are for `fetch`.
-                connector=aiohttp.TCPConnector(force_close=True, limit=self._settings.connections_max + 4),
-                headers=headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # The bounds in time are ours: aiohttp knows no bound from the call to the first byte.
-                timeout=aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s, sock_read=None),
-                trust_env=False,
-                auto_decompress=False,
-            )
-        return self._session
+
+_NO_REPLY = {
+    Fault.UNREACHABLE: Failed("engine_unreachable", "no connection to the engine could be made"),
+    Fault.LATE: Failed("engine_failed", "the engine did not begin its reply in time"),
+    Fault.MALFORMED: Failed("engine_protocol", "the engine's reply is not valid HTTP"),
+    Fault.CLOSED: Failed("engine_failed", "the engine closed the connection before it replied"),
+}
+_CUT = {
+    Fault.LATE: _TOO_LATE,
+    Fault.MALFORMED: Failed("engine_protocol", "the engine's answer is not valid HTTP"),
+}
+_BROKE = Failed("engine_failed", "the connection to the engine broke in the middle of its answer")
+
+
+def _client_of(settings: OpenAIEngineSettings) -> HttpClient:
+    url = urlsplit(settings.base_url)
+    tls = url.scheme == "https"
+    port = url.port or (443 if tls else 80)
+    return HttpClient(url.hostname or "", port, tls, settings.connect_timeout_ms, settings.connections_max)
+
+
+def _head_of(settings: OpenAIEngineSettings) -> bytes:
+    """Returns the headers that every request has."""
+    lines = [
+        f"host: {urlsplit(settings.base_url).netloc}",
+        "accept: text/event-stream, application/json",
+        "accept-encoding: identity",
+        "content-type: application/json",
+        "user-agent: tidegate",
+    ]
+    if settings.api_key is not None:
+        lines.append(f"authorization: Bearer {settings.api_key}")
+    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+
+
+def _refusal_of_said(generation: Generation) -> Refused | None:
+    """Return why such an engine cannot go on with an answer, or None."""
+    said, most = generation.said, generation.sampling.max_tokens
+    if said is None:
+        return None
+    if said.by is not Resume.TEXT:
+        return Refused("identity_mismatch", "such an engine goes on by text alone")
+    if most is not None and said.tokens >= most:
+        # One token must be asked for at least, and it would be one too many.
+        return Refused("identity_mismatch", "the answer is as long as it may be, and its end cannot be asked for")
+    return None
 
 
 def _body_of(generation: Generation, served_model: str) -> bytes | None:
@@ -234,7 +263,7 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
     sampling = generation.sampling
     fields: dict[str, object] = {
         "model": served_model,
-        "messages": [{"role": message.role.value, "content": message.text} for message in generation.messages],
+        **_asked_of(generation),
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": sampling.temperature,
@@ -245,7 +274,7 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
     if sampling.stop:
         fields["stop"] = sampling.stop
     if sampling.max_tokens is not None:
-        fields["max_tokens"] = sampling.max_tokens
+        fields["max_tokens"] = sampling.max_tokens - generation.first_token()
     try:
         return msgspec.json.encode(fields)
     except UnicodeEncodeError:
@@ -253,53 +282,65 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
         return None
 
 
-async def _outcome_of_head(response: aiohttp.ClientResponse, deadline_at: float) -> Refused | Failed | None:
+def _asked_of(generation: Generation) -> dict[str, object]:
+    """Returns what is to be continued: a conversation, or a raw prompt, and what was said already."""
+    said = "" if generation.said is None else generation.said.text
+    if generation.raw_prompt is not None:
+        return {"prompt": generation.raw_prompt + said}
+    messages = [{"role": message.role.value, "content": message.text} for message in generation.messages]
+    if not said:
+        return {"messages": messages}
+    # As vLLM and SGLang take it: the last message is the beginning of the answer.
+    begun = {"role": Role.ASSISTANT.value, "content": said}
+    return {"messages": [*messages, begun], "continue_final_message": True, "add_generation_prompt": False}
+
+
+async def _outcome_of_head(reply: Reply, deadline_at: float) -> Refused | Failed | None:
     """Returns None when a stream follows that can be read."""
-    if response.status != 200:
+    if reply.status != 200:
         error_body: bytes | Failed = b""
-        if response.status == 400 and _is_plain(response):
-            error_body = await _read_all(response, deadline_at, _ERROR_BYTES_MAX)
+        if reply.status == 400 and _is_plain(reply):
+            error_body = await _read_all(reply, deadline_at, _ERROR_BYTES_MAX)
         # A refusal stays a refusal when its reasons cannot be read.
-        return outcome_of_reply(response.status, b"" if isinstance(error_body, Failed) else error_body)
-    if not _is_plain(response):
+        return outcome_of_reply(reply.status, b"" if isinstance(error_body, Failed) else error_body)
+    if not _is_plain(reply):
         return Failed("engine_protocol", "the engine compressed its answer unasked")
-    if response.content_type != "text/event-stream":
+    kinds = reply.header(b"content-type")
+    if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != "text/event-stream":
         return Failed("engine_protocol", "the engine did not stream its answer")
     return None
 
 
-def _is_plain(response: aiohttp.ClientResponse) -> bool:
-    return all(value.strip().lower() in ("", "identity") for value in response.headers.getall("Content-Encoding", ()))
+async def _body_of_reply(reply: Reply, deadline_at: float) -> bytes | Failed:
+    """Returns the body of a small document."""
+    if reply.status == 503:
+        return Failed("engine_failed", "the engine takes no work now")
+    if reply.status != 200:
+        outcome = outcome_of_reply(reply.status, b"")
+        return outcome if isinstance(outcome, Failed) else Failed("engine_protocol", outcome.detail)
+    if not _is_plain(reply):
+        return Failed("engine_protocol", "the engine compressed its reply unasked")
+    return await _read_all(reply, deadline_at, _REPLY_BYTES_MAX)
 
 
-async def _read(response: aiohttp.ClientResponse, deadline_at: float) -> bytes | Failed:
+def _is_plain(reply: Reply) -> bool:
+    return all(value.strip().lower() in ("", "identity") for value in reply.header(b"content-encoding"))
+
+
+async def _read(reply: Reply, deadline_at: float) -> bytes | Failed:
     """Returns what has arrived, at most some hundred KiB, and empty bytes at the end of the body."""
-    if asyncio.get_running_loop().time() >= deadline_at:
-        # A read that finds bytes ready never waits, so a timeout around it would never fire.
-        return _TOO_LATE
     try:
-        async with asyncio.timeout_at(deadline_at):
-            return await response.content.readany()
-    except TimeoutError:
-        return _TOO_LATE
-    except (aiohttp.ClientError, OSError):
-        return Failed("engine_failed", "the connection to the engine broke in the middle of its answer")
+        return await reply.read(deadline_at)
+    except HttpError as error:
+        return _CUT.get(error.fault, _BROKE)
 
 
-async def _read_all(response: aiohttp.ClientResponse, deadline_at: float, bytes_max: int) -> bytes | Failed:
+async def _read_all(reply: Reply, deadline_at: float, bytes_max: int) -> bytes | Failed:
     body = bytearray()
-    while data := await _read(response, deadline_at):
+    while data := await _read(reply, deadline_at):
         if isinstance(data, Failed):
             return data
         body += data
         if len(body) > bytes_max:
             return Failed("engine_protocol", "the engine's reply is beyond the bound")
     return bytes(body)
-
-
-def _cut(response: aiohttp.ClientResponse) -> None:
-    """Closes the connection now, without waiting for what is still to be sent or for a TLS farewell."""
-    connection = response.connection
-    if connection is not None and connection.transport is not None:
-        connection.transport.abort()
-    response.close()

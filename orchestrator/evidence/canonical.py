@@ -5,7 +5,10 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from hashlib import sha256
+from types import NoneType
+from typing import Any
 
+import msgspec
 import rfc8785
 
 from orchestrator.policy.ids import Digest, KeyId, digest_of
@@ -16,11 +19,23 @@ JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 INTEGER_MAX = (1 << 53) - 1
 """RFC 8785 numbers are IEEE doubles; a larger integer is written as a string."""
 
+_WORDS = frozenset({str, bool, NoneType})
+_ENCODER = msgspec.json.Encoder(order="sorted")
+
 
 def canonical_bytes(value: Mapping[str, JsonValue]) -> bytes:
     """Return the RFC 8785 form of `value`. Raises ValueError on a float, or an integer beyond 2^53 - 1."""
-    _check(value)
+    if _check(value):
+        # Of such values the encoder's spelling is that of the RFC; a test holds the two equal.
+        return _ENCODER.encode(value)
     return rfc8785.dumps(value)
+
+
+def written(value: dict[str, JsonValue]) -> bytes:
+    """Return the canonical bytes of what our own code made of typed values: it is not looked through once more."""
+    data = _ENCODER.encode(value)
+    # Names beyond ASCII are sorted by UTF-16 code units, which the encoder does not know.
+    return data if data.isascii() else canonical_bytes(value)
 
 
 def canonical_digest(value: Mapping[str, JsonValue]) -> Digest:
@@ -41,21 +56,46 @@ def commit(key: bytes, key_id: KeyId, parts: tuple[bytes, ...]) -> str:
     return f"hmac-sha256:{key_id}:{mac.hexdigest()}"
 
 
-def _check(value: object) -> None:
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return
-    if isinstance(value, int):
-        if abs(value) > INTEGER_MAX:
-            raise ValueError("an integer beyond 2^53 - 1 has no canonical number; write it as a string")
-        return
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise ValueError("a canonical object has string keys only")
-            _check(inner)
-        return
+def _check(value: Mapping[str, JsonValue]) -> bool:
+    """Whether every name is ASCII and every type exact. Raises ValueError on what has no canonical form."""
+    exact = type(value) is dict
+    stack: list[Any] = [value]
+    while stack:
+        inner = stack.pop()
+        if type(inner) is not list:
+            exact = _check_names(inner) and exact
+            inner = inner.values()
+        if _WORDS.issuperset(map(type, inner)):
+            continue
+        for found in inner:
+            kind = type(found)
+            if kind is dict or kind is list:
+                stack.append(found)
+            elif kind is int:
+                if not -INTEGER_MAX <= found <= INTEGER_MAX:
+                    raise ValueError("an integer beyond 2^53 - 1 has no canonical number; write it as a string")
+            elif kind not in _WORDS:
+                exact = False
+                stack.append(_known(found))
+    return exact
+
+
+def _check_names(value: Mapping[str, JsonValue]) -> bool:
+    """Whether every name is ASCII: others are sorted by UTF-16 code units, which the encoder does not know."""
+    try:
+        return "".join(value).isascii()
+    except TypeError:
+        raise ValueError("a canonical object has string keys only") from None
+
+
+def _known(value: object) -> object:
+    """Return what is to be checked of a value of another type. Raises ValueError where that has no canonical form."""
+    if isinstance(value, dict):
+        return value
     if isinstance(value, list | tuple):
-        for inner in value:
-            _check(inner)
-        return
+        return list(value)
+    if isinstance(value, int):
+        return [int(value)]
+    if isinstance(value, str):
+        return [str(value)]
     raise ValueError(f"a {type(value).__name__} has no canonical form")

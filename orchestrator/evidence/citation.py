@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.evidence.canonical import JsonValue, canonical_bytes
+from orchestrator.evidence.canonical import JsonValue, written
+from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.counters import Counter
 from orchestrator.policy.entities import Entity
 from orchestrator.policy.facts import Facts
@@ -98,8 +99,7 @@ def counter_to_json(counter: Counter) -> dict[str, JsonValue]:
     }
 
 
-def facts_to_json(facts: Facts) -> dict[str, JsonValue]:
-    """Return what the law was told as canonical JSON holds it."""
+def _facts_to_json(facts: Facts) -> dict[str, JsonValue]:
     return {
         "tenant": entity_to_json(facts.tenant),
         "label": label_to_json(facts.label),
@@ -112,6 +112,10 @@ def facts_to_json(facts: Facts) -> dict[str, JsonValue]:
     }
 
 
+facts_to_json: Remembered[Facts, dict[str, JsonValue]] = Remembered(_facts_to_json)
+"""What the law was told as canonical JSON holds it."""
+
+
 def attestation_bytes(
     edge: EdgeId,
     attempt: AttemptId,
@@ -122,7 +126,7 @@ def attestation_bytes(
     inputs: Digest | None,
 ) -> bytes:
     """Return the bytes that an edge signs for one attempt: who asks, for what, what went in, what the law was told."""
-    return ATTESTATION_PREFIX + canonical_bytes(
+    return ATTESTATION_PREFIX + written(
         {
             "v": ATTESTATION_VERSION,
             "edge": edge,

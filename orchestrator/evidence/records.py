@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from orchestrator.evidence.canonical import JsonValue, canonical_bytes
+from orchestrator.evidence.canonical import JsonValue, written
 from orchestrator.evidence.citation import Citation, facts_to_json
 from orchestrator.evidence.duties import Done
 from orchestrator.evidence.inputs import InputManifest
+from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, ModelId, PoolId, RequestId, SideId, TenantId
 from orchestrator.policy.labels import RANK_AXES, SET_AXES, Labels, LabelSources
 from orchestrator.policy.packs import Obligation, ObligationKind
 
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ class DecisionRecord:
     """ISO 8601 durations that were promised; the longest holds."""
     discharged: tuple[Done, ...]
     decided_ms: int
+    continues: AttemptId | None = None
+    """The attempt that was cut, where this one takes its place."""
+    first_token: int = 0
+    """Where in the whole answer its first token stands."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the record as canonical JSON holds it."""
@@ -91,11 +96,13 @@ class DecisionRecord:
                 for done in self.discharged
             ],
             "decided_ms": self.decided_ms,
+            "continues": self.continues,
+            "first_token": self.first_token,
         }
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        return canonical_bytes(self.to_json())
+        return written(self.to_json())
 
 
 def retention_of(obligations: tuple[Obligation, ...]) -> tuple[str, ...]:
@@ -136,8 +143,7 @@ def _labels_to_json(labels: Labels) -> dict[str, JsonValue]:
     return found
 
 
-def sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
-    """Return every voice on the labels, and where one says less than what counts."""
+def _sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
     return {
         "declared": _labels_to_json(sources.declared),
         "attested": _labels_to_json(sources.attested),
@@ -149,3 +155,7 @@ def sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
             for one in sources.mismatches()
         ],
     }
+
+
+sources_to_json: Remembered[LabelSources, dict[str, JsonValue]] = Remembered(_sources_to_json)
+"""Every voice on the labels, and where one says less than what counts."""

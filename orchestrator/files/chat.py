@@ -9,9 +9,9 @@ route.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -28,8 +28,12 @@ STOP_CHARS_MAX: Final = 64
 TOOLS_MAX: Final = 128
 BIASES_MAX: Final = 1024
 
-CARRIED: Final = frozenset({Capability.CHAT, Capability.STREAM, Capability.SEED, Capability.STOP})
+CARRIED: Final = frozenset(
+    {Capability.CHAT, Capability.COMPLETIONS, Capability.STREAM, Capability.SEED, Capability.STOP}
+)
 """The capabilities that a `Generation` can express. A request that needs another one must not be sent to any engine."""
+
+T = TypeVar("T")
 
 _SEED_SPACE = 2**64
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
@@ -62,7 +66,7 @@ class ChatLimits:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One accepted request. Its repr holds no text of the tenant."""
+    """One accepted request, of a conversation or of a raw prompt. Its repr holds no text of the tenant."""
 
     generation: Generation
     stream: bool
@@ -83,26 +87,26 @@ class ChatRequest:
         return f"ChatRequest(prompt_chars={self.prompt_chars}, stream={self.stream}, capabilities={needs})"
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An object of a body that refuses what it does not name."""
 
 
-class _TextPart(_Strict, frozen=True, tag_field="type", tag="text"):
+class _TextPart(Strict, frozen=True, tag_field="type", tag="text"):
     text: str
 
 
-class _ImagePart(_Strict, frozen=True, tag_field="type", tag="image_url"):
+class _ImagePart(Strict, frozen=True, tag_field="type", tag="image_url"):
     image_url: dict[str, object]
 
 
-class _AudioPart(_Strict, frozen=True, tag_field="type", tag="input_audio"):
+class _AudioPart(Strict, frozen=True, tag_field="type", tag="input_audio"):
     input_audio: dict[str, object]
 
 
 _Parts = Annotated[list[_TextPart | _ImagePart | _AudioPart], Meta(min_length=1, max_length=PARTS_MAX)]
 
 
-class _Message(_Strict, frozen=True):
+class _Message(Strict, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | _Parts | UnsetType | None = UNSET
     tool_calls: list[dict[str, object]] | None = None
@@ -115,41 +119,48 @@ class _Message(_Strict, frozen=True):
     function_call: dict[str, object] | None = None
 
 
-class _StreamOptions(_Strict, frozen=True):
+class StreamOptions(Strict, frozen=True):
+    """What a tenant wants of a stream."""
+
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class _TextFormat(_Strict, frozen=True, tag_field="type", tag="text"):
+class _TextFormat(Strict, frozen=True, tag_field="type", tag="text"):
     pass
 
 
-class _JsonObjectFormat(_Strict, frozen=True, tag_field="type", tag="json_object"):
+class _JsonObjectFormat(Strict, frozen=True, tag_field="type", tag="json_object"):
     pass
 
 
-class _JsonSchemaFormat(_Strict, frozen=True, tag_field="type", tag="json_schema"):
+class _JsonSchemaFormat(Strict, frozen=True, tag_field="type", tag="json_schema"):
     json_schema: dict[str, object]
 
 
-_Penalty = Annotated[float, Meta(ge=-2, le=2)]
-_Opaque = Annotated[str, Meta(max_length=256)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Opaque = Annotated[str, Meta(max_length=256)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+TopP = Annotated[float, Meta(gt=0, le=1)]
+Biases = Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=BIASES_MAX)]
 
 
-class _Body(_Strict, frozen=True):
+class ChatBody(Strict, frozen=True):
+    """The fields of a chat completion. What is not here is refused."""
+
     model: str
     messages: list[_Message]
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
+    stream_options: StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     # Accepted and never forwarded.
-    user: _Opaque | None = None
-    safety_identifier: _Opaque | None = None
+    user: Opaque | None = None
+    safety_identifier: Opaque | None = None
     # Neutral values only.
     n: int | None = None
     store: bool | None = None
@@ -165,9 +176,9 @@ class _Body(_Strict, frozen=True):
     response_format: _TextFormat | _JsonObjectFormat | _JsonSchemaFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    frequency_penalty: _Penalty | None = None
-    presence_penalty: _Penalty | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=BIASES_MAX)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: Biases | None = None
     modalities: list[str] | None = None
     audio: dict[str, object] | None = None
 
@@ -180,15 +191,15 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     """
     value = parse_strict(body, depth_max=limits.depth_max)
     _check_count(value, limits)
-    request = _typed(value)
+    request = typed(value, ChatBody)
     _check_neutral(request)
     messages = tuple(_message(message, index) for index, message in enumerate(request.messages))
-    if not _MODEL.match(request.model):
-        raise RequestError("invalid_value", "expected the name of a model", "model")
-    if request.stream_options is not None and not request.stream:
-        raise RequestError("invalid_value", "expected it only together with stream: true", "stream_options")
-    stops = _stops(request)
-    generation = Generation(ModelId(request.model), messages, _sampling(request, stops, limits))
+    check_named(request.model, request.stream, request.stream_options)
+    stops = stops_of(request.stop)
+    asked = {"max_tokens": request.max_tokens, "max_completion_tokens": request.max_completion_tokens}
+    most = most_tokens(asked, limits)
+    sampling = sampling_of(request.temperature, request.top_p, request.seed, stops, most)
+    generation = Generation(ModelId(request.model), messages, sampling)
     return ChatRequest(
         generation=generation,
         stream=bool(request.stream),
@@ -208,9 +219,10 @@ def _check_count(value: object, limits: ChatLimits) -> None:
         raise RequestError("too_many_messages", f"expected at most {limits.messages_max} messages", "messages")
 
 
-def _typed(value: object) -> _Body:
+def typed(value: object, type_: type[T]) -> T:
+    """Return the fields of a body. Raises RequestError."""
     try:
-        return fit(value, _Body)
+        return fit(value, type_)
     except Misfit as misfit:
         path, code, expected = misfit.path, _CODES[misfit.kind], misfit.expected
     if code == "unknown_field":
@@ -218,30 +230,39 @@ def _typed(value: object) -> _Body:
     raise RequestError(code, expected, spell(path) or None)
 
 
-def _unsupported(path: FieldPath, expected: str) -> RequestError:
+def check_named(model: str, stream: bool | None, options: StreamOptions | None) -> None:
+    """Refuse a name that no model can have, and options of a stream where there is none. Raises RequestError."""
+    if not _MODEL.match(model):
+        raise RequestError("invalid_value", "expected the name of a model", "model")
+    if options is not None and not stream:
+        raise RequestError("invalid_value", "expected it only together with stream: true", "stream_options")
+    if options is not None and options.include_obfuscation:
+        raise unsupported(("stream_options", "include_obfuscation"), "expected false")
+
+
+def unsupported(path: FieldPath, expected: str) -> RequestError:
+    """Return the refusal of a value that no engine here could honour."""
     return RequestError("unsupported_value", expected, spell(path))
 
 
-def _check_neutral(request: _Body) -> None:
+def _check_neutral(request: ChatBody) -> None:
     """Refuses what no capability names and no engine here could honour."""
     if request.n not in (None, 1):
-        raise _unsupported(("n",), "expected 1: one request has one answer")
+        raise unsupported(("n",), "expected 1: one request has one answer")
     if request.store:
-        raise _unsupported(("store",), "expected false: answers are not stored")
+        raise unsupported(("store",), "expected false: answers are not stored")
     if request.metadata:
-        raise _unsupported(("metadata",), "expected no metadata: it would be kept nowhere")
+        raise unsupported(("metadata",), "expected no metadata: it would be kept nowhere")
     if request.service_tier not in (None, "auto", "default"):
-        raise _unsupported(("service_tier",), "expected auto or default")
+        raise unsupported(("service_tier",), "expected auto or default")
     if request.reasoning_effort not in (None, "none"):
-        raise _unsupported(("reasoning_effort",), "expected none or null")
+        raise unsupported(("reasoning_effort",), "expected none or null")
     if request.verbosity not in (None, "medium"):
-        raise _unsupported(("verbosity",), "expected medium or null")
+        raise unsupported(("verbosity",), "expected medium or null")
     if request.prediction:
-        raise _unsupported(("prediction",), "expected null")
-    if request.stream_options is not None and request.stream_options.include_obfuscation:
-        raise _unsupported(("stream_options", "include_obfuscation"), "expected false")
+        raise unsupported(("prediction",), "expected null")
     if set(request.modalities or ()) - {"text", "audio"}:
-        raise _unsupported(("modalities",), "expected text or audio")
+        raise unsupported(("modalities",), "expected text or audio")
     if isinstance(request.tool_choice, str) and request.tool_choice not in ("none", "auto", "required"):
         raise RequestError("invalid_value", "expected one of none, auto, required, or an object", "tool_choice")
 
@@ -249,10 +270,10 @@ def _check_neutral(request: _Body) -> None:
 def _message(message: _Message, index: int) -> Message:
     path: FieldPath = ("messages", index)
     if message.name is not None:
-        raise _unsupported((*path, "name"), "expected no name: no engine here tells names apart")
+        raise unsupported((*path, "name"), "expected no name: no engine here tells names apart")
     if message.refusal or message.annotations or message.audio or message.function_call:
         field = next(f for f in ("refusal", "annotations", "audio", "function_call") if getattr(message, f))
-        raise _unsupported((*path, field), "expected null")
+        raise unsupported((*path, field), "expected null")
     content = message.content
     if content is UNSET or content is None:
         if message.role == "assistant" and message.tool_calls:
@@ -266,44 +287,46 @@ def _message(message: _Message, index: int) -> Message:
     return Message(_ROLES[message.role], text)
 
 
-def _stops(request: _Body) -> tuple[str, ...]:
-    if request.stop is None:
+def stops_of(given: str | list[str] | None) -> tuple[str, ...]:
+    """Return the strings that end an answer. Raises RequestError."""
+    if given is None:
         return ()
-    stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+    stops = (given,) if isinstance(given, str) else tuple(given)
     if len(stops) > STOPS_MAX:
         raise RequestError("invalid_value", f"expected at most {STOPS_MAX} strings", "stop")
     for index, stop in enumerate(stops):
         if not 1 <= len(stop) <= STOP_CHARS_MAX:
-            path: FieldPath = ("stop",) if isinstance(request.stop, str) else ("stop", index)
+            path: FieldPath = ("stop",) if isinstance(given, str) else ("stop", index)
             raise RequestError("invalid_value", f"expected 1 to {STOP_CHARS_MAX} characters", spell(path))
     return stops
 
 
-def _sampling(request: _Body, stops: tuple[str, ...], limits: ChatLimits) -> Sampling:
-    asked = {
-        name: value
-        for name, value in (
-            ("max_tokens", request.max_tokens),
-            ("max_completion_tokens", request.max_completion_tokens),
-        )
-        if value is not None
-    }
-    for name, value in asked.items():
+def most_tokens(asked: Mapping[str, int | None], limits: ChatLimits) -> int | None:
+    """Return how many tokens are asked for, under whichever names. Raises RequestError."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name, value in given.items():
         if not 1 <= value <= limits.max_tokens_max:
             raise RequestError("invalid_value", f"expected 1 to {limits.max_tokens_max}", name)
-    if len(set(asked.values())) > 1:
+    if len(set(given.values())) > 1:
         raise RequestError("invalid_value", "expected the same number as max_completion_tokens", "max_tokens")
+    return next(iter(given.values()), None)
+
+
+def sampling_of(
+    temperature: float | None, top_p: float | None, seed: int | None, stops: tuple[str, ...], most: int | None
+) -> Sampling:
+    """Return how tokens are drawn."""
     return Sampling(
         # Adding zero turns -0.0 into 0.0, so that equal requests have equal bytes.
-        temperature=1.0 if request.temperature is None else request.temperature + 0.0,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        seed=None if request.seed is None else request.seed % _SEED_SPACE,
+        temperature=1.0 if temperature is None else temperature + 0.0,
+        top_p=1.0 if top_p is None else top_p,
+        seed=None if seed is None else seed % _SEED_SPACE,
         stop=stops,
-        max_tokens=next(iter(asked.values()), None),
+        max_tokens=most,
     )
 
 
-def _needs(request: _Body, stops: tuple[str, ...]) -> Iterator[Capability]:
+def _needs(request: ChatBody, stops: tuple[str, ...]) -> Iterator[Capability]:
     yield Capability.CHAT
     if request.stream:
         yield Capability.STREAM

@@ -98,7 +98,8 @@ class ServiceDocument(Written, frozen=True):
 
     What is left out is as the side's settings say. `budget_per_request` is the most that one request may be expected to
     cost the tenant by its price book, in the currency in which that prices the model; without one, no request is
-    refused for its price.
+    refused for its price. `timeout_ms` bounds each of its requests in all, the others the waits for the first token and
+    between two: they only lower what an edge allows.
     """
 
     value_of_time_per_second: str | UnsetType = UNSET
@@ -106,6 +107,9 @@ class ServiceDocument(Written, frozen=True):
     slo_first_ms: Count | UnsetType = UNSET
     slo_token_ms: Count | UnsetType = UNSET
     budget_per_request: str | UnsetType = UNSET
+    timeout_ms: Count | UnsetType = UNSET
+    first_token_timeout_ms: Count | UnsetType = UNSET
+    between_tokens_timeout_ms: Count | UnsetType = UNSET
 
 
 class TenantDocument(Written, frozen=True):
@@ -130,6 +134,9 @@ class TenantDocument(Written, frozen=True):
     service: ServiceDocument | UnsetType = UNSET
     revisions: dict[str, str] = msgspec.field(default_factory=dict)
     """By model: the revision that the contract insists on. Pools that serve another are no candidates."""
+    keep_results: bool = False
+    """Whether the edge keeps results of requests with an `Idempotency-Key` for 24 h and sends them again. The law of
+    every place that they touch must grant the movement `store` besides."""
 
 
 class TenantsDocument(Written, frozen=True):
@@ -184,6 +191,7 @@ def _tenant(document: TenantDocument, path: FieldPath) -> Tenant:
             for model, revision in document.revisions.items()
         },
         service=None if document.service is UNSET else _service(document.service, (*path, "service")),
+        keep_results=document.keep_results,
     )
 
 
@@ -201,7 +209,14 @@ def _service(document: ServiceDocument, path: FieldPath) -> Service:
         slo_first_ms=None if document.slo_first_ms is UNSET else document.slo_first_ms,
         slo_token_us=None if document.slo_token_ms is UNSET else document.slo_token_ms * 1000,
         budget_pico=None if budget is UNSET else read_amount(budget, 1, (*path, "budget_per_request")),
+        timeout_ms=_said(document.timeout_ms),
+        first_token_timeout_ms=_said(document.first_token_timeout_ms),
+        between_tokens_timeout_ms=_said(document.between_tokens_timeout_ms),
     )
+
+
+def _said(value: int | UnsetType) -> int | None:
+    return None if value is UNSET else value
 
 
 def _notices(documents: Sequence[NoticeDocument], path: FieldPath) -> tuple[tuple[str, str], ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from orchestrator.evidence.canonical import JsonValue
+from orchestrator.evidence.canonical import JsonValue, written
 from orchestrator.ledger.money import Money
 from orchestrator.policy.ids import AttemptId, DecisionId, ModelId, PoolId, RequestId, TenantId, UsageId
 
-USAGE_VERSION = 1
+USAGE_VERSION = 2
 
 
 class Counted(Enum):
@@ -30,6 +30,19 @@ class Outcome(Enum):
     CANCELLED = "cancelled"
     BROKEN = "broken"
     REFUSED = "refused"
+
+
+class Resumable(Enum):
+    """Whether an answer could have gone on elsewhere, had it been cut; and if not, why."""
+
+    IDS = "ids"
+    TEXT = "text"
+    ENGINE = "engine"
+    """Nothing is known of what the model is, or its engine continues no answers."""
+    BUDGET = "budget"
+    """The edge kept as much as it may."""
+    TENANT = "tenant"
+    """The tenant wants none of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,14 @@ class UsageRecord:
     own: str
     """`pool` or `edge`: which of the two counts this side made itself. The other one is as reported."""
     price: Money | None
+    """Of the whole answer, on the record of the attempt that completed it."""
     ended_ms: int
+    continues: AttemptId | None = None
+    """The attempt that was cut, where this one took its place."""
+    first_token: int = 0
+    """Where in the whole answer its first token stands."""
+    resumable: Resumable | None = None
+    """None on the side that keeps nothing for it, and where the attempt never began."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the record as canonical JSON holds it."""
@@ -107,4 +127,11 @@ class UsageRecord:
             if self.price is None
             else {"amount_pico": str(self.price.amount_pico), "currency": self.price.currency},
             "ended_ms": self.ended_ms,
+            "continues": self.continues,
+            "first_token": self.first_token,
+            "resumable": None if self.resumable is None else self.resumable.value,
         }
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes."""
+        return written(self.to_json())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from orchestrator.evidence.canonical import JsonValue
 from orchestrator.placement.capabilities import Capability
@@ -13,6 +13,8 @@ from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import ModelId, PathwayId, PoolId
 from orchestrator.policy.tenants import Service
+
+_VIEW, _LOAD, _SPEED = (tuple(one.name for one in fields(kind)) for kind in (PoolView, PoolLoad, Speed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,11 @@ def _service_from_json(value: Mapping[str, Any]) -> Service:
 
 def _view_to_json(view: PoolView) -> dict[str, JsonValue]:
     """Return a view. Every field of it is a plain number, a word or nothing, so its names are its format."""
-    return cast(dict[str, JsonValue], asdict(view))
+    load, speed = view.load, view.speed
+    found = {name: getattr(view, name) for name in _VIEW}
+    found["load"] = None if load is None else {name: getattr(load, name) for name in _LOAD}
+    found["speed"] = None if speed is None else {name: getattr(speed, name) for name in _SPEED}
+    return found
 
 
 def _view_from_json(value: Mapping[str, Any]) -> PoolView:

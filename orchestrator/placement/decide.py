@@ -5,8 +5,8 @@ The edge decides with it, `explain` shows it, and a recorded decision is made ag
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from orchestrator.placement.fleet import Edge, Fleet, Pool, PrefixCache
 from orchestrator.placement.pick import Placement, place
@@ -15,9 +15,9 @@ from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy.counters import Counter
 from orchestrator.policy.facts import Facts
-from orchestrator.policy.ids import PathwayId, PoolId
+from orchestrator.policy.ids import EdgeId, PathwayId, PoolId
 from orchestrator.policy.jurisdictions import Jurisdiction
-from orchestrator.policy.labels import Labels, LabelSources, at_inference
+from orchestrator.policy.labels import Effective, Labels, LabelSources, at_inference
 from orchestrator.policy.packs import ObligationKind
 from orchestrator.policy.permit import at_fault, deny
 from orchestrator.policy.table import RouteTable
@@ -26,6 +26,43 @@ from orchestrator.policy.verdicts import CLOCK_SKEW, NO_DISCHARGER, REVOKED, Ver
 
 SKEW_REGULATED_MS = 30_000
 """With a clock that is further off than this, no date of the law can be judged for what is regulated."""
+
+REMEMBERED_MAX = 4096
+"""Declarations of tenants that are remembered; beyond it, all are forgotten at once."""
+
+
+class FactBook:
+    """What the law is told of the payloads of one bundle: worked out once for each tenant and declaration.
+
+    Payloads that are told of in the same words share one value, which is then checked and written down once.
+    """
+
+    __slots__ = ("_held", "_judged")
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, Labels, EdgeId], tuple[Tenant, LabelSources, Facts]] = {}
+        self._judged: dict[int, tuple[tuple[Verdict, ...], dict[PoolId, Verdict]]] = {}
+
+    def look_up(self, tenant: Tenant, declared: Labels, edge: Edge) -> tuple[LabelSources, Facts]:
+        """Return every voice on a payload of `tenant` at `edge`, and the facts."""
+        key = (id(tenant), declared, edge.id)
+        found = self._held.get(key)
+        if found is None:
+            if len(self._held) >= REMEMBERED_MAX:
+                self._held.clear()
+            sources = label(tenant, declared, edge)
+            # The tenant is held too, so that its identity is not given to another.
+            found = self._held[key] = (tenant, sources, gather(tenant, sources))
+        return found[1], found[2]
+
+    def judged(self, told: tuple[Verdict, ...], judge: Callable[[], dict[PoolId, Verdict]]) -> dict[PoolId, Verdict]:
+        """Return what `judge` makes of the law's verdicts, made once for each that the law remembers."""
+        found = self._judged.get(id(told))
+        if found is None:
+            if len(self._judged) >= REMEMBERED_MAX:
+                self._judged.clear()
+            found = self._judged[id(told)] = (told, judge())
+        return found[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +81,18 @@ class Ground:
     """The duties that this program can do."""
     skew_ms: int = 0
     """Of this program's clock, as control sees it."""
+    book: FactBook = field(default_factory=FactBook, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What travels with a prompt where an answer that was cut goes on: the label of what was said, and where it was."""
+
+    label: Effective | None = None
+    processed_in: frozenset[Jurisdiction] = frozenset()
+
+
+NOTHING_CARRIED = Carried()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +114,8 @@ class Decision:
         if chosen is None:
             return replace(self.facts, pathways=())
         importers = {chosen.pool.place.operator.id, edge.place.operator.id}
+        if all(pathway.importer in importers for pathway in self.facts.pathways):
+            return self.facts
         return replace(self.facts, pathways=tuple(p for p in self.facts.pathways if p.importer in importers))
 
 
@@ -108,10 +159,17 @@ def decide(
     views: Mapping[PoolId, PoolView],
     now_ms: int,
     chance: int,
+    carried: Carried = NOTHING_CARRIED,
 ) -> Decision:
-    """Label the payload, ask the law about every declared pool, and place it among the permitted ones."""
-    sources = label(tenant, declared, edge)
-    facts = gather(tenant, sources)
+    """Label the payload, ask the law about every declared pool, and place it among the permitted ones.
+
+    Prompt and what was said of its answer are labelled together: what travels is both.
+    """
+    sources, facts = ground.book.look_up(tenant, declared, edge)
+    if carried is not NOTHING_CARRIED:
+        facts = gather(tenant, sources, processed_in=carried.processed_in)
+        if carried.label is not None:
+            facts = replace(facts, label=facts.label.join(carried.label))
     return Decision(sources, facts, place_permitted(ground, facts, request, views, now_ms, chance))
 
 
@@ -144,27 +202,35 @@ def _judge(ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
     if ground.revoked_pathways:
         asked = replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in ground.revoked_pathways))
     skewed = abs(ground.skew_ms) > SKEW_REGULATED_MS and facts.label.regulated()
+    told = ground.table.verdicts(asked, now_ms)
+    if skewed or ground.revoked_pools:
+        return _by_the_house(ground, told, skewed, now_ms)
+    return ground.book.judged(told, lambda: _by_the_house(ground, told, False, now_ms))
+
+
+def _by_the_house(ground: Ground, told: tuple[Verdict, ...], skewed: bool, now_ms: int) -> dict[PoolId, Verdict]:
     verdicts: dict[PoolId, Verdict] = {}
-    for pool, verdict in zip(ground.fleet.pools, ground.table.verdicts(asked, now_ms), strict=True):
+    for pool, verdict in zip(ground.fleet.pools, told, strict=True):
         if pool.id in ground.revoked_pools:
             verdict = deny(REVOKED, f"The pool {pool.id} is revoked.", "A revocation list without it.", now_ms)
         elif skewed:
             sentence = "This program's clock is more than 30 s off, and the payload is regulated."
             verdict = deny(CLOCK_SKEW, sentence, "A clock that agrees with control's.", now_ms)
         elif verdict.allowed:
-            verdict = _dischargeable(ground, pool, verdict, now_ms)
+            verdict = _dischargeable(ground, pool, verdict)
         verdicts[pool.id] = verdict
     return verdicts
 
 
-def _dischargeable(ground: Ground, pool: Pool, verdict: Verdict, now_ms: int) -> Verdict:
+def _dischargeable(ground: Ground, pool: Pool, verdict: Verdict) -> Verdict:
     """Refuse what comes with a duty that nothing here can do, or that cannot be done for this pool."""
     owed = {duty.kind for duty in verdict.obligations}
+    until_ms = verdict.valid_until_ms
     if ObligationKind.PROVE_NO_DOMESTIC_INPUT in owed and pool.prefix_cache is PrefixCache.SHARED:
         sentence = "It cannot be proven that nothing domestic enters where engines share prefixes between requests."
-        return deny(NO_DISCHARGER, sentence, "A pool whose engines share no prefixes.", now_ms)
+        return deny(NO_DISCHARGER, sentence, "A pool whose engines share no prefixes.", until_ms)
     undone = sorted(kind.value for kind in owed if kind not in ground.dischargers)
     if not undone:
         return verdict
     sentence = f"The law asks for a duty that nothing here discharges: {', '.join(undone)}."
-    return deny(NO_DISCHARGER, sentence, "A program with a discharger for it.", now_ms)
+    return deny(NO_DISCHARGER, sentence, "A program with a discharger for it.", until_ms)

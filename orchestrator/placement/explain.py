@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from orchestrator.evidence.canonical import JsonValue
+from orchestrator.evidence.remembered import Remembered
 from orchestrator.placement.cost import Terms
 from orchestrator.placement.fleet import Edge, Pool
 from orchestrator.placement.pick import Candidate, Placement
-from orchestrator.policy.places import Action, Leg
+from orchestrator.policy.places import Action, Leg, Place
 from orchestrator.policy.verdicts import Answer, Reason, Verdict
 
 
@@ -35,7 +36,7 @@ def candidate_to_json(candidate: Candidate) -> dict[str, JsonValue]:
     return {
         "pool": candidate.pool.id,
         "assurance": candidate.pool.assurance.value,
-        "places": list[JsonValue](sorted(candidate.pool.place.reach())),
+        "places": _places(candidate.pool.place),
         "verdict": verdict_to_json(candidate.verdict),
         "drop": None if candidate.drop is None else candidate.drop.value,
         "doubtful": candidate.doubtful,
@@ -43,8 +44,7 @@ def candidate_to_json(candidate: Candidate) -> dict[str, JsonValue]:
     }
 
 
-def verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:
-    """Return a verdict with its rules and reasons."""
+def _verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:
     return {
         "allowed": verdict.allowed,
         "rules": list[JsonValue](verdict.rules),
@@ -53,6 +53,13 @@ def verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:
         "valid_until_ms": verdict.valid_until_ms,
         "shadow": list[JsonValue](verdict.shadow),
     }
+
+
+verdict_to_json: Remembered[Verdict, dict[str, JsonValue]] = Remembered(_verdict_to_json)
+"""A verdict with its rules and reasons."""
+
+
+_places: Remembered[Place, list[JsonValue]] = Remembered(lambda place: list[JsonValue](sorted(place.reach())))
 
 
 def answers_to_json(verdict: Verdict, pool: Pool, edge: Edge) -> list[JsonValue]:

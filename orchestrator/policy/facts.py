@@ -42,6 +42,8 @@ class Facts:
     """What conditions read of these facts on ordered axes, whatever the movement."""
     sets: Mapping[Subject, frozenset[str]] = field(init=False, repr=False, compare=False, default_factory=dict)
     """The same of sets."""
+    hashed: int = field(init=False, repr=False, compare=False, default=0)
+    """Worked out once: tables of the law are asked by facts."""
 
     def __post_init__(self) -> None:
         label = self.label
@@ -63,6 +65,11 @@ class Facts:
         }
         object.__setattr__(self, "ranks", ranks)
         object.__setattr__(self, "sets", sets)
+        told = (self.tenant, label, self.pathways, self.processed_in, self.role, self.critical_infrastructure)
+        object.__setattr__(self, "hashed", hash((told, self.counters, self.notices)))
+
+    def __hash__(self) -> int:
+        return self.hashed
 
     def counts(self, now_ms: int) -> dict[CounterKind, int]:
         """Return the counts that hold at `now_ms`; of two of one kind, the greater."""

@@ -91,6 +91,8 @@ class RouteTable:
         self._covered: dict[Pathway, int] = {}
         self._answers: dict[tuple[object, ...], int] = {}
         self._verdicts: dict[tuple[Facts, int], tuple[int, Verdict]] = {}
+        self._whole: dict[Facts, tuple[int, int, tuple[Verdict, ...]]] = {}
+        """Of facts: when the law was asked, until when that holds, and what it said of every pool."""
 
     def allowed(self, facts: Facts, now_ms: int) -> int:
         """Return a bit per pool: whether the payload may go there and its answer may come back.
@@ -132,6 +134,9 @@ class RouteTable:
     def _verdicts_of(self, facts: Facts, now_ms: int) -> tuple[Verdict, ...]:
         if not self.made_ms <= now_ms < self.valid_until_ms:
             return (at_fault(),) * len(self.pools)  # another table's time: whoever asks must make that one
+        whole = self._whole.get(facts)
+        if whole is not None and whole[0] <= now_ms < whole[1]:
+            return whole[2]
         mask = self.allowed(facts, now_ms)
         found: list[Verdict] = []
         for index, pool in enumerate(self.pools):
@@ -144,7 +149,9 @@ class RouteTable:
                 self.disagreements += 1
                 verdict = deny(FAULT, "Two readings of the law differ.", "The operator's attention.", now_ms)
             found.append(verdict)
-        return tuple(found)
+        told = tuple(found)
+        _remember(self._whole, facts, (now_ms, min((one.valid_until_ms for one in told), default=now_ms), told))
+        return told
 
     def _leg(self, action: Action, packs: Mapping[Jurisdiction, Sequence[AdmittedPack]]) -> _Leg:
         out = action is Action.INFER
@@ -257,6 +264,25 @@ class RouteTable:
                 one |= papers.get(kind, 0)
             found &= one
         return found
+
+
+class Tables:
+    """Tables of single routes, made when they are first asked. One program keeps one."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int, int], RouteTable] = {}
+
+    def permit_route(self, law: Law, facts: Facts, edge: Place, pool: Place, now_ms: int) -> Verdict:
+        """Return the verdict of `permit.permit_route`, where the table agrees; a difference is refused."""
+        key = (id(law), id(edge), id(pool))
+        table = self._held.get(key)
+        if table is None or not table.made_ms <= now_ms < table.valid_until_ms:
+            # The table holds its law and places, so that their identities are not given to others.
+            table = RouteTable(law, edge, (pool,), now_ms)
+            _remember(self._held, key, table)
+        return table.verdicts(facts, now_ms)[0]
 
 
 def _mask(bits: Iterable[bool]) -> int:

@@ -32,6 +32,10 @@ class Service:
     """Per token after it."""
     budget_pico: int | None = None
     """The most that one request may be expected to cost the tenant, by its price book."""
+    timeout_ms: int | None = None
+    """The longest that one of its requests may take in all; like the next two, it only lowers what an edge allows."""
+    first_token_timeout_ms: int | None = None
+    between_tokens_timeout_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +64,5 @@ class Tenant:
     service: Service | None = None
     revisions: Mapping[ModelId, str] = field(default_factory=dict)
     """The revision of a model that its contract insists on."""
+    keep_results: bool = False
+    """Whether results of requests with an `Idempotency-Key` are kept for a day, where the law lets them be."""

@@ -1,9 +1,13 @@
-"""Appends from an event loop: one thread, one write after the other, one fdatasync for all that wait together."""
+"""Appends from an event loop: one fdatasync for all that wait together, in one thread.
+
+What needs no sync is written by the loop itself at the end of its turn, into the page cache, as long as the disk is
+idle and the segment has room: handing a record to a thread and back costs more than writing it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,6 +17,8 @@ from orchestrator.spool.records import FullReason, Position, Record, SpoolClosed
 T = TypeVar("T")
 Put = Callable[[Record, bool, bool], Position]
 Sync = Callable[[Position], None]
+Quick = Callable[[Sequence[Record]], bool]
+"""Whether these records could be written now without waiting for the disk."""
 
 
 @dataclass(slots=True)
@@ -26,13 +32,17 @@ class _Waiting:
 class GroupWriter:
     """Collects appends while the disk is busy and hands them over together. It belongs to one event loop."""
 
-    def __init__(self, put: Put, sync: Sync, pending_max: int) -> None:
+    def __init__(self, put: Put, sync: Sync, quick: Quick, pending_max: int) -> None:
         self._put = put
         self._sync = sync
+        self._quick = quick
         self._pending_max = pending_max
         self._pending: list[_Waiting] = []
         self._job: asyncio.Future[None] | None = None
+        self._turning = False
+        """Whether the end of this turn writes what is pending."""
         self._closed = False
+        self._ended = False
         # The thread is started by the first use.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
 
@@ -45,8 +55,9 @@ class GroupWriter:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(record, durable, closes, loop.create_future())
         self._pending.append(waiting)
-        if self._job is None:
-            self._start(loop)
+        if self._job is None and not self._turning:
+            self._turning = True
+            loop.call_soon(self._turn, loop)
         return await waiting.done
 
     async def run(self, action: Callable[[], T]) -> T:
@@ -58,19 +69,38 @@ class GroupWriter:
     async def drain(self) -> None:
         """Refuses new appends and waits until those that wait are written. The disk bounds the wait."""
         self._closed = True
-        while self._job is not None:
-            await asyncio.wait([self._job])
+        while self._job is not None or self._turning:
+            if self._job is not None:
+                await asyncio.wait([self._job])
             # The callbacks of the job run in the turn after it ends, and may begin the next one.
             await asyncio.sleep(0)
 
     def close(self) -> None:
         """Ends the thread. Appends that were not handed over yet get SpoolClosed."""
-        self._closed = True
+        self._closed = self._ended = True
         self._thread.shutdown(wait=True)
         pending, self._pending = self._pending, []
         for waiting in pending:
             if not waiting.done.done():
                 waiting.done.set_exception(SpoolClosed("the spool was closed"))
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """At the end of a turn: write here what can be, or hand all of it to the thread."""
+        self._turning = False
+        if self._ended or self._job is not None or not self._pending:
+            return
+        durable = any(waiting.durable for waiting in self._pending)
+        if durable or not self._quick([waiting.record for waiting in self._pending]):
+            self._start(loop)
+            return
+        batch, self._pending = self._pending, []
+        for waiting in batch:
+            try:
+                position = self._put(waiting.record, False, waiting.closes)
+            except SpoolError as failure:
+                _fail(waiting, failure)
+            else:
+                _tell(waiting, position)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         batch, self._pending = self._pending, []

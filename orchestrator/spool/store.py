@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -110,7 +110,7 @@ class Spool:
             self._close_descriptors()
             raise
         self._synced = self._end()
-        self._group = GroupWriter(self._put, self._sync, pending_max)
+        self._group = GroupWriter(self._put, self._sync, self._is_quick, pending_max)
 
     @property
     def end(self) -> Position:
@@ -327,6 +327,11 @@ class Spool:
             active.retain_until_ms = max(active.retain_until_ms or 0, record.retain_until_ms)
             self._index[record.record_id] = position
             return position
+
+    def _is_quick(self, records: Sequence[Record]) -> bool:
+        """Whether records go into the active segment, and nobody is at the disk."""
+        size_bytes = sum(frame_size_bytes(record) for record in records)
+        return not self._lock.locked() and self._segments[-1].size_bytes + size_bytes <= self._segment_bytes
 
     def _known(self, record: Record, position: Position) -> Position:
         segment = next(s for s in self._segments if s.number == position.segment)

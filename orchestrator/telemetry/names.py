@@ -78,6 +78,9 @@ CONTINUED: Final = _closed("how", "reattached", "resumed_ids", "resumed_text", "
 DROPPED_FRAME: Final = _closed("cause", "dead_stream", "old_epoch", "malformed", "over_credit", "unknown_stream")
 SPOOL_FULL: Final = _closed("reason", "regulated_reserve", "closing_reserve", "capacity", "backlog", "pending", "disk")
 SPOOL_BYTES: Final = _closed("what", "used", "free")
+IDEMPOTENCY_ANSWER: Final = _closed(
+    "answer", "new", "replayed", "running", "not_kept", "uncertain", "other_body", "full", "unavailable"
+)
 TELEMETRY_FAULT: Final = _closed("what", "label_value", "log_value", "log_line")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -133,6 +136,11 @@ SPOOL_SIZE_BYTES: Final = _gauge("tidegate_spool_bytes", "Bytes of the spool.", 
 SPOOL_BACKLOG: Final = _gauge("tidegate_spool_backlog", "Records of the spool that wait to be shipped.")
 SPOOL_REFUSALS: Final = _counter("tidegate_spool_refusals_total", "Records that the spool refused.", SPOOL_FULL)
 SPOOL_SYNC_SECONDS: Final = _histogram("tidegate_spool_sync_seconds", "Time until a durable record is.", _SECONDS)
+IDEMPOTENCY: Final = _counter(
+    "tidegate_idempotency_total", "Requests with an Idempotency-Key by what they were told.", IDEMPOTENCY_ANSWER
+)
+IDEMPOTENCY_KEYS: Final = _gauge("tidegate_idempotency_keys", "Idempotency keys that are held, as of a minute ago.")
+IDEMPOTENCY_BYTES: Final = _gauge("tidegate_idempotency_bytes", "Bytes of kept results, as of a minute ago.")
 TELEMETRY_FAULTS: Final = _counter(
     "tidegate_telemetry_faults_total", "Values that were not allowed and were replaced or lost.", TELEMETRY_FAULT
 )
@@ -165,6 +173,9 @@ METRICS: Final = (
     SPOOL_BACKLOG,
     SPOOL_REFUSALS,
     SPOOL_SYNC_SECONDS,
+    IDEMPOTENCY,
+    IDEMPOTENCY_KEYS,
+    IDEMPOTENCY_BYTES,
     TELEMETRY_FAULTS,
 )
 """Every metric of the three programs; one that a program does not use stays absent or zero."""
@@ -188,6 +199,7 @@ class Event(Enum):
     STREAM_CONTINUED = "stream_continued"
     SLOW_READER = "slow_reader"
     SESSION_OPENED = "session_opened"
+    SESSION_DETACHED = "session_detached"
     SESSION_LOST = "session_lost"
     SESSION_REATTACHED = "session_reattached"
     SESSION_CLOSED = "session_closed"
@@ -221,6 +233,7 @@ class Event(Enum):
     SPOOL_FULL = "spool_full"
     SPOOL_FAILED = "spool_failed"
     RECORDS_SHIPPED = "records_shipped"
+    IDEMPOTENCY_FAILED = "idempotency_failed"
     PROCESS_STARTED = "process_started"
     PROCESS_EXITED = "process_exited"
 

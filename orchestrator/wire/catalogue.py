@@ -6,10 +6,13 @@ retries 408, 409, 429 and 5xx by itself, so each entry says outright whether it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 import grpc
+
+from orchestrator.wire.deadlines import BETWEEN, FIRST, TOTAL
 
 
 class Cause(Enum):
@@ -40,6 +43,7 @@ class Kind(Enum):
     PERMISSION = "permission_error"
     RESIDENCY = "residency_error"
     NOT_FOUND = "not_found_error"
+    IDEMPOTENCY = "idempotency_error"
     RATE_LIMIT = "rate_limit_error"
     UNAVAILABLE = "service_unavailable_error"
     API = "api_error"
@@ -63,6 +67,10 @@ _INVALID = grpc.StatusCode.INVALID_ARGUMENT
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 _BAD = (400, Kind.INVALID_REQUEST, Cause.TENANT, Retry.NEVER, _INVALID)
 _GONE = (503, Kind.UNAVAILABLE)
+_FULL = (Retry.LATER, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_MANY = (429, Kind.RATE_LIMIT, Cause.TENANT, *_FULL)
+_LATE = (504, Kind.API, Cause.POOL, Retry.LATER, grpc.StatusCode.DEADLINE_EXCEEDED)
+_TAKEN = (409, Kind.IDEMPOTENCY, Cause.TENANT, Retry.NEVER, grpc.StatusCode.ALREADY_EXISTS)
 
 _ENTRIES = (
     # Bad input: nothing was forwarded.
@@ -76,6 +84,9 @@ _ENTRIES = (
     Entry("too_many_messages", *_BAD, "There are too many messages."),
     Entry("unsupported_value", *_BAD, "This value is not supported."),
     Entry("invalid_header", *_BAD, "A header is not valid."),
+    Entry("invalid_request_line", *_BAD, "The request line must be a method, a path and HTTP/1.1."),
+    Entry("head_too_large", 431, *_BAD[1:], "The head of the request is larger than the limit."),
+    Entry("head_timeout", 408, *_BAD[1:], "The head of the request did not arrive in time."),
     Entry("invalid_label", *_BAD, "The header x-tidegate-labels is not valid."),
     Entry("bad_generation", *_BAD, "The engine did not accept the request."),
     Entry("context_length_exceeded", *_BAD, "The prompt and the answer do not fit the model's context."),
@@ -138,6 +149,10 @@ _ENTRIES = (
         grpc.StatusCode.UNIMPLEMENTED,
         "This endpoint does not take that method.",
     ),
+    # The key of the request is taken. A client that tried again by itself would only be told so again.
+    Entry("idempotency_in_progress", *_TAKEN, "The first request with this key is still running."),
+    Entry("idempotency_result_not_kept", *_TAKEN, "The first request with this key is over, and has no kept result."),
+    Entry("idempotency_body_differs", 422, *_TAKEN[1:], "The first request with this key was another one."),
     # The law.
     Entry(
         "residency_blocked",
@@ -206,6 +221,14 @@ _ENTRIES = (
         "The pool does not serve this model.",
     ),
     Entry(
+        "identity_mismatch",
+        *_GONE,
+        Cause.POOL,
+        Retry.ELSEWHERE,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "The pool has no equal of the model that began the answer.",
+    ),
+    Entry(
         "no_replica",
         *_GONE,
         Cause.POOL,
@@ -238,14 +261,17 @@ _ENTRIES = (
         "The decision could not be recorded, so nothing was sent.",
     ),
     Entry(
-        "overloaded",
-        429,
-        Kind.RATE_LIMIT,
-        Cause.EDGE,
+        "idempotency_unavailable",
+        *_GONE,
+        Cause.US,
         Retry.LATER,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "This edge has as many requests as it takes.",
+        _UNAVAILABLE,
+        "The idempotency key could not be looked up or noted, so nothing was sent.",
     ),
+    Entry("overloaded", *_GONE, Cause.EDGE, *_FULL, "This edge has as many requests as it takes."),
+    # Of the tenant's own doing: another tenant would have been served.
+    Entry("tenant_limit", *_MANY, "This tenant has as many requests here as it may have."),
+    Entry("tenant_share", *_MANY, "This edge is nearly full, and this tenant has more than its share of it."),
     # Cut after it began.
     Entry(
         "session_lost",
@@ -274,15 +300,10 @@ _ENTRIES = (
         grpc.StatusCode.ABORTED,
         "The engine sent something that cannot be trusted.",
     ),
-    Entry(
-        "deadline_exceeded",
-        504,
-        Kind.API,
-        Cause.POOL,
-        Retry.LATER,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        "The answer did not come in time.",
-    ),
+    Entry(FIRST, *_LATE, "The answer did not begin in time."),
+    Entry(BETWEEN, *_LATE, "The answer stopped in the middle for too long."),
+    # How long a request may take in all is the tenant's choice: it says nothing of a pool.
+    Entry(TOTAL, *_LATE[:2], Cause.TENANT, *_LATE[3:], "The answer was not complete in the time that it had."),
     Entry(
         "slow_reader",
         499,
@@ -341,6 +362,8 @@ class Problem:
     retry_after_ms: int | None = None
     explanation: tuple[Told, ...] = ()
     """Which law stood in the way, and what would be needed: what `explain` says, without what is not the tenant's."""
+    cut: Mapping[str, object] | None = None
+    """Of an answer that had begun: the usage so far, its parts, and why it does not go on elsewhere."""
 
     @property
     def entry(self) -> Entry:
@@ -353,7 +376,7 @@ class Problem:
         return self.sentence or self.entry.sentence
 
     def openai(self, request_id: str) -> dict[str, object]:
-        """Return the OpenAI error object. `rules`, `needs` and `explanation` are ours; clients keep them in `body`."""
+        """Return the OpenAI error object. What clients do not know of it is ours; they keep it in `body`."""
         message = f"{self.text} (request {request_id})"
         if self.needs:
             message = f"{self.text} Needed: {self.needs} (request {request_id})"
@@ -377,6 +400,7 @@ class Problem:
                 }
                 for one in self.explanation
             ]
+        error.update(self.cut or {})
         error["request_id"] = request_id
         return {"error": error}
 

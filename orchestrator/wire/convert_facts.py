@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeVar
+
+from google.protobuf.message import DecodeError
 
 from orchestrator.evidence.canonical import INTEGER_MAX
 from orchestrator.evidence.citation import Citation
 from orchestrator.evidence.inputs import InputManifest, InputPart
+from orchestrator.evidence.remembered import REMEMBERED_MAX, Remembered
 from orchestrator.policy.counters import Counter, CounterKind
 from orchestrator.policy.entities import Entity, Owner
 from orchestrator.policy.facts import Declared, Facts
@@ -19,6 +23,9 @@ from orchestrator.policy.vocabulary import UNKNOWN, Asset, Category, Purpose
 from protos.tidegate.v1 import labels_pb2 as pb
 
 Value = TypeVar("Value")
+
+REMEMBERED_BYTES_MAX = 16 * 1024
+"""Facts whose message is larger are read every time, so that nobody fills the memory with what is remembered."""
 
 # The wire's zero is "unspecified", which no value of ours has: a forgotten field is refused.
 _PERSONAL_OUT = {
@@ -293,6 +300,30 @@ def facts_in(message: pb.Facts) -> Facts:
             for notice in message.notices
         ),
     )
+
+
+def _facts_to_bytes(facts: Facts) -> bytes:
+    return facts_out(facts).SerializeToString()
+
+
+facts_to_bytes: Remembered[Facts, bytes] = Remembered(_facts_to_bytes)
+"""The message of facts, written. Attempts of one tenant tell the same facts again and again."""
+
+
+def facts_of_bytes(data: bytes) -> Facts:
+    """Return the facts of a written message; the same bytes mostly give the same value. Raises WireError."""
+    return _read_again(data) if len(data) <= REMEMBERED_BYTES_MAX else _facts_of_bytes(data)
+
+
+def _facts_of_bytes(data: bytes) -> Facts:
+    try:
+        message = pb.Facts.FromString(data)
+    except DecodeError:
+        raise WireError("facts", "a message of facts") from None
+    return facts_in(message)
+
+
+_read_again = lru_cache(maxsize=REMEMBERED_MAX)(_facts_of_bytes)
 
 
 def inputs_out(manifest: InputManifest) -> pb.InputManifest:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.engines.generation import Generation
+from orchestrator.engines.generation import Generation, Resume
+from orchestrator.engines.identity import Identity
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, is_name
 from orchestrator.wire.convert_facts import WireError, text
@@ -14,22 +15,12 @@ from orchestrator.wire.convert_session import (
     pool_counts_in,
     pool_counts_out,
     reason_in,
+    resume_in,
 )
 from protos.tidegate.v1 import replica_pb2 as pb
 
 REPLICA_VERSION = 1
 SLOTS_MAX = 4_096
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a model is, so that a stream is never continued on another."""
-
-    weights_sha256: str
-    tokenizer_sha256: str
-    template_sha256: str
-    engine_family: str
-    quantisation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +37,8 @@ class ReplicaHello:
     identity: Identity
     token: str
     node_labels: dict[str, str]
+    resume: Resume = Resume.NONE
+    """What it continues an answer by."""
 
     def __repr__(self) -> str:
         return f"ReplicaHello({self.replica}, {self.incarnation})"
@@ -247,6 +240,7 @@ def _hello_out(frame: ReplicaHello) -> pb.ReplicaHello:
         ),
         token=frame.token,
         node_labels=frame.node_labels,
+        resume=frame.resume.value,
     )
 
 
@@ -273,4 +267,5 @@ def _hello_in(message: pb.ReplicaHello) -> ReplicaHello:
         ),
         message.token,
         dict(message.node_labels),
+        resume_in("hello.resume", message.resume),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from orchestrator.engines.generation import FinishReason, Generation, Message, Role, Sampling
+from orchestrator.engines.generation import FinishReason, Generation, Message, Resume, Role, Said, Sampling
+from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import (
     AttemptId,
     DecisionId,
+    Digest,
     EdgeId,
     KeyId,
     ModelId,
@@ -15,6 +17,7 @@ from orchestrator.policy.ids import (
     RequestId,
     SchedulerId,
     SessionId,
+    is_digest,
     is_made,
 )
 from orchestrator.wire import frames as f
@@ -22,8 +25,8 @@ from orchestrator.wire.convert_facts import (
     WireError,
     citation_in,
     citation_out,
-    facts_in,
-    facts_out,
+    facts_of_bytes,
+    facts_to_bytes,
     inputs_in,
     inputs_out,
     read,
@@ -49,6 +52,7 @@ def generation_out(generation: Generation) -> pb.Generation:
             stop=sampling.stop,
             max_tokens=sampling.max_tokens,
         ),
+        said=None if generation.said is None else _said_out(generation.said),
     )
 
 
@@ -70,7 +74,7 @@ def generation_in(message: pb.Generation) -> Generation:
         Message(read("generation.messages.role", "a known role", lambda m=m: Role(m.role)), m.text)  # type: ignore[misc]
         for m in message.messages
     )
-    return Generation(
+    generation = Generation(
         ModelId(text("generation.model", message.model)),
         messages,
         Sampling(
@@ -80,7 +84,40 @@ def generation_in(message: pb.Generation) -> Generation:
             tuple(sampling.stop),
             sampling.max_tokens if sampling.HasField("max_tokens") else None,
         ),
+        _said_in(message.said) if message.HasField("said") else None,
     )
+    if generation.mixed:
+        raise WireError("generation.messages", "a raw prompt alone, or none")
+    return generation
+
+
+def _said_out(said: Said) -> pb.Said:
+    return pb.Said(by=said.by.value, identity=said.identity, tokens=said.tokens, text=said.text, ids=said.ids)
+
+
+def _said_in(message: pb.Said) -> Said:
+    by = read("said.by", "ids or text", lambda: Resume(message.by))
+    if by is Resume.NONE:
+        raise WireError("said.by", "ids or text")
+    if not is_digest(message.identity):
+        raise WireError("said.identity", "a digest")
+    if len(message.ids) != (message.tokens if by is Resume.IDS else 0):
+        raise WireError("said.ids", "every token where it is continued by ids, and none elsewhere")
+    return Said(by, Digest(message.identity), message.tokens, message.text, tuple(message.ids))
+
+
+def resume_in(field: str, value: str) -> Resume:
+    """Return what an answer can be continued by; nothing said is none. Raises WireError."""
+    return read(field, "none, text or ids", lambda: Resume(value or "none"))
+
+
+def _accepted_in(message: pb.Accepted) -> f.Accepted:
+    if message.identity and not is_digest(message.identity):
+        raise WireError("accepted.identity", "a digest or nothing")
+    identity = Digest(message.identity) if message.identity else None
+    continuing = Continuing(identity, resume_in("accepted.resume", message.resume))
+    replica = ReplicaId(text("accepted.replica", message.replica))
+    return f.Accepted(message.stream, attempt_in(message.attempt), replica, continuing)
 
 
 def pool_counts_out(counts: PoolCounts) -> usage_pb2.PoolCounts:
@@ -150,13 +187,14 @@ def open_out(frame: f.Open) -> pb.Open:
         request=frame.request,
         pool=frame.pool,
         generation=generation_out(frame.generation),
-        facts=facts_out(frame.facts),
+        facts=facts_to_bytes(frame.facts),
         citation=citation_out(frame.citation),
         key_id=frame.key_id,
         facts_signature=frame.signature,
         credit_bytes=frame.credit_bytes,
         budget_ms=frame.budget_ms,
         inputs=None if frame.inputs is None else inputs_out(frame.inputs),
+        continues=frame.continues or "",
     )
 
 
@@ -178,13 +216,14 @@ def open_in(message: pb.Open) -> f.Open:
         RequestId(message.request),
         PoolId(text("open.pool", message.pool)),
         generation_in(message.generation),
-        facts_in(message.facts),
+        facts_of_bytes(message.facts),
         citation_in(message.citation),
         KeyId(text("open.key_id", message.key_id)),
         message.facts_signature,
         message.credit_bytes,
         message.budget_ms,
         inputs_in(message.inputs, attempt) if message.HasField("inputs") else None,
+        attempt_in(message.continues) if message.continues else None,
     )
 
 
@@ -196,24 +235,13 @@ def edge_frame_out(frame: f.EdgeFrame) -> pb.EdgeFrame:
         case f.Open():
             return pb.EdgeFrame(open=open_out(frame))
         case f.Beat():
-            return pb.EdgeFrame(beat=pb.Beat(number=frame.number, answers=frame.answers))
+            return pb.EdgeFrame(beat=_beat_out(frame))
         case f.Cancel():
             return pb.EdgeFrame(cancel=pb.Cancel(stream=frame.stream, attempt=frame.attempt))
         case f.Settle():
-            counts = usage_pb2.EdgeCounts(received=frame.counts.received, delivered=frame.counts.delivered)
-            return pb.EdgeFrame(settle=pb.Settle(stream=frame.stream, attempt=frame.attempt, counts=counts))
+            return pb.EdgeFrame(settle=_settle_out(frame))
         case f.Hello():
-            return pb.EdgeFrame(
-                hello=pb.Hello(
-                    version_min=frame.version_min,
-                    version_max=frame.version_max,
-                    edge=frame.edge,
-                    session=frame.session,
-                    epoch=frame.epoch,
-                    now_ms=frame.now_ms,
-                    streams_max=frame.streams_max,
-                )
-            )
+            return pb.EdgeFrame(hello=_hello_out(frame))
 
 
 def edge_frame_in(message: pb.EdgeFrame) -> f.EdgeFrame:
@@ -224,26 +252,13 @@ def edge_frame_in(message: pb.EdgeFrame) -> f.EdgeFrame:
     if kind == "open":
         return open_in(message.open)
     if kind == "beat":
-        return f.Beat(message.beat.number, message.beat.answers)
+        return _beat_in(message.beat)
     if kind == "cancel":
         return f.Cancel(message.cancel.stream, attempt_in(message.cancel.attempt))
     if kind == "settle":
-        settle = message.settle
-        counts = EdgeCounts(settle.counts.received, settle.counts.delivered)
-        return f.Settle(settle.stream, attempt_in(settle.attempt), counts)
+        return _settle_in(message.settle)
     if kind == "hello":
-        hello = message.hello
-        if not is_made(hello.session, "ses"):
-            raise WireError("hello.session", "an id that starts with ses_")
-        return f.Hello(
-            hello.version_min,
-            hello.version_max,
-            EdgeId(text("hello.edge", hello.edge)),
-            SessionId(hello.session),
-            hello.epoch,
-            hello.now_ms,
-            hello.streams_max,
-        )
+        return _hello_in(message.hello)
     raise WireError("frame", "a kind of this version")
 
 
@@ -261,7 +276,13 @@ def intake_frame_out(frame: f.IntakeFrame) -> pb.IntakeFrame:
             )
             return pb.IntakeFrame(tokens=tokens)
         case f.Accepted():
-            accepted = pb.Accepted(stream=frame.stream, attempt=frame.attempt, replica=frame.replica)
+            accepted = pb.Accepted(
+                stream=frame.stream,
+                attempt=frame.attempt,
+                replica=frame.replica,
+                identity=frame.continuing.identity or "",
+                resume=frame.continuing.by.value,
+            )
             return pb.IntakeFrame(accepted=accepted)
         case f.Done():
             counts = pool_counts_out(frame.counts)
@@ -275,7 +296,7 @@ def intake_frame_out(frame: f.IntakeFrame) -> pb.IntakeFrame:
             )
             return pb.IntakeFrame(done=done)
         case f.Beat():
-            return pb.IntakeFrame(beat=pb.Beat(number=frame.number, answers=frame.answers))
+            return pb.IntakeFrame(beat=_beat_out(frame))
         case f.Load():
             return pb.IntakeFrame(load=load_out(frame))
         case f.Refused():
@@ -299,15 +320,7 @@ def intake_frame_out(frame: f.IntakeFrame) -> pb.IntakeFrame:
             )
             return pb.IntakeFrame(broken=broken)
         case f.Welcome():
-            welcome = pb.Welcome(
-                version=frame.version,
-                scheduler=frame.scheduler,
-                instance=frame.instance,
-                now_ms=frame.now_ms,
-                streams_max=frame.streams_max,
-                loads=[load_out(load) for load in frame.loads],
-            )
-            return pb.IntakeFrame(welcome=welcome)
+            return pb.IntakeFrame(welcome=_welcome_out(frame))
         case f.Draining():
             return pb.IntakeFrame(draining=pb.Draining(grace_ms=frame.grace_ms))
 
@@ -319,8 +332,7 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             t = message.tokens
             return f.Tokens(t.stream, attempt_in(t.attempt), t.first, t.count, t.text, tuple(t.ids))
         case "accepted":
-            a = message.accepted
-            return f.Accepted(a.stream, attempt_in(a.attempt), ReplicaId(text("accepted.replica", a.replica)))
+            return _accepted_in(message.accepted)
         case "done":
             d = message.done
             reason = reason_in("done.reason", d.reason)
@@ -328,7 +340,7 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             beside = d.beside if d.HasField("beside") else None
             return f.Done(d.stream, attempt_in(d.attempt), reason, pool_counts_in(d.counts), queued_us, beside)
         case "beat":
-            return f.Beat(message.beat.number, message.beat.answers)
+            return _beat_in(message.beat)
         case "load":
             return load_in(message.load)
         case "refused":
@@ -342,14 +354,117 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             code = text("broken.code", b.code)
             return f.Broken(b.stream, attempt_in(b.attempt), code, b.detail, pool_counts_in(b.counts))
         case "welcome":
-            w = message.welcome
-            loads = tuple(load_in(load) for load in w.loads)
-            scheduler = SchedulerId(text("welcome.scheduler", w.scheduler))
-            return f.Welcome(w.version, scheduler, w.instance, w.now_ms, w.streams_max, loads)
+            return _welcome_in(message.welcome)
         case "draining":
             return f.Draining(message.draining.grace_ms)
         case _:
             raise WireError("frame", "a kind of this version")
+
+
+def _hello_out(hello: f.Hello) -> pb.Hello:
+    return pb.Hello(
+        version_min=hello.version_min,
+        version_max=hello.version_max,
+        edge=hello.edge,
+        session=hello.session,
+        epoch=hello.epoch,
+        now_ms=hello.now_ms,
+        streams_max=hello.streams_max,
+        continues=hello.continues,
+        held=[
+            pb.HeldStream(
+                stream=held.stream,
+                attempt=held.attempt,
+                accepted=held.accepted,
+                next_token=held.next_token,
+                received_bytes=held.received_bytes,
+                limit_bytes=held.limit_bytes,
+                cancelled=held.cancelled,
+                ended=held.ended,
+            )
+            for held in hello.held
+        ],
+        settled=[_settle_out(settle) for settle in hello.settled],
+    )
+
+
+def _hello_in(hello: pb.Hello) -> f.Hello:
+    if not is_made(hello.session, "ses"):
+        raise WireError("hello.session", "an id that starts with ses_")
+    if len(hello.held) > f.STREAMS_MAX:
+        raise WireError("hello.held", f"at most {f.STREAMS_MAX} streams")
+    if len(hello.settled) > f.SETTLES_MAX:
+        raise WireError("hello.settled", f"at most {f.SETTLES_MAX} settlements")
+    return f.Hello(
+        hello.version_min,
+        hello.version_max,
+        EdgeId(text("hello.edge", hello.edge)),
+        SessionId(hello.session),
+        hello.epoch,
+        hello.now_ms,
+        hello.streams_max,
+        hello.continues,
+        tuple(
+            f.Held(
+                held.stream,
+                attempt_in(held.attempt),
+                held.accepted,
+                held.next_token,
+                held.received_bytes,
+                held.limit_bytes,
+                held.cancelled,
+                held.ended,
+            )
+            for held in hello.held
+        ),
+        tuple(_settle_in(settle) for settle in hello.settled),
+    )
+
+
+def _welcome_out(welcome: f.Welcome) -> pb.Welcome:
+    return pb.Welcome(
+        version=welcome.version,
+        scheduler=welcome.scheduler,
+        instance=welcome.instance,
+        now_ms=welcome.now_ms,
+        streams_max=welcome.streams_max,
+        loads=[load_out(load) for load in welcome.loads],
+        continued=welcome.continued,
+        last_stream=welcome.last_stream,
+        gone=welcome.gone,
+    )
+
+
+def _welcome_in(welcome: pb.Welcome) -> f.Welcome:
+    return f.Welcome(
+        welcome.version,
+        SchedulerId(text("welcome.scheduler", welcome.scheduler)),
+        welcome.instance,
+        welcome.now_ms,
+        welcome.streams_max,
+        tuple(load_in(load) for load in welcome.loads),
+        welcome.continued,
+        welcome.last_stream,
+        tuple(welcome.gone),
+    )
+
+
+def _settle_out(settle: f.Settle) -> pb.Settle:
+    counts = usage_pb2.EdgeCounts(received=settle.counts.received, delivered=settle.counts.delivered)
+    return pb.Settle(stream=settle.stream, attempt=settle.attempt, counts=counts)
+
+
+def _settle_in(settle: pb.Settle) -> f.Settle:
+    counts = EdgeCounts(settle.counts.received, settle.counts.delivered)
+    return f.Settle(settle.stream, attempt_in(settle.attempt), counts)
+
+
+def _beat_out(beat: f.Beat) -> pb.Beat:
+    return pb.Beat(number=beat.number, answers=beat.answers, settled=beat.settled)
+
+
+def _beat_in(beat: pb.Beat) -> f.Beat:
+    return f.Beat(beat.number, beat.answers, beat.settled)
 
 
 def edge_batch_out(epoch: int, frames: list[f.EdgeFrame]) -> pb.EdgeBatch:

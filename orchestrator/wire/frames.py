@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.engines.generation import Generation
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.evidence.citation import Citation
 from orchestrator.evidence.inputs import InputManifest
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
@@ -21,8 +22,9 @@ from orchestrator.policy.ids import (
     SessionId,
 )
 
-SESSION_VERSION = 1
-SESSION_VERSION_MIN = 1
+SESSION_VERSION = 2
+SESSION_VERSION_MIN = 2
+"""Version 1 could not reattach, and was never released."""
 
 FRAME_BYTES = 64
 """Counted against credit for every frame of tokens, however short: a frame costs more to hold than its text."""
@@ -30,6 +32,10 @@ PIECE_BYTES_MAX = 1_024
 """Tokens that go out together or not at all; a longer delta of an engine is cut."""
 CREDIT_BYTES_MIN = 4 * 1024
 """The least first credit. Below it a receiver that gives back in steps could wait for a piece that never fits."""
+STREAMS_MAX = 4_096
+"""Streams that one session holds at once."""
+SETTLES_MAX = 32_768
+"""Settlements that an edge holds until the intake says that it took them."""
 
 
 def held_bytes(text: str, ids: tuple[int, ...]) -> int:
@@ -38,8 +44,37 @@ def held_bytes(text: str, ids: tuple[int, ...]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What the edge has of one stream with which it wants to go on."""
+
+    stream: int
+    attempt: AttemptId
+    accepted: bool
+    """Whether it was told who makes the answer."""
+    next_token: int
+    """Index of the first token that it does not have."""
+    received_bytes: int
+    """What the frames of tokens that it has counted against credit: a place that is exact where frames of text
+    bring no token of their own."""
+    limit_bytes: int
+    """All credit that it ever gave, the first included."""
+    cancelled: bool
+    ended: bool
+    """Whether it has the last frame; only its settlement is still to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The edge's last word on a stream: what it received and delivered."""
+
+    stream: int
+    attempt: AttemptId
+    counts: EdgeCounts
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
-    """First frame of a session, from the edge."""
+    """First frame of a transport, from the edge. `epoch` is new with every transport of the session."""
 
     version_min: int
     version_max: int
@@ -48,6 +83,12 @@ class Hello:
     epoch: int
     now_ms: int
     streams_max: int
+    continues: bool = False
+    """Whether the session has lived before, on a transport that is gone."""
+    held: tuple[Held, ...] = ()
+    """Its streams that are not settled."""
+    settled: tuple[Settle, ...] = ()
+    """Settlements that may have been lost with the old transport, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +109,8 @@ class Open:
     budget_ms: int
     inputs: InputManifest | None = None
     """What went in, where the law wants it proven. The signature covers its digest."""
+    continues: AttemptId | None = None
+    """The attempt that was cut, where this one takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +130,13 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
-    """The edge's last word on a stream: what it received and delivered."""
-
-    stream: int
-    attempt: AttemptId
-    counts: EdgeCounts
-
-
-@dataclass(frozen=True, slots=True)
 class Beat:
     """A sign of life. `answers` is the number that is answered, or 0."""
 
     number: int
     answers: int = 0
+    settled: int = 0
+    """In an answer of the intake: how many settlements it took since the greeting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +160,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """First answer of the intake."""
+    """First answer of the intake. `instance` is new with every start of it."""
 
     version: int
     scheduler: SchedulerId
@@ -132,6 +168,12 @@ class Welcome:
     now_ms: int
     streams_max: int
     loads: tuple[Load, ...]
+    continued: bool = False
+    """Whether the intake knows the session and goes on with it. When not, the session is over."""
+    last_stream: int = 0
+    """The last stream that it was asked for; later ones were lost on their way and may be sent again."""
+    gone: tuple[int, ...] = ()
+    """Streams with which it cannot go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +183,8 @@ class Accepted:
     stream: int
     attempt: AttemptId
     replica: ReplicaId
+    continuing: Continuing = NOT_CONTINUED
+    """What the model is, and what the replica could continue its answer by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,16 @@
 It holds no socket and no clock. The caller feeds frames, wishes and the time, and carries out what comes back in order.
 Promises: a stream number is never used twice; a frame reaches only the attempt it names; tokens arrive without gap or
 repeat, or the stream is broken; after one terminal event a stream gets no other.
+
+A session outlives its transport. What was said and may be lost is kept as state, not as a queue: the greeting on the
+next transport tells all of it at once. Only when the intake cannot go on, or not in time, are the streams broken.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
@@ -17,13 +21,16 @@ from orchestrator.wire.frames import (
     CREDIT_BYTES_MIN,
     SESSION_VERSION,
     SESSION_VERSION_MIN,
+    SETTLES_MAX,
+    STREAMS_MAX,
+    Accepted,
     Beat,
     Broken,
     Cancel,
     Credit,
-    Done,
     Draining,
     EdgeFrame,
+    Held,
     Hello,
     IntakeFrame,
     Load,
@@ -35,9 +42,10 @@ from orchestrator.wire.frames import (
     Welcome,
     held_bytes,
 )
+from orchestrator.wire.silence import Silence
 
-STREAMS_MAX = 4_096
-"""Streams that one session holds at once."""
+TICK_MS = 100
+"""How often `tick` is called."""
 HELLO_DEADLINE_MS = 5_000
 BEAT_BUSY_MS = 250
 BEAT_IDLE_MS = 5_000
@@ -45,10 +53,14 @@ SUSPECT_BUSY_MS = 750
 """Silence, beyond the round trip, after which a busy session gets no new work."""
 DEAD_BUSY_MS = 2_500
 DEAD_IDLE_MS = 15_000
+REATTACH_TRY_MS = 750
+"""How long a lost transport is tried to be replaced before the streams are broken and placement is asked again."""
 CREDIT_STEP_BYTES = 8 * 1024
 """Consumed bytes are given back in steps, not one by one. A step is never more than half of the first credit."""
 BEATS_MAX = 64
 """Beats without an answer that are remembered; an older one is no longer measured."""
+SETTLES_BEAT = 256
+"""So many settlements make a beat, whose answer says that they arrived."""
 RTT_SAMPLES = 8
 """The round trip is the least of the last beats: what lies above it is somebody's queue, not distance."""
 
@@ -59,6 +71,10 @@ class State(Enum):
     GREETING = "greeting"
     LIVE = "live"
     DRAINING = "draining"
+    DETACHED = "detached"
+    """Its transport is gone, and there is no other yet."""
+    REATTACHING = "reattaching"
+    """It has greeted on a new transport."""
     CLOSED = "closed"
 
 
@@ -78,31 +94,46 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
+class Detach:
+    """Give this transport up and dial another at once; the session goes on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Close the transport; the session is over."""
 
     reason: str
 
 
-Instruction = Send | Deliver | Close
+Instruction = Send | Deliver | Detach | Close
 
 
 @dataclass(slots=True)
 class _Stream:
     attempt: AttemptId
-    credit_bytes: int
-    """What the intake may still send."""
+    limit_bytes: int
+    """All credit that was given."""
     step_bytes: int
+    opened: Open | None
+    """Kept until the intake shows that it has it."""
+    opened_us: int
+    received_bytes: int = 0
     next_token: int = 0
     owed_bytes: int = 0
     """Consumed, not yet given back as credit."""
+    left: bool = True
+    """Whether the attempt may have left; when not, nobody can have begun it."""
+    accepted: bool = False
+    cancelled: bool = False
     ended: bool = False
 
 
 class EdgeSession:
-    """One session towards one intake. `epoch` tells it from every other session between the two."""
+    """One session towards one intake. `epoch` grows with each transport, on from the one that it begins with."""
 
-    def __init__(self, edge: EdgeId, session: SessionId, epoch: int) -> None:
+    def __init__(self, edge: EdgeId, session: SessionId, epoch: int = 0) -> None:
         self.edge = edge
         self.session = session
         self.epoch = epoch
@@ -112,63 +143,173 @@ class EdgeSession:
         self.rtt_us: int | None = None
         self.skew_ms: int | None = None
         self.dead_frames = 0
+        self.reattached = 0
+        """How often it went on over a new transport."""
         self._streams: dict[int, _Stream] = {}
         self._last_stream = 0
         self._beats: dict[int, int] = {}
         self._samples_us: deque[int] = deque(maxlen=RTT_SAMPLES)
         self._last_beat = 0
         self._last_beat_us = 0
-        self._last_heard_us = 0
+        self._silence = Silence(TICK_MS * 1000)
+        self._detached_us = 0
+        self._unheard: deque[Settle] = deque()  # bounded: SETTLES_MAX
+        """Settlements that the intake has not said that it took."""
+        self._told = 0
+        """How many of these the last greeting holds."""
+        self._taken = 0
+        """How many the intake said it took since then."""
+        self._unbeaten = 0
+        """Settlements since the last beat."""
+        self._wishes: list[EdgeFrame] = []  # bounded: a credit step, a cancel and a settlement for each stream
+        """What is to be said as soon as the greeting of a new transport is answered."""
+
+    # The transport
 
     def connected(self, now_us: int, wall_ms: int) -> list[Instruction]:
-        """The transport is open: greet. `now_us` is monotonic, `wall_ms` is the clock that is compared."""
-        self._last_beat_us = self._last_heard_us = now_us
-        hello = Hello(
-            SESSION_VERSION_MIN, SESSION_VERSION, self.edge, self.session, self.epoch, wall_ms, STREAMS_MAX
-        )
-        self._beats[0] = now_us
-        return [Send(hello)]
+        """A transport is open: greet. `now_us` is monotonic, `wall_ms` is the clock that is compared."""
+        if self.state not in (State.GREETING, State.DETACHED):
+            raise ValueError("a session has one transport at a time")
+        self.epoch += 1
+        self._silence.begun(now_us)
+        self._last_beat_us = now_us
+        self._beats = {0: now_us}
+        self._wishes = []
+        continues = self.welcome is not None
+        if continues:
+            self.state = State.REATTACHING
+        self._told = len(self._unheard)
+        held = tuple(_held(number, stream) for number, stream in self._streams.items())
+        return [
+            Send(
+                Hello(
+                    SESSION_VERSION_MIN,
+                    SESSION_VERSION,
+                    self.edge,
+                    self.session,
+                    self.epoch,
+                    wall_ms,
+                    STREAMS_MAX,
+                    continues,
+                    held,
+                    tuple(self._unheard),
+                )
+            )
+        ]
+
+    def lost(self, now_us: int, unsent: Collection[EdgeFrame] = ()) -> list[Instruction]:
+        """The transport is gone; `unsent` never reached it. A session that was ever live waits for another."""
+        for frame in unsent:
+            found = self._streams.get(frame.stream) if isinstance(frame, Open) else None
+            if found is not None:
+                found.left = False
+        if self.state is State.GREETING:
+            return self.close("session_lost")
+        return self._detached(now_us)
+
+    def close(self, reason: str) -> list[Instruction]:
+        """The session is over: every stream that has not ended is broken, or refused where it cannot have begun."""
+        if self.state is State.CLOSED:
+            return []
+        self.state = State.CLOSED
+        found: list[Instruction] = []
+        for number, stream in self._streams.items():
+            if not stream.ended:
+                found.append(self._broken(number, stream, reason))
+        self._streams.clear()
+        self._unheard.clear()
+        self._wishes.clear()
+        found.append(Close(reason))
+        return found
+
+    # Wishes of requests
 
     def accepts_work(self, now_us: int) -> bool:
         """Whether a new attempt may be opened: live, not suspect, and with a free stream."""
         if self.state is not State.LIVE or len(self._streams) >= self._streams_max():
             return False
-        silent_us = now_us - self._last_heard_us
         limit_ms = SUSPECT_BUSY_MS + (self.rtt_us or 0) // 1000
-        return not self._streams or silent_us <= limit_ms * 1000
+        return not self._streams or self._silence.silent_us(now_us) <= limit_ms * 1000
 
     def streams(self) -> int:
         """Return how many streams are not settled."""
         return len(self._streams)
+
+    def unheard(self) -> int:
+        """Return how many settlements the intake may not have."""
+        return len(self._unheard)
 
     def next_stream(self) -> int:
         """Return the number that the next `open` must carry."""
         return self._last_stream + 1
 
     def open(self, attempt: Open, now_us: int) -> list[Instruction]:
-        """Send a permitted attempt. Raises ValueError when its number is not the next one, or its credit too small."""
+        """Send a permitted attempt. Raises ValueError when its number is not the next one, or its credit too small.
+
+        Only a session that `accepts_work` may be asked.
+        """
         if attempt.stream != self.next_stream():
             raise ValueError("a stream number is used once, in order")
         if attempt.credit_bytes < CREDIT_BYTES_MIN:
             raise ValueError(f"a stream starts with at least {CREDIT_BYTES_MIN} bytes of credit")
+        if self.state is not State.LIVE:
+            raise ValueError("a session that is not live takes no work")
         self._last_stream = attempt.stream
         if not self._streams:
             # An idle session was silent by right; suspicion counts from the first work on.
-            self._last_heard_us = max(self._last_heard_us, now_us)
+            self._silence.heard_us = max(self._silence.heard_us, now_us)
         step_bytes = min(CREDIT_STEP_BYTES, attempt.credit_bytes // 2)
-        self._streams[attempt.stream] = _Stream(attempt.attempt, attempt.credit_bytes, step_bytes)
+        self._streams[attempt.stream] = _Stream(attempt.attempt, attempt.credit_bytes, step_bytes, attempt, now_us)
         return [Send(attempt)]
+
+    def consumed(self, stream: int, size_bytes: int) -> list[Instruction]:
+        """The tenant took `size_bytes` (see `held_bytes`) of the stream: give credit back, in steps."""
+        found = self._streams.get(stream)
+        if found is None or found.ended:
+            return []
+        found.owed_bytes += size_bytes
+        if found.owed_bytes < found.step_bytes:
+            return []
+        owed, found.owed_bytes = found.owed_bytes, 0
+        found.limit_bytes += owed
+        return self._say(Credit(stream, owed))
+
+    def cancel(self, stream: int) -> list[Instruction]:
+        """The tenant is gone, or wants no more."""
+        found = self._streams.get(stream)
+        if found is None or found.ended:
+            return []
+        found.cancelled = True
+        return self._say(Cancel(stream, found.attempt))
+
+    def settle(self, stream: int, counts: EdgeCounts) -> list[Instruction]:
+        """Say what was received and delivered; the number is dead from here on."""
+        found = self._streams.pop(stream, None)
+        if found is None or self.state is State.CLOSED:
+            return []
+        if len(self._unheard) >= SETTLES_MAX:
+            return self.close("protocol_violation")  # an intake that answers no beat, or takes nothing
+        settle = Settle(stream, found.attempt, counts)
+        self._unheard.append(settle)
+        self._unbeaten += 1
+        return self._say(settle)
+
+    def beat(self, now_us: int) -> list[Instruction]:
+        """Ask for a sign of life now; its answer says which settlements arrived."""
+        return self._beat(now_us) if self.state in (State.LIVE, State.DRAINING) else []
+
+    # What comes in
 
     def received(self, epoch: int, frame: IntakeFrame, now_us: int, wall_ms: int) -> list[Instruction]:
         """A frame arrived. Frames of another epoch, a dead stream or another attempt are dropped and counted."""
-        if self.state is State.CLOSED or epoch != self.epoch:
+        if epoch != self.epoch or self.state in (State.CLOSED, State.DETACHED):
             self.dead_frames += 1
             return []
-        self._last_heard_us = now_us
+        self._silence.heard_us = now_us
         if isinstance(frame, Welcome):
             return self._greeted(frame, now_us, wall_ms)
-        if self.state is State.GREETING:
-            return self._close("protocol_violation")
+        if self.state in (State.GREETING, State.REATTACHING):
+            return self.close("protocol_violation")
         if isinstance(frame, Load):
             held = self.loads.get(frame.pool)
             if held is None or frame.number > held.number:
@@ -181,67 +322,91 @@ class EdgeSession:
             return []
         return self._streamed(frame)
 
-    def consumed(self, stream: int, size_bytes: int) -> list[Instruction]:
-        """The tenant took `size_bytes` (see `held_bytes`) of the stream: give credit back, in steps."""
-        found = self._streams.get(stream)
-        if found is None or found.ended:
-            return []
-        found.owed_bytes += size_bytes
-        if found.owed_bytes < found.step_bytes:
-            return []
-        owed, found.owed_bytes = found.owed_bytes, 0
-        found.credit_bytes += owed
-        return [Send(Credit(stream, owed))]
-
-    def cancel(self, stream: int) -> list[Instruction]:
-        """The tenant is gone, or wants no more."""
-        found = self._streams.get(stream)
-        if found is None or found.ended:
-            return []
-        return [Send(Cancel(stream, found.attempt))]
-
-    def settle(self, stream: int, counts: EdgeCounts) -> list[Instruction]:
-        """Say what was received and delivered; the number is dead from here on."""
-        found = self._streams.pop(stream, None)
-        if found is None or self.state is State.CLOSED:
-            return []
-        return [Send(Settle(stream, found.attempt, counts))]
-
     def tick(self, now_us: int) -> list[Instruction]:
-        """Time passed: beat, and judge silence. Call it at least every 100 ms."""
+        """Time passed: beat, and judge silence. Call it every `TICK_MS`; what it comes later is forgiven the peer."""
+        late_us = self._silence.ticked(now_us)
         if self.state is State.CLOSED:
             return []
-        silent_ms = (now_us - self._last_heard_us) // 1000
+        if self.state in (State.DETACHED, State.REATTACHING):
+            self._detached_us += late_us
+            return self.close("session_lost") if now_us - self._detached_us > REATTACH_TRY_MS * 1000 else []
+        silent_ms = self._silence.silent_us(now_us) // 1000
         if self.state is State.GREETING:
-            return self._close("session_lost") if silent_ms > HELLO_DEADLINE_MS else []
-        busy = bool(self._streams)
+            return self.close("session_lost") if silent_ms > HELLO_DEADLINE_MS else []
+        busy = bool(self._streams or self._unheard)
         limit_ms = (DEAD_BUSY_MS if busy else DEAD_IDLE_MS) + 2 * (self.rtt_us or 0) // 1000
         if silent_ms > limit_ms:
-            return self._close("session_lost")
-        if now_us - self._last_beat_us >= (BEAT_BUSY_MS if busy else BEAT_IDLE_MS) * 1000:
+            return [*self._detached(now_us), Detach("silent")]
+        waited_us = now_us - self._last_beat_us
+        if waited_us >= (BEAT_BUSY_MS if busy else BEAT_IDLE_MS) * 1000 or self._unbeaten >= SETTLES_BEAT:
             return self._beat(now_us)
         return []
 
-    def lost(self, reason: str) -> list[Instruction]:
-        """The transport is gone: every stream that has not ended is broken."""
-        return self._close(reason)
+    # Inside
+
+    def _say(self, frame: Credit | Cancel | Settle) -> list[Instruction]:
+        """Send what the state holds already: without a transport the next greeting tells it."""
+        if self.state in (State.LIVE, State.DRAINING):
+            return [Send(frame)]
+        if self.state is State.REATTACHING:
+            self._wishes.append(frame)
+        return []
+
+    def _detached(self, now_us: int) -> list[Instruction]:
+        if self.state in (State.LIVE, State.DRAINING):
+            # A transport that is lost before its greeting is answered gives no new time.
+            self._detached_us = now_us
+        if self.state is not State.CLOSED:
+            self.state = State.DETACHED
+        return []
 
     def _streams_max(self) -> int:
         offered = STREAMS_MAX if self.welcome is None else self.welcome.streams_max
         return min(STREAMS_MAX, offered)
 
     def _greeted(self, welcome: Welcome, now_us: int, wall_ms: int) -> list[Instruction]:
-        if self.state is not State.GREETING:
-            return self._close("protocol_violation")
+        before = self.welcome
+        if self.state not in (State.GREETING, State.REATTACHING):
+            return self.close("protocol_violation")
         if not SESSION_VERSION_MIN <= welcome.version <= SESSION_VERSION:
-            return self._close("protocol_violation")
+            return self.close("protocol_violation")
+        if before is not None and (not welcome.continued or welcome.instance != before.instance):
+            return self.close("session_lost")
         self.welcome = welcome
         self.state = State.LIVE
         # The greeting's round trip holds the dialling too, so it bounds the skew but is no measure of the distance.
         self.skew_ms = welcome.now_ms + (now_us - self._beats.pop(0)) // 2000 - wall_ms
         for load in welcome.loads:
             self.loads[load.pool] = load
-        return self._beat(now_us)
+        return [*(self._continued(welcome, now_us) if before is not None else ()), *self._beat(now_us)]
+
+    def _continued(self, welcome: Welcome, now_us: int) -> list[Instruction]:
+        """Go on: break what the intake has not, send again what never reached it, and say what was wished meanwhile."""
+        self.reattached += 1
+        for _ in range(self._told):
+            self._unheard.popleft()
+        self._taken = 0
+        out: list[Instruction] = []
+        gone = set(welcome.gone)
+        for number, stream in self._streams.items():
+            if stream.ended:
+                continue
+            if number in gone or (number > welcome.last_stream and stream.opened is None):
+                stream.ended = True
+                out.append(self._broken(number, stream, "session_lost"))
+            elif number <= welcome.last_stream:
+                stream.opened = None
+            elif stream.cancelled:
+                stream.ended, stream.left = True, False
+                out.append(self._broken(number, stream, "session_lost"))
+            elif stream.opened is not None:
+                stream.left = True
+                spent_ms = (now_us - stream.opened_us) // 1000
+                budget_ms = max(0, stream.opened.budget_ms - spent_ms)
+                out.append(Send(replace(stream.opened, budget_ms=budget_ms)))
+        out += [Send(frame) for frame in self._wishes]
+        self._wishes = []
+        return out
 
     def _beat(self, now_us: int) -> list[Instruction]:
         self._last_beat += 1
@@ -250,53 +415,67 @@ class EdgeSession:
             # An intake may speak and never answer a beat.
             del self._beats[next(iter(self._beats))]
         self._last_beat_us = now_us
+        self._unbeaten = 0
         return [Send(Beat(self._last_beat))]
 
     def _beaten(self, beat: Beat, now_us: int) -> list[Instruction]:
-        if beat.answers:
-            sent_us = self._beats.pop(beat.answers, None)
-            if sent_us is not None:
-                self._measure(now_us - sent_us)
-            return []
-        return [Send(Beat(0, beat.number))]
-
-    def _measure(self, sample_us: int) -> None:
-        self._samples_us.append(sample_us)
-        self.rtt_us = min(self._samples_us)
+        if not beat.answers:
+            return [Send(Beat(0, beat.number))]
+        sent_us = self._beats.pop(beat.answers, None)
+        if sent_us is not None:
+            self._samples_us.append(now_us - sent_us)
+            self.rtt_us = min(self._samples_us)
+        if not self._taken <= beat.settled <= self._taken + len(self._unheard):
+            return self.close("protocol_violation")
+        while self._taken < beat.settled:
+            self._unheard.popleft()
+            self._taken += 1
+        return []
 
     def _streamed(self, frame: StreamFrame) -> list[Instruction]:
         found = self._streams.get(frame.stream)
         if found is None or found.ended or found.attempt != frame.attempt:
             self.dead_frames += 1
             return []
+        found.opened = None
         if isinstance(frame, Tokens):
-            found.credit_bytes -= held_bytes(frame.text, frame.ids)
+            found.received_bytes += held_bytes(frame.text, frame.ids)
             if frame.first != found.next_token:
                 return self._violated(found, frame, "Tokens arrived with a gap or twice.")
-            if found.credit_bytes < 0:
+            if found.received_bytes > found.limit_bytes:
                 return self._violated(found, frame, "The pool sent more than it had credit for.")
             found.next_token += frame.count
+        elif isinstance(frame, Accepted):
+            found.accepted = True
         elif isinstance(frame, Refused) and found.next_token:
             return self._violated(found, frame, "The pool refused what it had begun to answer.")
-        elif isinstance(frame, Done | Broken | Refused):
+        else:
             found.ended = True
         return [Deliver(frame.stream, frame)]
 
     def _violated(self, found: _Stream, frame: StreamFrame, detail: str) -> list[Instruction]:
-        found.ended = True
+        found.ended = found.cancelled = True
         broken = Broken(frame.stream, frame.attempt, "protocol_violation", detail, PoolCounts())
-        return [Send(Cancel(frame.stream, frame.attempt)), Deliver(frame.stream, broken)]
+        return [*self._say(Cancel(frame.stream, frame.attempt)), Deliver(frame.stream, broken)]
 
-    def _close(self, reason: str) -> list[Instruction]:
-        if self.state is State.CLOSED:
-            return []
-        self.state = State.CLOSED
-        found: list[Instruction] = []
-        for number, stream in self._streams.items():
-            if not stream.ended:
-                stream.ended = True
-                detail = "The session with the pool ended."
-                found.append(Deliver(number, Broken(number, stream.attempt, reason, detail, PoolCounts())))
-        self._streams.clear()
-        found.append(Close(reason))
-        return found
+    @staticmethod
+    def _broken(number: int, stream: _Stream, reason: str) -> Deliver:
+        stream.ended = True
+        if not stream.left:
+            detail = "The attempt did not leave before the link to the pool was lost."
+            return Deliver(number, Refused(number, stream.attempt, "engine_unreachable", detail))
+        detail = "The session with the pool ended."
+        return Deliver(number, Broken(number, stream.attempt, reason, detail, PoolCounts()))
+
+
+def _held(number: int, stream: _Stream) -> Held:
+    return Held(
+        number,
+        stream.attempt,
+        stream.accepted,
+        stream.next_token,
+        stream.received_bytes,
+        stream.limit_bytes,
+        stream.cancelled,
+        stream.ended,
+    )

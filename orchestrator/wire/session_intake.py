@@ -2,20 +2,22 @@
 
 Credit bounds memory, not the engine: an engine may run ahead of a slow tenant within `AHEAD_BYTES_MAX`; beyond that the
 stream is broken as `slow_reader` and its slot is free. Nothing parks a running slot.
+
+A session outlives its transport for a while. What was sent is kept until credit shows that it was read, and the last
+frame until the settlement; the greeting of the next transport says from where each stream goes on.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId, SessionId
 from orchestrator.wire.frames import (
-    FRAME_BYTES,
-    PIECE_BYTES_MAX,
     SESSION_VERSION,
     SESSION_VERSION_MIN,
+    STREAMS_MAX,
     Accepted,
     Beat,
     Broken,
@@ -24,21 +26,27 @@ from orchestrator.wire.frames import (
     Done,
     Draining,
     EdgeFrame,
+    Held,
     Hello,
     IntakeFrame,
     Load,
     Open,
     Refused,
     Settle,
-    Tokens,
     Welcome,
 )
-from orchestrator.wire.session_edge import DEAD_BUSY_MS, DEAD_IDLE_MS, STREAMS_MAX, State
+from orchestrator.wire.intake_stream import Stream, counted
+from orchestrator.wire.session_edge import DEAD_BUSY_MS, DEAD_IDLE_MS, State
+from orchestrator.wire.silence import Silence
 
 AHEAD_BYTES_MAX = 128 * 1024
 """How far an engine may run ahead of what the edge is ready to hold, per stream."""
 UNSETTLED_FACTOR = 2
 """A session may hold this many times its streams before it is closed: an edge that never settles."""
+TICK_MS = 250
+"""How often `tick` is called."""
+REATTACH_MS = 3_000
+"""How long a session without a transport is kept. Its edge tries for less; the rest is for what is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,69 +83,70 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Detach:
+    """Give this transport up; the session waits for another."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Close the transport; the session is over."""
 
     reason: str
 
 
-Instruction = Send | Start | Stop | Settled | Close
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Tokens that are sent together. Payload: its repr holds no text."""
-
-    text: str = field(repr=False)
-    ids: tuple[int, ...] = field(repr=False)
-    count: int
-    size_bytes: int
-
-    def plus(self, other: _Piece) -> _Piece:
-        return _Piece(
-            self.text + other.text, self.ids + other.ids, self.count + other.count, self.size_bytes + other.size_bytes
-        )
-
-
-@dataclass(slots=True)
-class _Stream:
-    attempt: AttemptId
-    credit_bytes: int
-    sent_tokens: int = 0
-    ready: deque[_Piece] = field(default_factory=deque)  # bounded: AHEAD_BYTES_MAX
-    """Not sent yet."""
-    ready_bytes: int = 0
-    cancelled: bool = False
-    """The edge wants no more: what the engine still makes is dropped."""
-    last: Done | Broken | Refused | None = None
-    """The terminal frame, held back until `ready` is empty."""
-    ended: bool = False
-
-    def running(self) -> bool:
-        """Whether an engine may work for this stream and was not told to stop."""
-        return self.last is None and not self.cancelled
+Instruction = Send | Start | Stop | Settled | Detach | Close
 
 
 class IntakeSession:
     """One session with one edge."""
 
-    def __init__(self, scheduler: SchedulerId, instance: str, streams_max: int = STREAMS_MAX) -> None:
+    def __init__(
+        self,
+        scheduler: SchedulerId,
+        instance: str,
+        streams_max: int = STREAMS_MAX,
+        reattach_ms: int = REATTACH_MS,
+    ) -> None:
         self.scheduler = scheduler
         self.instance = instance
         self.streams_max = streams_max
+        self.reattach_ms = reattach_ms
         self.state = State.GREETING
         self.edge: EdgeId | None = None
         self.session: SessionId | None = None
         self.epoch = 0
         self.skew_ms: int | None = None
         self.dead_frames = 0
-        self._streams: dict[int, _Stream] = {}
+        self.reattached = 0
+        """How often it went on over a new transport."""
+        self.detached_bytes = 0
+        """What is held of answers while there is no transport."""
+        self._streams: dict[int, Stream] = {}
         self._last_stream = 0
-        self._last_heard_us = 0
+        self._silence = Silence(TICK_MS * 1000)
+        self._detached_us = 0
+        self._settles = 0
+        """Settlements since the greeting."""
+        self._grace_ms: int | None = None
+        """Set when it drains."""
 
     def connected(self, now_us: int) -> None:
-        """The transport is open; the edge speaks first."""
-        self._last_heard_us = now_us
+        """A transport is open; the edge speaks first."""
+        self._silence.begun(now_us)
+
+    def is_attached(self) -> bool:
+        """Whether there is a transport whose greeting was answered."""
+        return self.state in (State.LIVE, State.DRAINING)
+
+    def is_detached(self) -> bool:
+        """Whether it waits for its edge to come back."""
+        return self.state is State.DETACHED
+
+    def is_over(self) -> bool:
+        """Whether nothing comes of it any more."""
+        return self.state is State.CLOSED
 
     def streams(self) -> int:
         """Return how many streams are not settled."""
@@ -151,23 +160,28 @@ class IntakeSession:
     def received(
         self, epoch: int, frame: EdgeFrame, now_us: int, wall_ms: int, loads: tuple[Load, ...]
     ) -> list[Instruction]:
-        """A frame arrived. `loads` is what a greeting is answered with."""
+        """A frame arrived. `loads` is what a greeting is answered with.
+
+        A greeting of a later epoch is a new transport of this session, also when the old one only seems to be alive.
+        """
         if self.state is State.CLOSED:
             self.dead_frames += 1
             return []
-        if isinstance(frame, Hello):
-            self._last_heard_us = now_us
-            return self._greet(frame, epoch, wall_ms, loads)
+        if isinstance(frame, Hello) and (epoch > self.epoch or self.state is State.GREETING):
+            self._silence.begun(now_us)
+            return self._greet(frame, epoch, now_us, wall_ms, loads)
         if self.state is State.GREETING:
-            return self._close("protocol_violation")
-        if epoch != self.epoch:
+            return self.close("protocol_violation")
+        if epoch != self.epoch or self.state is State.DETACHED:
             self.dead_frames += 1
             return []
-        self._last_heard_us = now_us
+        self._silence.heard_us = now_us
         if isinstance(frame, Beat):
-            return [] if frame.answers else [Send(Beat(0, frame.number))]
+            return [] if frame.answers else [Send(Beat(0, frame.number, self._settles))]
         if isinstance(frame, Open):
             return self._open(frame)
+        if isinstance(frame, Hello):
+            return self.close("protocol_violation")  # one transport greets once
         return self._streamed(frame)
 
     def unreadable(self, epoch: int, stream: int, attempt: AttemptId, field: str) -> list[Instruction]:
@@ -175,22 +189,29 @@ class IntakeSession:
 
         Only that stream suffers; the session and its other streams go on.
         """
-        if self.state is State.CLOSED or (self.state is not State.GREETING and epoch != self.epoch):
+        if self.state is State.GREETING:
+            return self.close("protocol_violation")
+        if not self.is_attached() or epoch != self.epoch:
             self.dead_frames += 1
             return []
-        if self.state is State.GREETING or stream <= self._last_stream or self._flooded():
-            return self._close("protocol_violation")
+        if stream <= self._last_stream or self._flooded():
+            return self.close("protocol_violation")
         self._last_stream = stream
-        found = _Stream(attempt, 0)
+        found = Stream(attempt, 0, 0)
         self._streams[stream] = found
         detail = f"The pool's side cannot read the field {field}."
         found.last = Refused(stream, attempt, "policy_stale", detail)
         return self._flush(stream, found)
 
-    def accepted(self, stream: int, replica: ReplicaId) -> list[Instruction]:
-        """A replica has the work of `stream`."""
+    def accepted(
+        self, stream: int, replica: ReplicaId, continuing: Continuing = NOT_CONTINUED
+    ) -> list[Instruction]:
+        """A replica has the work of `stream`; `continuing` is what its answer could be continued by."""
         found = self._live(stream)
-        return [] if found is None else [Send(Accepted(stream, found.attempt, replica))]
+        if found is None:
+            return []
+        found.accepted = Accepted(stream, found.attempt, replica, continuing)
+        return [Send(found.accepted)] if self.is_attached() else []
 
     def refused(
         self,
@@ -213,19 +234,17 @@ class IntakeSession:
         found = self._live(stream)
         if found is None or found.cancelled:
             return []
-        found.ready_bytes += len(text.encode()) + 4 * len(ids)
-        if found.ready_bytes > found.credit_bytes + AHEAD_BYTES_MAX:
-            found.ready.clear()
-            found.ready_bytes = 0
+        size_bytes = len(text.encode()) + 4 * len(ids)
+        if found.ready_bytes + size_bytes > found.limit_bytes - found.sent_bytes + AHEAD_BYTES_MAX:
+            self.detached_bytes -= found.ready_bytes if self.state is State.DETACHED else 0
+            found.drop_ready()
             detail = "The answer was read too slowly to be held."
             counts = PoolCounts(sent=found.sent_tokens)
             found.last = Broken(stream, found.attempt, "slow_reader", detail, counts)
             return [*self._flush(stream, found), Stop(stream, "slow_reader")]
-        for piece in _pieces(text, ids, count):
-            # Small deltas are held together: one by one, each would cost more than its text.
-            if found.ready and found.ready[-1].size_bytes + piece.size_bytes <= PIECE_BYTES_MAX:
-                piece = found.ready.pop().plus(piece)
-            found.ready.append(piece)
+        if self.state is State.DETACHED:
+            self.detached_bytes += size_bytes
+        found.add(text, ids, count, size_bytes)
         return self._flush(stream, found)
 
     def done(
@@ -250,48 +269,143 @@ class IntakeSession:
 
     def load(self, load: Load) -> list[Instruction]:
         """Report the state of a pool."""
-        return [Send(load)] if self.state in (State.LIVE, State.DRAINING) else []
+        return [Send(load)] if self.is_attached() else []
 
     def drain(self, grace_ms: int) -> list[Instruction]:
-        """Take no new work."""
+        """Take no new work. A session without a transport hears of it when it has one."""
+        self._grace_ms = grace_ms
         if self.state is not State.LIVE:
             return []
         self.state = State.DRAINING
         return [Send(Draining(grace_ms))]
 
     def tick(self, now_us: int) -> list[Instruction]:
-        """Time passed: judge silence. The edge beats; the intake answers."""
+        """Time passed: judge silence. The edge beats; the intake answers. Call it every `TICK_MS`."""
+        late_us = self._silence.ticked(now_us)
         if self.state is State.CLOSED:
             return []
-        silent_ms = (now_us - self._last_heard_us) // 1000
+        if self.state is State.DETACHED:
+            self._detached_us += late_us
+            return self.close("session_lost") if now_us - self._detached_us > self.reattach_ms * 1000 else []
+        silent_ms = self._silence.silent_us(now_us) // 1000
         # The border's round trip is the edge's to measure; a second is added for it.
         limit_ms = (DEAD_BUSY_MS if self._streams else DEAD_IDLE_MS) + 1_000
-        return self._close("session_lost") if silent_ms > limit_ms else []
+        if silent_ms <= limit_ms:
+            return []
+        return [*self.lost(now_us), Detach("silent")] if self.is_attached() else self.close("session_lost")
 
-    def lost(self, reason: str) -> list[Instruction]:
-        """The transport is gone: stop all work, and settle what nobody will."""
-        return self._close(reason)
+    def lost(self, now_us: int) -> list[Instruction]:
+        """The transport is gone. Work goes on for as long as the edge may come back."""
+        if self.state is State.GREETING:
+            return self.close("session_lost")
+        if self.is_attached():
+            self.state = State.DETACHED
+            self._detached_us = now_us
+            self.detached_bytes = sum(found.kept_bytes() for found in self._streams.values())
+        return []
 
-    def _live(self, stream: int) -> _Stream | None:
+    def close(self, reason: str) -> list[Instruction]:
+        """The session is over: stop all work, and settle what nobody will."""
+        if self.state is State.CLOSED:
+            return []
+        out: list[Instruction] = []
+        for number, found in self._streams.items():
+            if reason == "draining" and self.is_attached() and not found.ended:
+                cut = Broken(number, found.attempt, reason, "The scheduler stopped.", PoolCounts())
+                out.append(Send(counted(cut, found.sent_tokens)))
+            if found.running():
+                out.append(Stop(number, reason))
+            out.append(Settled(number, found.attempt, None, found.sent_tokens))
+        self.state = State.CLOSED
+        self._streams.clear()
+        self.detached_bytes = 0
+        out.append(Close(reason))
+        return out
+
+    def _live(self, stream: int) -> Stream | None:
         found = self._streams.get(stream)
         return None if found is None or found.last is not None else found
 
-    def _greet(self, hello: Hello, epoch: int, wall_ms: int, loads: tuple[Load, ...]) -> list[Instruction]:
+    def _greet(
+        self, hello: Hello, epoch: int, now_us: int, wall_ms: int, loads: tuple[Load, ...]
+    ) -> list[Instruction]:
         version = min(SESSION_VERSION, hello.version_max)
-        if self.state is not State.GREETING or epoch != hello.epoch or version < SESSION_VERSION_MIN:
-            return self._close("protocol_violation")
-        if version < hello.version_min or not hello.edge or not hello.session:
-            return self._close("protocol_violation")
+        if epoch != hello.epoch or version < max(SESSION_VERSION_MIN, hello.version_min):
+            return self.close("protocol_violation")
+        if not hello.edge or not hello.session or epoch < 1:
+            return self.close("protocol_violation")
+        welcome = Welcome(version, self.scheduler, self.instance, wall_ms, self.streams_max, loads)
+        if self.state is State.GREETING:
+            self.edge, self.session = hello.edge, hello.session
+            if hello.continues:
+                # It lived elsewhere, or for too long without a transport: nothing of it is here.
+                return [Send(welcome), *self.close("session_lost")]
+            self.epoch = epoch
+            self.state = State.LIVE
+            self.skew_ms = hello.now_ms - wall_ms
+            return [Send(welcome), *self._say_draining()]
+        if not hello.continues or (hello.edge, hello.session) != (self.edge, self.session):
+            return self.close("protocol_violation")
+        self.lost(now_us)
+        self.epoch = epoch
         self.state = State.LIVE
-        self.edge, self.session, self.epoch = hello.edge, hello.session, hello.epoch
         self.skew_ms = hello.now_ms - wall_ms
-        return [Send(Welcome(version, self.scheduler, self.instance, wall_ms, self.streams_max, loads))]
+        return self._reattach(hello, welcome)
+
+    def _say_draining(self) -> list[Instruction]:
+        return [] if self._grace_ms is None else self.drain(self._grace_ms)
+
+    def _reattach(self, hello: Hello, welcome: Welcome) -> list[Instruction]:
+        """Go on from where the edge is, stream by stream; what one of us does not know is over."""
+        self.reattached += 1
+        self.detached_bytes = 0
+        held = {one.stream: one for one in hello.held}
+        settled = {one.stream: one for one in hello.settled}
+        gone = [number for number in held if number <= self._last_stream and number not in self._streams]
+        out: list[Instruction] = []
+        # First the settlements, in the order in which they were said.
+        for number, settle in settled.items():
+            if number in self._streams:
+                out += self._streamed(settle)
+        self._settles = 0
+        for number, found in list(self._streams.items()):
+            more = None if number not in held else self._resumed(held[number], found)
+            if more is None:
+                gone.append(number)
+                out += [Stop(number, "session_lost")] if found.running() else []
+                out.append(Settled(number, found.attempt, None, found.sent_tokens))
+                del self._streams[number]
+            else:
+                out += more
+        answer = replace(welcome, continued=True, last_stream=self._last_stream, gone=tuple(gone))
+        return [Send(answer), *self._say_draining(), *out]
+
+    def _resumed(self, held: Held, found: Stream) -> list[Instruction] | None:
+        """Say again what the edge does not have of one stream. None where that cannot be done without gap or repeat."""
+        if held.attempt != found.attempt or held.limit_bytes < found.limit_bytes:
+            return None
+        found.limit_bytes = held.limit_bytes
+        out: list[Instruction] = []
+        if found.accepted is not None and not held.accepted and not held.ended:
+            out.append(Send(found.accepted))
+        if held.cancelled:
+            out += self._cancelled(held.stream, found)
+        found.read_to(held.received_bytes)
+        next_token = found.kept[0][1].first if found.kept else found.sent_tokens
+        if not held.ended and (found.kept_from, next_token) != (held.received_bytes, held.next_token):
+            return None
+        found.ended = held.ended
+        if held.ended:
+            found.drop_ready()
+            return out
+        out += [Send(frame) for _, frame in found.kept]
+        return [*out, *self._flush(held.stream, found)]
 
     def _open(self, frame: Open) -> list[Instruction]:
         if frame.stream <= self._last_stream or self._flooded():
-            return self._close("protocol_violation")  # a number was used twice, or nothing is ever settled
+            return self.close("protocol_violation")  # a number was used twice, or nothing is ever settled
         self._last_stream = frame.stream
-        found = _Stream(frame.attempt, frame.credit_bytes)
+        found = Stream(frame.attempt, frame.credit_bytes, frame.credit_bytes)
         self._streams[frame.stream] = found
         if self.state is State.DRAINING:
             found.last = Refused(frame.stream, frame.attempt, "draining", "The scheduler is stopping.")
@@ -306,12 +420,15 @@ class IntakeSession:
         return len(self._streams) >= UNSETTLED_FACTOR * self.streams_max
 
     def _streamed(self, frame: Credit | Cancel | Settle) -> list[Instruction]:
+        if isinstance(frame, Settle):
+            self._settles += 1
         found = self._streams.get(frame.stream)
         if found is None:
             self.dead_frames += 1
             return []
         if isinstance(frame, Credit):
-            found.credit_bytes += frame.size_bytes
+            found.limit_bytes += frame.size_bytes
+            found.read_to(found.limit_bytes - found.first_bytes)
             return self._flush(frame.stream, found)
         if frame.attempt != found.attempt:
             self.dead_frames += 1
@@ -320,96 +437,30 @@ class IntakeSession:
             del self._streams[frame.stream]
             settled = Settled(frame.stream, frame.attempt, frame.counts, found.sent_tokens)
             return [Stop(frame.stream, "cancelled"), settled] if found.running() else [settled]
+        out = self._cancelled(frame.stream, found)
+        return [*out, *self._flush(frame.stream, found)]
+
+    def _cancelled(self, stream: int, found: Stream) -> list[Instruction]:
+        """The edge wants no more of a stream."""
         if found.cancelled:
             return []
         found.cancelled = True
         if isinstance(found.last, Done) and found.ready:
-            found.last = Done(frame.stream, found.attempt, "cancelled", found.last.counts)
-        # What is held back has no reader.
-        found.ready.clear()
-        found.ready_bytes = 0
-        return self._flush(frame.stream, found) if found.last is not None else [Stop(frame.stream, "cancelled")]
+            found.last = Done(stream, found.attempt, "cancelled", found.last.counts)
+        # What was not sent has no reader. What was sent may be on its way, and the last frame counts it.
+        found.drop_ready()
+        return [] if found.last is not None else [Stop(stream, "cancelled")]
 
-    def _flush(self, stream: int, found: _Stream) -> list[Instruction]:
+    def _flush(self, stream: int, found: Stream) -> list[Instruction]:
         """Send what credit allows in one frame, then the terminal frame when nothing is held back."""
+        if self.state is State.DETACHED:
+            return []
         out: list[Instruction] = []
-        texts: list[str] = []
-        ids: list[int] = []
-        count = 0
-        room_bytes = found.credit_bytes - FRAME_BYTES
-        while found.ready and found.ready[0].size_bytes <= room_bytes:
-            piece = found.ready.popleft()
-            texts.append(piece.text)
-            ids.extend(piece.ids)
-            count += piece.count
-            room_bytes -= piece.size_bytes
-            found.ready_bytes -= piece.size_bytes
-        if texts:
-            found.credit_bytes = room_bytes
-            out.append(Send(Tokens(stream, found.attempt, found.sent_tokens, count, "".join(texts), tuple(ids))))
-            found.sent_tokens += count
+        if found.ready:
+            frame = found.next_tokens(stream)
+            if frame is not None:
+                out.append(Send(frame))
         if found.last is not None and not found.ready and not found.ended:
             found.ended = True
-            out.append(Send(self._counted(found)))
+            out.append(Send(counted(found.last, found.sent_tokens)))
         return out
-
-    def _counted(self, found: _Stream) -> Done | Broken | Refused:
-        """Put the number of sent tokens into the terminal frame: only this machine knows it."""
-        last = found.last
-        if isinstance(last, Done):
-            return replace(last, counts=_with_sent(last.counts, found.sent_tokens))
-        if isinstance(last, Broken):
-            counts = _with_sent(last.counts, found.sent_tokens)
-            return Broken(last.stream, last.attempt, last.code, last.detail, counts)
-        if last is None:
-            raise ValueError("a stream without a terminal frame has no count")
-        return last
-
-    def _close(self, reason: str) -> list[Instruction]:
-        if self.state is State.CLOSED:
-            return []
-        self.state = State.CLOSED
-        out: list[Instruction] = []
-        for number, found in self._streams.items():
-            if found.running():
-                out.append(Stop(number, reason))
-            out.append(Settled(number, found.attempt, None, found.sent_tokens))
-        self._streams.clear()
-        out.append(Close(reason))
-        return out
-
-
-def _with_sent(counts: PoolCounts, sent: int) -> PoolCounts:
-    return PoolCounts(counts.prompt, counts.cached, counts.generated, sent)
-
-
-def _pieces(text: str, ids: tuple[int, ...], count: int) -> list[_Piece]:
-    """Cut a delta into pieces of at most `PIECE_BYTES_MAX`: half for text, half for ids, none across a character."""
-    size_bytes = len(text.encode()) + 4 * len(ids)
-    if size_bytes <= PIECE_BYTES_MAX:
-        # Nothing of nothing is no piece.
-        return [_Piece(text, ids, count, size_bytes)] if text or ids or count else []
-    half_bytes = PIECE_BYTES_MAX // 2
-    texts = _cut(text, half_bytes)
-    step = half_bytes // 4
-    numbers = [ids[at : at + step] for at in range(0, len(ids), step)]
-    parts = max(len(texts), len(numbers))
-    found: list[_Piece] = []
-    for at in range(parts):
-        part = texts[at] if at < len(texts) else ""
-        more = numbers[at] if at < len(numbers) else ()
-        # Where ids are told they are the count; elsewhere the last piece carries it.
-        tokens = len(more) if len(ids) == count else count * (at == parts - 1)
-        found.append(_Piece(part, more, tokens, len(part.encode()) + 4 * len(more)))
-    return found
-
-
-def _cut(text: str, size_bytes: int) -> list[str]:
-    data, found, at = text.encode(), list[str](), 0
-    while at < len(data):
-        end = min(at + size_bytes, len(data))
-        while end < len(data) and data[end] & 0xC0 == 0x80:
-            end -= 1
-        found.append(data[at:end].decode())
-        at = end
-    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.money import Currency
 from orchestrator.ledger.rating import TokenPrice
 from orchestrator.placement.cost import Spot, Terms, cost
@@ -57,6 +58,14 @@ class Asked:
     served: ServedModel | None = None
     """As the newest bundle declares it for the pool."""
     worth: Worth = TIME_ALONE
+    flow: str = ""
+    """Whose work it is, to the queue: all of one flow wait for each other before others wait for them."""
+    needs: Continuing | None = None
+    """Where it goes on with an answer: of which model, and by what. None but such a replica will do."""
+
+    def tokens(self) -> int:
+        """Return what the queue takes it to cost."""
+        return self.prompt_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True)

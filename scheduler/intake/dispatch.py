@@ -1,27 +1,32 @@
 """The queue of one pool and the choice of a replica, as a pure state machine: events in, instructions out.
 
 Work is given to the replica with a free slot where it costs the least time (`choice`), never to one that is silent.
-The queue is bounded; what does not fit is refused with a sentence. A replica that falls silent for long, or closes its
-stream, is gone, and what ran there is broken: it may have begun. How long work waited and what ran beside it is kept
-here too, for the choice learns from it and edges are told.
+The queue is fair between flows and bounded (`fair`); what does not fit is refused with a sentence. A replica that falls
+silent for long, or closes its stream, is gone, and what ran there is broken: it may have begun. How long work waited
+and what ran beside it is kept here too, for the choice learns from it and edges are told.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.requests import PoolLoad
 from orchestrator.placement.sight import End, Ending
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+from orchestrator.wire.deadlines import TOTAL
 from scheduler.intake.choice import Asked, Candidate, Choice, Chooser
+from scheduler.intake.fair import FairQueue, Waiting
 
 SUSPECT_MS = 750
 """Silence after which a replica gets no new work."""
 DEAD_MS = 2_500
 """Silence after which a replica is given up."""
+RETRY_MIN_MS = 1_000
+RETRY_MAX_MS = 30_000
+"""Whoever is turned away is told to wait as long as the first of its flow has waited, within these."""
 NOTHING = PoolCounts()
 
 
@@ -48,6 +53,7 @@ class Refuse:
     work: int
     code: str
     detail: str
+    retry_after_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,14 @@ class Break:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeUp:
+    """Tell that replica to stop this work, whose time is over; when it has, the work is broken."""
+
+    work: int
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
 class Expel:
     """Close the connection of that replica: it was given up."""
 
@@ -67,7 +81,7 @@ class Expel:
     incarnation: str
 
 
-Instruction = Assign | Withdraw | Refuse | Break | Expel
+Instruction = Assign | Withdraw | TimeUp | Refuse | Break | Expel
 
 
 class ReplicaCondition(Enum):
@@ -106,6 +120,12 @@ class Replica:
     """Whether it beats; an engine reached by probes does not, and is never silent."""
     work: set[int] = field(default_factory=set)
     told: Told = Told()
+    continuing: Continuing = NOT_CONTINUED
+    """What its model is, and what it continues an answer by."""
+
+    def fits(self, asked: Asked) -> bool:
+        """Whether it can do this work at all: its model and, of an answer that goes on, its very identity."""
+        return self.model == asked.model and (asked.needs is None or asked.needs == self.continuing)
 
     def taken(self) -> int:
         """Return how many slots are taken, by ours and by what others have in the engine."""
@@ -126,22 +146,16 @@ class Passage:
     """Streams that decode beside it in its replica."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    work: int
-    asked: Asked
-    submitted_us: int
-    until_us: int
-
-
 @dataclass(slots=True)
 class _Given:
     """A work that a replica has."""
 
     number: int
     """Counts what was given: a replica takes in what it got first."""
+    asked: Asked
     replica: ReplicaId
     submitted_us: int
+    until_us: int
     given_us: int
     taken_us: int
     """When its prompt was taken in, as far as is known."""
@@ -155,6 +169,8 @@ class _Given:
     """Whether the replica's last beat counted it."""
     first: bool = False
     """Whether its first token came."""
+    stopped: bool = False
+    """Whether its replica was told that its time is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +201,7 @@ class Dispatcher:
         """How often each replica came up, ever."""
         self._dead_ms = dead_ms
         self._replicas: dict[ReplicaId, Replica] = {}
-        self._waiting: deque[_Waiting] = deque()  # bounded: waiting_max
+        self._waiting = FairQueue(waiting_max)
         self._given: dict[int, _Given] = {}  # bounded: by the slots
         self._unread: dict[ReplicaId, dict[int, _Given]] = {}
         """Of these, what has not brought a token, in the order in which its replica got it."""
@@ -232,6 +248,10 @@ class Dispatcher:
         for work in replica.work:
             self._given.pop(work, None)
         return [Break(work, "engine_failed", detail) for work in sorted(replica.work)]
+
+    def continuing(self, replica_id: ReplicaId) -> Continuing:
+        """Return what a replica is, and could continue its answers by."""
+        return self._replicas[replica_id].continuing
 
     def holder(self, work: int) -> ReplicaId | None:
         """Return the replica that was given `work` and has not ended it, or None."""
@@ -281,16 +301,21 @@ class Dispatcher:
         return Passage(given.taken_us - given.submitted_us, decoding + replica.told.others_running)
 
     def submit(self, work: int, asked: Asked, budget_ms: int, now_us: int) -> list[Instruction]:
-        """New permitted work. It runs, waits, or is refused."""
+        """New permitted work. It runs, waits, or is refused. `budget_ms` is how long it may take in all."""
         if not self._replicas:
             return [Refuse(work, "no_replica", f"The pool {self.pool} has no replica that is up.")]
         if all(replica.model != asked.model for replica in self._replicas.values()):
             return [Refuse(work, "model_not_served", f"The pool {self.pool} does not serve this model now.")]
-        self._waiting.append(_Waiting(work, asked, now_us, now_us + budget_ms * 1000))
+        if not self._fitting(asked):
+            return [self._unequal(work)]
+        new = Waiting(work, asked, now_us, now_us + budget_ms * 1000)
+        self._waiting.push(new)
         out = self._assign(now_us)
-        if len(self._waiting) > self.waiting_max:
-            last = self._waiting.pop()
-            out.append(Refuse(last.work, "engine_busy", f"The queue of pool {self.pool} is full."))
+        if work not in self._given and (over := self._waiting.outgrown(new)) is not None:
+            retry_ms = self._waiting.waited_us(over.asked.flow, now_us) // 1000
+            self._waiting.drop(over.work)
+            detail = f"The queue of pool {self.pool} is full for this tenant."
+            out.append(Refuse(over.work, "engine_busy", detail, min(max(RETRY_MIN_MS, retry_ms), RETRY_MAX_MS)))
         return out
 
     def ended(
@@ -308,6 +333,9 @@ class Dispatcher:
                 self._moved_on(work, given, now_us)
             replica.work.discard(work)
             del self._given[work]
+            more = counts.prompt + counts.generated - given.asked.tokens()
+            # What was cut short was not counted to its end.
+            self._waiting.correct(given.asked, more if end is End.COMPLETE else max(0, more))
         ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, passage.beside)
         self._chooser.ended(work, ending, now_us)
         return self._assign(now_us)
@@ -317,24 +345,37 @@ class Dispatcher:
         given = self._given.get(work)
         if given is not None:
             return [Withdraw(work, given.replica)]
-        kept = [waiting for waiting in self._waiting if waiting.work != work]
-        if len(kept) == len(self._waiting):
+        if self._waiting.drop(work) is None:
             return []
-        self._waiting = deque(kept)  # bounded: waiting_max
         return [Refuse(work, "engine_busy", "Cancelled while it waited.")]
 
     def tick(self, now_us: int) -> list[Instruction]:
-        """Time passed: give up the silent, and refuse what waited too long."""
+        """Time passed: give up the silent, refuse what waited too long, and stop what runs for longer than it may."""
         out: list[Instruction] = []
         for replica in list(self._replicas.values()):
             if replica.beats and now_us - replica.heard_us > self._dead_ms * 1000:
                 out += self.left(replica.id, replica.incarnation)
                 out.append(Expel(replica.id, replica.incarnation))
-        late = [waiting for waiting in self._waiting if waiting.until_us <= now_us]
-        if late:
-            self._waiting = deque(w for w in self._waiting if w.until_us > now_us)  # bounded: waiting_max
-            out += [Refuse(w.work, "engine_busy", f"No slot of pool {self.pool} was free in time.") for w in late]
+        for late in self._waiting.late(now_us):
+            self._waiting.drop(late.work)
+            out.append(Refuse(late.work, TOTAL, f"No slot of pool {self.pool} was free in time."))
+        # The one replica that could go on with an answer may have left: another pool may still have such a one.
+        for stuck in list(self._waiting):
+            if stuck.asked.needs is not None and not self._fitting(stuck.asked):
+                self._waiting.drop(stuck.work)
+                out.append(self._unequal(stuck.work))
+        for work, given in self._given.items():
+            if given.until_us <= now_us and not given.stopped:
+                given.stopped = True
+                out.append(TimeUp(work, given.replica))
         return out + self._assign(now_us)
+
+    def _fitting(self, asked: Asked) -> bool:
+        return any(replica.fits(asked) for replica in self._replicas.values())
+
+    def _unequal(self, work: int) -> Refuse:
+        detail = f"The pool {self.pool} has no replica that can go on with this answer."
+        return Refuse(work, "identity_mismatch", detail)
 
     def _condition(self, replica: Replica, now_us: int) -> ReplicaCondition:
         if not replica.healthy:
@@ -343,38 +384,46 @@ class Dispatcher:
         return ReplicaCondition.SUSPECT if silent else ReplicaCondition.UP
 
     def _assign(self, now_us: int) -> list[Instruction]:
-        """Give waiting work to free replicas, first come first served per model."""
+        """Give waiting work to free replicas: of each model, whose turn it is."""
         if not self._waiting or all(replica.free() <= 0 for replica in self._replicas.values()):
             return []
         out: list[Instruction] = []
-        kept: deque[_Waiting] = deque()  # bounded: waiting_max
-        for waiting in self._waiting:
-            choice = self._best(waiting.asked, now_us)
-            if choice is None:
-                kept.append(waiting)
-                continue
-            self._give(waiting, choice, now_us)
-            out.append(Assign(waiting.work, choice.replica))
-        self._waiting = kept
+        for model in self._waiting.models():
+            while (waiting := self._waiting.head(model)) is not None:
+                choice = self._best(waiting.asked, now_us)
+                if choice is None:
+                    break
+                self._waiting.served(waiting)
+                self._give(waiting, choice, now_us)
+                out.append(Assign(waiting.work, choice.replica))
         return out
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
         fit = [
             Candidate(replica.id, self._load(replica, asked, now_us))
             for replica in self._replicas.values()
-            if replica.model == asked.model
+            if replica.fits(asked)
             and replica.free() > 0
             and self._condition(replica, now_us) is ReplicaCondition.UP
         ]
         return self._chooser.best(asked, fit, now_us)
 
-    def _give(self, waiting: _Waiting, choice: Choice, now_us: int) -> None:
+    def _give(self, waiting: Waiting, choice: Choice, now_us: int) -> None:
         work, asked, cached = waiting.work, waiting.asked, choice.terms.cached_tokens
         self._replicas[choice.replica].work.add(work)
         uncached = max(0, asked.prompt_tokens - cached)
         self._last_given += 1
-        given = _Given(self._last_given, choice.replica, waiting.submitted_us, now_us, now_us, cached, uncached)
-        self._given[work] = self._unread[choice.replica][work] = given
+        self._given[work] = self._unread[choice.replica][work] = _Given(
+            self._last_given,
+            asked,
+            choice.replica,
+            waiting.submitted_us,
+            waiting.until_us,
+            given_us=now_us,
+            taken_us=now_us,
+            cached_tokens=cached,
+            tokens=uncached,
+        )
         self._chooser.given(work, asked, choice, now_us)
 
     def _load(self, replica: Replica, asked: Asked, now_us: int) -> PoolLoad:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 from orchestrator.engines.generation import Delta, Failed, Finished, Generation, Refused, Started
 from orchestrator.engines.health import probe
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.engines.metrics_page import EngineLoad, scrape
 from orchestrator.engines.openai import OpenAIEngine
 from orchestrator.ledger.usage import PoolCounts
@@ -26,6 +27,8 @@ PAGES_MISSED_MAX = 3
 PAGE_AGAIN_ROUNDS = 30
 """After that, its page is asked for once in so many rounds: it may have none."""
 PPM = 1_000_000
+BACKSTOP_MS = 1_000
+"""So much later than the site, which says what happened, the client of an engine ends a call by itself."""
 
 
 class EngineReplica:
@@ -40,7 +43,9 @@ class EngineReplica:
         slots: int,
         engine: OpenAIEngine,
         now_us: Callable[[], int],
+        continuing: Continuing = NOT_CONTINUED,
     ) -> None:
+        """`continuing` is what its operator declares of the engine."""
         self._site = site
         self._pool = pool
         self._replica = replica
@@ -48,6 +53,7 @@ class EngineReplica:
         self._slots = slots
         self._engine = engine
         self._now_us = now_us
+        self._continuing = continuing
         self._times_up = 0
         self._up = False
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -66,7 +72,7 @@ class EngineReplica:
                 replica = Replica(
                     self._replica, self._incarnation(), self._model, self._slots, self._now_us(), beats=False
                 )
-                replica.told = self._told
+                replica.told, replica.continuing = self._told, self._continuing
                 self._up = True
                 self._site.replica_joined(self._pool, replica, self)
             elif health.up:
@@ -84,10 +90,10 @@ class EngineReplica:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._engine.close()
 
-    def assign(self, work: int, generation: Generation) -> None:
+    def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
         """Run this."""
         self._assigned += 1
-        task = asyncio.create_task(self._work(work, generation))
+        task = asyncio.create_task(self._work(work, generation, budget_ms + BACKSTOP_MS))
         self._tasks[work] = task
         task.add_done_callback(lambda ended: self._forget(work, ended))
 
@@ -116,11 +122,11 @@ class EngineReplica:
         if self._pages_missed >= PAGES_MISSED_MAX:
             self._told = Told()
 
-    async def _work(self, work: int, generation: Generation) -> None:
+    async def _work(self, work: int, generation: Generation, total_ms: int) -> None:
         made = 0
         ended = False
         try:
-            async with aclosing(self._engine.generate(generation)) as events:
+            async with aclosing(self._engine.generate(generation, total_ms)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
                         made += event.tokens
@@ -129,7 +135,7 @@ class EngineReplica:
                         self._site.work_started(work, event.prompt_tokens)
                     else:
                         ended = True
-                        self._end(work, event)
+                        self._end(work, generation, event)
         except asyncio.CancelledError:
             ended = True
             self._site.work_finished(work, "cancelled", PoolCounts(generated=made))
@@ -144,9 +150,9 @@ class EngineReplica:
             # A task that is cancelled before its first step runs nothing; its slot is free all the same.
             self._site.work_finished(work, "cancelled", PoolCounts())
 
-    def _end(self, work: int, event: Finished | Refused | Failed) -> None:
+    def _end(self, work: int, generation: Generation, event: Finished | Refused | Failed) -> None:
         if isinstance(event, Finished):
-            counts = PoolCounts(event.prompt_tokens, event.cached_tokens, event.completion_tokens)
+            counts = PoolCounts(generation.of_prompt(event.prompt_tokens), event.cached_tokens, event.completion_tokens)
             self._site.work_finished(work, event.reason.value, counts)
         elif isinstance(event, Refused):
             self._site.work_refused(work, event.code, event.detail, event.param)

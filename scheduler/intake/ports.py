@@ -6,6 +6,7 @@ from typing import Protocol
 
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
+from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import Digest, EdgeId, ReplicaId, SideId
 from orchestrator.wire.catalogue import Problem
@@ -17,10 +18,10 @@ class SessionPort(Protocol):
 
     @property
     def edge(self) -> EdgeId | None:
-        """The edge at the other end, once it has greeted."""
+        """The edge at the other end, while it is connected."""
 
-    def accepted(self, stream: int, replica: ReplicaId) -> None:
-        """A replica has the work."""
+    def accepted(self, stream: int, replica: ReplicaId, continuing: Continuing) -> None:
+        """A replica has the work, and its answer could be continued by that."""
 
     def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
         """Tokens were made."""
@@ -41,8 +42,8 @@ class SessionPort(Protocol):
 class ReplicaPort(Protocol):
     """The way to one replica."""
 
-    def assign(self, work: int, generation: Generation) -> None:
-        """Run this."""
+    def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
+        """Run this. When its time is over it is withdrawn; `budget_ms` is for those who bound it themselves too."""
 
     def withdraw(self, work: int) -> None:
         """Stop that."""

@@ -37,11 +37,13 @@ def decision_record(
         asked=None,
         inputs=opened.inputs,
         commitment=None,
-        payload_bytes=sum(len(message.text.encode()) for message in opened.generation.messages),
+        payload_bytes=sum(len(text.encode()) for _, text in opened.generation.texts()),
         regulated=opened.facts.label.regulated(),
         retention=() if check.verdict is None else retention_of(check.verdict.obligations),
         discharged=check.discharged,
         decided_ms=now_ms,
+        continues=opened.continues,
+        first_token=opened.generation.first_token(),
     )
 
 
@@ -70,4 +72,6 @@ def usage_record(
         own="pool",
         price=None,
         ended_ms=now_ms,
+        continues=opened.continues,
+        first_token=opened.generation.first_token(),
     )

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from orchestrator.engines.generation import Generation
+from orchestrator.engines.identity import Continuing
 from orchestrator.placement.sight import TOKENS_MAX
 from orchestrator.policy.ids import PoolId, SchedulerId
 from orchestrator.telemetry.logs import logger
@@ -55,8 +56,8 @@ class Dialled:
         self._outbox.append(frame)
         self._ready.set()
 
-    def assign(self, work: int, generation: Generation) -> None:
-        """Run this."""
+    def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
+        """Run this, until it is withdrawn."""
         self.put(WorkAssign(work, generation))
 
     def withdraw(self, work: int) -> None:
@@ -105,6 +106,7 @@ class ReplicaService(ReplicaPortServicer):
         port = Dialled()
         port.put(ReplicaWelcome(REPLICA_VERSION, self._scheduler))
         replica = Replica(hello.replica, hello.incarnation, hello.model, hello.slots, self._now_us())
+        replica.continuing = Continuing(hello.identity.digest(), hello.resume)
         reader = asyncio.create_task(self._read(frames, hello, port))
         self._site.replica_joined(hello.pool, replica, port)
         try:

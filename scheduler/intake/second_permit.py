@@ -7,17 +7,20 @@ Every refusal is `not_started`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from orchestrator.bundles.assemble import Bundle
+from orchestrator.evidence.attestation import sealed
 from orchestrator.evidence.citation import attestation_bytes
 from orchestrator.evidence.duties import Done, Means, discharge
 from orchestrator.evidence.inputs import agrees, states
-from orchestrator.evidence.signing import verify
 from orchestrator.placement.fleet import Edge
+from orchestrator.policy.bundle import Law
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import EdgeId, KeyId, PathwayId
 from orchestrator.policy.permit import PERMIT_VERSION, permit_route
+from orchestrator.policy.places import Place
 from orchestrator.policy.verdicts import Verdict
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.frames import Open
@@ -39,7 +42,13 @@ class Check:
     """A sentence for operators, where both sides read the same law differently."""
 
 
-def second_permit(opened: Open, edge_id: EdgeId, cited: Bundle | None, newest: Bundle | None, now_ms: int) -> Check:
+Ask = Callable[[Law, Facts, Place, Place, int], Verdict]
+"""Asks a law about a route; the default is the interpreter, a scheduler takes `policy.table.Tables`."""
+
+
+def second_permit(
+    opened: Open, edge_id: EdgeId, cited: Bundle | None, newest: Bundle | None, now_ms: int, ask_law: Ask = permit_route
+) -> Check:
     """Judge one attempt. `cited` is the manifest that it names, or None when this side cannot come by it."""
     citation = opened.citation
     if cited is None:
@@ -56,22 +65,24 @@ def second_permit(opened: Open, edge_id: EdgeId, cited: Bundle | None, newest: B
     key = _public_key(edge, opened.key_id)
     inputs = None if opened.inputs is None else opened.inputs.digest()
     signed = attestation_bytes(edge_id, opened.attempt, opened.decision, opened.pool, opened.facts, citation, inputs)
-    if key is None or not verify(key, signed, opened.signature):
+    if key is None or not sealed(key, signed, opened.signature):
         return _alarm(opened, "the facts are not signed by a key of this edge")
-    verdict = permit_route(cited.law, opened.facts, edge.place, pool.place, citation.now_ms)
+    verdict = ask_law(cited.law, opened.facts, edge.place, pool.place, citation.now_ms)
     if not verdict.allowed:
         return _alarm(opened, f"the cited law refuses by {', '.join(verdict.rules)}")
-    return _by_newest(opened, edge_id, newest, now_ms)
+    return _by_newest(opened, edge_id, newest, now_ms, ask_law)
 
 
-def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int) -> Check:
+def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int, ask_law: Ask) -> Check:
     edge, pool = newest.fleet.edge(edge_id), newest.fleet.pool(opened.pool)
     revoked = newest.revoked
     gone = opened.pool in revoked.pools or edge_id in revoked.edges or opened.key_id in revoked.keys
     if edge is None or pool is None or gone or _public_key(edge, opened.key_id) is None:
         return _refuse("policy_newer", "The newest fleet of the pool's side does not have this edge and this pool.")
+    if opened.generation.said is not None and not opened.facts.processed_in:
+        return _alarm(opened, "it goes on with an answer, and does not say where that was made")
     facts = _without(opened.facts, revoked.pathways)
-    verdict = permit_route(newest.law, facts, edge.place, pool.place, now_ms)
+    verdict = ask_law(newest.law, facts, edge.place, pool.place, now_ms)
     if not verdict.allowed:
         sentence = "The newest law of the pool's side refuses this."
         return Check(Problem("policy_newer", sentence, None, tuple(verdict.rules)), verdict)
@@ -86,6 +97,8 @@ def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int) -> Ch
 
 
 def _without(facts: Facts, revoked: frozenset[PathwayId]) -> Facts:
+    if not any(pathway.id in revoked for pathway in facts.pathways):
+        return facts
     return replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in revoked))
 
 

@@ -1,4 +1,4 @@
-"""The gRPC socket for edges: thin I/O around `wire.session_intake`, one machine per call."""
+"""The gRPC socket for edges: thin I/O around `wire.session_intake`. A session outlives the calls that carry it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,33 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 
+from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import EdgeId, ReplicaId, SchedulerId
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
+from orchestrator.wire.attachments import Attachments, Limits
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import attempt_in, edge_frame_in, intake_batch_out
 from orchestrator.wire.frames import EdgeFrame, Hello, IntakeFrame, Load
-from orchestrator.wire.session_intake import Close, Instruction, IntakeSession, Send, Settled, Start, Stop
+from orchestrator.wire.session_intake import (
+    TICK_MS,
+    Detach,
+    Instruction,
+    IntakeSession,
+    Send,
+    Settled,
+    Start,
+    Stop,
+)
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeServicer
 from scheduler.intake.site import Site
 
-TICK_S = 0.25
+TICK_S = TICK_MS / 1000
+HELLO_S = 5.0
+"""How long a call may be open without a greeting."""
 IDLE_REPORT_S = 10.0
 """How often, about, an edge without requests here hears how the pools are."""
 IDLE_STEPS = 4
@@ -33,28 +46,82 @@ OUTBOX_FRAMES_MAX = 1 << 18
 log = logger("scheduler.intake")
 
 
+class Line:
+    """One call of an edge: a transport of one session."""
+
+    def __init__(self) -> None:
+        self.port: Port | None = None
+        """The session that it carries, once it has greeted."""
+        self.epoch = 0
+        self.closing = False
+        self._outbox: list[IntakeFrame] = []  # bounded: OUTBOX_FRAMES_MAX
+        self._ready = asyncio.Event()
+
+    def say(self, frame: IntakeFrame) -> bool:
+        """Put a frame on the wire. False when the edge takes nothing away."""
+        self._outbox.append(frame)
+        self._ready.set()
+        return len(self._outbox) <= OUTBOX_FRAMES_MAX
+
+    def drop(self) -> None:
+        """Say nothing of what waits."""
+        self._outbox.clear()
+
+    def end(self) -> None:
+        """Say what waits, and end the call."""
+        self.closing = True
+        self._ready.set()
+
+    def end_ungreeted(self) -> None:
+        """End a call that has not greeted in time."""
+        if self.port is None:
+            self.end()
+
+    async def batches(self) -> AsyncIterator[pb.IntakeBatch]:
+        """Yield one message per turn of the loop for whatever is ready, until the call ends."""
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            frames, self._outbox = self._outbox, []
+            if frames:
+                yield intake_batch_out(self.epoch, frames)
+            if self.closing and not self._outbox:
+                return
+
+
 class Port:
     """One session: carries out what its machine asks for, and hands it what the site has."""
 
-    def __init__(self, site: Site, scheduler: SchedulerId, instance: str, now_us: Callable[[], int]) -> None:
-        self.machine = IntakeSession(scheduler, instance)
-        self.closing = asyncio.Event()
+    def __init__(
+        self, site: Site, machine: IntakeSession, now_us: Callable[[], int], changed: Callable[[Port], None]
+    ) -> None:
+        self.machine = machine
+        self.line: Line | None = None
+        """The call that carries it now."""
+        self.over = False
         self._site = site
         self._now_us = now_us
-        self._outbox: list[IntakeFrame] = []
-        self._ready = asyncio.Event()
+        self._changed = changed
 
     @property
     def edge(self) -> EdgeId | None:
-        """The edge at the other end, once it has greeted."""
-        return self.machine.edge
+        """The edge at the other end, while it is connected."""
+        return self.machine.edge if self.machine.is_attached() else None
+
+    def carry(self, line: Line, hello: Hello) -> None:
+        """From now on `line` is the transport. One that was so before is ended: it only seemed to be alive."""
+        before, self.line = self.line, line
+        line.port, line.epoch = self, hello.epoch
+        if before is not None:
+            before.end()
 
     def act(self, instructions: list[Instruction]) -> None:
         """Carry out what the machine asks for, in order."""
         for instruction in instructions:
             if isinstance(instruction, Send):
-                self._outbox.append(instruction.frame)
-                self._ready.set()
+                if self.line is not None and not self.line.say(instruction.frame):
+                    self.line.drop()
+                    self.act(self.machine.close("slow_reader"))
             elif isinstance(instruction, Start):
                 if self.machine.edge is not None:
                     self._site.start(self, self.machine.edge, instruction.open)
@@ -62,20 +129,29 @@ class Port:
                 self._site.stop(self, instruction.stream)
             elif isinstance(instruction, Settled):
                 self._site.settled(self, instruction.stream, instruction.counts, instruction.sent)
-            elif isinstance(instruction, Close):
-                self.closing.set()
-                self._ready.set()
-        if len(self._outbox) > OUTBOX_FRAMES_MAX and not self.closing.is_set():
-            self._outbox.clear()
-            self.act(self.machine.lost("slow_reader"))
+            elif isinstance(instruction, Detach):
+                self._leave()
+            else:
+                self.over = True
+                log.info(Event.SESSION_CLOSED, session_id=self.machine.session or "", code=instruction.reason)
+                self._leave()
 
-    def accepted(self, stream: int, replica: ReplicaId) -> None:
+    def lost(self, line: Line) -> None:
+        """A call ended. When it was the one that carries the session, that waits for another."""
+        if self.line is line:
+            self.line = None
+            self.act(self.machine.lost(self._now_us()))
+            self._changed(self)
+
+    def accepted(self, stream: int, replica: ReplicaId, continuing: Continuing) -> None:
         """A replica has the work."""
-        self.act(self.machine.accepted(stream, replica))
+        self.act(self.machine.accepted(stream, replica, continuing))
 
     def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
         """Tokens were made."""
         self.act(self.machine.tokens(stream, text, ids, count))
+        if self.line is None:
+            self._changed(self)  # nobody takes them away
 
     def done(self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None, beside: int | None) -> None:
         """The answer is complete; how long it waited here, and how many streams ran beside it."""
@@ -97,32 +173,28 @@ class Port:
         """State of a pool."""
         self.act(self.machine.load(load))
 
-    async def batches(self) -> AsyncIterator[pb.IntakeBatch]:
-        """Yield one message per turn of the loop for whatever is ready, until the session closes."""
-        while True:
-            await self._ready.wait()
-            self._ready.clear()
-            frames, self._outbox = self._outbox, []
-            if frames:
-                yield intake_batch_out(self.machine.epoch, frames)
-            if self.closing.is_set() and not self._outbox:
-                return
-
     async def tick(self) -> None:
         """Judge silence; report loads often while the edge has requests here, seldom otherwise."""
         quiet_s, reports = 0.0, 0
-        while True:
+        while not self.over:
             await asyncio.sleep(TICK_S)
             self.act(self.machine.tick(self._now_us()))
+            self._changed(self)
             quiet_s += TICK_S
             if self.machine.streams() or quiet_s >= IDLE_REPORT_S - reports % IDLE_STEPS * TICK_S:
                 quiet_s, reports = 0.0, reports + 1
-                for load in self._site.loads(self):
+                for load in self._site.loads(self) if self.machine.is_attached() else ():
                     self.load(load)
+
+    def _leave(self) -> None:
+        line, self.line = self.line, None
+        if line is not None:
+            line.end()
+        self._changed(self)
 
 
 class IntakeService(IntakeServicer):
-    """Accepts sessions of edges."""
+    """Accepts sessions of edges, and keeps those whose transport is gone for as long as the edge may come back."""
 
     def __init__(
         self,
@@ -131,76 +203,116 @@ class IntakeService(IntakeServicer):
         instance: str,
         now_us: Callable[[], int],
         wall_ms: Callable[[], int],
+        limits: Limits | None = None,
     ) -> None:
-        self.ports: set[Port] = set()
+        self.attachments = Attachments(scheduler, instance, limits or Limits())
         self._site = site
-        self._scheduler = scheduler
-        self._instance = instance
         self._now_us = now_us
         self._wall_ms = wall_ms
+        self._ports: dict[IntakeSession, Port] = {}
+        self._ticks: dict[Port, asyncio.Task[None]] = {}
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Every session that is not over."""
+        return tuple(self._ports.values())
 
     async def Session(
         self,
         request_iterator: AsyncIterator[pb.EdgeBatch],
         context: grpc.aio.ServicerContext[pb.EdgeBatch, pb.IntakeBatch],
     ) -> AsyncIterator[pb.IntakeBatch]:
-        """One session with one edge."""
-        port = Port(self._site, self._scheduler, self._instance, self._now_us)
-        port.machine.connected(self._now_us())
-        self.ports.add(port)
-        self._site.session_opened(port)
-        tasks = [
-            asyncio.create_task(self._read(port, request_iterator)),
-            asyncio.create_task(port.tick()),
-        ]
+        """One transport of a session with one edge."""
+        line = Line()
+        reader = asyncio.create_task(self._read(line, request_iterator))
+        deadline = asyncio.get_running_loop().call_later(HELLO_S, line.end_ungreeted)
         try:
-            async for batch in port.batches():
+            async for batch in line.batches():
                 yield batch
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            port.act(port.machine.lost("session_lost"))
-            self._site.session_closed(port)
-            self.ports.discard(port)
+            deadline.cancel()
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            if line.port is not None:
+                line.port.lost(line)
 
     def drain(self, grace_ms: int) -> None:
-        """Tell every edge that no new work is taken."""
+        """Tell every edge that no new work is taken. Sessions still come back for what runs."""
+        self.attachments.drain(grace_ms)
         for port in self.ports:
             port.act(port.machine.drain(grace_ms))
 
     def close(self) -> None:
         """End every session."""
-        for port in list(self.ports):
-            port.act(port.machine.lost("draining"))
+        for port in self.ports:
+            port.act(port.machine.close("draining"))
 
-    async def _read(self, port: Port, batches: AsyncIterator[pb.EdgeBatch]) -> None:
-        """Feed the machine. Whatever ends the stream ends the session."""
+    async def _read(self, line: Line, batches: AsyncIterator[pb.EdgeBatch]) -> None:
+        """Feed the machine. Whatever ends the stream ends the transport, and what cannot be read the session."""
         with contextlib.suppress(grpc.aio.AioRpcError, grpc.RpcError):
             try:
                 async for batch in batches:
                     for message in batch.frames:
-                        frame = self._frame(port, batch.epoch, message)
-                        if frame is None:
-                            continue
-                        # Only a greeting is answered with them.
-                        loads = self._site.loads(port) if isinstance(frame, Hello) else ()
-                        now_us, wall_ms = self._now_us(), self._wall_ms()
-                        port.act(port.machine.received(batch.epoch, frame, now_us, wall_ms, loads))
+                        self._take(line, batch.epoch, message)
             except WireError as error:
                 log.error(Event.FRAME_DROPPED, cause="malformed", detail=error.field)
-                port.act(port.machine.lost("protocol_violation"))
-                return
-        port.act(port.machine.lost("session_lost"))
+                if line.port is not None and line.port.line is line:
+                    line.port.act(line.port.machine.close("protocol_violation"))
+            finally:
+                line.end()
 
-    def _frame(self, port: Port, epoch: int, message: pb.EdgeFrame) -> EdgeFrame | None:
+    def _take(self, line: Line, epoch: int, message: pb.EdgeFrame) -> None:
+        """Hand one frame to the session of this transport. Raises WireError."""
+        if line.closing:
+            return  # another transport has taken its place, or it said something unheard of
+        frame = self._frame(line, epoch, message)
+        if frame is None:
+            return
+        port = line.port if line.port is not None else self._greeted(line, frame)
+        if port is None:
+            line.end()
+            return
+        # Only a greeting is answered with them.
+        loads = self._site.loads(port) if isinstance(frame, Hello) else ()
+        port.act(port.machine.received(epoch, frame, self._now_us(), self._wall_ms(), loads))
+        if isinstance(frame, Hello):
+            self._changed(port)
+
+    def _greeted(self, line: Line, frame: EdgeFrame) -> Port | None:
+        """Return the session that a call belongs to; None where it may do nothing."""
+        if not isinstance(frame, Hello):
+            return None
+        machine = self.attachments.greeted(frame)
+        if machine is None:
+            log.warning(Event.SESSION_REFUSED, session_id=frame.session, epoch=frame.epoch)
+            return None
+        port = self._ports.get(machine)
+        if port is None:
+            port = self._ports[machine] = Port(self._site, machine, self._now_us, self._changed)
+            self._site.session_opened(port)
+            self._ticks[port] = asyncio.create_task(port.tick())
+        else:
+            log.info(Event.SESSION_REATTACHED, session_id=frame.session, epoch=frame.epoch)
+        port.carry(line, frame)
+        return port
+
+    def _changed(self, port: Port) -> None:
+        """A session gained or lost its transport, holds more without one, or is over."""
+        for machine, instructions in self.attachments.changed(port.machine):
+            log.warning(Event.SESSION_LOST, session_id=machine.session or "", detail="no room to keep it")
+            self._ports[machine].act(instructions)
+        if port.over and self._ports.pop(port.machine, None) is not None:
+            self._ticks.pop(port).cancel()
+            self._site.session_closed(port)
+
+    def _frame(self, line: Line, epoch: int, message: pb.EdgeFrame) -> EdgeFrame | None:
         """Return the frame of a message. An attempt that cannot be read is refused by itself. Raises WireError."""
         try:
             return edge_frame_in(message)
         except WireError as error:
-            if message.WhichOneof("kind") != "open":
+            if message.WhichOneof("kind") != "open" or line.port is None:
                 raise
             log.error(Event.ATTEMPT_REFUSED, code="policy_stale", detail=error.field)
             attempt = attempt_in(message.open.attempt)
-            port.act(port.machine.unreadable(epoch, message.open.stream, attempt, error.field))
+            line.port.act(line.port.machine.unreadable(epoch, message.open.stream, attempt, error.field))
             return None

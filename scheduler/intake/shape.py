@@ -9,10 +9,12 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from orchestrator.bundles.assemble import Bundle
+from orchestrator.engines.identity import Continuing
 from orchestrator.placement.fleet import PrefixCache
 from orchestrator.placement.lengths import DECLARED_CHARS_PER_TOKEN
 from orchestrator.placement.prefix import salted
 from orchestrator.policy.facts import Facts
+from orchestrator.policy.ids import EdgeId
 from orchestrator.wire.frames import Open
 from scheduler.intake.choice import EXPECTED_OUTPUT_TOKENS, TIME_ALONE, Asked
 
@@ -31,15 +33,23 @@ def tenant_salt(salt: bytes, facts: Facts) -> bytes:
     return blake2b(name.encode(), key=salt, digest_size=SALT_BYTES).digest()
 
 
-def asked_of(opened: Open, newest: Bundle | None, salt: bytes) -> Asked:
-    """Return what the choice is told of an attempt, by the newest bundle. `salt` is the site's."""
+def flow_of(edge: EdgeId, facts: Facts) -> str:
+    """Return whose turn an attempt takes in a queue: its tenant's entity at one edge. A scheduler knows no tenant."""
+    return f"{edge}\x00{facts.tenant.id}"
+
+
+def asked_of(opened: Open, newest: Bundle | None, edge: EdgeId, salt: bytes) -> Asked:
+    """Return what the choice is told of an attempt of `edge`, by the newest bundle. `salt` is the site's."""
     generation = opened.generation
     pool = None if newest is None else newest.fleet.pool(opened.pool)
     settings = None if newest is None else newest.settings
     texts = [part for said in generation.texts() for part in said]
-    chars = sum(len(message.text) for message in generation.messages)
+    chars = sum(len(text) for _, text in generation.texts())
+    said = generation.said
     expected = EXPECTED_OUTPUT_TOKENS if settings is None else settings.expected_output_tokens
     most = generation.sampling.max_tokens
+    if said is not None:
+        expected, most = max(1, expected - said.tokens), None if most is None else most - said.tokens
     shared = pool is not None and pool.prefix_cache is PrefixCache.SHARED
     return Asked(
         generation.model,
@@ -48,4 +58,6 @@ def asked_of(opened: Open, newest: Bundle | None, salt: bytes) -> Asked:
         salted(tenant_salt(salt, opened.facts), texts) if shared else (),
         None if pool is None else pool.served(generation.model),
         TIME_ALONE if settings is None else settings.worth(None),
+        flow_of(edge, opened.facts),
+        None if said is None else Continuing(said.identity, said.by),
     )

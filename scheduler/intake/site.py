@@ -10,16 +10,18 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
-from orchestrator.evidence.canonical import canonical_bytes
+from orchestrator.engines.generation import FinishReason
 from orchestrator.evidence.records import retain_until_ms
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import EdgeId, PoolId, ReplicaId, SchedulerId, SideId, make_decision_id, make_usage_id
+from orchestrator.policy.table import Tables
 from orchestrator.spool.records import RecordId, RecordKind, SpoolError
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
-from orchestrator.wire.catalogue import Problem
+from orchestrator.wire.catalogue import CATALOGUE, Problem
+from orchestrator.wire.deadlines import TOTAL
 from orchestrator.wire.frames import Load, Open
 from scheduler.intake.dispatch import (
     Assign,
@@ -30,6 +32,7 @@ from scheduler.intake.dispatch import (
     PoolState,
     Refuse,
     Replica,
+    TimeUp,
     Told,
     Withdraw,
 )
@@ -60,6 +63,8 @@ class _Running:
     opened: Open
     edge: EdgeId
     work: int
+    until_us: int
+    """When its time is over."""
     arriving: bool = True
     """Whether it is not in the queue yet."""
     accepted: bool = False
@@ -73,6 +78,8 @@ class _Running:
     edge_counts: EdgeCounts | None = None
     sent: int = 0
     stopped: bool = False
+    late: bool = False
+    """Whether its time is over, and its replica told to stop."""
 
     def counts(self) -> PoolCounts:
         """What the pool counted so far. What was sent, the session knows."""
@@ -111,6 +118,7 @@ class Site:
         self._sessions: set[SessionPort] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
+        self._law = Tables()
         self._last_work = 0
         self._last_load = 0
         self._turn = 0
@@ -130,7 +138,8 @@ class Site:
     def start(self, port: SessionPort, edge: EdgeId, opened: Open) -> None:
         """A new attempt arrived."""
         self._last_work += 1
-        running = _Running(port, opened, edge, self._last_work)
+        until_us = self._hands.now_us() + opened.budget_ms * 1000
+        running = _Running(port, opened, edge, self._last_work, until_us)
         self._running[running.work] = running
         self._by_stream[(id(port), opened.stream)] = running.work
         grants = self._grants.get(opened.pool)
@@ -222,6 +231,11 @@ class Site:
         running.generated = max(running.generated, counts.generated)
         if running.counted is Counted.CHUNKS and counts.generated:
             running.counted = Counted.ENGINE
+        if running.late and reason == FinishReason.CANCELLED.value and not running.stopped:
+            # Of the tenant's own time, which says nothing of the replica.
+            self._end(running, Outcome.BROKEN, End.CANCELLED)
+            running.port.broken(running.opened.stream, TOTAL, CATALOGUE[TOTAL].sentence, running.counts())
+            return
         passage = self.dispatchers[running.opened.pool].passage(work)
         self._end(running, Outcome.CANCELLED if running.stopped else Outcome.COMPLETE)
         running.port.done(running.opened.stream, reason, running.counts(), passage.queued_us, passage.beside)
@@ -267,8 +281,8 @@ class Site:
             self._tell(pool, session)
 
     def busy(self) -> int:
-        """Return how many attempts have not ended."""
-        return sum(1 for running in self._running.values() if running.outcome is None)
+        """Return how many attempts have not ended, or whose edge does not have everything yet."""
+        return len(self._running)
 
     async def close(self) -> None:
         """End what is under way here."""
@@ -293,7 +307,7 @@ class Site:
         manifests = self._hands.manifests
         cited = await manifests.find(citation.side, citation.manifest, citation.manifest_digest, FIND_MANIFEST_MS)
         now_ms = self._hands.now_ms()
-        check = second_permit(opened, running.edge, cited, manifests.current, now_ms)
+        check = second_permit(opened, running.edge, cited, manifests.current, now_ms, self._law.permit_route)
         if check.alarm is not None:
             self.alarms["policy_mismatch"] = now_ms
             log.error(Event.POLICY_DISAGREED, attempt_id=opened.attempt, edge=running.edge)
@@ -308,9 +322,11 @@ class Site:
         elif running.stopped:
             self._refuse(running, Problem("engine_busy", "Cancelled before it was queued."))
         else:
-            asked = asked_of(opened, manifests.current, self._hands.salt)
+            asked = asked_of(opened, manifests.current, running.edge, self._hands.salt)
             self._queued(running)
-            self._act(dispatcher, dispatcher.submit(running.work, asked, opened.budget_ms, self._hands.now_us()))
+            now_us = self._hands.now_us()
+            left_ms = max(0, running.until_us - now_us) // 1000
+            self._act(dispatcher, dispatcher.submit(running.work, asked, left_ms, now_us))
 
     async def _recorded(self, running: _Running, check: Check, problem: Problem | None, now_ms: int) -> bool:
         """Put this side's decision into its spool. Returns False when that failed."""
@@ -343,14 +359,18 @@ class Site:
                 continue
             if isinstance(instruction, Assign):
                 running.accepted = True
-                running.port.accepted(running.opened.stream, instruction.replica)
-                self._ports[instruction.replica].assign(running.work, running.opened.generation)
-            elif isinstance(instruction, Withdraw):
+                continuing = dispatcher.continuing(instruction.replica)
+                running.port.accepted(running.opened.stream, instruction.replica, continuing)
+                left_ms = max(0, running.until_us - self._hands.now_us()) // 1000
+                self._ports[instruction.replica].assign(running.work, running.opened.generation, left_ms)
+            elif isinstance(instruction, Withdraw | TimeUp):
+                running.late = running.late or isinstance(instruction, TimeUp)
                 replica_port = self._ports.get(instruction.replica)
                 if replica_port is not None:
                     replica_port.withdraw(running.work)
             elif isinstance(instruction, Refuse):
-                self._refuse(running, Problem(instruction.code, instruction.detail))
+                code, detail = instruction.code, instruction.detail
+                self._refuse(running, Problem(code, detail, retry_after_ms=instruction.retry_after_ms))
             elif isinstance(instruction, Break):
                 self.work_failed(running.work, instruction.code, instruction.detail)
 
@@ -392,7 +412,7 @@ class Site:
         usage = make_usage_id(now_ms, self._hands.entropy(10))
         record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
         try:
-            data = canonical_bytes(record.to_json())
+            data = record.to_bytes()
             kind, record_id = RecordKind("usage"), RecordId(record.id)
             await self._hands.spool.append_async(kind, record_id, data, durable=False, closes=True)
         except SpoolError as error:

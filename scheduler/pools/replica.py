@@ -15,13 +15,13 @@ from pathlib import Path
 
 import grpc
 
-from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, Refused, Started
+from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, Refused, Resume, Started
+from orchestrator.engines.identity import Identity
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_replica import (
     REPLICA_VERSION,
-    Identity,
     ReplicaBeat,
     ReplicaFrame,
     ReplicaHello,
@@ -157,6 +157,7 @@ class _Link:
             ),
             spec.token,
             spec.node_labels,
+            Resume.IDS,
         )
 
     async def _write(self, call: grpc.aio.StreamStreamCall[pb.ReplicaBatch, pb.WorkBatch]) -> None:

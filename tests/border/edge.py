@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from node_agent.border.attempts import Hands
 from node_agent.border.decider import Asked, Commitment
-from node_agent.border.gate import Gate, Hands
+from node_agent.border.gate import Gate
 from node_agent.uplink.session_link import Sendable
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey
@@ -63,7 +64,7 @@ class Edge:
         self.name = name
         self.metrics = Metrics()
         self.skew_ms = 0
-        hands = Hands(
+        self.hands = Hands(
             bundle=lambda: self.current,
             routes=self.routes,  # type: ignore[arg-type]
             spool=self.spool,
@@ -74,8 +75,9 @@ class Edge:
             now_us=lambda: NOW_MS * 1000,
             entropy=secrets.token_bytes,
             skew_ms=lambda: self.skew_ms,
+            patience_ms=0,
         )
-        self.gate = Gate(name, hands)
+        self.gate = Gate(name, self.hands)
 
     def asked(self, tenant: str, declared: Labels = PLAIN, **generation: Any) -> Asked:
         assert self.current is not None

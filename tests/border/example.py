@@ -18,7 +18,7 @@ from orchestrator.policy.ids import EntityId, PathwayId, PoolId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels, Personal
 from orchestrator.policy.pathways import ALL_CATEGORIES, Pathway, PathwayKind, Role
-from orchestrator.wire.frames import StreamFrame
+from orchestrator.wire.frames import StreamFrame, Tokens
 from tests.bundles.sides import Document, File, Issue, Side, holdings_in, issue, make_side, take
 
 Plan = Callable[[Sendable], list[StreamFrame]]
@@ -98,6 +98,9 @@ class ScriptedRoutes:
         self.sent.append((pool.id, sendable))
         try:
             for frame in self.plans[pool.id](sendable):
+                count = frame.count if isinstance(frame, Tokens) else 0
+                tally.received += count
                 yield frame
+                tally.delivered += count
         finally:
             self.closed += 1

@@ -57,7 +57,7 @@ async def test_an_answer_and_a_refusal_are_both_recorded_and_read_back(
 async def test_a_cut_answer_is_recorded_with_what_cut_it(make_edge: Callable[..., Edge], tmp_path: Path) -> None:
     edge = recording(make_edge(cn_guizhou=breaks("engine_failed")), tmp_path)
     with pytest.raises(ProblemError):
-        await edge.text(edge.asked("acme-sg"))
+        await edge.text(replace(edge.asked("acme-sg"), resumes=False))
     (line,) = read_recorded(tmp_path / "trace.jsonl")
     assert line.outcome == "engine_failed"
 
@@ -95,7 +95,8 @@ async def test_hashes_of_regulated_payloads_stay_and_the_file_is_private(
 ) -> None:
     edge = make_edge()
     seen: list[Decided] = []
-    edge.gate._decider.decide = lambda *args: seen.append(Decider.decide(edge.gate._decider, *args)) or seen[-1]  # type: ignore[method-assign, func-returns-value]
+    decider = edge.gate._attempts._decider
+    decider.decide = lambda *args: seen.append(Decider.decide(decider, *args)) or seen[-1]  # type: ignore[method-assign, func-returns-value]
     with suppress(ProblemError):
         await edge.text(edge.asked("acme-sg", Labels(grade=grade)))
     decided = replace(seen[0], blocks=(5, 7))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from node_agent.border.decider import Asked
+from orchestrator.evidence.attestation import sealed
 from orchestrator.evidence.citation import attestation_bytes
 from orchestrator.evidence.duties import DISCHARGERS, DISCLOSURE_HEADER, LABEL_HEADER, Done, Means
 from orchestrator.evidence.inputs import agrees
 from orchestrator.evidence.reading import facts_from_json
-from orchestrator.evidence.signing import verify
 from orchestrator.placement.asked import asked_from_json
 from orchestrator.policy.ids import EdgeId
 from orchestrator.policy.labels import Domestic, Labels, Personal
@@ -184,7 +184,7 @@ async def test_what_went_in_is_in_the_record_and_signed_with_the_attempt(make_ed
     assert (tools["kind"], tools["count"]) == ("tools", 0)
     digest = sent.inputs.digest()
     signed = attestation_bytes(EdgeId(edge.name), sent.attempt, sent.decision, pool, sent.facts, sent.citation, digest)
-    assert verify(edge.key.public_key, signed, sent.signature)
+    assert sealed(edge.key.public_key, signed, sent.signature)
 
 
 async def test_where_no_law_wants_a_proof_no_manifest_is_made(make_edge: MakeEdge) -> None:

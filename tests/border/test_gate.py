@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from node_agent.uplink.session_link import Sendable
+from orchestrator.evidence.attestation import sealed
 from orchestrator.evidence.citation import attestation_bytes
-from orchestrator.evidence.signing import verify
 from orchestrator.policy.ids import Digest, EdgeId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels, Personal
@@ -130,10 +130,10 @@ async def test_newer_law_is_waited_for_and_asked(make_edge: Callable[..., Edge])
 
 
 async def test_a_cut_before_the_first_token_is_an_error_and_settled(make_edge: Callable[..., Edge]) -> None:
-    edge = make_edge(cn_guizhou=breaks("session_lost"))
+    edge = make_edge(cn_guizhou=breaks("deadline_exceeded"))
     with pytest.raises(ProblemError) as cut:
         await edge.gate.ask(edge.asked("acme-sg"))
-    assert cut.value.problem.entry.http == 502
+    assert cut.value.problem.entry.http == 504
     (usage,) = edge.records("usage")
     assert usage["outcome"] == "broken"
 
@@ -183,10 +183,10 @@ async def test_what_the_law_was_told_is_signed_and_the_record_holds_no_payload(
         )
 
     signed = attested(edge.name, sent.inputs.digest())
-    assert verify(edge.key.public_key, signed, sent.signature)
-    assert not verify(edge.key.public_key, attested(edge.name, None), sent.signature)
+    assert sealed(edge.key.public_key, signed, sent.signature)
+    assert not sealed(edge.key.public_key, attested(edge.name, None), sent.signature)
     forged = attested("edge-frankfurt", sent.inputs.digest())
-    assert not verify(edge.key.public_key, forged, sent.signature)
+    assert not sealed(edge.key.public_key, forged, sent.signature)
     everything = b"".join(entry.data for entry in edge.spool.read_from())
     assert SECRET_WORDS.encode() not in everything
     (record,) = edge.records("decision")

@@ -17,10 +17,12 @@ import pytest
 
 from orchestrator.placement import decide as placement_decide
 from orchestrator.policy import table as compiled
+from orchestrator.policy.permit import permit_route
+from orchestrator.policy.table import Tables
 from orchestrator.policy.verdicts import HOUSE_RULES, Verdict
 from orchestrator.telemetry.names import RULE
 from orchestrator.wire.catalogue import ProblemError
-from scheduler.intake import second_permit as second
+from scheduler.intake.second_permit import Ask
 from tests.border.edge import GERMAN, Edge, answers, refuses
 from tests.bundles.sides import NOW_MS
 from tests.intake.bench import PERSONAL, Bench, told
@@ -87,8 +89,8 @@ class Site:
 
     bench: Bench
 
-    def runs(self) -> bool:
-        return self.bench.judge().problem is None
+    def runs(self, ask: Ask) -> bool:
+        return self.bench.judge(ask).problem is None
 
 
 def refused_by_cited_law() -> Site:
@@ -107,20 +109,18 @@ def refused_by_newest_law() -> Site:
     return Site(Bench(house, cited, newest, opened(told(PERSONAL), citation(cited))))
 
 
+@pytest.mark.parametrize("real", [permit_route, Tables().permit_route], ids=["interpreter", "tables"])
 @pytest.mark.parametrize(("site", "call"), [(refused_by_cited_law, 0), (refused_by_newest_law, 1)])
-def test_without_a_call_at_the_site_an_attempt_runs(
-    site: Callable[[], Site], call: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert not site().runs()
-    real, calls = second.permit_route, 0
+def test_without_a_call_at_the_site_an_attempt_runs(site: Callable[[], Site], call: int, real: Ask) -> None:
+    assert not site().runs(real)
+    calls = 0
 
     def removed(*asked: Any) -> Verdict:
         nonlocal calls
         calls += 1
         return YES if calls - 1 == call else real(*asked)
 
-    monkeypatch.setattr(second, "permit_route", removed)
-    assert site().runs()
+    assert site().runs(removed)
     assert calls == 2
 
 
@@ -130,9 +130,10 @@ CALLERS = {
         "orchestrator/policy/table.py",
         "orchestrator/cli/law/diff.py",
         "orchestrator/cli/law/table.py",
-        "scheduler/intake/second_permit.py",
     },
-    "permit_sink": {"orchestrator/cli/law/explain.py"},
+    "ask_law": {"scheduler/intake/second_permit.py"},
+    "second_permit": {"scheduler/intake/site.py"},
+    "permit_sink": {"node_agent/border/keeping.py", "orchestrator/cli/law/explain.py"},
     "permit": set(),
     # Who can send: each link is called by the routes alone, the routes by the gate alone.
     "routes.send": {"node_agent/border/gate.py"},

@@ -45,6 +45,21 @@ async def test_an_answer_comes_whole_with_usage(standing: Standing) -> None:
         assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
+async def test_a_raw_prompt_is_continued_whole_and_streamed(standing: Standing) -> None:
+    for caller in callers(standing):
+        asked = {"model": MODEL, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+        async with caller.client() as client:
+            whole = await client.completions.create(**asked)
+            stream = await client.completions.create(**asked, stream=True)
+            streamed = "".join([chunk.choices[0].text async for chunk in stream])
+        assert whole.object == "text_completion"
+        assert whole.choices[0].text
+        assert streamed == whole.choices[0].text
+        assert whole.usage is not None
+        # No template was laid round it.
+        assert whole.usage.prompt_tokens < 10
+
+
 async def test_an_answer_streams_with_and_without_usage(standing: Standing) -> None:
     for caller in callers(standing):
         for include in (True, False):

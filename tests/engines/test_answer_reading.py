@@ -49,10 +49,21 @@ def failure(events: list[EngineEvent]) -> str:
 def test_an_answer_is_its_texts_and_the_counts_of_the_engine() -> None:
     events = read(text(None), text(""), text("Pa"), text("ris"), text(None, "stop"), usage())
     assert events == [
-        Delta("Pa", (), 1),
-        Delta("ris", (), 1),
+        Delta("Paris", (), 2),
         Finished(FinishReason.STOP, prompt_tokens=9, completion_tokens=4, cached_tokens=3),
     ]
+
+
+def test_a_continuation_is_read_from_the_text_of_its_choices() -> None:
+    def raw(words: str, reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "text": words, "logprobs": None, "finish_reason": reason}
+        return {"object": "text_completion", "choices": [choice]}
+
+    assert read(raw("Pa"), raw("ris"), raw("", "length"), usage()) == [
+        Delta("Paris", (), 2),
+        Finished(FinishReason.LENGTH, prompt_tokens=9, completion_tokens=4, cached_tokens=3),
+    ]
+    assert failure(read({"choices": [{"index": 0, "finish_reason": None}]})) == "engine_protocol"
 
 
 def test_text_and_finish_reason_may_share_a_chunk_and_usage_may_come_with_every_chunk() -> None:
@@ -60,7 +71,7 @@ def test_text_and_finish_reason_may_share_a_chunk_and_usage_may_come_with_every_
         text("Pa") | usage(completion_tokens=1) | {"choices": text("Pa")["choices"]}, text("ris", "length"), usage()
     )
     assert events[-1] == Finished(FinishReason.LENGTH, 9, 4, 3)
-    assert len(events) == 3
+    assert len(events) == 2
 
 
 @pytest.mark.parametrize("details", [None, {}, {"cached_tokens": None}, {"audio_tokens": 1}])

@@ -113,6 +113,23 @@ async def test_an_answer_streams_and_its_usage_is_what_the_server_counts(url: st
     assert finished.completion_tokens == plain["usage"]["completion_tokens"]
 
 
+async def test_a_raw_prompt_is_continued_without_a_template(url: str) -> None:
+    text = "The capital of France is"
+    raw = Generation(ModelId("smollm2"), (Message(Role.PROMPT, text),), Sampling(temperature=0, seed=7, max_tokens=12))
+    async with engine_at(url) as engine:
+        *deltas, finished = [event async for event in engine.generate(raw)]
+    plain = await get(f"{url}/v1/completions", {"prompt": text, "temperature": 0, "seed": 7, "max_tokens": 12})
+    assert isinstance(finished, Finished)
+    assert "".join(event.text for event in deltas if isinstance(event, Delta)) == plain["choices"][0]["text"]
+    assert finished.reason.value == plain["choices"][0]["finish_reason"]
+    assert (finished.prompt_tokens, finished.completion_tokens) == (
+        plain["usage"]["prompt_tokens"],
+        plain["usage"]["completion_tokens"],
+    )
+    # The template alone has more tokens than the whole prompt.
+    assert finished.prompt_tokens < 10
+
+
 async def test_the_bound_on_tokens_ends_an_answer_as_length(url: str) -> None:
     async with engine_at(url) as engine:
         *_, finished = [event async for event in engine.generate(generation(STORY, 5))]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.evidence.canonical import INTEGER_MAX, canonical_bytes, commit
+from orchestrator.evidence.canonical import INTEGER_MAX, JsonValue, canonical_bytes, commit
 from orchestrator.evidence.records import DAY_MS, retain_until_ms
 from orchestrator.policy.ids import KeyId
 
@@ -40,6 +42,30 @@ def test_the_spelling_is_that_of_rfc_8785(value: dict[str, object], expected: by
 def test_reading_and_writing_again_gives_the_same_bytes(value: dict[str, object]) -> None:
     data = canonical_bytes(value)  # type: ignore[arg-type]
     assert canonical_bytes(json.loads(data)) == data
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=5))
+def test_every_value_is_spelled_as_the_reference_spells_it(value: dict[str, object]) -> None:
+    assert canonical_bytes(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
+def test_every_character_is_spelled_as_the_reference_spells_it() -> None:
+    everything = "".join(chr(code) for code in range(0x11000) if not 0xD800 <= code < 0xE000)
+    assert canonical_bytes({"a": everything}) == rfc8785.dumps({"a": everything})
+
+
+def test_a_name_beyond_ascii_deep_inside_is_sorted_by_its_utf_16_units() -> None:
+    value: dict[str, JsonValue] = {"a": [{"b": {"\U0001f602": 1, "\ufb33": 2}}]}
+    assert canonical_bytes(value) == '{"a":[{"b":{"😂":1,"\ufb33":2}}]}'.encode()
+
+
+class _Word(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("value", [_Word("word"), (1, "two"), OrderedDict({"b": 1, "a": _Word("c")})])
+def test_kin_of_the_plain_types_are_spelled_as_they_are(value: object) -> None:
+    assert canonical_bytes({"a": value}) == rfc8785.dumps({"a": value})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("value", [1.5, float("nan"), INTEGER_MAX + 1, -INTEGER_MAX - 1, b"bytes", {1: "key"}])

@@ -15,7 +15,7 @@ from orchestrator.evidence.inputs import ATTEMPT_NAMESPACE, InputManifest, Input
 from orchestrator.evidence.reading import facts_from_json
 from orchestrator.evidence.records import RECORD_VERSION, DecisionRecord
 from orchestrator.ledger.money import Currency, Money
-from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, UsageRecord
+from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, Resumable, UsageRecord
 from orchestrator.placement.asked import Asked, asked_from_json
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
@@ -55,6 +55,7 @@ from orchestrator.policy.pathways import Pathway, PathwayKind, Role
 GOLDEN = Path(__file__).parent / "golden"
 DE, FR, CN = (Jurisdiction(code) for code in ("DE", "FR", "CN"))
 ATTEMPT = AttemptId("att_" + "a" * 32)
+CUT = AttemptId("att_" + "c" * 32)
 DECISION = DecisionId("dec_" + "d" * 32)
 REQUEST = RequestId("req_" + "e" * 32)
 NOW_MS = 1_790_000_000_000
@@ -149,6 +150,8 @@ def decision() -> DecisionRecord:
         retention=("P6M",),
         discharged=(Done(RETAIN, "retention class P6M on this record", (("x-not-recorded", "1"),)),),
         decided_ms=NOW_MS,
+        continues=CUT,
+        first_token=17,
     )
 
 
@@ -168,12 +171,15 @@ def usage() -> UsageRecord:
         own="edge",
         price=Money(123_456_789_012_345_678, Currency("USD")),
         ended_ms=1_790_000_000_500,
+        continues=CUT,
+        first_token=17,
+        resumable=Resumable.IDS,
     )
 
 
-def test_a_decision_record_is_written_as_version_3() -> None:
-    assert RECORD_VERSION == 3
-    assert decision().to_bytes() + b"\n" == (GOLDEN / "decision-v3.json").read_bytes()
+def test_a_decision_record_is_written_as_version_4() -> None:
+    assert RECORD_VERSION == 4
+    assert decision().to_bytes() + b"\n" == (GOLDEN / "decision-v4.json").read_bytes()
 
 
 def test_a_record_of_the_other_side_leaves_out_what_it_was_not_told() -> None:
@@ -205,8 +211,8 @@ def test_what_a_record_holds_can_be_read_again() -> None:
     assert asked_from_json(record["asked"]) == ASKED
 
 
-def test_a_usage_record_is_written_as_version_1() -> None:
-    assert canonical_bytes(usage().to_json()) + b"\n" == (GOLDEN / "usage-v1.json").read_bytes()
+def test_a_usage_record_is_written_as_version_2() -> None:
+    assert canonical_bytes(usage().to_json()) + b"\n" == (GOLDEN / "usage-v2.json").read_bytes()
 
 
 def attestation(inputs: Digest | None) -> bytes:

@@ -61,6 +61,9 @@ SERVED["tenants"][0] |= {
         "slo_first_ms": 800,
         "slo_token_ms": 30,
         "budget_per_request": "0.05",
+        "timeout_ms": 60_000,
+        "first_token_timeout_ms": 5_000,
+        "between_tokens_timeout_ms": 2_000,
     },
     "revisions": {"m": "2026-03-01", "Org/Model-1.5B": "a1b2c3"},
 }
@@ -137,6 +140,7 @@ BAD_SETTINGS: list[tuple[Path, object, str, str]] = [
 REVISION = "tenants[0].revisions.m"
 BAD_TENANTS: list[tuple[Path, object, str, str]] = [
     ((*SERVICE, "budget_per_request"), "-0.05", "tenants[0].service.budget_per_request", "quoted decimal"),
+    ((*SERVICE, "timeout_ms"), 0, "tenants[0].service.timeout_ms", ">= 1"),
     ((*SERVICE, "budget_per_request"), 5, "tenants[0].service.budget_per_request", "text"),
     ((*SERVICE, "slo_first_ms"), 0, "tenants[0].service.slo_first_ms", ">= 1"),
     ((*SERVICE, "slo_token_ms"), "30", "tenants[0].service.slo_token_ms", "whole number"),
@@ -281,7 +285,7 @@ def tenants() -> tuple[Tenant, ...]:
 
 def test_promises_and_revisions_arrive_in_their_units() -> None:
     acme, other = tenants()
-    assert acme.service == Service(500_000_000, 0, 800, 30_000, 50_000_000_000)
+    assert acme.service == Service(500_000_000, 0, 800, 30_000, 50_000_000_000, 60_000, 5_000, 2_000)
     assert acme.revisions == {"m": "2026-03-01", "Org/Model-1.5B": "a1b2c3"}
     assert (other.service, other.revisions) == (None, {})
 

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_bytes
-from typing import Any
+from secrets import token_bytes, token_hex
+from typing import Any, cast
 
 import openai
 
@@ -19,13 +19,17 @@ from node_agent.border.gate import Answer
 from node_agent.front.app import Front
 from node_agent.front.limits import Limits
 from node_agent.front.serve import FrontServer
+from node_agent.idempotency.desk import Desk
+from node_agent.idempotency.sealing import Sealer
+from node_agent.idempotency.store import Bounds, KeyStore
+from node_agent.idempotency.turns import StoreThread
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.formats import SectionKind
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, PoolId, format_api_key
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.names import CODE, POOL
-from orchestrator.wire.catalogue import CATALOGUE
+from orchestrator.wire.catalogue import CATALOGUE, Problem, ProblemError
 from orchestrator.wire.frames import Broken, Done, Tokens
 from tests.bundles.sides import MODEL, NOW_MS, holdings_in, issue, overseas, take, tenants
 
@@ -58,8 +62,11 @@ BETA = Key("betakey1")
 ELSEWHERE = Key("farawaykey1")
 
 
-def bundle_in(folder: Path) -> Bundle:
-    """A bundle of one side: acme may use both models, beta one, and one tenant is not served at this edge."""
+def bundle_in(folder: Path, keeps: Sequence[str] = ()) -> Bundle:
+    """A bundle of one side: acme may use both models, beta one, and one tenant is not served at this edge.
+
+    The tenants in `keeps` want results of requests with a key to be kept.
+    """
     side = overseas()
     files = []
     for kind, name, document in side.files:
@@ -67,6 +74,7 @@ def bundle_in(folder: Path) -> Bundle:
             document = {"version": 1, "tenants": [*_tenant("acme", (ACME, ACME_SECOND), [MODEL, OTHER_MODEL])]}
             document["tenants"] += _tenant("beta", (BETA,), [MODEL])
             document["tenants"] += [{**one, "edges": ["far-edge"]} for one in _tenant("far", (ELSEWHERE,), [MODEL])]
+            document["tenants"] = [{**one, "keep_results": one["id"] in keeps} for one in document["tenants"]]
         if kind is SectionKind.FLEET:
             served = document["pools"][0]["models"]
             served.append({**served[0], "id": OTHER_MODEL})
@@ -120,6 +128,12 @@ class TestGate:
         self.answers_closed = 0
         self.asks_cancelled = 0
         self.bundle: Bundle | None = None
+        self.may_keep = True
+        """Whether the law lets answers be kept."""
+        self.sent = 0
+        """Requests that were sent on, and so may have been begun."""
+        self.refuses = False
+        """Whether pools refuse what is sent to them, without having begun it."""
         self.headers: tuple[tuple[str, str], ...] = ()
         """What the law wants said with each answer."""
 
@@ -131,6 +145,13 @@ class TestGate:
             except asyncio.CancelledError:
                 self.asks_cancelled += 1
                 raise
+        if asked.departure is not None:
+            await asked.departure.before_send(may_keep=self.may_keep)
+        self.sent += 1
+        if self.refuses:
+            if asked.departure is not None:
+                asked.departure.not_started()
+            raise ProblemError(Problem("engine_busy"))
         assert self.bundle is not None
         pool = self.bundle.fleet.pool(PoolId("sg-pool"))
         assert pool is not None
@@ -155,6 +176,8 @@ class Room:
     gate: TestGate
     metrics: Metrics
     bundle: Bundle | None
+    desk: Desk
+    now_ms: int
 
     @property
     def url(self) -> str:
@@ -269,6 +292,7 @@ async def until(check: Callable[[], bool], within_s: float = 1.0) -> None:
         await asyncio.sleep(0.005)
 
 
+BOUNDS = Bounds(1_000, 500, 1 << 20, 1 << 19)
 LIMITS: dict[str, int] = {
     "body_bytes_max": 4096,
     "body_timeout_ms": 500,
@@ -281,29 +305,43 @@ LIMITS: dict[str, int] = {
 
 @asynccontextmanager
 async def room_in(
-    folder: Path, plan: Plan, *, idle_timeout_ms: int = 5_000, now_ms: int = NOW_MS, **limits: int
+    folder: Path,
+    plan: Plan,
+    *,
+    idle_timeout_ms: int = 5_000,
+    now_ms: int = NOW_MS,
+    keeps: Sequence[str] = (),
+    bounds: Bounds = BOUNDS,
+    **limits: int,
 ) -> AsyncIterator[Room]:
-    """Serve a front on a port that the system chooses, until the block ends."""
-    bundle = bundle_in(folder)
+    """Serve a front on a port that the system chooses, until the block ends.
+
+    A second one in the same folder finds the idempotency keys of the first.
+    """
+    bundle = bundle_in(folder / token_hex(4), keeps)
     gate = TestGate(plan)
     gate.bundle = bundle
     metrics = Metrics()
     metrics.admit(CODE, CATALOGUE)
     metrics.admit(POOL, ["sg-pool"])
     room: Room
+    keys = StoreThread(KeyStore(folder / "idempotency" / "keys.db", bounds))
+    desk = Desk(keys, Sealer(b"a secret", EdgeId("sg-edge")), lambda: room.now_ms, metrics)
     front = Front(
         edge=EdgeId("sg-edge"),
         ask=gate.ask,
         bundle=lambda: room.bundle,
-        limits=Limits(**{**LIMITS, **limits}),
-        now_ms=lambda: now_ms,
+        limits=Limits(**cast(dict[str, Any], {**LIMITS, **limits})),
+        now_ms=lambda: room.now_ms,
         entropy=token_bytes,
         metrics=metrics,
+        desk=desk,
     )
     server = FrontServer(front, "127.0.0.1", 0, idle_timeout_ms=idle_timeout_ms)
-    room = Room(front, server, gate, metrics, bundle)
+    room = Room(front, server, gate, metrics, bundle, desk, now_ms)
     await server.start()
     try:
         yield room
     finally:
         await server.stop(2.0)
+        await desk.close()

@@ -12,6 +12,7 @@ from node_agent.border.decider import Asked
 from orchestrator.files.label_header import parse_label_header
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Grade, Labels, Personal
+from orchestrator.wire.deadlines import Waits
 from tests.bundles.sides import MODEL, NOW_MS
 from tests.front.room import (
     ACME,
@@ -62,7 +63,8 @@ async def test_the_gate_is_asked_with_what_was_checked(tmp_path: Path) -> None:
         Personal.NONE, Grade.PUBLIC, None, frozenset({Jurisdiction("DE"), Jurisdiction("FR")})
     )
     assert asked.body == body
-    assert asked.budget_ms == 30_000
+    assert 29_000 < asked.budget_ms <= 30_000
+    assert asked.waits == Waits()
     assert asked.generation.sampling.max_tokens == 9
     assert {capability.value for capability in asked.capabilities} == {"chat", "seed", "stop"}
 

@@ -101,9 +101,9 @@ async def test_a_cut_stream_ends_with_an_error_and_never_with_done(tmp_path: Pat
 
 
 async def test_what_is_broken_before_the_first_byte_has_a_status_of_its_own(tmp_path: Path) -> None:
-    async with room_in(tmp_path, saying(broken("deadline_exceeded"))) as room:
+    async with room_in(tmp_path, saying(broken("timeout_first_token"))) as room:
         reply = await room.call(body=chat_body(stream=True))
-    assert (reply.status, reply.error()["code"]) == (504, "deadline_exceeded")
+    assert (reply.status, reply.error()["code"]) == (504, "timeout_first_token")
 
 
 async def test_what_nobody_foresaw_is_an_internal_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,9 @@ from orchestrator.policy.ids import EdgeId, EntityId, PathwayId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Effective, Personal
 from orchestrator.policy.pathways import ALL_CATEGORIES, Pathway, PathwayKind, Role
+from orchestrator.policy.permit import permit_route
 from orchestrator.wire.frames import Open
-from scheduler.intake.second_permit import Check, second_permit
+from scheduler.intake.second_permit import Ask, Check, second_permit
 from tests.bundles.sides import NOW_MS
 from tests.intake.small_house import DOMESTIC, EDGE, MILD, OVERSEAS, POOL_OPERATOR, TENANT, House, citation, opened
 
@@ -57,8 +58,8 @@ class Bench:
     edge: EdgeId = EDGE
     now_ms: int = NOW_MS
 
-    def judge(self) -> Check:
-        return second_permit(self.open, self.edge, self.cited, self.newest, self.now_ms)
+    def judge(self, ask: Ask = permit_route) -> Check:
+        return second_permit(self.open, self.edge, self.cited, self.newest, self.now_ms, ask)
 
     def cite(self, change: Callable[[Citation], Citation]) -> None:
         """Sign the attempt again, over another citation."""

@@ -15,6 +15,8 @@ from node_agent.uplink.session_link import Sendable, SessionLink
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.engines.generation import Generation, Message, Role, Sampling
+from orchestrator.engines.identity import Identity
+from orchestrator.evidence.attestation import seal
 from orchestrator.evidence.citation import Citation, attestation_bytes
 from orchestrator.evidence.inputs import manifest_of
 from orchestrator.placement.decide import gather, label
@@ -38,7 +40,6 @@ from orchestrator.spool.store import Spool
 from orchestrator.wire.channels import bind, make_server, open_channel
 from orchestrator.wire.convert_replica import (
     REPLICA_VERSION,
-    Identity,
     ReplicaBeat,
     ReplicaFrame,
     ReplicaHello,
@@ -241,7 +242,7 @@ class Stand:
             made = replace(made, inputs=stated)
         inputs = None if made.inputs is None else made.inputs.digest()
         signed = attestation_bytes(EDGE, made.attempt, made.decision, made.pool, made.facts, made.citation, inputs)
-        signature = changes.get("signature", self.key.sign(signed))
+        signature = changes.get("signature", seal(self.key.sign, [signed])[0])
         assert isinstance(signature, bytes)
         return replace(made, signature=signature)
 

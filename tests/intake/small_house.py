@@ -12,6 +12,7 @@ from orchestrator.bundles.formats import SectionEntry, SectionKind
 from orchestrator.bundles.revocations import RevocationList, Revoked
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.engines.generation import Generation, Message, Role, Sampling
+from orchestrator.evidence.attestation import seal
 from orchestrator.evidence.citation import Citation, attestation_bytes
 from orchestrator.evidence.inputs import InputManifest, manifest_of
 from orchestrator.policy.entities import Entity
@@ -212,7 +213,7 @@ def opened(
         facts,
         cites,
         key_id_of(key.public_key) if key_id is None else key_id,
-        key.sign(attestation_bytes(EDGE, attempt, decision, POOL, facts, cites, digest)),
+        seal(key.sign, [attestation_bytes(EDGE, attempt, decision, POOL, facts, cites, digest)])[0],
         CREDIT_BYTES_MIN,
         60_000,
         inputs,

@@ -17,13 +17,13 @@ import pytest_asyncio
 from node_agent.uplink.session_link import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
+from orchestrator.engines.identity import Identity
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import Digest, ModelId, PoolId, ReplicaId, SessionId, SideId
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_replica import (
     REPLICA_VERSION,
-    Identity,
     ReplicaBeat,
     ReplicaFrame,
     ReplicaHello,
@@ -37,14 +37,25 @@ from orchestrator.wire.convert_replica import (
     replica_frame_out,
 )
 from orchestrator.wire.convert_session import edge_batch_out
-from orchestrator.wire.frames import Accepted, Beat, Broken, Done, Hello, Refused, StreamFrame, Tokens
+from orchestrator.wire.frames import (
+    SESSION_VERSION,
+    Accepted,
+    Beat,
+    Broken,
+    Done,
+    Hello,
+    Refused,
+    StreamFrame,
+    Tokens,
+)
+from orchestrator.wire.session_intake import IntakeSession
 from protos.tidegate.v1 import replica_pb2 as pb
 from protos.tidegate.v1.replica_pb2_grpc import ReplicaPortStub
 from protos.tidegate.v1.session_pb2_grpc import IntakeStub
 from scheduler.intake import sessions
 from scheduler.intake.dispatch import Replica
 from scheduler.intake.engine_replica import EngineReplica
-from scheduler.intake.sessions import Port
+from scheduler.intake.sessions import Line, Port
 from scheduler.intake.site import Site
 from tests.intake.site_stand import EDGE, MODEL, POOL, TOKEN, ScriptedReplica, Stand, now_ms, now_us, standing
 from tests.session.world import load, made_id
@@ -143,8 +154,8 @@ async def test_an_old_answer_that_is_read_out_late_takes_nothing_from_a_new_sess
     assert isinstance(await anext(late), Accepted)
     await work_of(replica)
     for port in list(stand.intake.ports):
-        port.act(port.machine.lost("session_lost"))
-    await until(lambda: stand.link.state().epoch == 2 and stand.link.state().accepts_work)
+        port.act(port.machine.close("session_lost"))
+    await until(lambda: stand.link.state().epoch > 1 and stand.link.state().accepts_work)
     new = ask(stand)
     work = await work_of(replica)
     # Both have stream number 1, each in its session.
@@ -177,7 +188,7 @@ async def test_after_a_restart_of_the_intake_replicas_and_edges_find_it_again(
     await stand.restart()
     lost = await running.last()
     assert isinstance(lost, Broken)
-    assert lost.code == "session_lost"
+    assert lost.code == "draining"
     again = ScriptedReplica(stand.replica_port)
     try:
         await again.start()
@@ -201,14 +212,15 @@ async def test_whoever_does_not_greet_first_is_cut_off(stand: Stand) -> None:
 
 async def test_an_edge_that_reads_nothing_is_cut_off(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "OUTBOX_FRAMES_MAX", 10)
-    port = Port(stand.site, stand.site.scheduler, "instance", now_us)
-    hello = Hello(1, 1, EDGE, SessionId(made_id("ses", 1)), 1, now_ms(), 8)
+    port = Port(stand.site, IntakeSession(stand.site.scheduler, "instance"), now_us, lambda port: None)
+    hello = Hello(SESSION_VERSION, SESSION_VERSION, EDGE, SessionId(made_id("ses", 1)), 1, now_ms(), 8)
+    port.carry(Line(), hello)
     port.act(port.machine.received(1, hello, now_us(), now_ms(), ()))
     # Nobody takes the frames of this port away; the greeting's answer is the first.
     for number in range(10):
-        assert not port.closing.is_set()
+        assert not port.over
         port.load(load(number))
-    assert port.closing.is_set()
+    assert port.over
 
 
 # Tenants
@@ -250,13 +262,27 @@ async def test_a_tenant_that_stalls_beyond_every_bound_frees_the_slot(stand: Sta
 async def test_what_waits_longer_than_its_budget_waits_no_more(stand: Stand, replica: ScriptedReplica) -> None:
     running = [ask(stand), ask(stand)]
     works = [await work_of(replica), await work_of(replica)]
-    late = await ask(stand, stand.sendable(budget_ms=400)).last()
-    assert isinstance(late, Broken | Refused)
-    assert late.code in ("engine_busy", "deadline_exceeded")
+    assert await refused(stand, stand.sendable(budget_ms=400)) == "timeout_total"
     await until(lambda: stand.site.dispatchers[POOL].state().waiting == 0)
     for work in works:
         await answer(replica, work, "a")
     assert all([isinstance(await one.last(), Done) for one in running])
+
+
+async def test_what_runs_longer_than_its_budget_is_stopped_and_says_what_it_took(
+    stand: Stand, replica: ScriptedReplica
+) -> None:
+    asked = ask(stand, stand.sendable(budget_ms=400))
+    work = await work_of(replica)
+    await replica.say(WorkStarted(work, 5), WorkTokens(work, "a", (1,), 1))
+    async with asyncio.timeout(SOON_S):
+        assert await replica.got.get() == WorkCancel(work)
+    assert stand.site.dispatchers[POOL].state().running == 1, "its slot is free when its replica says so"
+    await replica.say(WorkFinished(work, "cancelled", PoolCounts(5, 0, 1)))
+    last = await asked.last()
+    assert isinstance(last, Broken)
+    assert (last.code, last.counts) == ("timeout_total", PoolCounts(5, 0, 1, 1))
+    assert stand.site.dispatchers[POOL].state().running == 0
 
 
 # Replicas
@@ -408,8 +434,8 @@ class Hasty:
     def __init__(self, engine: EngineReplica) -> None:
         self.engine = engine
 
-    def assign(self, work: int, generation: Generation) -> None:
-        self.engine.assign(work, generation)
+    def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
+        self.engine.assign(work, generation, budget_ms)
         self.engine.withdraw(work)
 
     def withdraw(self, work: int) -> None:

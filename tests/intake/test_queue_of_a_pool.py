@@ -20,6 +20,7 @@ from scheduler.intake.dispatch import (
     Refuse,
     Replica,
     ReplicaCondition,
+    TimeUp,
     Withdraw,
 )
 
@@ -28,6 +29,7 @@ MODELS = (ModelId("small"), ModelId("large"))
 NAMES = tuple(ReplicaId(f"r-{number}") for number in range(4))
 MS = 1_000
 BUDGET_MS = 5_000
+FLOWS = ("a", "b", "c")
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -39,8 +41,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.waiting_max = 0
         self.queue = Dispatcher(POOL, 0)
         self.model: dict[int, ModelId] = {}
+        self.flow: dict[int, str] = {}
         self.until_us: dict[int, int] = {}
         self.waiting: list[int] = []
+        self.stopped: set[int] = set()
         self.running: dict[int, ReplicaId] = {}
         self.ended: dict[int, str] = {}
         self.incarnations = 0
@@ -54,7 +58,7 @@ class QueueMachine(RuleBasedStateMachine):
         for name, model in zip(NAMES, models, strict=False):
             self.join(name, model, 1, full)
         for model in models * 2 * full:
-            self.submit(model, 300)
+            self.submit(model, 300, FLOWS[0], 1)
 
     @rule(name=st.sampled_from(NAMES), model=st.sampled_from(MODELS), slots=st.integers(1, 3), beats=st.booleans())
     def join(self, name: ReplicaId, model: ModelId, slots: int, beats: bool) -> None:
@@ -91,17 +95,28 @@ class QueueMachine(RuleBasedStateMachine):
         self.take(self.queue.beat(name, replica.incarnation, healthy, self.now_us))
         assert replica.healthy == (before if healthy is None else healthy)
 
-    @rule(model=st.sampled_from(MODELS), budget_ms=st.sampled_from((1, 300, BUDGET_MS)))
-    def submit(self, model: ModelId, budget_ms: int) -> None:
+    @rule(
+        model=st.sampled_from(MODELS),
+        budget_ms=st.sampled_from((1, 300, BUDGET_MS)),
+        flow=st.sampled_from(FLOWS),
+        prompt=st.sampled_from((1, 300, 5_000)),
+    )
+    def submit(self, model: ModelId, budget_ms: int, flow: str, prompt: int) -> None:
         """New work."""
         work = len(self.model) + 1
         self.model[work] = model
+        self.flow[work] = flow
         self.until_us[work] = self.now_us + budget_ms * MS
         self.waiting.append(work)
-        told = self.queue.submit(work, Asked(model), budget_ms, self.now_us)
+        told = self.queue.submit(work, Asked(model, prompt, flow=flow), budget_ms, self.now_us)
         served = {replica.model for replica in self.alive.values()}
         refused = [one for one in told if isinstance(one, Refuse)]
-        assert {one.work for one in refused} <= {work}, "only what is new is turned away"
+        assert len(refused) <= 1
+        for one in refused:
+            if one.work != work:  # made room for a flow that holds less than its own
+                mine = [each for each in self.waiting if self.flow[each] == self.flow[one.work]]
+                assert len(mine) > sum(self.flow[each] == flow for each in self.waiting)
+                assert one.work == mine[-1], "the newest of its flow"
         if not self.alive:
             assert [one.code for one in refused] == ["no_replica"]
         elif model not in served:
@@ -144,6 +159,8 @@ class QueueMachine(RuleBasedStateMachine):
                 assert self.now_us - replica.heard_us > DEAD_MS * MS
         self.take(told)
         assert all(self.until_us[work] > self.now_us for work in self.waiting), "it waited longer than it may"
+        for work in self.running:
+            assert (self.until_us[work] <= self.now_us) == (work in self.stopped), "told to stop, once, in time"
         for replica in self.alive.values():
             assert not replica.beats or self.now_us - replica.heard_us <= DEAD_MS * MS, "a dead replica was kept"
 
@@ -155,16 +172,22 @@ class QueueMachine(RuleBasedStateMachine):
             elif isinstance(one, Refuse):
                 self.waiting.remove(one.work)
                 self.ended[one.work] = one.code
+            elif isinstance(one, TimeUp):
+                assert self.running[one.work] == one.replica
+                assert one.work not in self.stopped
+                self.stopped.add(one.work)
             elif isinstance(one, Break):
                 del self.running[one.work]
                 self.ended[one.work] = one.code
 
     def assigned(self, one: Assign) -> None:
-        """Only waiting work, first come first served per model, to a live replica of its model."""
+        """Only waiting work, first come first served per model and flow, to a live replica of its model."""
         replica = self.alive[one.replica]
         model = self.model[one.work]
         assert replica.model == model
-        assert one.work == next(work for work in self.waiting if self.model[work] == model), "not its turn"
+        flow = self.flow[one.work]
+        alike = (work for work in self.waiting if self.model[work] == model and self.flow[work] == flow)
+        assert one.work == next(alike), "not its turn"
         assert replica.healthy
         assert not replica.beats or self.now_us - replica.heard_us <= SUSPECT_MS * MS, "a silent replica got work"
         self.waiting.remove(one.work)

@@ -17,7 +17,6 @@ from orchestrator.wire.frames import (
     PIECE_BYTES_MAX,
     SESSION_VERSION,
     Beat,
-    Broken,
     Cancel,
     Credit,
     Done,
@@ -31,54 +30,21 @@ from orchestrator.wire.frames import (
     Welcome,
     held_bytes,
 )
+from tests.session.machines import (
+    ATTEMPT,
+    EPOCH,
+    NOTHING,
+    broken,
+    edge,
+    greeting,
+    hand,
+    intake,
+    sent,
+    take,
+    ticked,
+    welcome,
+)
 from tests.session.world import POOL, WALL_MS, load, made_id, open_frame
-
-EPOCH = 3
-ATTEMPT = AttemptId(made_id("att", 1))
-NOTHING = PoolCounts()
-
-
-def greeting(epoch: int = EPOCH) -> Hello:
-    return Hello(1, 1, EdgeId("edge-a"), SessionId(made_id("ses", 1)), epoch, WALL_MS, 64)
-
-
-def welcome(version: int = SESSION_VERSION, streams_max: int = 64) -> Welcome:
-    return Welcome(version, SchedulerId("site"), "one", WALL_MS + 500, streams_max, (load(7),))
-
-
-def edge(streams_max: int = 64) -> e.EdgeSession:
-    """A live session, seen from the edge."""
-    machine = e.EdgeSession(EdgeId("edge-a"), SessionId(made_id("ses", 1)), EPOCH)
-    machine.connected(0, WALL_MS)
-    take(machine, welcome(streams_max=streams_max), 100_000)
-    return machine
-
-
-def take(machine: e.EdgeSession, frame: IntakeFrame, now_us: int = 200_000) -> list[e.Instruction]:
-    return machine.received(EPOCH, frame, now_us, WALL_MS)
-
-
-def intake(streams_max: int = 64) -> i.IntakeSession:
-    """A live session, seen from the intake."""
-    machine = i.IntakeSession(SchedulerId("site"), "one", streams_max)
-    machine.connected(0)
-    machine.received(EPOCH, greeting(), 0, WALL_MS, ())
-    return machine
-
-
-def hand(machine: i.IntakeSession, frame: object, now_us: int = 0) -> list[i.Instruction]:
-    return machine.received(EPOCH, frame, now_us, WALL_MS, ())  # type: ignore[arg-type]
-
-
-def broken(instructions: list[e.Instruction]) -> Broken:
-    (frame,) = (one.frame for one in instructions if isinstance(one, e.Deliver))
-    assert isinstance(frame, Broken)
-    return frame
-
-
-def sent(instructions: list[i.Instruction]) -> list[IntakeFrame]:
-    return [one.frame for one in instructions if isinstance(one, i.Send)]
-
 
 # The edge
 
@@ -136,11 +102,13 @@ def test_skew_is_measured_with_the_greeting() -> None:
 
 def test_a_silent_busy_session_gets_no_new_work_and_an_idle_one_does() -> None:
     machine = edge()
+    ticked(machine, 200_000, 14_000_000)
     assert machine.accepts_work(14_000_000)
     machine.open(open_frame(1, 1, CREDIT_BYTES_MIN), 14_000_000)
-    rtt_us = machine.rtt_us or 0
-    assert machine.accepts_work(14_000_000 + e.SUSPECT_BUSY_MS * 1_000 + rtt_us)
-    assert not machine.accepts_work(14_000_000 + e.SUSPECT_BUSY_MS * 1_000 + rtt_us + 1_000)
+    limit_us = 14_000_000 + e.SUSPECT_BUSY_MS * 1_000 + (machine.rtt_us or 0)
+    ticked(machine, 14_000_000, limit_us)
+    assert machine.accepts_work(limit_us)
+    assert not machine.accepts_work(limit_us + 1_000)
 
 
 def test_no_more_streams_are_opened_than_the_intake_takes() -> None:
@@ -189,7 +157,7 @@ def test_credit_comes_back_in_steps_of_at_most_half() -> None:
 
 
 def test_what_comes_before_the_greeting_or_greets_twice_ends_the_session() -> None:
-    machine = e.EdgeSession(EdgeId("edge-a"), SessionId(made_id("ses", 1)), EPOCH)
+    machine = e.EdgeSession(EdgeId("edge-a"), SessionId(made_id("ses", 1)), EPOCH - 1)
     machine.connected(0, WALL_MS)
     assert take(machine, Draining(1)) == [e.Close("protocol_violation")]
     assert take(edge(), welcome()) == [e.Close("protocol_violation")]
@@ -197,7 +165,7 @@ def test_what_comes_before_the_greeting_or_greets_twice_ends_the_session() -> No
 
 @pytest.mark.parametrize("version", [0, SESSION_VERSION + 1])
 def test_an_intake_of_another_version_ends_the_session(version: int) -> None:
-    machine = e.EdgeSession(EdgeId("edge-a"), SessionId(made_id("ses", 1)), EPOCH)
+    machine = e.EdgeSession(EdgeId("edge-a"), SessionId(made_id("ses", 1)), EPOCH - 1)
     machine.connected(0, WALL_MS)
     assert take(machine, welcome(version)) == [e.Close("protocol_violation")]
 
@@ -205,9 +173,9 @@ def test_an_intake_of_another_version_ends_the_session(version: int) -> None:
 def test_a_closed_session_says_nothing_more() -> None:
     machine = edge()
     machine.open(open_frame(1, 1, CREDIT_BYTES_MIN), 100_000)
-    told = machine.lost("session_lost")
+    told = machine.close("session_lost")
     assert [type(one) for one in told] == [e.Deliver, e.Close]
-    assert machine.lost("session_lost") == machine.tick(10**9) == machine.cancel(1) == []
+    assert machine.close("session_lost") == machine.lost(0) == machine.tick(10**9) == machine.cancel(1) == []
     assert machine.settle(1, EdgeCounts()) == machine.consumed(1, 10**6) == []
     assert not machine.accepts_work(0)
 
@@ -335,11 +303,13 @@ def test_a_settlement_of_another_attempt_settles_nothing() -> None:
 
 
 def test_frames_of_an_old_epoch_are_no_sign_of_life() -> None:
-    machine = intake()
-    for step in range(1, 17):
-        machine.received(EPOCH - 1, Beat(step), step * 1_000_000, WALL_MS, ())
-    assert machine.dead_frames == 16
-    assert machine.tick(17_000_000) == [i.Close("session_lost")]
+    machine, told = intake(), list[i.Instruction]()
+    for step in range(1, 70):
+        now_us = step * 250_000
+        machine.received(EPOCH - 1, Beat(step), now_us, WALL_MS, ())
+        told += machine.tick(now_us)
+    assert machine.dead_frames == 69
+    assert told == [i.Detach("silent")]
 
 
 def test_nobody_hears_of_loads_before_the_greeting() -> None:

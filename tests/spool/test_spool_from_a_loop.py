@@ -175,3 +175,32 @@ def test_the_measurement_of_the_loop_would_notice_a_blocking_append(tmp_path: Pa
         started_s = time.monotonic()
         spool.append(DECISION, RecordId("a"), b"", durable=True)
         assert time.monotonic() - started_s >= SLOW_S
+
+
+async def test_what_needs_no_sync_is_written_without_a_thread_while_the_segment_has_room(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, capacity_bytes=4 * SEGMENT_BYTES_MIN, segment_bytes=SEGMENT_BYTES_MIN)
+    try:
+        await asyncio.gather(*(append(spool, f"r{number}", durable=False) for number in range(20)))
+        assert not spool_threads()
+        assert spool.backlog == 20
+        await append(spool, "durable", durable=True)
+        assert spool_threads()
+    finally:
+        await spool.close_async()
+
+
+async def test_a_new_segment_is_begun_in_the_thread(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, capacity_bytes=4 * SEGMENT_BYTES_MIN, segment_bytes=SEGMENT_BYTES_MIN)
+    try:
+        data = b"x" * (SEGMENT_BYTES_MIN // 2 - 256)
+        kind = RecordKind("decision")
+        for number in range(3):
+            await spool.append_async(kind, RecordId(f"r{number}"), data, durable=False)
+            assert bool(spool_threads()) is (number == 2)
+        assert [len(entry.data) for entry in spool.read_from()] == [len(data)] * 3
+    finally:
+        await spool.close_async()
+
+
+def spool_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("spool")]

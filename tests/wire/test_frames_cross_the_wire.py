@@ -11,8 +11,9 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.engines.generation import FinishReason, Generation, Message, Sampling
+from orchestrator.engines.generation import FinishReason, Generation, Message, Resume, Said, Sampling
 from orchestrator.engines.generation import Role as Speaker
+from orchestrator.engines.identity import Continuing, Identity
 from orchestrator.evidence.canonical import INTEGER_MAX
 from orchestrator.evidence.citation import Citation, attestation_bytes
 from orchestrator.evidence.inputs import InputManifest, InputPart
@@ -104,10 +105,17 @@ FACTS = st.builds(
 PARTS = st.builds(InputPart, NAME, U32, MS, st.none() | NAME)
 DIGESTS = st.tuples(HEX, HEX).map(lambda halves: f"sha256:{halves[0]}{halves[1]}")
 CITATIONS = st.builds(Citation, NAME, MS, DIGESTS, MS, MS, U32)
+SPEAKERS = st.sampled_from([role for role in Speaker if role is not Speaker.PROMPT])
+CONVERSATIONS = st.lists(st.builds(Message, SPEAKERS, TEXT), min_size=1, max_size=3).map(tuple)
+IDS = st.lists(U32, max_size=4).map(tuple)
+SAID = st.builds(Said, st.just(Resume.TEXT), DIGESTS, U32, TEXT) | st.builds(
+    lambda digest, text, ids: Said(Resume.IDS, digest, len(ids), text, ids), DIGESTS, TEXT, IDS
+)
+CONTINUING = st.builds(Continuing, st.none() | DIGESTS, st.sampled_from(Resume))
 GENERATIONS = st.builds(
     Generation,
     NAME,
-    st.lists(st.builds(Message, st.sampled_from(Speaker), TEXT), min_size=1, max_size=3).map(tuple),
+    CONVERSATIONS | st.builds(Message, st.just(Speaker.PROMPT), TEXT).map(lambda message: (message,)),
     st.builds(
         Sampling,
         st.floats(0, 2),
@@ -116,6 +124,7 @@ GENERATIONS = st.builds(
         st.lists(TEXT, max_size=4).map(tuple),
         st.none() | st.integers(1, 2**32 - 1),
     ),
+    st.none() | SAID,
 )
 LOADS = st.builds(f.Load, U64, NAME, U32, U32, U32, U32, U32)
 ATTEMPT, STREAM = made("att"), st.integers(1, 2**64 - 1)
@@ -148,22 +157,48 @@ def opens(draw: st.DrawFn) -> f.Open:
         draw(st.integers(f.CREDIT_BYTES_MIN, 2**32 - 1)),
         draw(U32),
         draw(st.none() | manifests),
+        draw(st.none() | ATTEMPT),
     )
 
 
 REASON = st.sampled_from([reason.value for reason in FinishReason])
 COUNTS = st.builds(PoolCounts, U32, U32, U32, U32)
+SETTLES = st.builds(f.Settle, STREAM, ATTEMPT, st.builds(EdgeCounts, U32, U32))
+HELD = st.builds(f.Held, STREAM, ATTEMPT, st.booleans(), U64, U64, U64, st.booleans(), st.booleans())
 EDGE_FRAMES = st.one_of(
-    st.builds(f.Hello, U32, U32, NAME, made("ses"), U64, MS, U32),
+    st.builds(
+        f.Hello,
+        U32,
+        U32,
+        NAME,
+        made("ses"),
+        U64,
+        MS,
+        U32,
+        st.booleans(),
+        st.lists(HELD, max_size=2).map(tuple),
+        st.lists(SETTLES, max_size=2).map(tuple),
+    ),
     st.builds(f.Credit, STREAM, U32),
     st.builds(f.Cancel, STREAM, ATTEMPT),
-    st.builds(f.Settle, STREAM, ATTEMPT, st.builds(EdgeCounts, U32, U32)),
-    st.builds(f.Beat, U64, U64),
+    SETTLES,
+    st.builds(f.Beat, U64, U64, U64),
     opens(),
 )
 INTAKE_FRAMES = st.one_of(
-    st.builds(f.Welcome, U32, NAME, TEXT, MS, U32, st.lists(LOADS, max_size=2).map(tuple)),
-    st.builds(f.Accepted, STREAM, ATTEMPT, NAME),
+    st.builds(
+        f.Welcome,
+        U32,
+        NAME,
+        TEXT,
+        MS,
+        U32,
+        st.lists(LOADS, max_size=2).map(tuple),
+        st.booleans(),
+        U64,
+        st.lists(U64, max_size=2).map(tuple),
+    ),
+    st.builds(f.Accepted, STREAM, ATTEMPT, NAME, CONTINUING),
     st.builds(
         f.Refused,
         STREAM,
@@ -178,7 +213,7 @@ INTAKE_FRAMES = st.one_of(
     st.builds(f.Done, STREAM, ATTEMPT, REASON, COUNTS),
     st.builds(f.Broken, STREAM, ATTEMPT, NAME, TEXT, COUNTS),
     LOADS,
-    st.builds(f.Beat, U64, U64),
+    st.builds(f.Beat, U64, U64, U64),
     st.builds(f.Draining, U32),
 )
 REPLICA_FRAMES = st.one_of(
@@ -191,9 +226,10 @@ REPLICA_FRAMES = st.one_of(
         NAME,
         st.integers(1, replica.SLOTS_MAX),
         U32,
-        st.builds(replica.Identity, TEXT, TEXT, TEXT, TEXT, TEXT),
+        st.builds(Identity, TEXT, TEXT, TEXT, TEXT, TEXT),
         TEXT,
         st.dictionaries(NAME, TEXT, max_size=2),
+        st.sampled_from(Resume),
     ),
     st.builds(replica.WorkStarted, U64, U32),
     st.builds(replica.WorkTokens, U64, TEXT, st.lists(U32, max_size=3).map(tuple), U32),
@@ -337,7 +373,8 @@ def test_an_unknown_country_or_pathway_kind_is_refused() -> None:
 
 def test_no_repr_holds_a_payload_or_a_token() -> None:
     words = "the words of the tenant"
-    generation = Generation("m", (Message(Speaker.USER, words),), Sampling(stop=(words,)))  # type: ignore[arg-type]
+    said = Said(Resume.TEXT, "sha256:", 1, words)  # type: ignore[arg-type]
+    generation = Generation("m", (Message(Speaker.USER, words),), Sampling(stop=(words,)), said)  # type: ignore[arg-type]
     hello = replica.ReplicaHello(
         1,
         "r",  # type: ignore[arg-type]
@@ -346,7 +383,7 @@ def test_no_repr_holds_a_payload_or_a_token() -> None:
         "m",  # type: ignore[arg-type]
         1,
         1,
-        replica.Identity("", "", "", "", ""),
+        Identity("", "", "", "", ""),
         words,
         {},
     )

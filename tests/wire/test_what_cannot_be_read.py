@@ -29,7 +29,7 @@ from orchestrator.wire.convert_session import (
     intake_frame_in,
     open_out,
 )
-from orchestrator.wire.frames import CREDIT_BYTES_MIN
+from orchestrator.wire.frames import CREDIT_BYTES_MIN, SETTLES_MAX, STREAMS_MAX, Open
 from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
 from tests.session.world import made_id, open_frame
 
@@ -38,11 +38,40 @@ ATTEMPT = made_id("att", 1)
 Break = Callable[[Any], object]
 
 
-def valid() -> session_pb2.Open:
+class Draft:
+    """An attempt with its facts as a message, for the wire carries these written."""
+
+    def __init__(self, message: session_pb2.Open) -> None:
+        object.__setattr__(self, "message", message)
+        object.__setattr__(self, "facts", labels_pb2.Facts.FromString(message.facts))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.message, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.message, name, value)
+
+    def ClearField(self, name: str) -> None:
+        """Take a field away."""
+        if name == "facts":
+            self.facts.Clear()
+        else:
+            self.message.ClearField(name)
+
+    def frame(self) -> session_pb2.EdgeFrame:
+        """The frame as it would arrive."""
+        self.message.facts = self.facts.SerializeToString()
+        return session_pb2.EdgeFrame(open=self.message)
+
+
+def valid() -> Draft:
     """An attempt that can be read, with a payload that must not be seen."""
-    message = open_out(open_frame(1, 1, CREDIT_BYTES_MIN))
+    message = Draft(open_out(open_frame(1, 1, CREDIT_BYTES_MIN)))
     message.generation.messages[0].text = CANARY
     message.generation.sampling.stop.append(CANARY)
+    said = message.generation.said
+    said.by, said.identity, said.tokens, said.text = "ids", "sha256:" + "0" * 64, 2, CANARY
+    said.ids.extend([1, 2])
     pathway = labels_pb2.Pathway(id="scc", kind="eu_scc", exporter="a", importer="b", countries=["CN"], module=2)
     pathway.personal_max, pathway.reference = labels_pb2.PERSONAL_PERSONAL, CANARY
     pathway.exporter_role, pathway.importer_role = labels_pb2.ROLE_CONTROLLER, labels_pb2.ROLE_PROCESSOR
@@ -94,6 +123,7 @@ OPENS: list[tuple[str, Break]] = [
     ("generation.messages", clear("generation")),
     ("generation.messages", lambda m: m.generation.messages.extend([m.generation.messages[0]] * MESSAGES_MAX)),
     ("generation.messages.role", put("generation.messages.0.role", CANARY)),
+    ("generation.messages", lambda m: m.generation.messages.add(role="prompt", text=CANARY)),
     ("generation.model", clear("generation.model")),
     ("generation.sampling.temperature", put("generation.sampling.temperature", math.nan)),
     ("generation.sampling.temperature", put("generation.sampling.temperature", 2.01)),
@@ -101,6 +131,14 @@ OPENS: list[tuple[str, Break]] = [
     ("generation.sampling.top_p", put("generation.sampling.top_p", math.inf)),
     ("generation.sampling.stop", lambda m: m.generation.sampling.stop.extend([CANARY] * STOPS_MAX)),
     ("generation.sampling.max_tokens", put("generation.sampling.max_tokens", 0)),
+    ("said.by", put("generation.said.by", "none")),
+    ("said.by", put("generation.said.by", CANARY)),
+    ("said.by", clear("generation.said.by")),
+    ("said.identity", put("generation.said.identity", CANARY)),
+    ("said.identity", clear("generation.said.identity")),
+    ("said.ids", put("generation.said.tokens", 3)),
+    ("said.ids", put("generation.said.by", "text")),
+    ("attempt", put("continues", CANARY)),
     ("entity.country", clear("facts")),
     ("entity.id", clear("facts.tenant.id")),
     ("entity.country", put("facts.tenant.country", CANARY)),
@@ -179,9 +217,20 @@ OPENS: list[tuple[str, Break]] = [
     ("citation.now_ms", put("citation.now_ms", INTEGER_MAX + 1)),
 ]
 
+
+
+def greeting(**fields: Any) -> session_pb2.EdgeFrame:
+    """A greeting of a session that has lived before."""
+    return session_pb2.EdgeFrame(hello=session_pb2.Hello(edge="e", session=made_id("ses", 1), continues=True, **fields))
+
+
 EDGE: list[tuple[str, session_pb2.EdgeFrame]] = [
     ("hello.session", session_pb2.EdgeFrame(hello=session_pb2.Hello(edge="e", session="s"))),
     ("hello.edge", session_pb2.EdgeFrame(hello=session_pb2.Hello(session=made_id("ses", 1)))),
+    ("attempt", greeting(held=[session_pb2.HeldStream(stream=1, attempt=CANARY)])),
+    ("hello.held", greeting(held=[session_pb2.HeldStream(attempt=ATTEMPT)] * (STREAMS_MAX + 1))),
+    ("attempt", greeting(settled=[session_pb2.Settle(stream=1, attempt="att_2")])),
+    ("hello.settled", greeting(settled=[session_pb2.Settle(attempt=ATTEMPT)] * (SETTLES_MAX + 1))),
     ("attempt", session_pb2.EdgeFrame(cancel=session_pb2.Cancel(stream=1))),
     ("attempt", session_pb2.EdgeFrame(settle=session_pb2.Settle(stream=1, attempt="att_1"))),
 ]
@@ -191,6 +240,8 @@ INTAKE: list[tuple[str, session_pb2.IntakeFrame]] = [
     ("load.pool", session_pb2.IntakeFrame(load=session_pb2.Load(number=1))),
     ("attempt", session_pb2.IntakeFrame(tokens=session_pb2.Tokens(stream=1, text=CANARY))),
     ("accepted.replica", session_pb2.IntakeFrame(accepted=session_pb2.Accepted(stream=1, attempt=ATTEMPT))),
+    ("accepted.identity", session_pb2.IntakeFrame(accepted=session_pb2.Accepted(stream=1, identity=CANARY))),
+    ("accepted.resume", session_pb2.IntakeFrame(accepted=session_pb2.Accepted(stream=1, resume=CANARY))),
     ("refused.code", session_pb2.IntakeFrame(refused=session_pb2.Refused(attempt=ATTEMPT, detail=CANARY))),
     ("broken.code", session_pb2.IntakeFrame(broken=session_pb2.Broken(attempt=ATTEMPT, detail=CANARY))),
     ("done.reason", session_pb2.IntakeFrame(done=session_pb2.Done(attempt=ATTEMPT))),
@@ -214,6 +265,7 @@ REPLICA: list[tuple[str, replica_pb2.ReplicaFrame]] = [
     ("hello.pool", hello(pool="")),
     ("hello.incarnation", hello(incarnation="")),
     ("hello.model", hello(model="")),
+    ("hello.resume", hello(resume=CANARY)),
     ("finished.reason", replica_pb2.ReplicaFrame(finished=replica_pb2.WorkFinished(work=1, reason=CANARY))),
     ("refused.code", replica_pb2.ReplicaFrame(refused=replica_pb2.WorkRefused(work=1, detail=CANARY))),
     ("failed.code", replica_pb2.ReplicaFrame(failed=replica_pb2.WorkFailed(work=1, detail=CANARY))),
@@ -231,9 +283,27 @@ def refusal(parse: Callable[[Any], object], message: object) -> WireError:
 @pytest.mark.parametrize(("field", "change"), OPENS)
 def test_an_attempt_is_refused_by_field(field: str, change: Break) -> None:
     message = valid()
-    edge_frame_in(session_pb2.EdgeFrame(open=message))
+    edge_frame_in(message.frame())
     change(message)
-    assert refusal(edge_frame_in, session_pb2.EdgeFrame(open=message)).field == field
+    assert refusal(edge_frame_in, message.frame()).field == field
+
+
+def test_facts_that_are_no_message_are_refused() -> None:
+    message = valid().frame()
+    message.open.facts = b"\xff\xff\xff"
+    assert refusal(edge_frame_in, message).field == "facts"
+
+
+def test_equal_facts_are_read_once_and_others_are_not_taken_for_them() -> None:
+    message = valid()
+    first, again = edge_frame_in(message.frame()), edge_frame_in(message.frame())
+    message.facts.tenant.id = "another"
+    other = edge_frame_in(message.frame())
+    assert isinstance(first, Open)
+    assert isinstance(again, Open)
+    assert isinstance(other, Open)
+    assert again.facts is first.facts
+    assert other.facts.tenant.id == "another" != first.facts.tenant.id
 
 
 @pytest.mark.parametrize(("field", "message"), EDGE)
@@ -267,7 +337,7 @@ def test_a_kind_of_a_newer_version_is_refused(parse: Callable[[Any], object], ki
 
 
 def test_an_attempt_shows_nothing_of_its_payload() -> None:
-    frame = edge_frame_in(session_pb2.EdgeFrame(open=valid()))
+    frame = edge_frame_in(valid().frame())
     # The reference of a pathway is a fact of the law, not a payload.
     assert CANARY not in repr(frame).replace(f"reference='{CANARY}'", "")
     assert CANARY not in repr(Generation(ModelId("m"), (Message(Role.USER, CANARY),), Sampling(stop=(CANARY,))))

@@ -26,7 +26,7 @@ from protos.tidegate.v1 import session_pb2 as protos_dot_tidegate_dot_v1_dot_ses
 from protos.tidegate.v1 import usage_pb2 as protos_dot_tidegate_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protos/tidegate/v1/replica.proto\x12\x0btidegate.v1\x1a protos/tidegate/v1/session.proto\x1a\x1eprotos/tidegate/v1/usage.proto\"9\n\x0cReplicaBatch\x12)\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x19.tidegate.v1.ReplicaFrame\"3\n\tWorkBatch\x12&\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x16.tidegate.v1.WorkFrame\"\xcb\x02\n\x0cReplicaFrame\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.tidegate.v1.ReplicaHelloH\x00\x12+\n\x07started\x18\x02 \x01(\x0b\x32\x18.tidegate.v1.WorkStartedH\x00\x12)\n\x06tokens\x18\x03 \x01(\x0b\x32\x17.tidegate.v1.WorkTokensH\x00\x12-\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x19.tidegate.v1.WorkFinishedH\x00\x12+\n\x07refused\x18\x05 \x01(\x0b\x32\x18.tidegate.v1.WorkRefusedH\x00\x12)\n\x06\x66\x61iled\x18\x06 \x01(\x0b\x32\x17.tidegate.v1.WorkFailedH\x00\x12(\n\x04\x62\x65\x61t\x18\x07 \x01(\x0b\x32\x18.tidegate.v1.ReplicaBeatH\x00\x42\x06\n\x04kind\"\x99\x01\n\tWorkFrame\x12.\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.tidegate.v1.ReplicaWelcomeH\x00\x12)\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x17.tidegate.v1.WorkAssignH\x00\x12)\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x17.tidegate.v1.WorkCancelH\x00\x42\x06\n\x04kind\"\xce\x02\n\x0cReplicaHello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\r\n\x05slots\x18\x06 \x01(\r\x12\x13\n\x0bwaiting_max\x18\x07 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x08 \x01(\r\x12,\n\x08identity\x18\t \x01(\x0b\x32\x1a.tidegate.v1.ModelIdentity\x12\r\n\x05token\x18\n \x01(\t\x12>\n\x0bnode_labels\x18\x0b \x03(\x0b\x32).tidegate.v1.ReplicaHello.NodeLabelsEntry\x1a\x31\n\x0fNodeLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x87\x01\n\rModelIdentity\x12\x16\n\x0eweights_sha256\x18\x01 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x02 \x01(\t\x12\x17\n\x0ftemplate_sha256\x18\x03 \x01(\t\x12\x15\n\rengine_family\x18\x04 \x01(\t\x12\x14\n\x0cquantisation\x18\x05 \x01(\t\"4\n\x0eReplicaWelcome\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x11\n\tscheduler\x18\x02 \x01(\t\"G\n\nWorkAssign\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12+\n\ngeneration\x18\x02 \x01(\x0b\x32\x17.tidegate.v1.Generation\"\x1a\n\nWorkCancel\x12\x0c\n\x04work\x18\x01 \x01(\x04\"2\n\x0bWorkStarted\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"D\n\nWorkTokens\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0b\n\x03ids\x18\x03 \x03(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"U\n\x0cWorkFinished\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\'\n\x06\x63ounts\x18\x03 \x01(\x0b\x32\x17.tidegate.v1.PoolCounts\"H\n\x0bWorkRefused\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\r\n\x05param\x18\x04 \x01(\t\"8\n\nWorkFailed\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xd2\x01\n\x0bReplicaBeat\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x0f\n\x07healthy\x18\x04 \x01(\x08\x12\x1a\n\rqueued_tokens\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\tkv_tokens\x18\x06 \x01(\x04H\x01\x88\x01\x01\x12\x1b\n\x0ekv_used_tokens\x18\x07 \x01(\x04H\x02\x88\x01\x01\x42\x10\n\x0e_queued_tokensB\x0c\n\n_kv_tokensB\x11\n\x0f_kv_used_tokens2M\n\x0bReplicaPort\x12>\n\x05Serve\x12\x19.tidegate.v1.ReplicaBatch\x1a\x16.tidegate.v1.WorkBatch(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protos/tidegate/v1/replica.proto\x12\x0btidegate.v1\x1a protos/tidegate/v1/session.proto\x1a\x1eprotos/tidegate/v1/usage.proto\"9\n\x0cReplicaBatch\x12)\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x19.tidegate.v1.ReplicaFrame\"3\n\tWorkBatch\x12&\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x16.tidegate.v1.WorkFrame\"\xcb\x02\n\x0cReplicaFrame\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.tidegate.v1.ReplicaHelloH\x00\x12+\n\x07started\x18\x02 \x01(\x0b\x32\x18.tidegate.v1.WorkStartedH\x00\x12)\n\x06tokens\x18\x03 \x01(\x0b\x32\x17.tidegate.v1.WorkTokensH\x00\x12-\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x19.tidegate.v1.WorkFinishedH\x00\x12+\n\x07refused\x18\x05 \x01(\x0b\x32\x18.tidegate.v1.WorkRefusedH\x00\x12)\n\x06\x66\x61iled\x18\x06 \x01(\x0b\x32\x17.tidegate.v1.WorkFailedH\x00\x12(\n\x04\x62\x65\x61t\x18\x07 \x01(\x0b\x32\x18.tidegate.v1.ReplicaBeatH\x00\x42\x06\n\x04kind\"\x99\x01\n\tWorkFrame\x12.\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.tidegate.v1.ReplicaWelcomeH\x00\x12)\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x17.tidegate.v1.WorkAssignH\x00\x12)\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x17.tidegate.v1.WorkCancelH\x00\x42\x06\n\x04kind\"\xde\x02\n\x0cReplicaHello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\r\n\x05slots\x18\x06 \x01(\r\x12\x13\n\x0bwaiting_max\x18\x07 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x08 \x01(\r\x12,\n\x08identity\x18\t \x01(\x0b\x32\x1a.tidegate.v1.ModelIdentity\x12\r\n\x05token\x18\n \x01(\t\x12>\n\x0bnode_labels\x18\x0b \x03(\x0b\x32).tidegate.v1.ReplicaHello.NodeLabelsEntry\x12\x0e\n\x06resume\x18\x0c \x01(\t\x1a\x31\n\x0fNodeLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x87\x01\n\rModelIdentity\x12\x16\n\x0eweights_sha256\x18\x01 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x02 \x01(\t\x12\x17\n\x0ftemplate_sha256\x18\x03 \x01(\t\x12\x15\n\rengine_family\x18\x04 \x01(\t\x12\x14\n\x0cquantisation\x18\x05 \x01(\t\"4\n\x0eReplicaWelcome\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x11\n\tscheduler\x18\x02 \x01(\t\"G\n\nWorkAssign\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12+\n\ngeneration\x18\x02 \x01(\x0b\x32\x17.tidegate.v1.Generation\"\x1a\n\nWorkCancel\x12\x0c\n\x04work\x18\x01 \x01(\x04\"2\n\x0bWorkStarted\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"D\n\nWorkTokens\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0b\n\x03ids\x18\x03 \x03(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"U\n\x0cWorkFinished\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\'\n\x06\x63ounts\x18\x03 \x01(\x0b\x32\x17.tidegate.v1.PoolCounts\"H\n\x0bWorkRefused\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\r\n\x05param\x18\x04 \x01(\t\"8\n\nWorkFailed\x12\x0c\n\x04work\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xd2\x01\n\x0bReplicaBeat\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x0f\n\x07healthy\x18\x04 \x01(\x08\x12\x1a\n\rqueued_tokens\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\tkv_tokens\x18\x06 \x01(\x04H\x01\x88\x01\x01\x12\x1b\n\x0ekv_used_tokens\x18\x07 \x01(\x04H\x02\x88\x01\x01\x42\x10\n\x0e_queued_tokensB\x0c\n\n_kv_tokensB\x11\n\x0f_kv_used_tokens2M\n\x0bReplicaPort\x12>\n\x05Serve\x12\x19.tidegate.v1.ReplicaBatch\x1a\x16.tidegate.v1.WorkBatch(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,29 +44,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKFRAME']._serialized_start=562
   _globals['_WORKFRAME']._serialized_end=715
   _globals['_REPLICAHELLO']._serialized_start=718
-  _globals['_REPLICAHELLO']._serialized_end=1052
-  _globals['_REPLICAHELLO_NODELABELSENTRY']._serialized_start=1003
-  _globals['_REPLICAHELLO_NODELABELSENTRY']._serialized_end=1052
-  _globals['_MODELIDENTITY']._serialized_start=1055
-  _globals['_MODELIDENTITY']._serialized_end=1190
-  _globals['_REPLICAWELCOME']._serialized_start=1192
-  _globals['_REPLICAWELCOME']._serialized_end=1244
-  _globals['_WORKASSIGN']._serialized_start=1246
-  _globals['_WORKASSIGN']._serialized_end=1317
-  _globals['_WORKCANCEL']._serialized_start=1319
-  _globals['_WORKCANCEL']._serialized_end=1345
-  _globals['_WORKSTARTED']._serialized_start=1347
-  _globals['_WORKSTARTED']._serialized_end=1397
-  _globals['_WORKTOKENS']._serialized_start=1399
-  _globals['_WORKTOKENS']._serialized_end=1467
-  _globals['_WORKFINISHED']._serialized_start=1469
-  _globals['_WORKFINISHED']._serialized_end=1554
-  _globals['_WORKREFUSED']._serialized_start=1556
-  _globals['_WORKREFUSED']._serialized_end=1628
-  _globals['_WORKFAILED']._serialized_start=1630
-  _globals['_WORKFAILED']._serialized_end=1686
-  _globals['_REPLICABEAT']._serialized_start=1689
-  _globals['_REPLICABEAT']._serialized_end=1899
-  _globals['_REPLICAPORT']._serialized_start=1901
-  _globals['_REPLICAPORT']._serialized_end=1978
+  _globals['_REPLICAHELLO']._serialized_end=1068
+  _globals['_REPLICAHELLO_NODELABELSENTRY']._serialized_start=1019
+  _globals['_REPLICAHELLO_NODELABELSENTRY']._serialized_end=1068
+  _globals['_MODELIDENTITY']._serialized_start=1071
+  _globals['_MODELIDENTITY']._serialized_end=1206
+  _globals['_REPLICAWELCOME']._serialized_start=1208
+  _globals['_REPLICAWELCOME']._serialized_end=1260
+  _globals['_WORKASSIGN']._serialized_start=1262
+  _globals['_WORKASSIGN']._serialized_end=1333
+  _globals['_WORKCANCEL']._serialized_start=1335
+  _globals['_WORKCANCEL']._serialized_end=1361
+  _globals['_WORKSTARTED']._serialized_start=1363
+  _globals['_WORKSTARTED']._serialized_end=1413
+  _globals['_WORKTOKENS']._serialized_start=1415
+  _globals['_WORKTOKENS']._serialized_end=1483
+  _globals['_WORKFINISHED']._serialized_start=1485
+  _globals['_WORKFINISHED']._serialized_end=1570
+  _globals['_WORKREFUSED']._serialized_start=1572
+  _globals['_WORKREFUSED']._serialized_end=1644
+  _globals['_WORKFAILED']._serialized_start=1646
+  _globals['_WORKFAILED']._serialized_end=1702
+  _globals['_REPLICABEAT']._serialized_start=1705
+  _globals['_REPLICABEAT']._serialized_end=1915
+  _globals['_REPLICAPORT']._serialized_start=1917
+  _globals['_REPLICAPORT']._serialized_end=1994
 # @@protoc_insertion_point(module_scope)

@@ -173,6 +173,7 @@ class ReplicaHello(_message.Message):
     IDENTITY_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     NODE_LABELS_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     replica: _builtins.str
     pool: _builtins.str
@@ -184,6 +185,8 @@ class ReplicaHello(_message.Message):
     context_tokens: _builtins.int
     token: _builtins.str
     """The site's token for local dialers, from a mounted secret."""
+    resume: _builtins.str
+    """What it continues an answer by: `none`, `text` or `ids`. Empty is none."""
     @_builtins.property
     def identity(self) -> Global___ModelIdentity: ...
     @_builtins.property
@@ -202,10 +205,11 @@ class ReplicaHello(_message.Message):
         identity: Global___ModelIdentity | None = ...,
         token: _builtins.str = ...,
         node_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        resume: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "identity", b"identity", "incarnation", b"incarnation", "model", b"model", "node_labels", b"node_labels", "pool", b"pool", "replica", b"replica", "slots", b"slots", "token", b"token", "version", b"version", "waiting_max", b"waiting_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "identity", b"identity", "incarnation", b"incarnation", "model", b"model", "node_labels", b"node_labels", "pool", b"pool", "replica", b"replica", "resume", b"resume", "slots", b"slots", "token", b"token", "version", b"version", "waiting_max", b"waiting_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

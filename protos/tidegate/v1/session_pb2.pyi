@@ -3,7 +3,8 @@
 isort:skip_file
 The conversation of one edge with one intake: one long-lived bidirectional stream carries all requests.
 A batch holds whatever is ready in one turn of the sender's loop. Stream numbers are 64-bit, chosen by the edge and
-never used twice in a session. Frames of a dead number or an old epoch are dropped and counted.
+never used twice in a session. Frames of a dead number or an old epoch are dropped and counted. A session outlives its
+transport: the edge dials again and both go on where they were.
 """
 
 from collections import abc as _abc
@@ -167,7 +168,7 @@ Global___IntakeFrame: _TypeAlias = IntakeFrame  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
-    """First frame of a session."""
+    """First frame of a transport. The session outlives it: `epoch` grows with each transport, `session` stays."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -178,6 +179,9 @@ class Hello(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
     STREAMS_MAX_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     version_min: _builtins.int
     version_max: _builtins.int
     edge: _builtins.str
@@ -185,6 +189,14 @@ class Hello(_message.Message):
     epoch: _builtins.int
     now_ms: _builtins.int
     streams_max: _builtins.int
+    continues: _builtins.bool
+    """The session has lived before, on a transport that is gone: what the edge has of it."""
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldStream]: ...
+    @_builtins.property
+    def settled(self) -> _containers.RepeatedCompositeFieldContainer[Global___Settle]:
+        """Settlements that may have been lost with the old transport, in order."""
+
     def __init__(
         self,
         *,
@@ -195,14 +207,63 @@ class Hello(_message.Message):
         epoch: _builtins.int = ...,
         now_ms: _builtins.int = ...,
         streams_max: _builtins.int = ...,
+        continues: _builtins.bool = ...,
+        held: _abc.Iterable[Global___HeldStream] | None = ...,
+        settled: _abc.Iterable[Global___Settle] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge", b"edge", "epoch", b"epoch", "now_ms", b"now_ms", "session", b"session", "streams_max", b"streams_max", "version_max", b"version_max", "version_min", b"version_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "edge", b"edge", "epoch", b"epoch", "held", b"held", "now_ms", b"now_ms", "session", b"session", "settled", b"settled", "streams_max", b"streams_max", "version_max", b"version_max", "version_min", b"version_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class HeldStream(_message.Message):
+    """What the edge has of one stream with which it wants to go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    stream: _builtins.int
+    attempt: _builtins.str
+    accepted: _builtins.bool
+    next_token: _builtins.int
+    """Index of the first token that it does not have."""
+    received_bytes: _builtins.int
+    """What the frames of tokens that it has counted against credit."""
+    limit_bytes: _builtins.int
+    """All credit that it ever gave, the first included."""
+    cancelled: _builtins.bool
+    ended: _builtins.bool
+    """It has the last frame."""
+    def __init__(
+        self,
+        *,
+        stream: _builtins.int = ...,
+        attempt: _builtins.str = ...,
+        accepted: _builtins.bool = ...,
+        next_token: _builtins.int = ...,
+        received_bytes: _builtins.int = ...,
+        limit_bytes: _builtins.int = ...,
+        cancelled: _builtins.bool = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt", b"attempt", "cancelled", b"cancelled", "ended", b"ended", "limit_bytes", b"limit_bytes", "next_token", b"next_token", "received_bytes", b"received_bytes", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldStream: _TypeAlias = HeldStream  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -216,13 +277,24 @@ class Welcome(_message.Message):
     NOW_MS_FIELD_NUMBER: _builtins.int
     STREAMS_MAX_FIELD_NUMBER: _builtins.int
     LOADS_FIELD_NUMBER: _builtins.int
+    CONTINUED_FIELD_NUMBER: _builtins.int
+    LAST_STREAM_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     scheduler: _builtins.str
     instance: _builtins.str
     now_ms: _builtins.int
     streams_max: _builtins.int
+    continued: _builtins.bool
+    """Whether the intake knows a session that has lived before. When not, the session is over."""
+    last_stream: _builtins.int
+    """The last stream that it was asked for; later ones were lost on their way."""
     @_builtins.property
     def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Load]: ...
+    @_builtins.property
+    def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Streams with which it cannot go on."""
+
     def __init__(
         self,
         *,
@@ -232,10 +304,13 @@ class Welcome(_message.Message):
         now_ms: _builtins.int = ...,
         streams_max: _builtins.int = ...,
         loads: _abc.Iterable[Global___Load] | None = ...,
+        continued: _builtins.bool = ...,
+        last_stream: _builtins.int = ...,
+        gone: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "loads", b"loads", "now_ms", b"now_ms", "scheduler", b"scheduler", "streams_max", b"streams_max", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued", b"continued", "gone", b"gone", "instance", b"instance", "last_stream", b"last_stream", "loads", b"loads", "now_ms", b"now_ms", "scheduler", b"scheduler", "streams_max", b"streams_max", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,29 +384,72 @@ class Generation(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    SAID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]: ...
     @_builtins.property
     def sampling(self) -> Global___Sampling: ...
+    @_builtins.property
+    def said(self) -> Global___Said:
+        """Where it goes on with an answer that was cut."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
         sampling: Global___Sampling | None = ...,
+        said: Global___Said | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["said", b"said", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model", b"model", "said", b"said", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Generation: _TypeAlias = Generation  # noqa: Y015
 
 @_typing.final
+class Said(_message.Message):
+    """What was said already of an answer that is continued. Only a model of the same identity goes on with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """`ids` or `text`: what it is continued by."""
+    identity: _builtins.str
+    tokens: _builtins.int
+    text: _builtins.str
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        text: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "identity", b"identity", "ids", b"ids", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Said: _TypeAlias = Said  # noqa: Y015
+
+@_typing.final
 class Open(_message.Message):
-    """A permitted attempt. `facts_signature` is the edge's Ed25519 over the canonical form of what it attests."""
+    """A permitted attempt. `facts_signature` is the edge's seal on the canonical form of what it attests: an Ed25519
+    signature over the digests of all attestations that left together, and these digests.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -348,20 +466,23 @@ class Open(_message.Message):
     BUDGET_MS_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
     stream: _builtins.int
     attempt: _builtins.str
     decision: _builtins.str
     pool: _builtins.str
+    facts: _builtins.bytes
+    """A Facts, written: attempts of one tenant tell the same ones again and again, and they are read once."""
     key_id: _builtins.str
     facts_signature: _builtins.bytes
     credit_bytes: _builtins.int
     budget_ms: _builtins.int
     """What is left of the tenant's patience when the frame is sent; a deadline is never implied."""
     request: _builtins.str
+    continues: _builtins.str
+    """The attempt that was cut, where this one takes its place."""
     @_builtins.property
     def generation(self) -> Global___Generation: ...
-    @_builtins.property
-    def facts(self) -> _labels_pb2.Facts: ...
     @_builtins.property
     def citation(self) -> _labels_pb2.Citation: ...
     @_builtins.property
@@ -376,7 +497,7 @@ class Open(_message.Message):
         decision: _builtins.str = ...,
         pool: _builtins.str = ...,
         generation: Global___Generation | None = ...,
-        facts: _labels_pb2.Facts | None = ...,
+        facts: _builtins.bytes = ...,
         citation: _labels_pb2.Citation | None = ...,
         key_id: _builtins.str = ...,
         facts_signature: _builtins.bytes = ...,
@@ -384,10 +505,11 @@ class Open(_message.Message):
         budget_ms: _builtins.int = ...,
         request: _builtins.str = ...,
         inputs: _labels_pb2.InputManifest | None = ...,
+        continues: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "facts", b"facts", "generation", b"generation", "inputs", b"inputs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "generation", b"generation", "inputs", b"inputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "budget_ms", b"budget_ms", "citation", b"citation", "credit_bytes", b"credit_bytes", "decision", b"decision", "facts", b"facts", "facts_signature", b"facts_signature", "generation", b"generation", "inputs", b"inputs", "key_id", b"key_id", "pool", b"pool", "request", b"request", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "budget_ms", b"budget_ms", "citation", b"citation", "continues", b"continues", "credit_bytes", b"credit_bytes", "decision", b"decision", "facts", b"facts", "facts_signature", b"facts_signature", "generation", b"generation", "inputs", b"inputs", "key_id", b"key_id", "pool", b"pool", "request", b"request", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -473,18 +595,22 @@ class Beat(_message.Message):
 
     NUMBER_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     answers: _builtins.int
     """Set in an answer: the number that is answered."""
+    settled: _builtins.int
+    """In an answer of the intake: how many settlements it took since the greeting."""
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
         answers: _builtins.int = ...,
+        settled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "number", b"number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "number", b"number", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,19 +623,28 @@ class Accepted(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     stream: _builtins.int
     attempt: _builtins.str
     replica: _builtins.str
+    identity: _builtins.str
+    """Digest of what the model is, empty where that is not known, and what it continues an answer by: `none`, `text` or
+    `ids`. An edge that continues a stream takes no token before both are the ones that it asked for.
+    """
+    resume: _builtins.str
     def __init__(
         self,
         *,
         stream: _builtins.int = ...,
         attempt: _builtins.str = ...,
         replica: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        resume: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "replica", b"replica", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "identity", b"identity", "replica", b"replica", "resume", b"resume", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

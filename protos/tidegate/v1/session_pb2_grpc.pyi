@@ -3,7 +3,8 @@
 isort:skip_file
 The conversation of one edge with one intake: one long-lived bidirectional stream carries all requests.
 A batch holds whatever is ready in one turn of the sender's loop. Stream numbers are 64-bit, chosen by the edge and
-never used twice in a session. Frames of a dead number or an old epoch are dropped and counted.
+never used twice in a session. Frames of a dead number or an old epoch are dropped and counted. A session outlives its
+transport: the edge dials again and both go on where they were.
 """
 
 from collections import abc as _abc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.engines.generation import Generation, ModelId, Refused, Sampling
+from orchestrator.engines.generation import Generation, ModelId, Refused, Resume, Sampling
 from scheduler.pools.engine.sampling import SEED_MASK
 
 STOP_STRINGS_MAX = 4
@@ -17,6 +17,10 @@ def refusal_of(generation: Generation, served: ModelId) -> Refused | None:
         return Refused("model_not_served", "This engine serves another model.", "model")
     if not generation.messages:
         return Refused("bad_generation", "A conversation has at least one message.", "messages")
+    if generation.mixed:
+        return Refused("bad_generation", "A raw prompt stands alone.", "messages")
+    if generation.said is not None and generation.said.by is not Resume.IDS:
+        return Refused("identity_mismatch", "This engine goes on with an answer by its tokens alone.")
     return _sampling_refusal(generation.sampling)
 
 

@@ -13,6 +13,7 @@ from orchestrator.engines.generation import Delta, FinishReason
 from scheduler.pools.engine.detokenise import AnswerText
 from scheduler.pools.engine.model import ServedModel
 from scheduler.pools.engine.prompt import Prompt
+from scheduler.pools.engine.resume import end_of
 from scheduler.pools.engine.sampling import Drawing, next_token
 
 Handle = NewType("Handle", int)
@@ -34,6 +35,9 @@ class Row:
     fed: int = 0
     """Tokens whose keys and values are in the cache."""
     generated: int = 0
+    """Tokens of the answer, those included that another replica generated before it was cut."""
+    owed: str = ""
+    """Text that goes out with the next token: of tokens that were said before. Payload."""
     last_id: int = -1
     """The newest token, which is fed next."""
 
@@ -107,10 +111,10 @@ class Batch:
         row = self._joining
         if row is None:
             return None
-        chunk = row.prompt.token_ids[row.fed : row.fed + PREFILL_CHUNK_TOKENS]
+        chunk = row.prompt.read_ids[row.fed : row.fed + PREFILL_CHUNK_TOKENS]
         logits = self._model.prefill(len(self._decoding), chunk, row.fed)
         row.fed += len(chunk)
-        if row.fed < len(row.prompt.token_ids):
+        if row.fed < len(row.prompt.read_ids):
             return None
         step = self._accept(row, next_token(logits, row.drawing, row.fed))
         self._joining = None
@@ -121,12 +125,8 @@ class Batch:
     def _accept(self, row: Row, token_id: int) -> Step:
         row.last_id = token_id
         row.generated += 1
-        text = row.text.push(token_id)
-        reason = None
-        if token_id in self._model.end_ids or row.text.stopped:
-            reason = FinishReason.STOP
-        elif row.generated >= row.prompt.tokens_max:
-            reason = FinishReason.LENGTH
+        text, row.owed = row.owed + row.text.push(token_id), ""
+        reason = end_of(token_id, row.generated, row.text, self._model.end_ids, row.prompt.tokens_max)
         if reason is not None:
             text += row.text.rest()
         return Step(row, Delta(text, (token_id,), 1), reason)

@@ -92,6 +92,10 @@ class AnswerText:
         """Whether a stop string was met."""
         return self._filter.stopped
 
+    def knows(self, token_id: int) -> bool:
+        """Whether the vocabulary has such a token."""
+        return token_id < len(self._table)
+
     def push(self, token_id: int) -> str:
         """Take one token; returns the text that is complete and surely part of the answer. May be empty.
 

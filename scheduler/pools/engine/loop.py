@@ -21,6 +21,7 @@ from enum import Enum
 from pathlib import Path
 
 from orchestrator.engines.generation import (
+    Delta,
     EngineEvent,
     Failed,
     Finished,
@@ -36,6 +37,7 @@ from scheduler.pools.engine.detokenise import AnswerText
 from scheduler.pools.engine.identity import ModelIdentity
 from scheduler.pools.engine.model import ServedModel
 from scheduler.pools.engine.prompt import Prompt
+from scheduler.pools.engine.resume import Taken, take_up
 from scheduler.pools.engine.sampling import SEED_MASK, Drawing
 
 __all__ = ["IDLE_BEAT_S", "STEP_GRACE_S", "Engine", "EngineLoad", "Handle", "Sink"]
@@ -85,6 +87,10 @@ class _Request:
     sink: Sink
     rendering: Future[Prompt | Refused]
     prompt: Prompt | None = None
+    text: AnswerText | None = None
+    """Of its answer, once the prompt is rendered."""
+    taken: Taken | None = None
+    """Where its answer begins."""
     row: Row | None = None
     """Once it has a slot."""
 
@@ -92,7 +98,7 @@ class _Request:
         """Prompt tokens that are rendered and not in the cache. Off by one step where the engine's thread is in it."""
         if self.prompt is None:
             return 0
-        return max(0, len(self.prompt.token_ids) - (0 if self.row is None else self.row.fed))
+        return max(0, len(self.prompt.read_ids) - (0 if self.row is None else self.row.fed))
 
 
 class Engine:
@@ -286,7 +292,7 @@ class Engine:
             self._end_cancelled(batch, handle)
         for request in rendered:
             if request.handle not in cancelled:
-                self._settle(request)
+                self._settle(model, request)
         self._join_next(model, batch)
         for step in batch.decode():
             self._deliver(batch, step)
@@ -317,27 +323,38 @@ class Engine:
             return
         request.rendering.cancel()
         prompt_tokens = len(request.prompt.token_ids) if request.prompt is not None else 0
-        generated = row.generated if row is not None else 0
+        generated = row.generated - len(row.prompt.said_ids) if row is not None else 0
         _tell(request.sink, Finished(FinishReason.CANCELLED, prompt_tokens, generated))
 
-    def _settle(self, request: _Request) -> None:
+    def _settle(self, model: ServedModel, request: _Request) -> None:
         """The reader is done with a prompt: tell that it was accepted, or why not."""
         error = request.rendering.exception()
         if error is not None:
             _log.error("a prompt could not be rendered: %s", type(error).__name__)
             outcome: EngineEvent = Failed("engine_failed", "The engine could not render the prompt.")
         else:
-            rendered = request.rendering.result()
-            if isinstance(rendered, Prompt):
-                request.prompt = rendered
-                outcome = Started(len(rendered.token_ids))
-            else:
-                outcome = rendered
-        if not isinstance(outcome, Started):
+            outcome = self._opened(model, request, request.rendering.result())
+        taken = request.taken
+        if not _tell(request.sink, outcome) or taken is None:
             self._forget(request.handle)
-            _tell(request.sink, outcome)
-        elif not _tell(request.sink, outcome):
+        elif taken.finished is not None:
+            # The last token was said before it came here; only the end was lost.
             self._forget(request.handle)
+            if not taken.owed or _tell(request.sink, Delta(taken.owed, (), 0)):
+                prompt_tokens = 0 if request.prompt is None else len(request.prompt.token_ids)
+                _tell(request.sink, Finished(taken.finished, prompt_tokens, 0))
+
+    def _opened(self, model: ServedModel, request: _Request, prompt: Prompt | Refused) -> Started | Refused:
+        """Open the text of an answer, at its begin or where it was cut."""
+        if isinstance(prompt, Refused):
+            return prompt
+        said = request.generation.said
+        text = AnswerText(model.prompter.token_table, request.generation.sampling.stop)
+        taken = Taken("", None) if said is None else take_up(text, said, model.end_ids, prompt.tokens_max)
+        if isinstance(taken, Refused):
+            return taken
+        request.prompt, request.text, request.taken = prompt, text, taken
+        return Started(len(prompt.token_ids))
 
     def _join_next(self, model: ServedModel, batch: Batch) -> None:
         if not batch.can_join:
@@ -348,13 +365,12 @@ class Engine:
                 return
             request = self._waiting.popleft()
             self._running[request.handle] = request
-        prompt, sampling = request.prompt, request.generation.sampling
-        if prompt is None:
+        prompt, text, sampling = request.prompt, request.text, request.generation.sampling
+        if prompt is None or text is None or request.taken is None:
             raise RuntimeError("a request without a prompt was taken from the line")
         seed = self._entropy() & SEED_MASK if sampling.seed is None else sampling.seed
         drawing = Drawing(sampling.temperature, sampling.top_p, seed)
-        text = AnswerText(model.prompter.token_table, sampling.stop)
-        request.row = Row(request.handle, prompt, drawing, text)
+        request.row = Row(request.handle, prompt, drawing, text, 0, len(prompt.said_ids), request.taken.owed)
         batch.join(request.row)
 
     def _deliver(self, batch: Batch, step: Step) -> None:
@@ -368,7 +384,8 @@ class Engine:
             batch.leave(row.handle)
             self._forget(row.handle)
         if step.finished is not None and heard:
-            _tell(request.sink, Finished(step.finished, len(row.prompt.token_ids), row.generated))
+            generated = row.generated - len(row.prompt.said_ids)
+            _tell(request.sink, Finished(step.finished, len(row.prompt.token_ids), generated))
 
     def _forget(self, handle: Handle) -> _Request | None:
         with self._changed:

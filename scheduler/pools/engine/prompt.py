@@ -28,7 +28,14 @@ class Prompt:
 
     token_ids: tuple[int, ...]
     tokens_max: int
-    """The most tokens to generate after it; at least 1."""
+    """The most tokens of the whole answer; at least 1."""
+    said_ids: tuple[int, ...] = ()
+    """The answer's first tokens, where it goes on with one that was cut."""
+
+    @property
+    def read_ids(self) -> tuple[int, ...]:
+        """Everything that is read before the next token."""
+        return self.token_ids + self.said_ids
 
     def __repr__(self) -> str:
         return f"Prompt(tokens={len(self.token_ids)}, tokens_max={self.tokens_max})"
@@ -61,7 +68,8 @@ class Prompter:
     def render(self, generation: Generation) -> Prompt | Refused:
         """The prompt's tokens, or why this engine refuses it. The refusal's sentence holds counts and no text."""
         try:
-            token_ids = self._token_ids(generation.messages)
+            raw = generation.raw_prompt
+            token_ids = self._token_ids(generation.messages) if raw is None else self._raw_token_ids(raw)
         except TemplateError:
             return Refused("bad_generation", "The model's chat template does not take this order of roles.", "messages")
         except UnicodeEncodeError:
@@ -78,7 +86,15 @@ class Prompter:
                 f"{self._context_tokens} tokens.",
                 "messages",
             )
-        return Prompt(token_ids, wanted or room)
+        said_ids = () if generation.said is None else generation.said.ids
+        if len(said_ids) > (wanted or room):
+            return Refused("identity_mismatch", "More tokens were said than this engine's answer may have.")
+        return Prompt(token_ids, wanted or room, said_ids)
+
+    def _raw_token_ids(self, text: str) -> tuple[int, ...]:
+        """The tokens of a text that is continued as it stands, after whatever the model begins every text with."""
+        text.encode()  # raises for a lone surrogate, which the tokenizer reports less clearly
+        return tuple(self._text.encode_batch([text], add_special_tokens=True)[0].ids)
 
     def _token_ids(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         placeholders = [

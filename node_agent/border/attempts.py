@@ -1,0 +1,334 @@
+"""One attempt: decided, recorded and signed before it leaves, and accounted for when it has ended.
+
+Nothing here sends. Whatever the gate sends was made here, so that it is permitted and in the spool by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from node_agent.border.decider import Asked, Commitment, Decided, Decider, Expected, record_of
+from node_agent.border.keeping import may_keep
+from node_agent.border.memory import Memory
+from node_agent.border.resume import RETAINED_BYTES_MAX
+from node_agent.border.retries import RetryBudget
+from node_agent.border.signer import Signer
+from node_agent.border.traced import ended_line, refused_line
+from node_agent.uplink.routes import Routes
+from node_agent.uplink.session_link import Sendable, Tally
+from orchestrator.bundles.assemble import Bundle
+from orchestrator.bundles.roots import SigningKey, key_id_of
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
+from orchestrator.evidence.citation import attestation_bytes
+from orchestrator.evidence.records import DecisionRecord, retain_until_ms
+from orchestrator.evidence.remembered import Remembered
+from orchestrator.ledger.money import Money
+from orchestrator.ledger.rating import rate
+from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, Resumable, UsageRecord
+from orchestrator.placement.decide import Decision
+from orchestrator.placement.fleet import Pool
+from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
+from orchestrator.policy.labels import LabelSources, Mismatch
+from orchestrator.policy.verdicts import FAULT
+from orchestrator.spool.records import RecordId, RecordKind, SpoolError
+from orchestrator.spool.store import Spool
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.names import DENIALS, MISMATCHES, PLACEMENTS, TOKENS, Event
+from orchestrator.wire.catalogue import Problem, ProblemError
+from orchestrator.wire.deadlines import TOTAL
+from orchestrator.wire.frames import Broken, Done, StreamFrame
+
+HELD_UP_SHARE = 4
+"""Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
+
+log = logger("node_agent.border")
+
+_mismatches: Remembered[LabelSources, tuple[Mismatch, ...]] = Remembered(LabelSources.mismatches)
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What the gate acts with. Time and randomness come through here."""
+
+    bundle: Callable[[], Bundle | None]
+    routes: Routes
+    spool: Spool
+    metrics: Metrics
+    signing_key: SigningKey
+    commitment: Commitment
+    now_ms: Callable[[], int]
+    now_us: Callable[[], int]
+    """Monotonic: what durations are measured with."""
+    entropy: Callable[[int], bytes]
+    skew_ms: Callable[[], int] = lambda: 0
+    """Of this edge's clock, as control sees it."""
+    note: Callable[[bytes], None] | None = None
+    """Takes a line of a trace for replays; None where none is recorded."""
+    retained_bytes: int = RETAINED_BYTES_MAX
+    """What prompts and answers that could go on elsewhere may take in memory."""
+    patience_ms: int = 3_000
+    """How long a cut answer waits for a pool to go on in, where the law allows one that cannot be reached now."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One send of one request to one pool."""
+
+    asked: Asked
+    decision_id: DecisionId
+    attempt: AttemptId
+    pool: Pool
+    sendable: Sendable
+    tally: Tally
+    headers: tuple[tuple[str, str], ...]
+    decided: Decided
+    sent_us: int
+    continuing: Continuing = NOT_CONTINUED
+    """What the replica that has it is, and could continue an answer by."""
+    first_us: int | None = None
+    held_us: int = 0
+    """For how long the tenant did not take what was there for it."""
+
+    def held_up(self, now_us: int) -> bool:
+        """Whether the tenant was slow to read."""
+        return self.first_us is not None and self.held_us * HELD_UP_SHARE > now_us - self.first_us
+
+
+class Attempts:
+    """Makes attempts, and accounts for them."""
+
+    def __init__(self, edge: EdgeId, hands: Hands) -> None:
+        self._hands = hands
+        self._edge = edge
+        self._decider = Decider(edge)
+        self._memory = Memory(edge, hands.commitment)
+        self._signer = Signer(hands.signing_key)
+        self._key_id = key_id_of(hands.signing_key.public_key)
+        self.retries = RetryBudget()
+        """What the edge spends on second attempts."""
+
+    async def open(self, asked: Asked, tried: frozenset[PoolId], before: Problem | None, *, again: bool) -> Attempt:
+        """Decide once, and put the record into the spool. Raises ProblemError when nothing may or can be sent.
+
+        `again` says that it is not the first attempt of its request.
+        """
+        hands = self._hands
+        if asked.budget_ms <= 0:
+            raise ProblemError(Problem(TOTAL))
+        bundle = hands.bundle()
+        if bundle is None:
+            raise ProblemError(Problem("no_bundle"))
+        edge = bundle.fleet.edge(self._edge)
+        if bundle.settings is None or edge is None:
+            raise ProblemError(Problem("no_bundle"))
+        prompt = self._memory.prompt(asked, edge, bundle.fleet)
+        seen = {pool.id: hands.routes.view(pool) for pool in bundle.fleet.pools}
+        known = self._memory.known(asked, prompt, bundle.fleet, seen, hands.now_us())
+        # What was said already is read again, and is not generated again.
+        said = asked.generation.first_token()
+        output = max(1, self._memory.output_tokens(asked, bundle.settings) - said)
+        expected = Expected(prompt.tokens + said, output, prompt.blocks)
+        # From the views to the choice nothing waits, and the choice counts at once: decisions that are made while this
+        # one is written down see it.
+        decided = self._decider.decide(
+            asked,
+            bundle,
+            expected,
+            known.views,
+            tried,
+            before,
+            hands.commitment,
+            hands.now_ms(),
+            hands.skew_ms(),
+            hands.entropy,
+        )
+        chosen = decided.decision.placement.chosen
+        if decided.problem is None and chosen is not None:
+            before_belief = known.before_belief[chosen.pool.id]
+            now_us = hands.now_us()
+            self._memory.sent(decided.attempt, asked, prompt, decided.shape, chosen, before_belief, now_us)
+        attempt: Attempt | None = None
+        try:
+            attempt = await self._record(asked, decided)
+        finally:
+            if attempt is None:
+                self._memory.ended(decided.attempt, None, hands.now_us())
+        self._memory.left(attempt.attempt, attempt.sent_us)
+        self.retries.sent(attempt.attempt, again, attempt.sent_us)
+        return attempt
+
+    async def _record(self, asked: Asked, decided: Decided) -> Attempt:
+        """Put the record of a decision into the spool, and return what leaves. Raises ProblemError."""
+        hands = self._hands
+        decision, problem = decided.decision, decided.problem
+        record = record_of(asked, decided, hands.commitment)
+        await self._spool(record, durable=decision.regulated, mandatory=problem is None)
+        self._count(decision, record)
+        chosen = decision.placement.chosen
+        if problem is not None or chosen is None:
+            log.info(
+                Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=record.outcome
+            )
+            if hands.note is not None:
+                hands.note(refused_line(asked, decided, record.outcome))
+            raise ProblemError(problem or Problem("internal_error"))
+        facts = decision.travelling(decided.edge)
+        inputs = None if decided.inputs is None else decided.inputs.digest()
+        signed = attestation_bytes(
+            decided.edge.id, decided.attempt, decided.id, chosen.pool.id, facts, decided.citation, inputs
+        )
+        sendable = Sendable(
+            decided.attempt,
+            decided.id,
+            asked.request,
+            chosen.pool.id,
+            asked.generation,
+            facts,
+            decided.citation,
+            self._key_id,
+            await self._signer.seal(signed),
+            asked.budget_ms,
+            decided.inputs,
+            asked.waits,
+            None if asked.continued is None else asked.continued.attempt,
+        )
+        headers = tuple(header for done in decided.discharged for header in done.headers)
+        return Attempt(
+            asked,
+            decided.id,
+            decided.attempt,
+            chosen.pool,
+            sendable,
+            Tally(),
+            headers,
+            decided,
+            hands.now_us(),
+        )
+
+    async def depart(self, attempt: Attempt) -> None:
+        """Tell whoever has to know before the request is sent. Nothing has left yet. Raises ProblemError."""
+        asked, hands = attempt.asked, self._hands
+        if asked.departure is None:
+            return
+        bundle = hands.bundle()
+        may = asked.tenant.keep_results and bundle is not None
+        if may and bundle is not None:
+            facts = attempt.decided.decision.facts
+            may = may_keep(bundle, attempt.decided.edge, attempt.pool, facts, hands.skew_ms(), hands.now_ms())
+        await asked.departure.before_send(may_keep=may)
+
+    def began(self, attempt: Attempt) -> None:
+        """The first token is here: learn from it how far the pool is."""
+        attempt.first_us = self._hands.now_us()
+        self._memory.first_token(attempt.attempt, attempt.first_us)
+
+    def ended(self, attempt: Attempt, last: StreamFrame | None) -> None:
+        """An attempt is over: learn from it. What is told again counts no more."""
+        now_us = self._hands.now_us()
+        self.retries.ended(attempt.attempt, now_us)
+        self._memory.ended(attempt.attempt, last, now_us, attempt.held_up(now_us))
+
+    async def settle(
+        self,
+        attempt: Attempt,
+        outcome: Outcome,
+        last: Done | Broken | None,
+        price: Money | None,
+        resumable: Resumable | None,
+    ) -> None:
+        """Record what was used. The edge's own counts stand first; the pool's are marked as reported."""
+        hands = self._hands
+        now_ms = hands.now_ms()
+        self.ended(attempt, last)
+        told = attempt.pool.engine is None
+        record = UsageRecord(
+            id=make_usage_id(now_ms, hands.entropy(10)),
+            request=attempt.asked.request,
+            attempt=attempt.attempt,
+            decision=attempt.decision_id,
+            tenant=attempt.asked.tenant.id,
+            pool=attempt.pool.id,
+            model=attempt.asked.generation.model,
+            outcome=outcome,
+            counted=Counted.IDS if told else Counted.CHUNKS,
+            pool_counts=None if last is None else last.counts,
+            edge_counts=attempt.tally.counts(),
+            own="edge",
+            price=price,
+            ended_ms=now_ms,
+            continues=attempt.sendable.continues,
+            first_token=attempt.asked.generation.first_token(),
+            resumable=resumable,
+        )
+        if hands.note is not None:
+            hands.note(self._line(attempt, outcome, last))
+        try:
+            data = record.to_bytes()
+            kind, record_id = RecordKind("usage"), RecordId(record.id)
+            # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
+            durable = attempt.asked.departure is not None
+            await hands.spool.append_async(kind, record_id, data, durable=durable, closes=True)
+        except SpoolError as error:
+            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
+        counts_by_name = {"received": attempt.tally.received, "delivered": attempt.tally.delivered}
+        for name, amount in counts_by_name.items():
+            hands.metrics.count(TOKENS, amount, pool=attempt.pool.id, count=name)
+
+    def _count(self, decision: Decision, record: DecisionRecord) -> None:
+        """Count the choice, and the rules behind each pool that the law refuses."""
+        metrics = self._hands.metrics
+        if record.pool is not None:
+            metrics.count(PLACEMENTS, pool=record.pool)
+        for mismatch in _mismatches(decision.sources):
+            metrics.count(MISMATCHES, axis=mismatch.axis)
+            log.warning(Event.LABEL_MISMATCH, decision_id=record.id, axis=mismatch.axis, source=mismatch.source)
+        for candidate in decision.placement.candidates:
+            if FAULT in candidate.verdict.rules:  # a bug in the law's code: refused, and told
+                log.error(Event.POLICY_DISAGREED, decision_id=record.id, pool=candidate.pool.id, rule=FAULT)
+            for rule in () if candidate.verdict.allowed else candidate.verdict.rules:
+                metrics.count(DENIALS, rule=rule)
+
+    async def _spool(self, record: DecisionRecord, *, durable: bool, mandatory: bool) -> None:
+        """Put a record into the spool. Without it nothing is sent; a refusal is said even when it is not recorded."""
+        try:
+            await self._hands.spool.append_async(
+                RecordKind("decision"),
+                RecordId(record.id),
+                record.to_bytes(),
+                durable=durable,
+                retain_until_ms=retain_until_ms(record.retention, record.decided_ms),
+            )
+        except SpoolError as error:
+            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
+            if mandatory:
+                raise ProblemError(Problem("evidence_unavailable")) from error
+
+    def _line(self, attempt: Attempt, outcome: Outcome, last: Done | Broken | None) -> bytes:
+        """Return what a trace says of an attempt that has ended."""
+        began_us, now_us = attempt.sent_us, self._hands.now_us()
+        first_us = None if attempt.first_us is None else attempt.first_us - began_us
+        said = last.code if isinstance(last, Broken) else outcome.value
+        counts = None if last is None else last.counts
+        return ended_line(
+            attempt.asked,
+            attempt.decided,
+            said,
+            counts or PoolCounts(generated=attempt.tally.received),
+            first_us,
+            now_us - began_us,
+        )
+
+    def price(self, attempt: Attempt, counts: PoolCounts) -> Money | None:
+        """Return what the tenant pays: prompt as the pool counted it, output as it was delivered."""
+        bundle = self._hands.bundle()
+        price = (
+            None
+            if bundle is None
+            else bundle.prices.price(attempt.asked.tenant.price_book, attempt.asked.generation.model)
+        )
+        if price is None:
+            return None
+        delivered = attempt.asked.generation.first_token() + attempt.tally.delivered
+        return rate(price, counts.prompt, min(counts.cached, counts.prompt), delivered)

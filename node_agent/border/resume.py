@@ -1,0 +1,190 @@
+"""What an edge keeps of an answer, so that it can go on elsewhere when it is cut, and how it then goes on. Pure.
+
+In memory only, within one budget for the whole edge. An answer beyond it, or of an engine that nobody can take over
+from, is told to be cut when it is cut.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from orchestrator.engines.generation import Resume, Said
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
+from orchestrator.ledger.usage import Resumable
+from orchestrator.placement.decide import Carried
+from orchestrator.placement.fleet import Pool
+from orchestrator.policy.ids import AttemptId, DecisionId
+from orchestrator.policy.jurisdictions import Jurisdiction
+from orchestrator.policy.labels import Effective
+from orchestrator.policy.packs import Obligation
+from orchestrator.wire.catalogue import Problem
+from orchestrator.wire.deadlines import BETWEEN
+from orchestrator.wire.frames import Tokens, held_bytes
+
+RETAINED_BYTES_MAX = 64 << 20
+"""Of prompts and answers, at one edge."""
+MISBEHAVED = frozenset({"engine_protocol", "protocol_violation", "identity_mismatch"})
+"""What cuts an attempt because its pool cannot be trusted with it: it gets no other of this request."""
+AWAY = frozenset({"session_lost", "engine_unreachable", BETWEEN})
+"""What cuts an attempt because there is no way to its pool, or no word from it: others come first."""
+GOES_ON_AFTER = MISBEHAVED | AWAY | {"engine_failed", "no_replica", "draining"}
+"""What cuts an attempt and is no doing of the tenant's, nor has used up the tenant's patience."""
+
+
+class Retained:
+    """The bytes that all answers of an edge together may keep."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.used_bytes = 0
+        self._bytes_max = bytes_max
+
+    def take(self, size_bytes: int) -> bool:
+        """Take so many; False when they are not left."""
+        if self.used_bytes + size_bytes > self._bytes_max:
+            return False
+        self.used_bytes += size_bytes
+        return True
+
+    def give(self, size_bytes: int) -> None:
+        """Give back what was taken."""
+        self.used_bytes -= size_bytes
+
+
+class Kept:
+    """What is kept of one request and its answer. Payload: it has no repr of its own."""
+
+    __slots__ = ("_budget", "_continuing", "_ids", "_size_bytes", "_texts", "begun", "resumable", "tokens")
+
+    def __init__(self, budget: Retained, prompt_bytes: int, wanted: bool) -> None:
+        self.begun = False
+        """Whether the tenant has anything of the answer."""
+        self.tokens = 0
+        """How many tokens of the answer the tenant has."""
+        self.resumable = Resumable.ENGINE if wanted else Resumable.TENANT
+        """Until a replica says that it has an equal, nothing is known of one."""
+        self._budget = budget
+        self._continuing = NOT_CONTINUED
+        self._texts: list[str] = []
+        self._ids = array("I")
+        self._size_bytes = 0
+        if wanted:
+            self._hold(prompt_bytes)
+
+    def accepted(self, continuing: Continuing) -> None:
+        """The replica that begins the answer says what it is."""
+        self._continuing = continuing
+        if self.resumable is Resumable.ENGINE and continuing.identity is not None:
+            self.resumable = _BY[continuing.by]
+
+    def add(self, frame: Tokens) -> None:
+        """The tenant gets some more of the answer."""
+        self.tokens += frame.count
+        self.begun = self.begun or bool(frame.count or frame.text)
+        if self.resumable is Resumable.IDS:
+            if len(frame.ids) != frame.count:
+                self._lose(Resumable.ENGINE)
+                return
+            self._ids.extend(frame.ids)
+        elif self.resumable is not Resumable.TEXT:
+            return
+        self._texts.append(frame.text)
+        self._hold(held_bytes(frame.text, frame.ids))
+
+    def said(self) -> Said | None:
+        """Return what another replica goes on from; None where nothing was said yet."""
+        text, identity = "".join(self._texts), self._continuing.identity
+        if identity is None or not self.begun:
+            return None
+        return Said(self._continuing.by, identity, self.tokens, text, tuple(self._ids))
+
+    def drop(self) -> None:
+        """Keep nothing any more."""
+        self._budget.give(self._size_bytes)
+        self._size_bytes = 0
+        self._texts.clear()
+        self._ids = array("I")
+
+    def _hold(self, size_bytes: int) -> None:
+        if self._budget.take(size_bytes):
+            self._size_bytes += size_bytes
+        else:
+            self._lose(Resumable.BUDGET)
+
+    def _lose(self, why: Resumable) -> None:
+        self.resumable = why
+        self.drop()
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """What an attempt that takes the place of a cut one is decided with, besides the request."""
+
+    attempt: AttemptId
+    """The one that was cut."""
+    label: Effective | None
+    """Of what was said; None where nothing was."""
+    processed_in: frozenset[Jurisdiction] = frozenset()
+    """Soil of every pool that said some of it."""
+    duties: frozenset[Obligation] = frozenset()
+    """Those that are done by headers of the answer, which have left."""
+
+    def carried(self) -> Carried:
+        """Return what the law is told of what was said."""
+        return Carried(self.label, self.processed_in)
+
+
+@dataclass(slots=True)
+class Segment:
+    """A part of an answer that one attempt brought."""
+
+    pool: Pool
+    decision: DecisionId
+    first_token: int
+    tokens: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """Return what the tenant is told of it."""
+        return {
+            "pool": self.pool.id,
+            "jurisdiction": ",".join(sorted(self.pool.place.soil())),
+            "decision": self.decision,
+            "first_token": self.first_token,
+            "tokens": self.tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Why a cut answer did not go on."""
+
+    reason: str
+    """`cause` (what cut it), `tenant`, `budget`, `engine`, `law`, `identity`, `attempts`, or `pool`: none could now."""
+    sentence: str
+    rules: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return what the tenant is told of it."""
+        told: dict[str, object] = {"reason": self.reason, "sentence": self.sentence}
+        return {**told, "rules": list(self.rules)} if self.rules else told
+
+
+_BY = {Resume.IDS: Resumable.IDS, Resume.TEXT: Resumable.TEXT, Resume.NONE: Resumable.ENGINE}
+_KEPT_NOT = {
+    Resumable.TENANT: "The tenant asked that answers never go on elsewhere.",
+    Resumable.BUDGET: "This edge could not keep what was said: its memory for that was full.",
+    Resumable.ENGINE: "Nothing is known of the model that began the answer, or its engine goes on with none.",
+}
+_REASONS = {"residency_blocked": "law", "policy_newer": "law", "identity_mismatch": "identity"}
+
+
+def kept_not(resumable: Resumable) -> Stopped | None:
+    """Return why what is kept of an answer does not let it go on, or None when it does."""
+    sentence = _KEPT_NOT.get(resumable)
+    return None if sentence is None else Stopped(resumable.value, sentence)
+
+
+def stopped_by(problem: Problem) -> Stopped:
+    """Return why an answer did not go on, where no attempt could be made of it or none began."""
+    rules = problem.rules or tuple(sorted({told.rule for told in problem.explanation}))
+    return Stopped(_REASONS.get(problem.code, "pool"), problem.text, rules)

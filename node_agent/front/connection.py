@@ -1,0 +1,412 @@
+"""One HTTP/1.1 connection: requests in, one after the other, each served by an ASGI application.
+
+It answers nothing by itself. A request that is not read goes to the application with what is wrong with it, under
+`REFUSED`, so that every refusal has the same shape, an id and a place in the metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from time import time
+from typing import Any, Protocol, cast
+
+from node_agent.front.framing import HEAD_END, Body, Malformed, RequestHead, fault_so_far, read_head
+from node_agent.front.http import REFUSED, Message, Receive, Scope, Send
+from orchestrator.wire.catalogue import Problem
+
+BUFFER_BYTES_MAX = 64 * 1024
+"""What is held of a client that sends faster than it is read, and of one that reads more slowly than it is sent to."""
+LINGER_S = 1.0
+"""How long what a refused client still sends is thrown away: a connection closed on unread bytes takes the answer
+with it."""
+LINGER_BYTES_MAX = 1 << 20
+CLOSE_S = 30.0
+"""How long a last answer may take to leave."""
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class House(Protocol):
+    """What the connections of one server share."""
+
+    app: App
+    idle_timeout_s: float
+    draining: bool
+
+    def came(self, connection: Connection) -> bool:
+        """Count a connection in. Returns whether there was room."""
+
+    def left(self, connection: Connection) -> None:
+        """A connection is over."""
+
+
+class Connection(asyncio.Protocol):
+    """Serves one client at a time with one request at a time; what comes early waits within a bound."""
+
+    def __init__(self, house: House, loop: asyncio.AbstractEventLoop) -> None:
+        self._house = house
+        self._loop = loop
+        self._transport: asyncio.Transport
+        self._buffer = bytearray()
+        self._looked_at = 0
+        """Bytes of the buffer in which no end of a head was found."""
+        self._serving: _Serving | None = None
+        self._reading = True
+        self._leaving = False
+        """Whether nothing is read any more as a request."""
+        self._thrown_away = 0
+        self.blocked: asyncio.Future[None] | None = None
+        """Set while the client does not take what was written; done when it has taken enough."""
+        self.deadline_s: float | None = None
+        """When the wait for the client is over; None while it is the client who waits."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being served."""
+        return self._serving is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # The loop's own transports share no base class with asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=BUFFER_BYTES_MAX)
+        if not self._house.came(self):
+            self._transport.abort()
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leaving = True
+        self.deadline_s = None
+        self._let_write()
+        if self._serving is None:
+            self._house.left(self)
+        else:
+            self._serving.lost()
+
+    def eof_received(self) -> bool:
+        # Who says no more is taken for gone: that is how a tenant's hanging up is seen in time.
+        return False
+
+    def pause_writing(self) -> None:
+        if self.blocked is None:
+            self.blocked = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        self._let_write()
+
+    def data_received(self, data: bytes) -> None:
+        if self._leaving:
+            self._thrown_away += len(data)
+            if self._thrown_away > LINGER_BYTES_MAX:
+                self._transport.abort()
+            return
+        if not self._buffer and self._serving is None:
+            self.deadline_s = self._loop.time() + self._house.idle_timeout_s
+        self._buffer += data
+        if self._serving is None:
+            self._next_request()
+        else:
+            self._serving.feed(self._buffer)
+            self._hold_back()
+
+    def close_when_idle(self) -> None:
+        """End the connection when no request is being served on it."""
+        if self._serving is None and not self._leaving:
+            self._leaving = True
+            self.deadline_s = self._loop.time() + CLOSE_S
+            self._transport.close()
+
+    def abort(self) -> list[asyncio.Task[None]]:
+        """End the connection at once, and cancel what is being served. Returns that."""
+        self._transport.abort()
+        task = None if self._serving is None else self._serving.task
+        if task is None:
+            return []
+        task.cancel()
+        return [task]
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.deadline_s = None
+        if self._leaving:
+            self._transport.abort()
+        elif self._buffer:
+            self._refuse(Problem("head_timeout"))
+        else:
+            self.close_when_idle()
+
+    def _await_head(self) -> None:
+        self.deadline_s = self._loop.time() + self._house.idle_timeout_s
+
+    def _next_request(self) -> None:
+        buffer = self._buffer
+        end = buffer.find(HEAD_END, max(0, self._looked_at - len(HEAD_END) + 1))
+        if end < 0:
+            fault = fault_so_far(buffer, self._looked_at)
+            self._looked_at = len(buffer)
+            if fault is not None:
+                self._refuse(fault)
+            return
+        end += len(HEAD_END)
+        try:
+            head = read_head(bytes(buffer[:end]))
+        except Malformed as malformed:
+            self._refuse(malformed.problem)
+            return
+        del buffer[:end]
+        self._looked_at = 0
+        self._serve(_Serving(self, self._transport, head), _scope_of(head))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Let the application say what is wrong, and take nothing more from this client."""
+        self._buffer.clear()
+        self._serve(_Serving(self, self._transport, None), _refused_scope(problem))
+
+    def _serve(self, serving: _Serving, scope: Scope) -> None:
+        self._serving = serving
+        self.deadline_s = None
+        serving.feed(self._buffer)
+        self._hold_back()
+        serving.task = self._loop.create_task(self._served(serving, scope))
+
+    async def _served(self, serving: _Serving, scope: Scope) -> None:
+        try:
+            await self._house.app(scope, serving.receive, serving.send)
+        finally:
+            self._serving = None
+            if serving.gone:
+                self._house.left(self)
+            elif not self._transport.is_closing():
+                self._after(serving)
+
+    def _after(self, serving: _Serving) -> None:
+        if not serving.complete:
+            # Without its end nobody takes the answer for whole.
+            self._transport.abort()
+        elif not serving.read_to_the_end:
+            self._leaving = True
+            self._buffer.clear()
+            self.deadline_s = self._loop.time() + LINGER_S
+            self._read(True)
+            self._transport.write_eof()
+        elif serving.close or self._house.draining:
+            self.close_when_idle()
+        else:
+            self._await_head()
+            self._hold_back()
+            if self._buffer:
+                self._next_request()
+
+    def _hold_back(self) -> None:
+        """Read on only while there is room for what comes."""
+        held = len(self._buffer) + (0 if self._serving is None else self._serving.held_bytes)
+        self._read(held <= BUFFER_BYTES_MAX)
+
+    def _read(self, wanted: bool) -> None:
+        if wanted == self._reading:
+            return
+        self._reading = wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def took(self) -> None:
+        """The application took some of the body."""
+        if not self._reading and not self._leaving:
+            self._hold_back()
+
+    async def writable(self) -> None:
+        """Return when the client has taken enough of what was written, or is gone."""
+        while self.blocked is not None:
+            await asyncio.shield(self.blocked)
+
+    def _let_write(self) -> None:
+        blocked, self.blocked = self.blocked, None
+        if blocked is not None and not blocked.done():
+            blocked.set_result(None)
+
+
+class _Serving:
+    """One request and its answer, as ASGI sees them."""
+
+    __slots__ = (
+        "_answer_left",
+        "_body",
+        "_broken",
+        "_chunked",
+        "_connection",
+        "_expects",
+        "_head",
+        "_parts",
+        "_silent",
+        "_start",
+        "_told_end",
+        "_transport",
+        "_waiter",
+        "close",
+        "complete",
+        "gone",
+        "held_bytes",
+        "task",
+    )
+
+    def __init__(self, connection: Connection, transport: asyncio.Transport, head: RequestHead | None) -> None:
+        """Without a head, the request could not be read: nothing of its body is."""
+        self._connection = connection
+        self._transport = transport
+        self._head = head
+        self._body = Body(0 if head is None else head.length)
+        self._broken = False
+        self._expects = head is not None and head.expects
+        self._parts: list[bytes] = []
+        self.held_bytes = 0
+        """Of the body, not yet taken by the application."""
+        self._told_end = False
+        self.gone = False
+        """Whether the client has left."""
+        self._waiter: asyncio.Future[None] | None = None
+        self._start: bytes | None = None
+        """The head of the answer until the first part of its body leaves with it."""
+        self._chunked = False
+        self._silent = head is not None and head.method == "HEAD"
+        self._answer_left: int | None = None
+        self.close = head is None or not head.keep_alive
+        """Whether the connection ends with this answer."""
+        self.complete = False
+        """Whether the whole answer was written."""
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def read_to_the_end(self) -> bool:
+        """Whether what follows in the connection is the next request."""
+        return self._head is not None and self._body.ended and not self._broken
+
+    def feed(self, buffer: bytearray) -> None:
+        """Take what of the buffer is this request's body."""
+        if self._body.ended or self._broken or not buffer:
+            return
+        try:
+            part, at = self._body.take(bytes(buffer))
+        except Malformed:
+            self._broken = True
+            buffer.clear()
+        else:
+            del buffer[:at]
+            if part:
+                self._parts.append(part)
+                self.held_bytes += len(part)
+        self._wake()
+
+    def lost(self) -> None:
+        """The client is gone."""
+        self.gone = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def receive(self) -> Message:
+        """Return the next part of the body, and after the last one the client's leaving."""
+        while True:
+            if self.gone or self._broken:
+                return {"type": "http.disconnect"}
+            if self._parts or (self._body.ended and not self._told_end):
+                body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+                self._parts.clear()
+                self.held_bytes = 0
+                self._told_end = self._body.ended
+                self._connection.took()
+                return {"type": "http.request", "body": body, "more_body": not self._told_end}
+            if self._expects and not self._body.ended and self._start is None and not self.complete:
+                self._expects = False
+                self._transport.write(_CONTINUE)
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    async def send(self, message: Message) -> None:
+        """Write some of the answer; returns when there is room for more. Does nothing when the client is gone."""
+        if message["type"] == "http.response.start":
+            self._start = self._head_of(message["status"], message["headers"])
+            return
+        if self.gone or self.complete:
+            return
+        data: bytes = message.get("body", b"")
+        more: bool = message.get("more_body", False)
+        start, self._start = self._start or b"", None
+        if self._answer_left is not None:
+            self._answer_left -= len(data)
+            if self._answer_left < 0 or (self._answer_left and not more):
+                raise ValueError("the answer is not as long as it says")
+        if self._silent:
+            data = b""
+        elif self._chunked:
+            data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + (b"" if more else b"0\r\n\r\n")
+        self.complete = not more
+        if start or data:
+            self._transport.write(start + data)
+            if self._connection.blocked is not None:
+                await self._connection.writable()
+
+    def _head_of(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Return the first lines of the answer, with how its end is told."""
+        names = dict(headers)
+        length = names.get(b"content-length")
+        lines = [b"HTTP/1.1 %d %b" % (status, _REASONS.get(status, b"")), b"date: " + _date()]
+        lines += [b"%b: %b" % pair for pair in headers if pair[0] != b"connection"]
+        if length is not None:
+            self._answer_left = int(length)
+        elif self._head is None or self._head.chunks_allowed:
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked")
+        else:
+            self.close = True
+        if names.get(b"connection") == b"close" or not self.read_to_the_end:
+            self.close = True
+        if self.close:
+            lines.append(b"connection: close")
+        elif self._head is not None and not self._head.chunks_allowed:
+            lines.append(b"connection: keep-alive")
+        start = b"\r\n".join(lines) + HEAD_END
+        if start.count(b"\n") != len(lines) + 1 or start.count(b"\r") != len(lines) + 1:
+            raise ValueError("a header of the answer holds a line end")
+        return start
+
+
+_dates: dict[int, bytes] = {}  # bounded: one entry
+
+
+def _date() -> bytes:
+    second = int(time())
+    found = _dates.get(second)
+    if found is None:
+        _dates.clear()
+        found = _dates[second] = formatdate(second, usegmt=True).encode()
+    return found
+
+
+def _scope_of(head: RequestHead) -> Scope:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1" if head.chunks_allowed else "1.0",
+        "scheme": "http",
+        "method": head.method,
+        "path": head.path.decode("ascii"),
+        "raw_path": head.path,
+        "query_string": head.query,
+        "headers": head.headers,
+    }
+
+
+def _refused_scope(problem: Problem) -> Scope:
+    scope: dict[str, Any] = {"type": "http", "method": "", "path": "", "raw_path": b"", "query_string": b""}
+    return {**scope, "headers": [], REFUSED: problem}

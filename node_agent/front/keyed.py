@@ -1,0 +1,106 @@
+"""A request with an `Idempotency-Key`: from its header to its claim, and a kept result that is sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from node_agent.border.decider import Departure
+from node_agent.front.exchange import Exchange
+from node_agent.front.http import Head
+from node_agent.front.tenants import Caller
+from node_agent.front.visit import Visit
+from node_agent.idempotency.desk import Claim, Desk, Handed, Kept, Taken
+from node_agent.idempotency.rules import HEADER, well_formed
+from orchestrator.files.label_header import HEADER as LABEL_HEADER
+from orchestrator.wire.catalogue import Problem, ProblemError
+
+FIRST_HEADER = "x-tidegate-first-request"
+REPLAYED_HEADER = "idempotent-replayed"
+PIECE_BYTES = 64 * 1024
+"""A kept result goes out in such pieces, so that a slow reader holds up one of them and not all."""
+
+
+class Keyed:
+    """`async with` round the serving of one request. Without the header it does nothing."""
+
+    __slots__ = ("_caller", "_claim", "_desk", "_exchange", "_key", "_visit")
+
+    def __init__(self, desk: Desk | None, exchange: Exchange, visit: Visit, caller: Caller) -> None:
+        """Without a desk a key is refused as one that cannot be noted. Raises ProblemError for a bad header."""
+        self._key = key_of(exchange.head)
+        if self._key is not None and desk is None:
+            raise ProblemError(Problem("idempotency_unavailable", param=HEADER))
+        self._desk = desk
+        self._exchange = exchange
+        self._visit = visit
+        self._caller = caller
+        self._claim: Claim | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._claim is not None:
+            # Asked again under its key, the request is told only that it is over.
+            self._exchange.final = self._claim.begun
+            await self._claim.end()
+
+    @property
+    def departure(self) -> Departure | None:
+        """Who is told before the request is sent."""
+        return self._claim
+
+    def settle_with(self, settle: Callable[[], Awaitable[None]]) -> None:
+        """`settle` is to be awaited before a result is kept, so that nothing is kept that was not accounted for."""
+        if self._claim is not None:
+            self._claim.settle = settle
+
+    async def replayed(self, body: bytes) -> bool:
+        """Claim the key for this checked request. Returns whether a kept result was sent instead.
+
+        Raises ProblemError when the key is taken, or cannot be looked up.
+        """
+        if self._key is None or self._desk is None:
+            return False
+        exchange, visit, tenant = self._exchange, self._visit, self._caller.tenant
+        labels = ",".join(exchange.head.all(LABEL_HEADER))
+        sealed = self._desk.sealer.of(tenant.id, exchange.head.path, self._key, labels, body)
+        handed = Handed(exchange.request_id, sealed, tenant.keep_results, lambda: visit.delivered)
+        try:
+            found = await self._desk.hand_in(handed)
+        except Taken as taken:
+            exchange.add_header(FIRST_HEADER, taken.first)
+            raise
+        if isinstance(found, Kept):
+            await self._send_again(found)
+            visit.complete()
+            return True
+        self._claim = exchange.keeper = found
+        return False
+
+    async def _send_again(self, kept: Kept) -> None:
+        """Send a kept result, byte for byte, with headers that say what it is."""
+        exchange, result = self._exchange, kept.result
+        exchange.add_header(REPLAYED_HEADER, "true")
+        exchange.add_header(FIRST_HEADER, kept.first)
+        await exchange.start(result.status, result.headers)
+        for at in range(0, len(result.body), PIECE_BYTES):
+            await exchange.write(result.body[at : at + PIECE_BYTES])
+        await exchange.end()
+
+
+def key_of(head: Head) -> str | None:
+    """Return the key of a request, or None when it has none. Raises ProblemError."""
+    given = head.all(HEADER)
+    if not given:
+        return None
+    if len(given) > 1:
+        raise ProblemError(Problem("invalid_header", "There may be one Idempotency-Key.", HEADER))
+    if not well_formed(given[0]):
+        sentence = "An Idempotency-Key has 1 to 255 printable ASCII characters."
+        raise ProblemError(Problem("invalid_header", sentence, HEADER))
+    return given[0]

@@ -1,0 +1,110 @@
+"""The body of POST /v1/completions as a `ChatRequest` with a raw prompt, or a refusal that names the field.
+
+One prompt as text. The rules are those of `chat`: what is not understood is refused and never forwarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from orchestrator.engines.generation import Generation, Message, ModelId, Role
+from orchestrator.files.chat import (
+    Biases,
+    ChatLimits,
+    ChatRequest,
+    Opaque,
+    Penalty,
+    StreamOptions,
+    Strict,
+    Temperature,
+    TopP,
+    check_named,
+    most_tokens,
+    sampling_of,
+    stops_of,
+    typed,
+    unsupported,
+)
+from orchestrator.files.strict_json import parse_strict
+from orchestrator.placement.capabilities import Capability
+
+TOKENS_UNASKED: Final = 16
+"""How many tokens a request without `max_tokens` gets, as OpenAI has it."""
+
+_Prompt = Annotated[str, Meta(min_length=1)]
+
+
+class CompletionBody(Strict, frozen=True):
+    """The fields of a completion. What is not here is refused."""
+
+    model: str
+    prompt: _Prompt | Annotated[list[_Prompt], Meta(min_length=1, max_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    # Accepted and never forwarded.
+    user: Opaque | None = None
+    # Neutral values only.
+    n: int | None = None
+    best_of: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    # Anything but the neutral value asks for a capability.
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: Biases | None = None
+
+
+def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
+    """The request of one completion. Raises RequestError, which names the field and repeats no content."""
+    request = typed(parse_strict(body, depth_max=limits.depth_max), CompletionBody)
+    _check_neutral(request)
+    check_named(request.model, request.stream, request.stream_options)
+    stops = stops_of(request.stop)
+    most = most_tokens({"max_tokens": request.max_tokens}, limits)
+    if most is None:
+        most = min(TOKENS_UNASKED, limits.max_tokens_max)
+    sampling = sampling_of(request.temperature, request.top_p, request.seed, stops, most)
+    prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
+    return ChatRequest(
+        generation=Generation(ModelId(request.model), (Message(Role.PROMPT, prompt),), sampling),
+        stream=bool(request.stream),
+        include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
+        capabilities=frozenset(_needs(request, stops)),
+        prompt_chars=len(prompt),
+    )
+
+
+def _check_neutral(request: CompletionBody) -> None:
+    """Refuses what no capability names and no engine here could honour."""
+    for name in ("n", "best_of"):
+        if getattr(request, name) not in (None, 1):
+            raise unsupported((name,), "expected 1: one request has one answer")
+    if request.echo:
+        raise unsupported(("echo",), "expected false: the prompt is not sent back")
+    if request.suffix:
+        raise unsupported(("suffix",), "expected no suffix: text is continued at its end alone")
+
+
+def _needs(request: CompletionBody, stops: tuple[str, ...]) -> Iterator[Capability]:
+    yield Capability.COMPLETIONS
+    if request.stream:
+        yield Capability.STREAM
+    if request.seed is not None:
+        yield Capability.SEED
+    if stops:
+        yield Capability.STOP
+    if request.logprobs is not None:
+        yield Capability.LOGPROBS
+    if request.frequency_penalty or request.presence_penalty:
+        yield Capability.PENALTIES
+    if request.logit_bias:
+        yield Capability.LOGIT_BIAS

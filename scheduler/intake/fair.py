@@ -1,0 +1,187 @@
+"""What waits for a slot of one pool, and whose turn it is. Pure.
+
+Each flow (one tenant entity at one edge) has a queue of its own, first come first served, and an account of the tokens
+that it took, prompt and answer together. It is the turn of the flow that took least. An account counts from the common
+one, which is that of the flow served last: who takes nothing falls behind it and so has credit, but never more than
+`CREDIT_TOKENS`, and what is behind by that much is forgotten. So a flow that sends ten times its share waits for
+itself, the others wait as if it sent its share, their bursts included, and nobody saves up turns without end. Accounts
+are kept per model, for only replicas of that model can serve it.
+
+The places are bounded for all together (`waiting_max`) and by `shares.may_hold` for each flow. When all are taken and a
+flow with less than its share comes, the newest of the flow that holds most makes room: nothing of it was started.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from orchestrator.placement.shares import equal_share, may_hold
+from orchestrator.policy.ids import ModelId
+from scheduler.intake.choice import Asked
+
+CREDIT_TOKENS = 16_384
+"""About thirty short requests: a burst that a flow which keeps to its share may send without waiting for itself."""
+DEBT_TOKENS_MAX = 8_192
+"""At most so much is charged at once for an answer that was longer than expected."""
+FLOWS_MAX = 4_096
+"""Accounts of flows that have nothing waiting; beyond them the one that is furthest behind is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One work that waits."""
+
+    work: int
+    asked: Asked
+    submitted_us: int
+    until_us: int
+    """Nobody waits for it after this."""
+
+
+@dataclass(slots=True)
+class _Flow:
+    taken_tokens: int
+    order: int
+    """Of two that took the same, the one that began to wait first."""
+    queue: deque[Waiting] = field(default_factory=deque)  # bounded: by the places of the whole queue
+
+
+class _Turns:
+    """The flows of one model."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, _Flow] = {}  # bounded: by the places of the whole queue
+        self._idle: dict[str, int] = {}  # bounded: FLOWS_MAX
+        """What flows took that have nothing waiting, in the order in which they ended to wait."""
+        self._common_tokens = 0
+        self._order = 0
+
+    def push(self, one: Waiting) -> None:
+        flow = self.waiting.get(one.asked.flow)
+        if flow is None:
+            self._order += 1
+            least = self._common_tokens - CREDIT_TOKENS
+            taken = self._idle.pop(one.asked.flow, least)
+            flow = self.waiting[one.asked.flow] = _Flow(max(taken, least), self._order)
+        flow.queue.append(one)
+
+    def head(self) -> Waiting | None:
+        """Return whose turn it is. Asked again without a `remove`, it answers the same."""
+        if not self.waiting:
+            return None
+        return min(self.waiting.values(), key=lambda flow: (flow.taken_tokens, flow.order)).queue[0]
+
+    def served(self, one: Waiting) -> None:
+        """The head was given to a replica."""
+        flow = self.waiting[one.asked.flow]
+        self._common_tokens = max(self._common_tokens, flow.taken_tokens)
+        flow.taken_tokens += one.asked.tokens()
+        self.remove(one)
+
+    def remove(self, one: Waiting) -> None:
+        flow = self.waiting[one.asked.flow]
+        flow.queue.remove(one)
+        if not flow.queue:
+            del self.waiting[one.asked.flow]
+            self._idle[one.asked.flow] = flow.taken_tokens
+            self._forget()
+
+    def correct(self, name: str, tokens: int) -> None:
+        """An answer took so many tokens more than was expected, or less."""
+        tokens = min(tokens, DEBT_TOKENS_MAX)
+        if name in self.waiting:
+            self.waiting[name].taken_tokens += tokens
+        elif name in self._idle:
+            self._idle[name] += tokens
+
+    def _forget(self) -> None:
+        least = self._common_tokens - CREDIT_TOKENS
+        first = next(iter(self._idle))
+        if len(self._idle) > FLOWS_MAX:
+            del self._idle[min(self._idle, key=lambda name: self._idle[name])]
+        elif self._idle[first] <= least:
+            del self._idle[first]
+
+
+class FairQueue:
+    """Everything that waits at one pool."""
+
+    def __init__(self, waiting_max: int) -> None:
+        self._max = waiting_max
+        self._turns: dict[ModelId, _Turns] = {}  # bounded: by the models that replicas here have served
+        self._waiting: dict[int, Waiting] = {}  # bounded: waiting_max, and one that is being judged
+        self._held: dict[str, int] = {}
+        """By flow, over all models."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self._waiting.values())
+
+    def models(self) -> tuple[ModelId, ...]:
+        """Return the models that something waits for."""
+        return tuple(model for model, turns in self._turns.items() if turns.waiting)
+
+    def push(self, one: Waiting) -> None:
+        """One more waits. Whether it may, `outgrown` says."""
+        turns = self._turns.get(one.asked.model)
+        if turns is None:
+            turns = self._turns[one.asked.model] = _Turns()
+        turns.push(one)
+        self._waiting[one.work] = one
+        self._held[one.asked.flow] = self._held.get(one.asked.flow, 0) + 1
+
+    def head(self, model: ModelId) -> Waiting | None:
+        """Return the work whose turn it is, or None when nothing waits for `model`."""
+        turns = self._turns.get(model)
+        return None if turns is None else turns.head()
+
+    def served(self, one: Waiting) -> None:
+        """The head of its model was given to a replica."""
+        self._turns[one.asked.model].served(one)
+        self._forget(one)
+
+    def drop(self, work: int) -> Waiting | None:
+        """Take out one that nobody waits for any more. Returns None when it does not wait here."""
+        one = self._waiting.get(work)
+        if one is None:
+            return None
+        self._turns[one.asked.model].remove(one)
+        self._forget(one)
+        return one
+
+    def correct(self, asked: Asked, tokens: int) -> None:
+        """A work that was served took so many tokens more than was expected, or less: its flow's account says so."""
+        turns = self._turns.get(asked.model)
+        if turns is not None:
+            turns.correct(asked.flow, tokens)
+
+    def outgrown(self, newest: Waiting) -> Waiting | None:
+        """Return which one must leave now that `newest` waits too: itself, one of a flow that holds more, or None."""
+        flow = newest.asked.flow
+        held, taken, flows = self._held[flow] - 1, len(self._waiting) - 1, len(self._held)
+        if may_hold(held, taken, self._max, flows):
+            return None
+        if held >= equal_share(self._max, flows) or taken < self._max or self._max == 0:
+            return newest
+        most = max(self._held, key=lambda name: (self._held[name], name))
+        if self._held[most] <= held + 1:
+            return newest
+        return max((one for one in self if one.asked.flow == most), key=lambda one: (one.submitted_us, one.work))
+
+    def waited_us(self, flow: str, now_us: int) -> int:
+        """Return how long the first of a flow has waited."""
+        return max((now_us - one.submitted_us for one in self if one.asked.flow == flow), default=0)
+
+    def late(self, now_us: int) -> list[Waiting]:
+        """Return what waited for as long as it may."""
+        return [one for one in self if one.until_us <= now_us]
+
+    def _forget(self, one: Waiting) -> None:
+        del self._waiting[one.work]
+        self._held[one.asked.flow] -= 1
+        if not self._held[one.asked.flow]:
+            del self._held[one.asked.flow]

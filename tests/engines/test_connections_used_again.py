@@ -1,0 +1,180 @@
+"""Connections to an engine: used again where that is safe, and never a reply taken for another's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from orchestrator.engines.http import Fault, HttpClient, HttpError
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: engine\r\n\r\n"
+
+
+def reply(body: bytes, *headers: bytes) -> bytes:
+    lines = (b"HTTP/1.1 200 OK", b"content-length: %d" % len(body), *headers, b"", b"")
+    return b"\r\n".join(lines) + body
+
+
+@dataclass(slots=True)
+class Server:
+    """Answers every request on every connection by its number, from 1."""
+
+    answer: Callable[[int], bytes]
+    close_after: bool = False
+    """Whether it closes each connection after a reply without saying so."""
+    port: int = 0
+    requests: int = 0
+    connections: int = 0
+    open: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open.add(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                self.requests += 1
+                writer.write(self.answer(self.requests))
+                await writer.drain()
+                if self.close_after:
+                    break
+        self.open.discard(writer)
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(server: Server, resting_max: int = 4) -> AsyncIterator[HttpClient]:
+    listener = await asyncio.start_server(server.handle, "127.0.0.1", 0)
+    server.port = listener.sockets[0].getsockname()[1]
+    client = HttpClient("127.0.0.1", server.port, False, 1_000, resting_max)
+    try:
+        yield client
+    finally:
+        client.close()
+        await asyncio.sleep(0)
+        listener.close()
+        await listener.wait_closed()
+
+
+def soon() -> float:
+    return asyncio.get_running_loop().time() + 5
+
+
+async def get(client: HttpClient) -> bytes:
+    answer = await client.ask(REQUEST, soon())
+    body = bytearray()
+    try:
+        while data := await answer.read(soon()):
+            body += data
+    except BaseException:
+        answer.cut()
+        raise
+    answer.leave()
+    return bytes(body)
+
+
+async def test_requests_one_after_another_share_a_connection() -> None:
+    server = Server(lambda number: reply(b"answer %d" % number))
+    async with serving(server) as client:
+        assert [await get(client) for _ in range(5)] == [b"answer %d" % number for number in range(1, 6)]
+    assert (server.connections, server.requests) == (1, 5)
+
+
+async def test_requests_at_once_have_connections_of_their_own() -> None:
+    server = Server(lambda number: reply(b"answer %d" % number))
+    async with serving(server) as client:
+        answers = await asyncio.gather(*(get(client) for _ in range(8)))
+        assert sorted(answers) == [b"answer %d" % number for number in range(1, 9)]
+        await asyncio.sleep(0.05)
+        assert len(server.open) == 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(b"x", b"connection: close"),
+        b"HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\nx",
+        reply(b"x") + b"more than was asked for",
+        reply(b"x") + reply(b"y"),
+    ],
+    ids=["asked to close", "HTTP/1.0", "more bytes", "a second reply"],
+)
+async def test_a_connection_that_may_not_be_used_again_is_not(answer: bytes) -> None:
+    server = Server(lambda _: answer)
+    async with serving(server) as client:
+        for _ in range(3):
+            with contextlib.suppress(HttpError):
+                assert await get(client) == b"x"
+            await asyncio.sleep(0.02)
+    assert server.connections == 3
+
+
+async def test_a_reply_that_nobody_asked_for_is_never_the_next_one() -> None:
+    server = Server(lambda number: reply(b"answer %d" % number))
+    async with serving(server) as client:
+        assert await get(client) == b"answer 1"
+        (writer,) = server.open
+        writer.write(reply(b"unasked"))
+        await asyncio.sleep(0.05)
+        assert await get(client) == b"answer 2"
+    assert server.connections == 2
+
+
+async def test_a_server_that_closes_without_a_word_costs_no_request() -> None:
+    server = Server(lambda number: reply(b"answer %d" % number), close_after=True)
+    async with serving(server) as client:
+        for number in range(1, 6):
+            assert await get(client) == b"answer %d" % number
+
+
+async def test_a_request_on_a_dead_connection_is_sent_once_more() -> None:
+    server = Server(lambda number: reply(b"answer %d" % number))
+    async with serving(server) as client:
+        await get(client)
+        (writer,) = server.open
+        writer.transport.abort()
+        # No turn of the loop in between: the client cannot know yet.
+        assert await get(client) == b"answer 2"
+
+
+async def test_a_request_that_was_answered_by_a_byte_is_not_sent_again() -> None:
+    server = Server(lambda number: reply(b"first") if number == 1 else b"H", close_after=False)
+    async with serving(server) as client:
+        await get(client)
+        ask = asyncio.create_task(get(client))
+        await asyncio.sleep(0.05)
+        for writer in server.open:
+            writer.transport.abort()
+        with pytest.raises(HttpError) as error:
+            await ask
+    assert error.value.fault is Fault.CLOSED
+    assert server.requests == 2
+
+
+async def test_an_answer_that_is_cut_leaves_no_connection_behind() -> None:
+    server = Server(lambda _: b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome")
+    async with serving(server) as client:
+        answer = await client.ask(REQUEST, soon())
+        assert await answer.read(soon()) == b"some"
+        answer.cut()
+        await asyncio.sleep(0.05)
+        assert not server.open
+
+
+async def test_headers_without_end_are_refused() -> None:
+    many = b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: y\r\n" % number for number in range(1_000)) + b"\r\n"
+    server = Server(lambda _: many)
+    async with serving(server) as client:
+        with pytest.raises(HttpError) as error:
+            await get(client)
+    assert error.value.fault is Fault.MALFORMED
+
+
+async def test_interim_replies_are_passed_over() -> None:
+    server = Server(lambda _: b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + reply(b"answer"))
+    async with serving(server) as client:
+        assert await get(client) == b"answer"

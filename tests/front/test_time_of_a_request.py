@@ -1,0 +1,74 @@
+"""How long a request may take: what the edge allows, lowered by its tenant's contract and by its header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from node_agent.front.http import Head
+from node_agent.front.limits import Limits
+from node_agent.front.timeouts import allowed_time
+from orchestrator.policy.tenants import Service
+from orchestrator.wire.deadlines import Waits
+from tests.front.room import ACME, LIMITS, broken, bundle_in, chat_body, done, room_in, saying, tokens
+
+HEADER = "x-tidegate-timeout-ms"
+OK = saying(tokens("ok"), done())
+
+
+ODD = ("0", "-1", "+5", "1.5", "1e3", " ", "", "5s", "0x10", "1_000", "٣", "1000000000", "01")
+
+
+@pytest.mark.parametrize("value", ODD)
+async def test_a_bound_that_is_no_whole_number_of_milliseconds_is_refused(tmp_path: Path, value: str) -> None:
+    async with room_in(tmp_path, OK) as room:
+        raw = value.encode().decode("latin-1")
+        reply = await room.call(body=chat_body(), headers=[(HEADER, raw)])
+        assert (reply.status, reply.header("x-should-retry")) == (400, "false")
+        error = reply.error()
+        assert (error["code"], error["param"]) == ("invalid_header", HEADER)
+        assert room.gate.asked == []
+
+
+async def test_a_bound_is_given_once(tmp_path: Path) -> None:
+    async with room_in(tmp_path, OK) as room:
+        reply = await room.call(body=chat_body(), headers=[(HEADER, "5"), (HEADER, "5")])
+        assert (reply.status, reply.error()["code"]) == (400, "invalid_header")
+
+
+async def test_a_request_may_lower_its_time_and_not_raise_it(tmp_path: Path) -> None:
+    async with room_in(tmp_path, OK) as room:
+        for value in ("20000", "99999999"):
+            assert (await room.call(body=chat_body(), headers=[(HEADER, value)])).status == 200
+        lowered, raised = (asked.budget_ms for asked in room.gate.asked)
+        assert lowered <= 20_000 < raised <= 30_000
+
+
+def test_a_contract_lowers_every_bound_and_raises_none(tmp_path: Path) -> None:
+    tenant = next(iter(bundle_in(tmp_path).tenants))
+    limits = replace(Limits(**cast(dict[str, Any], LIMITS)), waits=Waits(5_000, 1_000))
+    service = Service(timeout_ms=9_000, first_token_timeout_ms=400, between_tokens_timeout_ms=50_000)
+    allowed = allowed_time(Head("POST", "/", b"", ()), replace(tenant, service=service), limits)
+    assert allowed.waits == Waits(400, 1_000)
+    assert allowed.left_ms() <= 9_000
+    plain = allowed_time(Head("POST", "/", b"", ((HEADER, "100"),)), tenant, limits)
+    assert plain.waits == limits.waits
+    assert plain.left_ms() <= 100
+
+
+async def test_an_answer_that_is_cut_says_what_was_consumed(tmp_path: Path) -> None:
+    late = broken("timeout_between_tokens", "No token came for 30000 ms after the last one.")
+    async with room_in(tmp_path, saying(tokens("a"), tokens("b"), late)) as room:
+        streamed = await room.call(body=chat_body(stream=True), key=ACME)
+        whole = await room.call(body=chat_body())
+    assert (streamed.status, streamed.ended) == (200, True)
+    assert b"[DONE]" not in streamed.body
+    assert (whole.status, whole.header("retry-after")) == (504, "2")
+    for error in (json.loads(streamed.events()[-1])["error"], whole.error()):
+        assert error["code"] == "timeout_between_tokens"
+        assert "30000 ms" in error["message"]
+        assert error["usage"]["completion_tokens"] == 2
