@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchestrator.spool.segments import list_segments, scan_file
-from tests.chaos.client import Ending
+from tests.chaos.client import Ending, Mode, Told
 from tests.chaos.declared import EDGES, GENERAL, HOME, PERSONAL, SITES, permitted, pool_of
 from tests.chaos.load import Asked
 from tests.chaos.stand import CANARIES, Stand, program_of
@@ -167,7 +167,7 @@ def lawful(seen: Seen, found: Findings) -> None:
             found.add("violations", f"{line['tag']} ({line['kind']}) reached {pool}")
 
 
-def billed(seen: Seen, found: Findings, tries: Iterable[Any]) -> None:
+def billed(seen: Seen, found: Findings, tries: Sequence[Told]) -> None:
     """What the usage records deliver is what the tenant got, once."""
     for attempt, times in Counter(one["attempt"] for one in seen.usages).items():
         if times != 1:
@@ -175,6 +175,7 @@ def billed(seen: Seen, found: Findings, tries: Iterable[Any]) -> None:
     by_request: dict[str, list[Json]] = defaultdict(list)
     for one in seen.usages:
         by_request[one["request"]].append(one)
+    _keys_ran_once(seen, found, tries)
     for told in tries:
         if not told.request or told.replayed:
             continue
@@ -188,3 +189,12 @@ def billed(seen: Seen, found: Findings, tries: Iterable[Any]) -> None:
             found.add("misbilled", f"{told.plan.tag} hung up: {told.received} came, {delivered} billed")
         elif told.ending is Ending.CLOSED and told.received and not usages:
             found.unsettled += 1
+
+
+def _keys_ran_once(seen: Seen, found: Findings, tries: Sequence[Told]) -> None:
+    """However often it was asked, a request with a key is completed once."""
+    tags = {one["request"]: one["client_request"] for one in seen.decisions}
+    complete = Counter(tags.get(one["request"]) for one in seen.usages if one["outcome"] == "complete")
+    for tag in {told.plan.tag for told in tries if told.plan.mode is Mode.KEYED}:
+        if complete[tag] > 1:
+            found.add("misbilled", f"{tag} has a key, and was completed {complete[tag]} times")

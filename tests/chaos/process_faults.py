@@ -25,7 +25,7 @@ def killed(name: str, program: str, what: str, away_s: float, rounds: int = 3) -
 def frozen(name: str, program: str, what: str) -> Scenario:
     """SIGSTOP of a program for a while."""
     steps = (Step(0.0, send(program, signal.SIGSTOP), fault=True), Step(FROZEN_S, send(program, signal.SIGCONT)))
-    return Scenario(f"{name}-frozen", f"SIGSTOP of {what} for {FROZEN_S:g} s", steps)
+    return Scenario(f"{name}-frozen", f"SIGSTOP of {what} for {FROZEN_S:g} s", steps, rounds=2)
 
 
 async def personal_data_waits(running: Run) -> None:

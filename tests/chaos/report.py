@@ -22,6 +22,7 @@ class Result:
     sent: int = 0
     answered: int = 0
     reattached: int = 0
+    """Sessions that went on after their connection was lost, by the edges' logs."""
     resumed: int = 0
     again: int = 0
     """Asked again because the edge itself was gone."""

@@ -11,12 +11,13 @@ from pathlib import Path
 from tests.chaos.client import Ending, Mode
 from tests.chaos.declared import PERSONAL
 from tests.chaos.evidence import Auditor
+from tests.chaos.heard import heard
 from tests.chaos.load import Lane, Load
-from tests.chaos.page import continued
 from tests.chaos.proxy import Toxics
 from tests.chaos.report import Result, summed
 from tests.chaos.stand import Stand
 
+REATTACHED = "session_reattached"
 RECOVER_S = 30.0
 """How long every lane may take to have an answer again, once all is whole."""
 SETTLE_S = 0.5
@@ -86,7 +87,7 @@ async def run(scenario: Scenario, stand: Stand, auditor: Auditor) -> Result:
     """Run a scenario on a whole stand, and leave it whole."""
     load = Load(stand, scenario.name)
     running = Run(stand, load)
-    before = await continued(stand)
+    before = heard(stand, REATTACHED)
     load.start(scenario.lanes)
     try:
         for _ in range(scenario.rounds):
@@ -96,11 +97,10 @@ async def run(scenario: Scenario, stand: Stand, auditor: Auditor) -> Result:
         if scenario.check is not None:
             await scenario.check(running)
         await asyncio.sleep(SETTLE_S)
-        after = await continued(stand)
     finally:
         await load.close()
     findings = auditor.look(load.asked, running.spools)
-    reattached = after.reattached_since(before)
+    reattached = heard(stand, REATTACHED) - before
     return summed(scenario.name, load.asked, running.faults, reattached, findings, running.failures, running.figures)
 
 

@@ -49,7 +49,7 @@ KIB_PER_REQUEST_MAX = 2.0
 two records or three a request. What grows by more than this a request is a leak."""
 DESCRIPTORS_MORE_MAX = 16
 THREADS_MORE_MAX = 4
-SUSPICIOUS = ("session_lost", "replica_lost", "replica_suspect", "pool_lost", "task_failed")
+SUSPICIOUS = ("session_lost", "session_detached", "replica_lost", "replica_suspect", "pool_lost", "task_failed")
 """Log events of programs that took another for dead, or that failed."""
 _BUSY = "while True: pass"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
 import secrets
 import signal
@@ -326,7 +327,13 @@ class Stand:
             write_yaml(self._config(program_of(site)), {**member, **self._site(site)})
 
     def _edge(self, edge: str) -> dict[str, Any]:
-        home = {"name": HOME_ENGINE, "base_url": self._engine_url(HOME_ENGINE), "served_model": engine.MODEL}
+        home = {
+            "name": HOME_ENGINE,
+            "base_url": self._engine_url(HOME_ENGINE),
+            "served_model": engine.MODEL,
+            "resume": "text",
+            "identity": identity(),
+        }
         return {
             "id": edge,
             "host": LOOPBACK,
@@ -345,6 +352,8 @@ class Stand:
                 "base_url": self._engine_url(name),
                 "served_model": engine.MODEL,
                 "slots": self.pace.slots,
+                "resume": "text",
+                "identity": identity(),
             }
             for name in self.engines(pool_of(site))
         ]
@@ -359,6 +368,13 @@ class Stand:
 
     def _engine_url(self, name: str) -> str:
         return f"http://{LOOPBACK}:{self.ports[name]}"
+
+
+def identity() -> dict[str, str]:
+    """Return what every engine of the stand is: one continues another's answer."""
+    names = ("weights", "tokenizer", "template")
+    parts = {f"{name}_sha256": hashlib.sha256(name.encode()).hexdigest() for name in names}
+    return {**parts, "engine_family": "words-1", "quantisation": "none"}
 
 
 def free_ports(count: int) -> list[int]:

@@ -26,7 +26,13 @@ from tests.chaos.trend import growth_of
 from tests.chaos.words import TOKEN_CHARS, Verdict, answer, judge, prompt_of
 
 PLAN = Plan("t-1", "edge-a", "http://127.0.0.1:1", "key", "calm", GENERAL, None, Mode.STREAM, 10)
-DECISION: dict[str, Any] = {"attempt": "att_1", "client_request": "t-1", "pool": "cn-guizhou", "decided_ms": 100}
+DECISION: dict[str, Any] = {
+    "attempt": "att_1",
+    "request": "req_1",
+    "client_request": "t-1",
+    "pool": "cn-guizhou",
+    "decided_ms": 100,
+}
 START: dict[str, Any] = {"tag": "t-1", "kind": GENERAL, "at_ms": 101}
 USAGE: dict[str, Any] = {
     "attempt": "att_1",
@@ -85,6 +91,15 @@ def test_records_that_do_not_fit_are_found(what: str, seen: Seen) -> None:
     found = found_in(seen, told_as(Ending.ANSWERED))
     assert getattr(found, what) >= 1
     assert not found.clean
+
+
+def test_a_key_that_ran_twice_is_found() -> None:
+    again = [{**DECISION, "attempt": "att_2", "request": "req_2"}, {**USAGE, "attempt": "att_2", "request": "req_2"}]
+    seen = Seen([DECISION, again[0]], [USAGE, again[1]], [], [], [])
+    told = told_as(Ending.ANSWERED)
+    assert found_in(seen, told).clean
+    told.plan = replace(PLAN, mode=Mode.KEYED)
+    assert found_in(seen, told).misbilled == 1
 
 
 def test_a_tenant_who_hung_up_pays_at_least_what_came() -> None:
