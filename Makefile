@@ -6,6 +6,8 @@
 #   make bench [ARGS=...]          the benchmarks
 #   make bench-path [ARGS=...]     the data path beside vllm-router, sglang-router and LiteLLM; needs wrk (apt-get install wrk)
 #   make bench-placement [FULL=1]  placement against the published routers, simulated; FULL=1 writes docs/placement.md
+#   make chaos [ARGS=...]          real faults on real programs (ARGS: scenarios, --list, --short, --json FILE)
+#   make soak [MINUTES=20]         mixed load for minutes: nothing grows, leaks or fails over (ARGS=--json FILE)
 #   make fuzz [SECONDS=60]         every reader of bytes from outside under fuzzers (ARGS name targets; --keep adds to the corpus)
 #   make setup                     packages and model; nothing to do: under a second
 #   make protos                    stubs from protos/tidegate/v1/*.proto
@@ -53,6 +55,12 @@ bench-placement: packages
 
 fuzz: packages
 	@$(VENV)/python tools/fuzz.py $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+chaos: setup
+	@$(VENV)/python -m tests.chaos $(ARGS)
+
+soak: packages
+	@$(VENV)/python -m tests.chaos.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 protos: packages
 	@$(VENV)/python tools/protos.py $(ARGS)

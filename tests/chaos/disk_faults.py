@@ -1,0 +1,66 @@
+"""The scenario of a full disk."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.chaos.client import Ending, Mode
+from tests.chaos.declared import EDGES, PERSONAL
+from tests.chaos.load import Lane
+from tests.chaos.scenario import Run, Scenario, Step
+
+EDGE = EDGES[0]
+DISK_KIB = 1024
+"""Room for the records of about 150 requests."""
+FULL_S = 30.0
+GOES_ON_S = 2.0
+CODE = "evidence_unavailable"
+
+
+async def shrink_the_disk(running: Run) -> None:
+    """Start the edge anew with its spool on a small disk, and wait until that is full."""
+    stand = running.stand
+    keep = stand.folder / f"kept-{len(running.load.asked)}"
+    running.spools.append(keep)
+    told = ("--kib", str(DISK_KIB), "--at", str(stand.data(EDGE) / "spool"), "--keep", str(keep))
+    wrap = (sys.executable, "-m", "tests.chaos.small_disk", *told, "--")
+    running.load.leaves(EDGE)
+    await stand.supervisor.stop(EDGE)
+    await stand.restart(EDGE, wrap=wrap)
+
+    def full() -> bool:
+        return any(one.tries and one.last.why == CODE for one in running.load.asked)
+
+    if not await running.load.until(full, FULL_S):
+        running.fail("the disk was never full")
+
+
+async def enlarge_it(running: Run) -> None:
+    """The edge on its own disk again."""
+    running.load.leaves(EDGE)
+    await running.stand.supervisor.stop(EDGE)
+    await running.stand.restart(EDGE)
+
+
+async def both_kinds_were_refused(running: Run) -> None:
+    """With a full disk nothing leaves, whatever its kind, and the reason is said."""
+    refused = [one.last for one in running.load.asked if one.last.ending is Ending.REFUSED and one.last.why == CODE]
+    kinds = {told.plan.kind for told in refused}
+    if len(kinds) < 2:
+        running.fail(f"with a full disk only these kinds were refused: {sorted(kinds)}")
+    if any(told.plan.edge != EDGE for told in refused):
+        running.fail("the other edge, whose disk has room, refused as well")
+
+
+DISK_FAULTS = (
+    Scenario(
+        "disk-full",
+        "an edge whose spool is on a disk of 1 MiB, until nothing more fits, and 2 s beyond",
+        (Step(0.0, shrink_the_disk, fault=True), Step(GOES_ON_S, enlarge_it)),
+        lanes=(
+            Lane(4, Mode.STREAM, tokens=8, quick=True),
+            Lane(4, Mode.STREAM, tokens=8, quick=True, kind=PERSONAL, tenant="third"),
+        ),
+        check=both_kinds_were_refused,
+    ),
+)
