@@ -96,7 +96,8 @@ def check(answer: bytes, tokens: int) -> None:
 def _streamed_text(body: bytes) -> str:
     events = [line.removeprefix(b"data: ") for line in body.split(b"\n") if line.startswith(b"data: ")]
     if not events or events[-1].strip() != b"[DONE]":
-        raise WrongAnswer("the stream does not end with [DONE]")
+        last = events[-1][:200].decode("utf-8", "replace") if events else "nothing"
+        raise WrongAnswer(f"the stream does not end with [DONE] but with {last}")
     parts: list[str] = []
     for event in events[:-1]:
         try:

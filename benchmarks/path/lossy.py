@@ -43,6 +43,7 @@ NEAR, FAR = "198.18.77.1", "198.18.77.2"
 """Addresses for benchmarks (RFC 2544), in namespaces of our own."""
 FAR_PORT = 7_000
 RELAY_BYTES = 64 * 1024
+SETUP_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ class Namespace:
         tunnel = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         fcntl.ioctl(tunnel, TUNSETIFF, struct.pack("16sH22x", b"border0", IFF_TUN | IFF_NO_PI))
         for words in (("addr", "add", f"{address}/30", "dev", "border0"), ("link", "set", "border0", "up")):
-            if subprocess.run(("ip", *words), check=False, capture_output=True).returncode:
+            ran = subprocess.run(("ip", *words), check=False, capture_output=True, timeout=SETUP_S)
+            if ran.returncode:
                 raise OSError("the tunnel device cannot be set up")
         return tunnel
 
@@ -240,7 +242,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         return uvloop.run(_serve(options.listen, options.to, options.plan))
-    except (OSError, ValueError, KeyError) as failure:
+    except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as failure:
         sys.stderr.write(f"lossy: {failure}\n")
         return 1
 

@@ -125,6 +125,7 @@ def _stages(one: Mapping[str, Any]) -> list[str]:
     for program, found in one["stages"].items():
         rows += [[program, row["stage"] + (" *" if row["kind"] == LAW else ""), f"{row['us']:,.1f}"] for row in found]
         rows.append([program, "**in all**", f"**{sum(row['us'] for row in found):,.1f}**"])
+        rows.append([program, "the process without the clock", f"{one['unclocked_us'][program]:,.1f}"])
     note = (
         f"Microseconds of a request; the clock counts {one['clock']}. * permits, placement, evidence: "
         f"{one['law_us']:,.1f} in both programs."

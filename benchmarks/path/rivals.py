@@ -131,7 +131,10 @@ def installed(requirement: str, environments: Path) -> Path:
 
 async def started(rival: Rival, supervisor: Supervisor, folder: Path, environments: Path, worker: str) -> System:
     """Start a rival and return it when it listens. Raises NotMeasured with the reason."""
-    environment = await asyncio.to_thread(installed, rival.requirement, environments)
+    try:
+        environment = await asyncio.to_thread(installed, rival.requirement, environments)
+    except OSError as failure:
+        raise NotMeasured(f"its environment could not be made: {failure}") from failure
     (port,) = free_ports(1)
     own = folder / rival.name
     own.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ SLOW_TOKENS = 8_000
 SLOW_SETTLE_S = 6.0
 SAMPLE_S = 0.25
 LIMIT_S = 60.0
+RECOVERY_S = 30
 BORDER_STREAMS = 32
 BORDER_PACE_MS = 20
 BORDER_LONG = 3
@@ -96,6 +97,7 @@ async def many_streams(systems: Sequence[System]) -> list[Row]:
     what = f"{STREAMS:,} streams at once, {1000 // STREAM_PACE_MS} tokens/s each, begun over {STREAM_RAMP_S:.0f} s"
     rows = []
     for system in systems:
+        await recovered(system)
         body = body_of(system.model, stream=True, tokens=STREAM_TOKENS, pace_ms=STREAM_PACE_MS)
         before = memory_bytes(system)
         try:
@@ -107,7 +109,6 @@ async def many_streams(systems: Sequence[System]) -> list[Row]:
         found = figures(streams)
         found["tokens_per_s"] = STREAMS * STREAM_TOKENS * 1000 / found["took_ms"]
         rows.append(Row(what, system.name, {**found, **_memory(before, peak)}))
-        await asyncio.sleep(1.0)
     return rows
 
 
@@ -117,6 +118,7 @@ async def slow_readers(systems: Sequence[System]) -> list[Row]:
     for title, bytes_per_s in (("read nothing", 0), ("read a token a second", SLOW_READ_BYTES)):
         what = f"{SLOW} streams of {SLOW_TOKENS:,} tokens whose readers {title}"
         for system in systems:
+            await recovered(system)
             body = body_of(system.model, stream=True, tokens=SLOW_TOKENS)
             before = memory_bytes(system)
             async with SlowReaders([system.ask(body)] * SLOW, bytes_per_s) as readers:
@@ -127,7 +129,6 @@ async def slow_readers(systems: Sequence[System]) -> list[Row]:
                 continue
             grown = {name: max(0, after[name] - size) / 1024 / SLOW for name, size in before.items()}
             rows.append(Row(what, system.name, {f"{name}_kib_per_stream": kib for name, kib in grown.items()}))
-            await asyncio.sleep(1.0)
     return rows
 
 
@@ -177,6 +178,18 @@ async def _across(stand: Stand, border: Plan, plan: Path, say: Say) -> list[Row]
     return rows
 
 
+async def recovered(system: System) -> None:
+    """Wait until a system answers again: what one row did to it is not the next one's."""
+    ask = system.ask(body_of(system.model, stream=True, tokens=LONG_ANSWER_TOKENS))
+    for _ in range(RECOVERY_S):
+        await asyncio.sleep(1.0)
+        try:
+            await streamed([ask], LONG_ANSWER_TOKENS, LIMIT_S)
+        except (WrongAnswer, OSError):
+            continue
+        return
+
+
 async def every_row(
     parts: Sequence[str], stand: Stand, systems: Sequence[System], say: Say
 ) -> list[Row]:
@@ -185,12 +198,12 @@ async def every_row(
     if "long" in parts:
         say("long prompts")
         rows += await long_prompts(systems, engine_pid(stand))
-    if "streams" in parts:
-        say(f"{STREAMS:,} streams")
-        rows += await many_streams(systems)
     if "slow" in parts:
         say("slow readers")
         rows += await slow_readers([one for one in systems if one.processes])
+    if "streams" in parts:
+        say(f"{STREAMS:,} streams")
+        rows += await many_streams(systems)
     return rows
 
 

@@ -1,7 +1,7 @@
 """Processor time by stage: the same load on a stand whose edge and intake run with a clock round their stages.
 
-The whole of a request is measured first on the stand without the clock; what the stages do not account for is the rest.
-One connection at a time: then no program waits for a core while its stage is timed.
+What the process spends beyond its stages is the rest. One connection at a time: then no program waits for a core while
+its stage is timed. The same load on the stand without the clock is beside it, to show what the clock leaves of itself.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Staged:
     load: Load
     tables: Mapping[str, list[Row]]
     """By program."""
+    unclocked_us: Mapping[str, float]
+    """By program, a request on the stand without the clock."""
     clock: str
     missing: tuple[str, ...]
     """Functions that a stage names and that are gone."""
@@ -44,6 +46,7 @@ class Staged:
             "clock": self.clock,
             "missing": list(self.missing),
             "law_us": law_us(self.tables),
+            "unclocked_us": dict(self.unclocked_us),
             "stages": {
                 program: [{"stage": row.title, "us": row.us, "calls": row.calls, "kind": row.kind} for row in table]
                 for program, table in self.tables.items()
@@ -78,11 +81,10 @@ async def staged(folder: Path, wholes: Mapping[str, Mapping[str, float]], second
             one = await _loaded(system, stand, load, folder, seconds)
             after = {program: await _look(path) for program, path in sockets.items()}
             tables = {
-                program: rows(program, before[program], after[program], one.run.requests, wholes[load.name][program])
-                for program in MODULES
+                program: rows(program, before[program], after[program], one.run.requests) for program in MODULES
             }
             missing = tuple(str(name) for look in after.values() for name in _list(look["missing"]))
-            found.append(Staged(load, tables, str(after[EDGE]["clock"]), missing))
+            found.append(Staged(load, tables, wholes[load.name], str(after[EDGE]["clock"]), missing))
     finally:
         await stand.stop()
     return found
@@ -102,7 +104,8 @@ def stage_table(one: Staged) -> Table:
         for row in found:
             mark = " *" if row.kind == LAW else ""
             table.add_row(program, row.title + mark, f"{row.us:,.1f}", f"{row.calls:,.1f}" if row.calls else "")
-        table.add_row(program, "in all", f"{sum(row.us for row in found):,.1f}", "", style="bold", end_section=True)
+        table.add_row(program, "in all", f"{sum(row.us for row in found):,.1f}", "", style="bold")
+        table.add_row(program, "without the clock", f"{one.unclocked_us[program]:,.1f}", "", end_section=True)
     law = law_us(one.tables)
     table.add_row("both", "* permits, placement, evidence", f"{law:,.1f}", f"aim {LAW_AIM_US:.0f}", style="bold")
     for name in one.missing:

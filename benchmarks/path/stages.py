@@ -13,6 +13,7 @@ EDGE, INTAKE = "edge", "intake"
 LAW = "law"
 """Marks the stages of permit, placement and evidence: issue 5 bounds their sum over both programs."""
 LAW_AIM_US = 60.0
+REST = "rest: event loop, gRPC, HTTP server, kernel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Stage:
     title: str
     functions: tuple[str, ...]
     kind: str = ""
+    once: bool = False
+    """Whether it runs once for each request: its calls then say how many there were."""
 
 
 MODULES = {EDGE: "node_agent.assembly", INTAKE: "scheduler.assembly"}
@@ -32,7 +35,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             "HTTP in: head, framing, key, body",
             ("node_agent.front.http:*", "node_agent.front.tenants:*", "node_agent.front.interest:Interest.*"),
         ),
-        Stage("strict parse", ("orchestrator.files.chat:load_chat_request",)),
+        Stage("strict parse", ("orchestrator.files.chat:load_chat_request",), once=True),
         Stage("front, between its parts", ("node_agent.front.app:Front.__call__",)),
         Stage(
             "label",
@@ -100,7 +103,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
         ),
         Stage("session machine", ("orchestrator.wire.session_intake:IntakeSession.*",)),
         Stage("session: batches to and from gRPC", ("scheduler.intake.sessions:Port.*",)),
-        Stage("second permit", ("scheduler.intake.second_permit:second_permit",), LAW),
+        Stage("second permit", ("scheduler.intake.second_permit:second_permit",), LAW, once=True),
         Stage("second permit: the edge's signature", ("orchestrator.evidence.signing:verify",), LAW),
         Stage(
             "record: account, canonical bytes",
@@ -141,27 +144,33 @@ class Row:
     kind: str = ""
 
 
-def rows(
-    program: str, before: Mapping[str, object], after: Mapping[str, object], requests: int, whole_us: float
-) -> list[Row]:
-    """Return the stages of a program between two looks at its clock; they and the last row add up to `whole_us`.
+def rows(program: str, before: Mapping[str, object], after: Mapping[str, object], requests: int) -> list[Row]:
+    """Return the stages of a program between two looks at its clock; the last row is what the process spent beyond.
 
-    `whole_us` is the processor time of a request as measured without the clock. Pure.
+    They add up to the processor time of the process in that time, without what the clock itself cost. `requests` counts
+    where no stage does. Pure.
     """
     stages = STAGES[program]
     spent, calls, inner = (_between(before, after, name) for name in ("spent_ns", "calls", "inner"))
-    inner_ns, outer_ns = float(str(after["inner_ns"])), float(str(after["outer_ns"]))
+    inner_ns, outer_ns = _number(after, "inner_ns"), _number(after, "outer_ns")
+    counted = [calls[number] for number, stage in enumerate(stages) if stage.once and calls[number]]
+    count = counted[0] if counted else requests
     found = []
     for number, stage in enumerate(stages):
         own_ns = spent[number] - calls[number] * inner_ns - inner[number] * outer_ns
-        found.append(Row(stage.title, max(0.0, own_ns) / 1000 / requests, calls[number] / requests, stage.kind))
-    rest = whole_us - sum(row.us for row in found)
-    return [*found, Row("rest: event loop, gRPC, HTTP server, kernel", rest, 0.0)]
+        found.append(Row(stage.title, max(0.0, own_ns) / 1000 / count, calls[number] / count, stage.kind))
+    clock_us = sum(calls) * (inner_ns + outer_ns) / 1000
+    whole_us = (_number(after, "process_us") - _number(before, "process_us") - clock_us) / count
+    return [*found, Row(REST, whole_us - sum(row.us for row in found), 0.0)]
 
 
 def law_us(tables: Mapping[str, Sequence[Row]]) -> float:
     """Return what permit, placement and evidence cost in both programs together. Pure."""
     return sum(row.us for table in tables.values() for row in table if row.kind == LAW)
+
+
+def _number(look: Mapping[str, object], name: str) -> float:
+    return float(str(look[name]))
 
 
 def _between(before: Mapping[str, object], after: Mapping[str, object], name: str) -> list[float]:
