@@ -3,8 +3,8 @@
     python -m benchmarks.engine --port PORT
 
 `POST /v1/chat/completions` answers with `max_tokens` tokens, 100 where none are named: as one JSON object, or with
-`"stream": true` as that many events, each a write of its own. `"seed": N` with N > 0 rests N milliseconds before each
-token but the first. `GET /v1/models` lists one model; `GET /health`, `/get_model_info` and `/get_server_info` answer as
+`"stream": true` as that many events, each a write of its own. `(pace N ms)` in a prompt rests N milliseconds before
+each token but the first. `GET /v1/models` lists one model; `GET /health`, `/get_model_info` and `/get_server_info` answer as
 the workers of other routers do. Nothing else of a request is read. Loopback only.
 """
 
@@ -31,7 +31,7 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 _END_OF_HEAD = b"\r\n\r\n"
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 _COUNT = re.compile(rb'"max_(?:completion_)?tokens"\s*:\s*([0-9]{1,9})')
-_SEED = re.compile(rb'"seed"\s*:\s*([0-9]{1,9})')
+_PACE = re.compile(rb"\(pace ([0-9]{1,6}) ms\)")
 
 
 def _chunk(data: bytes) -> bytes:
@@ -165,9 +165,9 @@ class Connection(asyncio.Protocol):
         if _STREAM.search(body) is None:
             self._write_whole(whole(tokens))
             return
-        seed = _SEED.search(body)
+        pace = _PACE.search(body)
         self._answering = True
-        self._write(streamed(tokens), 0, 0 if seed is None else int(seed[1]) / 1000)
+        self._write(streamed(tokens), 0, 0 if pace is None else int(pace[1]) / 1000)
 
     def _write_whole(self, answer: bytes) -> None:
         if self._transport is None:

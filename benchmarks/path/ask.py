@@ -42,15 +42,13 @@ class Ask:
 
 
 def body_of(model: str, *, stream: bool, tokens: int, prompt: str = PROMPT, pace_ms: int = 0) -> bytes:
-    """Return the body that asks a model for so many tokens; `pace_ms` is what the engine reads from `seed`."""
+    """Return the body that asks a model for so many tokens; `pace_ms` is told to the engine in the prompt."""
     asked: dict[str, object] = {
         "model": model,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": [{"role": "user", "content": f"{prompt} (pace {pace_ms} ms)" if pace_ms else prompt}],
         "max_tokens": tokens,
         "stream": stream,
     }
-    if pace_ms:
-        asked["seed"] = pace_ms
     return msgspec.json.encode(asked)
 
 

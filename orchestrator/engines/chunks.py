@@ -6,15 +6,16 @@ Nothing of a chunk is passed through: the fields named here are read, every othe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 from typing import Annotated
 
 import msgspec
 
 from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, FinishReason
-from orchestrator.engines.sse import SseDecoder, SseEvent, SseFault
+from orchestrator.engines.sse import SseDecoder, SseEvent, SseFault, plain_data
 
-_DONE = "[DONE]"
+_DONE = b"[DONE]"
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
@@ -115,13 +116,28 @@ class ChunkReader:
             return self._fail("engine_failed", "the engine reported an error in the middle of its answer")
         if event.name not in ("", "message"):
             return self._fail("engine_protocol", "the engine sent an event of an unknown kind")
-        if event.data == _DONE:
+        found = self.read_data(event.data.encode())
+        return [Delta(found, token_ids=(), tokens=1)] if isinstance(found, str) else found
+
+    def read_data(self, data: bytes) -> list[EngineEvent] | str:
+        """Takes the data of the next event, which has no name. Text alone is returned as it is: it is one token."""
+        if self._ended:
+            return []
+        if data == _DONE:
             return self._done()
         try:
-            chunk = _CHUNK.decode(event.data)
+            chunk = _CHUNK.decode(data)
         except (msgspec.DecodeError, RecursionError):
             # The exception may quote the payload, so nothing of it is kept.
             return self._fail("engine_protocol", "the engine sent a chunk that cannot be read")
+        choices = chunk.choices
+        if choices is not None and len(choices) == 1 and chunk.usage is None and not chunk.is_error:
+            choice = choices[0]
+            delta = choice.delta
+            plain = choice.index == 0 and choice.finish_reason is None and self._finish_reason is None
+            if plain and delta is not None and delta.content:
+                self._chunks_with_text += 1
+                return delta.content
         return self._chunk(chunk)
 
     def end(self) -> list[EngineEvent]:
@@ -191,12 +207,13 @@ class ChunkReader:
 class AnswerReader:
     """The decoder and the chunk reader of one answer, in a row: bytes in, engine events out."""
 
-    __slots__ = ("_chunks", "_decoder")
+    __slots__ = ("_chunks", "_decoder", "_line_bytes_max")
 
     def __init__(self, *, line_bytes_max: int, usage: UsageExpectation) -> None:
         # A chunk is one line in practice, so one bound serves both.
         self._decoder = SseDecoder(line_bytes_max=line_bytes_max, event_bytes_max=line_bytes_max)
         self._chunks = ChunkReader(usage)
+        self._line_bytes_max = line_bytes_max
 
     @property
     def ended(self) -> bool:
@@ -213,12 +230,38 @@ class AnswerReader:
         text: list[str] = []
         tokens = 0
         events: list[EngineEvent] = []
-        for event in self._decoder.feed(data):
-            for found in self._chunks.read(event):
-                if isinstance(found, Delta):
-                    text.append(found.text)
-                    tokens += found.tokens
-                else:
-                    events.append(found)
+        for found in self._read(data):
+            if isinstance(found, str):
+                text.append(found)
+                tokens += 1
+            elif isinstance(found, Delta):
+                text.append(found.text)
+                tokens += found.tokens
+            else:
+                events.append(found)
         # Nothing comes after an end, so the text stands before it.
         return [Delta("".join(text), (), tokens), *events] if text else events
+
+    def _read(self, data: bytes) -> Iterator[EngineEvent | str]:
+        """Yield what the bytes hold: whole events the quick way, what was cut or is unusual by the decoder."""
+        begin = 0
+        if not self._decoder.between:
+            begin = data.find(b"\n\n") + 2
+            begin = len(data) if begin < 2 else begin
+            yield from self._decoded(data[:begin])
+        end = data.rfind(b"\n\n", begin) + 2
+        if end > begin and self._decoder.between:
+            plain = plain_data(data[begin:end], self._line_bytes_max)
+            if plain is not None:
+                for one in plain:
+                    found = self._chunks.read_data(one)
+                    if isinstance(found, str):
+                        yield found
+                    else:
+                        yield from found
+                begin = end
+        yield from self._decoded(data[begin:])
+
+    def _decoded(self, data: bytes) -> Iterator[EngineEvent]:
+        for event in self._decoder.feed(data):
+            yield from self._chunks.read(event)

@@ -295,3 +295,43 @@ def test_every_bound_must_bound(name: str) -> None:
     bounds: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=name):
         OpenAIEngineSettings("http://engine", "model", **bounds)
+
+
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n',
+            'data: {"choices":[{"index":0,"delta":{"content":"日本"}}]}\n\n'.encode(),
+            b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":null}}]}\n\n',
+            b'data: {"choices":[{"index":0,"delta":{"content":"b"}}]}\r\n\r\n',
+            b'data:{"choices":[{"index":0,"delta":{"content":"c"},"finish_reason":"stop"}]}\n\n',
+            b'data: {"choices":[],\ndata: "usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n',
+            b": comment\n\n",
+            b"event: message\n",
+            b"data: [DONE]\n\n",
+            b"data: {bad}\n\n",
+            b"\n",
+            b"\xff",
+        ]
+    ),
+    max_size=12,
+)
+
+
+@given(PIECES, st.data())
+def test_whole_events_read_quickly_are_what_the_decoder_reads(pieces: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(pieces)
+    whole, cut = (AnswerReader(line_bytes_max=300, usage=UsageExpectation.REQUIRED) for _ in range(2))
+    at, told = 0, []
+    while at < len(stream):
+        until = data.draw(st.integers(at + 1, len(stream)))
+        told += whole.feed(stream[at:until])
+        at = until
+    slow = [event for byte in stream for event in cut.feed(bytes([byte]))]
+    assert joined(told) == joined(slow)
+
+
+def joined(events: list[EngineEvent]) -> list[object]:
+    deltas = [event for event in events if isinstance(event, Delta)]
+    text, tokens = "".join(delta.text for delta in deltas), sum(delta.tokens for delta in deltas)
+    return [text, tokens, *(event for event in events if not isinstance(event, Delta))]
