@@ -4,8 +4,8 @@
 
 `POST /v1/chat/completions` answers with `max_tokens` tokens, 100 where none are named: as one JSON object, or with
 `"stream": true` as that many events, each a write of its own. `(pace N ms)` in a prompt rests N milliseconds before
-each token but the first. `GET /v1/models` lists one model; `GET /health`, `/get_model_info` and `/get_server_info` answer as
-the workers of other routers do. Nothing else of a request is read. Loopback only.
+each token but the first. `GET /v1/models` lists one model; `GET /health`, `/get_model_info` and `/get_server_info`
+answer as the workers of other routers do. Nothing else of a request is read. Loopback only.
 """
 
 from __future__ import annotations
