@@ -105,6 +105,7 @@ async def _core(
 ) -> Result:
     """Load every system round by round."""
     idle = await _idle(systems)
+    say("idle: " + ", ".join(f"{titles[name]} {ms:.0f} ms/s" for name, ms in idle.items() if ms))
     say(f"{len(systems)} systems, {options.rounds} rounds of {len(LOADS)} loads of {options.seconds} s each")
     count, seconds = options.rounds, options.seconds
     samples, given_up = await rounds(systems, engine_pid(stand), options.folder, count, seconds, say)
