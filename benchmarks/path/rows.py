@@ -14,8 +14,8 @@ from benchmarks.path.ask import WrongAnswer, body_of
 from benchmarks.path.lossy import Plan
 from benchmarks.path.staged import general
 from benchmarks.path.streams import SLOW_READ_BYTES, SlowReaders, Stream, figures, streamed
-from benchmarks.path.systems import ENGINE, GENERAL, OFF_PATH, SCALE, System, cpu_us, engine_pid, resident_bytes
-from benchmarks.stand import Stand, StandError
+from benchmarks.path.systems import ENGINE, GENERAL, OFF_PATH, System, cpu_us, engine_pid, resident_bytes
+from benchmarks.stand import Scale, Stand, StandError
 from orchestrator.cli.processes import ProcessFailure
 
 Say = Callable[[str], None]
@@ -143,12 +143,12 @@ async def _begun(readers: SlowReaders) -> int:
     return readers.begun()
 
 
-async def over_a_border(folder: Path, say: Say) -> list[Row]:
+async def over_a_border(folder: Path, scale: Scale, say: Say) -> list[Row]:
     """Put 200 ms, a bounded rate and loss between edge and intake, and ask across it."""
     plan = folder / "border.json"
     BORDERS[0].write(plan)
     through = ("-m", "benchmarks.path.lossy", "--plan", str(plan))
-    stand = Stand(folder / "border", None, replace(SCALE, border=through))
+    stand = Stand(folder / "border", None, replace(scale, border=through))
     rows = []
     try:
         await stand.start()
@@ -160,17 +160,17 @@ async def over_a_border(folder: Path, say: Say) -> list[Row]:
             rows += await _across(stand, f"{border.rtt_ms:.0f} ms, {loss}, {rate}", say)
     except (StandError, ProcessFailure, OSError) as failure:
         rows.append(Row("a border of packets", GENERAL, {}, f"not permitted here (it needs Linux and root): {failure}"))
-        rows += await _at_a_distance(folder, say)
+        rows += await _at_a_distance(folder, scale, say)
     finally:
         await stand.stop()
     return rows
 
 
-async def _at_a_distance(folder: Path, say: Say) -> list[Row]:
+async def _at_a_distance(folder: Path, scale: Scale, say: Say) -> list[Row]:
     """Put the proxy of `tidegate up` between edge and intake: it knows delay, and neither loss nor rate."""
     rtt_ms = BORDERS[0].rtt_ms
     through = ("-m", "orchestrator.cli.border", "--rtt-ms", str(rtt_ms))
-    stand = Stand(folder / "distance", None, replace(SCALE, border=through))
+    stand = Stand(folder / "distance", None, replace(scale, border=through))
     try:
         await stand.start()
         return await _across(stand, f"{rtt_ms:.0f} ms, by the proxy: no loss, no bound of the rate", say)
