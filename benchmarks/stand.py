@@ -78,6 +78,8 @@ class Scale:
     """Under so many names the site has the engine without a model, with so many slots each."""
     edge: Mapping[str, object] = field(default_factory=dict)
     """Settings of the edge beyond those that a stand needs."""
+    site: Mapping[str, object] = field(default_factory=dict)
+    """Settings of the scheduler, likewise."""
     through: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By module of a program: arguments of the interpreter that run it, in place of `-m`."""
     border: tuple[str, ...] = ()
@@ -348,7 +350,7 @@ class Stand:
         }
         _write(self._config("control"), {**common, **control})
         _write(self._config("edge"), {**member, **edge, **self._scale.edge})
-        _write(self._config("scheduler"), {**member, **scheduler})
+        _write(self._config("scheduler"), {**member, **scheduler, **self._scale.site})
 
 
 _AMOUNTS = {

@@ -18,9 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
+import yaml
 
 from benchmarks.figures import machine
 from benchmarks.path import wrk
@@ -28,8 +30,8 @@ from benchmarks.path.bench import PARTS, Options, Result, measured
 from benchmarks.path.profile import LOADS, PROGRAMS, SECONDS_MIN, profiled
 from benchmarks.path.report import written
 from benchmarks.path.rivals import ENVIRONMENTS, RIVALS
-from benchmarks.path.systems import DIRECT, GENERAL, PERSONAL, NotMeasured
-from benchmarks.stand import StandError
+from benchmarks.path.systems import DIRECT, GENERAL, PERSONAL, SCALE, NotMeasured
+from benchmarks.stand import Scale, StandError
 from orchestrator.cli.processes import ProcessFailure
 from orchestrator.cli.up import UpError
 
@@ -46,6 +48,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=2, help="of each run of wrk")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {','.join(PARTS)}; core always")
+    for program in ("edge", "site"):
+        what = f"a setting of the {program}, as often as there are"
+        parser.add_argument(f"--{program}", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=what)
     parser.add_argument("--envs", type=Path, default=ENVIRONMENTS, metavar="DIR", help="environments of the rivals")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md and its drawing")
@@ -70,7 +75,8 @@ def main() -> int:
             _profile(options)
             return 0
         with tempfile.TemporaryDirectory(prefix="tidegate-path-", ignore_cleanup_errors=True) as folder:
-            asked = Options(wanted, options.seconds, options.rounds, parts, options.envs.resolve(), Path(folder))
+            envs, scale = options.envs.resolve(), _scale(options)
+            asked = Options(wanted, options.seconds, options.rounds, parts, envs, Path(folder), scale)
             result = uvloop.run(_until_told(lambda: measured(asked)))
     except (wrk.WrkError, NotMeasured, StandError, ProcessFailure, UpError, OSError) as failure:
         sys.stderr.write(f"bench-path: {failure}\n")
@@ -86,6 +92,18 @@ def main() -> int:
     return _kept(result, options.json, options.write)
 
 
+def _setting(text: str) -> tuple[str, object]:
+    """Read NAME=VALUE, the value as YAML has it."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError("must be NAME=VALUE")
+    return name, yaml.safe_load(value)
+
+
+def _scale(options: argparse.Namespace) -> Scale:
+    return replace(SCALE, edge={**SCALE.edge, **dict(options.edge)}, site=dict(options.site))
+
+
 def _profile(options: argparse.Namespace) -> None:
     out = options.out or Path(f"{options.profile}-{options.load}.svg")
     seconds = max(SECONDS_MIN, options.seconds)
@@ -93,7 +111,7 @@ def _profile(options: argparse.Namespace) -> None:
 
         async def work() -> Result:
             envs, load = options.envs.resolve(), LOADS[options.load]
-            await profiled(Path(folder), envs, options.profile, load, seconds, out)
+            await profiled(Path(folder), envs, options.profile, load, seconds, out, _scale(options))
             return {}
 
         uvloop.run(_until_told(work))

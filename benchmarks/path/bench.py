@@ -29,7 +29,7 @@ from benchmarks.path.systems import (
     resident_bytes,
 )
 from benchmarks.path.tables import aims_table, cpu_table, main_table, rows_table, shown
-from benchmarks.stand import INSTANT, Stand
+from benchmarks.stand import INSTANT, Scale, Stand
 from orchestrator.cli.processes import Supervisor
 
 Result = dict[str, object]
@@ -52,6 +52,7 @@ class Options:
     parts: tuple[str, ...]
     environments: Path
     folder: Path
+    scale: Scale = SCALE
 
 
 def say(line: str) -> None:
@@ -64,13 +65,15 @@ async def measured(options: Options) -> Result:
     result: Result = {
         "seconds": options.seconds,
         "rounds": options.rounds,
+        "edge": dict(options.scale.edge),
+        "site": dict(options.scale.site),
         "fdatasync": (synced := fdatasync_us(options.folder)),
     }
     say(f"fdatasync of {WRITE_BYTES} bytes: p50 {synced['p50_us']:,.0f} us, p99 {synced['p99_us']:,.0f} us")
     extra: list[Row] = []
     wholes: dict[str, dict[str, float]] = {}
     async with AsyncExitStack() as stack:
-        stand = Stand(options.folder / "stand", None, SCALE)
+        stand = Stand(options.folder / "stand", None, options.scale)
         stack.push_async_callback(stand.stop)
         say("starting Tidegate (etcd, control, scheduler, edge) and the engine")
         await stand.start()
@@ -86,13 +89,13 @@ async def measured(options: Options) -> Result:
         extra += await every_row(options.parts, stand, carrying, say)
     if "stages" in options.parts:
         say("the same with a clock round the stages")
-        found = await staged(options.folder, wholes, options.seconds)
+        found = await staged(options.folder, wholes, options.seconds, options.scale)
         for one in found:
             shown(stage_table(one))
         result["stages"] = [one.to_json() for one in found]
     if "border" in options.parts:
         say("a border of packets between edge and intake")
-        extra += await over_a_border(options.folder, say)
+        extra += await over_a_border(options.folder, options.scale, say)
     if extra:
         shown(rows_table(extra, titles))
     result["rows"] = [one.to_json() for one in extra]
@@ -105,6 +108,7 @@ async def _core(
 ) -> Result:
     """Load every system round by round."""
     idle = await _idle(systems)
+    say("idle: " + ", ".join(f"{titles[name]} {ms:.0f} ms/s" for name, ms in idle.items() if ms))
     say(f"{len(systems)} systems, {options.rounds} rounds of {len(LOADS)} loads of {options.seconds} s each")
     count, seconds = options.rounds, options.seconds
     samples, given_up = await rounds(systems, engine_pid(stand), options.folder, count, seconds, say)

@@ -10,8 +10,8 @@ from benchmarks.path.ask import body_of
 from benchmarks.path.rivals import installed
 from benchmarks.path.rounds import MANY, STREAM, Load
 from benchmarks.path.staged import general
-from benchmarks.path.systems import SCALE, NotMeasured
-from benchmarks.stand import Stand
+from benchmarks.path.systems import NotMeasured
+from benchmarks.stand import Scale, Stand
 
 PY_SPY = "py-spy==0.4.3"
 PROGRAMS = {"edge": "edge", "intake": "scheduler"}
@@ -22,13 +22,15 @@ SECONDS_MIN = 10
 WARM_S = 1
 
 
-async def profiled(folder: Path, environments: Path, program: str, load: Load, seconds: int, out: Path) -> None:
+async def profiled(
+    folder: Path, environments: Path, program: str, load: Load, seconds: int, out: Path, scale: Scale
+) -> None:
     """Load Tidegate and write what `program` does meanwhile: a flame graph for `.svg`, raw stacks for anything else.
 
     Raises NotMeasured, StandError, ProcessFailure, WrkError.
     """
     environment = await asyncio.to_thread(installed, PY_SPY, environments)
-    stand = Stand(folder / "stand", None, SCALE)
+    stand = Stand(folder / "stand", None, scale)
     try:
         await stand.start()
         system = general(stand)

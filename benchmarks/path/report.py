@@ -21,10 +21,10 @@ DRAWING = "bench-path.svg"
 BEGIN = "<!-- bench-path: begin; written by `make bench-path ARGS=--write` -->"
 END = "<!-- bench-path: end -->"
 PANELS = (
-    ("one_p50_us", "added at the median, one connection"),
+    ("one_p50_us", "added at the median, one connection, us"),
     ("requests_per_s", "short answers/s, 32 connections"),
     ("tokens_per_s", "streamed tokens/s, 32 connections"),
-    ("cpu_us_per_request", "processor time of the router per short answer"),
+    ("cpu_us_per_request", "processor time of the router per short answer, us"),
 )
 
 

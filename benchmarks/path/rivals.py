@@ -28,7 +28,8 @@ from orchestrator.cli.processes import ProcessFailure, ProcessSpec, Supervisor, 
 ENVIRONMENTS = ROOT / ".tidegate" / "bench"
 INSTALL_S = 900.0
 READY_MS = 90_000
-SAME = "the tenant's request as it is"
+WRITTEN_AGAIN = "read and written again with the router's own defaults; not streamed, as it was asked"
+REMADE = "made anew by its OpenAI client; not streamed, as it was asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Rival:
     """For pip, with its version."""
     command: Callable[[Path, Path, int, str], Command]
     """From its environment, a folder of its own, the port to listen on and the engine's URL."""
+    upstream: str = WRITTEN_AGAIN
     seconds_min: int = 1
     rounds_max: int = 1_000
 
@@ -109,6 +111,7 @@ RIVALS = (
         "LiteLLM proxy 1.108.7, 1 worker",
         "litellm[proxy]==1.108.7",
         _litellm,
+        REMADE,
         seconds_min=10,
         rounds_max=1,
     ),
@@ -154,7 +157,7 @@ async def started(rival: Rival, supervisor: Supervisor, folder: Path, environmen
         return Ask(LOOPBACK, port, headers, body)
 
     bounds = (rival.seconds_min, rival.rounds_max)
-    return System(rival.name, rival.title, engine.MODEL, ask, {"router": pid}, SAME, *bounds)
+    return System(rival.name, rival.title, engine.MODEL, ask, {"router": pid}, rival.upstream, *bounds)
 
 
 def free_ports(count: int) -> list[int]:

@@ -17,8 +17,8 @@ from rich.table import Table
 from benchmarks.path.ask import TOKENS
 from benchmarks.path.rounds import ONE, Load, Sample, right_bytes, sample
 from benchmarks.path.stages import EDGE, INTAKE, LAW, LAW_AIM_US, Row, law_us, rows
-from benchmarks.path.systems import GENERAL, SCALE, System, engine_pid, of_stand
-from benchmarks.stand import Stand
+from benchmarks.path.systems import GENERAL, System, engine_pid, of_stand
+from benchmarks.stand import Scale, Stand
 
 STREAM_ONE = Load("stream-one", "1 connection, 100 tokens streamed", 1, TOKENS, stream=True)
 LOADS = (ONE, STREAM_ONE)
@@ -64,13 +64,15 @@ async def whole_us(stand: Stand, folder: Path, seconds: int) -> dict[str, dict[s
     return found
 
 
-async def staged(folder: Path, wholes: Mapping[str, Mapping[str, float]], seconds: int) -> list[Staged]:
+async def staged(
+    folder: Path, wholes: Mapping[str, Mapping[str, float]], seconds: int, scale: Scale
+) -> list[Staged]:
     """Start a stand with the clock, load it, and return the stages of each load."""
     sockets = {program: folder / f"{program}.sock" for program in MODULES}
     through = {
         module: ("-m", "benchmarks.path.traced", str(sockets[program]), program) for program, module in MODULES.items()
     }
-    stand = Stand(folder / "traced", None, replace(SCALE, through=through))
+    stand = Stand(folder / "traced", None, replace(scale, through=through))
     found = []
     try:
         await stand.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
@@ -116,6 +117,11 @@ class SlowReaders:
     def begun(self) -> int:
         """Return how many answers have begun well."""
         return sum(self._first(made) == _BEGUN for made in self._sockets)
+
+    def seen(self) -> str:
+        """Return what each got so far, in words."""
+        statuses = Counter(self._first(made)[9:].decode("latin-1") or "nothing" for made in self._sockets)
+        return ", ".join(f"{count} got {status}" for status, count in statuses.items())
 
     def _first(self, made: socket.socket) -> bytes:
         try:

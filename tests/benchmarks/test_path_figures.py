@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import AsyncGenerator
 from io import StringIO
 from pathlib import Path
@@ -11,6 +13,7 @@ from xml.etree import ElementTree as Xml
 import pytest
 from rich.console import Console
 
+from benchmarks.path.__main__ import main
 from benchmarks.path.aims import aims
 from benchmarks.path.drawing import Bar, Panel, drawn
 from benchmarks.path.report import BEGIN, DRAWING, END, FOLDER, PAGE, panels, told, written
@@ -225,6 +228,20 @@ def test_a_drawing_shows_every_system_and_says_what_is_missing() -> None:
     well_formed(text)
     assert text.count("not measured") >= 3
     well_formed(drawn([Panel("nothing", [Bar("a <b>", None, "not measured", "ours")])]))
+
+
+def test_the_command_takes_kept_figures_and_refuses_what_cannot_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, copy = tmp_path / "kept.json", tmp_path / "copy.json"
+    kept.write_text(json.dumps(result()), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["path", "--told", str(kept), "--json", str(copy)])
+    assert main() == 0
+    assert json.loads(copy.read_text(encoding="utf-8")) == json.loads(kept.read_text(encoding="utf-8"))
+    for wrong in (["--systems", GENERAL], ["--systems", f"{DIRECT},other"], ["--parts", "none"], ["--edge", "name"]):
+        monkeypatch.setattr(sys, "argv", ["path", *wrong])
+        with pytest.raises(SystemExit):
+            main()
 
 
 def test_figures_are_written_for_people() -> None:
