@@ -32,7 +32,7 @@ from orchestrator.policy.verdicts import HOUSE_RULES
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
-from orchestrator.telemetry.names import CODE, MANIFEST_NUMBER, MODEL, POOL, RULE, Event
+from orchestrator.telemetry.names import CODE, MANIFEST_NUMBER, MODEL, POOL, RULE, STREAMS_CONTINUED, Event
 from orchestrator.wire.catalogue import CATALOGUE
 
 SEGMENT_BYTES = 4 << 20
@@ -60,7 +60,7 @@ class Agent:
         self._metrics = Metrics()
         self._metrics.admit(CODE, CATALOGUE)
         self._metrics.admit(RULE, HOUSE_RULES)
-        self._routes = Routes(EdgeId(settings.id), _engines(settings), clock.now_ms)
+        self._routes = Routes(EdgeId(settings.id), _engines(settings), clock.now_ms, self._went_on)
         self._follower = BundleFollower(
             Following(settings.control, side, settings.id),
             Holdings(side, BundleStore(data_dir / "bundles", roots, archive_ms=archive_ms), roots),
@@ -93,6 +93,9 @@ class Agent:
             metrics=self._metrics,
         )
         self._server = FrontServer(self._front, settings.host, settings.port, on_lost=self._lost)
+
+    def _went_on(self, streams: int) -> None:
+        self._metrics.count(STREAMS_CONTINUED, streams, how="reattached")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain: no new work, running answers to their end or the grace, then leave."""

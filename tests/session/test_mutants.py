@@ -117,7 +117,7 @@ MUTANTS = (
     stream(
         1,
         "nothing is kept",
-        "next_tokens",
+        "frame",
         "self.kept.append((size_bytes, frame))",
         "self.kept_from += size_bytes",
     ),
