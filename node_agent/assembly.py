@@ -38,7 +38,7 @@ from orchestrator.policy.verdicts import HOUSE_RULES
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
-from orchestrator.telemetry.names import CODE, MANIFEST_NUMBER, MODEL, POOL, RULE, Event
+from orchestrator.telemetry.names import CODE, MANIFEST_NUMBER, MODEL, POOL, RULE, STREAMS_CONTINUED, Event
 from orchestrator.wire.catalogue import CATALOGUE
 from orchestrator.wire.deadlines import Waits
 
@@ -68,7 +68,7 @@ class Agent:
         self._metrics = Metrics()
         self._metrics.admit(CODE, CATALOGUE)
         self._metrics.admit(RULE, HOUSE_RULES)
-        self._routes = Routes(EdgeId(settings.id), _engines(settings), clock.now_ms)
+        self._routes = Routes(EdgeId(settings.id), _engines(settings), clock.now_ms, self._went_on)
         self._follower = BundleFollower(
             Following(settings.control, side, settings.id),
             Holdings(side, BundleStore(data_dir / "bundles", roots, archive_ms=archive_ms), roots),
@@ -110,6 +110,9 @@ class Agent:
             desk=self._desk,
         )
         self._server = FrontServer(self._front, settings.host, settings.port)
+
+    def _went_on(self, streams: int) -> None:
+        self._metrics.count(STREAMS_CONTINUED, streams, how="reattached")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain: no new work, running answers to their end or the grace, then leave."""

@@ -23,10 +23,17 @@ LEAVE_S = 3.0
 class Routes:
     """Follows the declared fleet and carries permitted attempts. Decides nothing."""
 
-    def __init__(self, edge: EdgeId, engines: Mapping[str, EngineLink], wall_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        edge: EdgeId,
+        engines: Mapping[str, EngineLink],
+        wall_ms: Callable[[], int],
+        went_on: Callable[[int], None] | None = None,
+    ) -> None:
         self._edge = edge
         self._engines = dict(engines)
         self._wall_ms = wall_ms
+        self._went_on = went_on
         self._links: dict[SchedulerId, SessionLink] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._in_flight: dict[PoolId, int] = {}
@@ -45,7 +52,7 @@ class Routes:
                 del self._links[scheduler]
         for scheduler, target in wanted.items():
             if scheduler not in self._links:
-                link = SessionLink(self._edge, scheduler, target, self._wall_ms)
+                link = SessionLink(self._edge, scheduler, target, self._wall_ms, self._went_on)
                 self._links[scheduler] = link
                 self._tasks[f"session {scheduler}"] = asyncio.create_task(link.run())
 

@@ -122,12 +122,19 @@ class SessionLink:
     """Keeps one session to `target` alive, and carries attempts over it."""
 
     def __init__(
-        self, edge: EdgeId, scheduler: SchedulerId, target: str, wall_ms: Callable[[], int]
+        self,
+        edge: EdgeId,
+        scheduler: SchedulerId,
+        target: str,
+        wall_ms: Callable[[], int],
+        went_on: Callable[[int], None] | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.target = target
         self._edge = edge
         self._wall_ms = wall_ms
+        self._went_on = went_on
+        """Told how many answers go on over a new connection."""
         self._epoch = 0
         """Of the last transport. It grows on from one session to the next."""
         self._machine: EdgeSession | None = None
@@ -310,12 +317,18 @@ class SessionLink:
                     self._load_heard_us.update({load.pool: _now_us() for load in loads})
                     self._act(machine.received(batch.epoch, frame, _now_us(), self._wall_ms()))
                     if isinstance(frame, Welcome) and frame.continued:
-                        log.info(Event.SESSION_REATTACHED, peer=self.scheduler, epoch=machine.epoch)
+                        self._reattached(machine)
         except WireError as error:
             log.error(Event.FRAME_DROPPED, peer=self.scheduler, cause="malformed", detail=error.field)
             self._act(machine.close("protocol_violation"))
         except grpc.aio.AioRpcError as error:
             log.debug(Event.SESSION_CLOSED, peer=self.scheduler, code=error.code().name)
+
+    def _reattached(self, machine: EdgeSession) -> None:
+        going_on = machine.streams()
+        log.info(Event.SESSION_REATTACHED, peer=self.scheduler, epoch=machine.epoch, count=going_on)
+        if self._went_on is not None:
+            self._went_on(going_on)
 
     async def _tick(self, machine: EdgeSession) -> None:
         while True:

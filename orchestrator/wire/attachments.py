@@ -7,7 +7,6 @@ up, for its edge has most likely given up too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.policy.ids import EdgeId, SchedulerId, SessionId
@@ -46,9 +45,6 @@ class Attachments:
         """What each holds, as counted last; the one that waits longest first."""
         self._ended: dict[tuple[EdgeId, SessionId], None] = {}  # bounded: ENDED_MAX
         self._grace_ms: int | None = None
-
-    def __iter__(self) -> Iterator[IntakeSession]:
-        return iter(list(self._sessions.values()))
 
     def greeted(self, hello: Hello) -> IntakeSession | None:
         """Return the session that a transport belongs to, new where it is not here; None where it may do nothing.

@@ -88,8 +88,16 @@ class Stream:
             size_bytes += piece.size_bytes
         if not texts:
             return None
-        frame = Tokens(stream, self.attempt, self.sent_tokens, count, "".join(texts), tuple(ids))
         self.ready_bytes -= size_bytes - FRAME_BYTES
+        return self.frame(stream, "".join(texts), tuple(ids), count, size_bytes)
+
+    def piece_room(self) -> int:
+        """Return how long a piece may be that credit allows."""
+        return min(PIECE_BYTES_MAX, self.limit_bytes - self.sent_bytes - FRAME_BYTES)
+
+    def frame(self, stream: int, text: str, ids: tuple[int, ...], count: int, size_bytes: int) -> Tokens:
+        """Return the next frame of tokens, which is kept until it was read."""
+        frame = Tokens(stream, self.attempt, self.sent_tokens, count, text, ids)
         self.kept.append((size_bytes, frame))
         self.sent_bytes += size_bytes
         self.sent_tokens += count

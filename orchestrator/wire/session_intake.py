@@ -15,6 +15,7 @@ from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId, SessionId
 from orchestrator.wire.frames import (
+    FRAME_BYTES,
     SESSION_VERSION,
     SESSION_VERSION_MIN,
     STREAMS_MAX,
@@ -235,6 +236,9 @@ class IntakeSession:
         if found is None or found.cancelled:
             return []
         size_bytes = len(text.encode()) + 4 * len(ids)
+        if not found.ready and 0 < size_bytes <= found.piece_room() and self.state is not State.DETACHED:
+            # Nearly always: nothing waits, and it fits.
+            return [Send(found.frame(stream, text, ids, count, FRAME_BYTES + size_bytes))]
         if found.ready_bytes + size_bytes > found.limit_bytes - found.sent_bytes + AHEAD_BYTES_MAX:
             self.detached_bytes -= found.ready_bytes if self.state is State.DETACHED else 0
             found.drop_ready()

@@ -323,6 +323,9 @@ class IntakeService(IntakeServicer):
         frame = self._frame(line, epoch, message)
         if frame is None:
             return
+        if line.port is not None and isinstance(frame, Hello):
+            line.port.act(line.port.machine.close("protocol_violation"))  # one transport greets once
+            return
         port = line.port if line.port is not None else self._greeted(line, frame)
         if port is None:
             line.end()

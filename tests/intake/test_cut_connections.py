@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
 import pytest_asyncio
 
 from node_agent.uplink.session_link import Sendable, SessionLink, Tally
 from orchestrator.ledger.usage import PoolCounts
+from orchestrator.policy.ids import SessionId
+from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_replica import WorkAssign, WorkCancel, WorkFinished, WorkTokens
-from orchestrator.wire.frames import Accepted, Broken, Done, StreamFrame, Tokens
+from orchestrator.wire.convert_session import edge_batch_out
+from orchestrator.wire.frames import SESSION_VERSION, Accepted, Broken, Cancel, Done, Hello, StreamFrame, Tokens
+from protos.tidegate.v1.session_pb2_grpc import IntakeStub
 from tests.intake.cutting_proxy import CuttingProxy
 from tests.intake.site_stand import EDGE, POOL, SCHEDULER, ScriptedReplica, Stand, now_ms, standing
 
@@ -216,6 +222,38 @@ async def test_a_draining_intake_lets_a_cut_answer_come_to_its_end(border: Borde
     await border.replica.say(WorkFinished(work, "stop", PoolCounts(5, 0, len(WORDS))))
     check(await asked.frames())
     await until(lambda: border.stand.site.busy() == 0)
+
+
+async def test_a_drain_waits_until_the_edge_has_everything(border: Border) -> None:
+    tally = Tally()
+    frames = border.link.send(border.stand.sendable(budget_ms=int(SOON_S * 1000)), tally)
+    assert isinstance(await anext(frames), Accepted)
+    work = await work_of(border)
+    await border.replica.say(WorkTokens(work, WORDS[0], (0,), 1), WorkFinished(work, "stop", PoolCounts(5, 0, 1)))
+    await until(lambda: border.stand.site.dispatchers[POOL].state().running == 0)
+    assert border.stand.site.busy() == 1
+    assert [type(frame) async for frame in frames] == [Tokens, Done]
+    await until(lambda: border.stand.site.busy() == 0)
+
+
+@pytest.mark.parametrize("continues", [True, False], ids=["goes on", "begins"])
+async def test_a_repeated_greeting_can_do_nothing(border: Border, continues: bool) -> None:
+    before = border.link.state()
+    asked = ask(border)
+    work = await work_of(border)
+    async with open_channel(f"127.0.0.1:{border.stand.running.ports[0]}") as channel:
+        call = IntakeStub(channel).Session(timeout=SOON_S)
+        versions = (SESSION_VERSION, SESSION_VERSION)
+        hello = Hello(*versions, EDGE, SessionId(before.session), before.epoch, now_ms(), 8, continues)
+        await call.write(edge_batch_out(before.epoch, [hello, Cancel(1, asked.sendable.attempt)]))
+        assert await call.read() is grpc.aio.EOF
+        call.cancel()
+    assert border.stand.intake.attachments.refused == 1
+    for number, word in enumerate(WORDS):
+        await border.replica.say(WorkTokens(work, word, (number,), 1))
+    await border.replica.say(WorkFinished(work, "stop", PoolCounts(5, 0, len(WORDS))))
+    check(await asked.frames())
+    assert (border.link.state().session, border.link.state().epoch) == (before.session, before.epoch)
 
 
 async def test_an_idle_session_outlives_its_connection(border: Border) -> None:

@@ -235,7 +235,9 @@ class Simulation(World):
         elif attempt.terminals:
             self._settle(attempt)
             return
-        self.clock.after(attempt.read_every_us, lambda: self._read_awake(attempt))
+        # Where nothing waits it looks less often.
+        again_us = attempt.read_every_us if attempt.waiting else max(attempt.read_every_us, 12 * MS)
+        self.clock.after(again_us, lambda: self._read_awake(attempt))
 
     def _stream(self, attempt: Attempt) -> int:
         """The link knows by session which stream is meant; a stream of an old session has no number in a new one."""

@@ -48,9 +48,9 @@ def stream(seed: int, name: str, method: str, old: str, new: str) -> Mutant:
 
 MUTANTS = (
     edge(10, "an old epoch is taken", "received", "epoch != self.epoch or self.state in", "self.state in"),
-    edge(3, "lost settlements are forgotten", "connected", "tuple(self._unheard),", "(),"),
+    edge(11, "lost settlements are forgotten", "connected", "tuple(self._unheard),", "(),"),
     edge(
-        4,
+        8,
         "settlements are taken for heard too early",
         "_beaten",
         "while self._taken < beat.settled",
@@ -65,7 +65,7 @@ MUTANTS = (
     ),
     edge(1, "every attempt is sent again", "_continued", "elif number <= welcome.last_stream:", "elif False:"),
     edge(
-        35,
+        87,
         "another instance is believed",
         "_greeted",
         "not welcome.continued or welcome.instance",
@@ -98,15 +98,15 @@ MUTANTS = (
     ),
     intake(1, "everything kept is said again", "_resumed", "found.read_to(held.received_bytes)", "pass"),
     intake(1, "nothing kept is said again", "_resumed", "for _, frame in found.kept]", "for _, frame in ()]"),
-    intake(1, "the end is said once only", "_resumed", "found.ended = held.ended", "pass"),
+    intake(3, "the end is said once only", "_resumed", "found.ended = held.ended", "pass"),
     intake(1, "credit of the greeting is ignored", "_resumed", "found.limit_bytes = held.limit_bytes", "pass"),
     intake(77, "a cancel in the greeting is ignored", "_resumed", "if held.cancelled:", "if False:"),
-    intake(3, "settlements in the greeting are ignored", "_reattach", "if number in self._streams:", "if False:"),
+    intake(11, "settlements in the greeting are ignored", "_reattach", "if number in self._streams:", "if False:"),
     intake(1, "it speaks without a transport", "_flush", "if self.state is State.DETACHED:", "if False:"),
     intake(0, "a lost session is kept for ever", "tick", "self.reattach_ms * 1000", "self.reattach_ms * 1000_000"),
     intake(1, "what is held without a transport is not counted", "tokens", "self.detached_bytes += size_bytes", "pass"),
     intake(
-        81,
+        16,
         "a cancel lets go what was sent",
         "_cancelled",
         "found.drop_ready()",
@@ -117,7 +117,7 @@ MUTANTS = (
     stream(
         1,
         "nothing is kept",
-        "next_tokens",
+        "frame",
         "self.kept.append((size_bytes, frame))",
         "self.kept_from += size_bytes",
     ),
@@ -132,7 +132,7 @@ MUTANTS = (
         "",
     ),
     Mutant(
-        23,
+        140,
         "a session that ended begins anew",
         attachments,
         "Attachments",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.session.simulation import Simulation
 
-SEEDS = 1_040
+SEEDS = 1_300
 """Of every kind of bad day as many."""
 BLOCK = 130
 FAILED = Path(__file__).parent / "failed_seeds.txt"
