@@ -58,7 +58,8 @@ async def served(folder: Path) -> AsyncIterator[tuple[Line, openai.AsyncOpenAI]]
 async def kill_the_holder(made: Line, at: int) -> None:
     """Kill the replica that stopped behind `at` tokens, once the intake has them: then the edge gets them first."""
     holder = await made.holder()
-    while not any(running.generated >= at for running in made.stand.site._running.values()):  # noqa: ASYNC110
+    runs = made.stand.site._running
+    while not any(running.generated >= at for running in runs.values()):  # noqa: ASYNC110 - the site is asked
         await asyncio.sleep(0.005)
     await holder.die()
     made.hold_at(None)
