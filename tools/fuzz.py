@@ -24,6 +24,8 @@ PACKAGES = ("atheris==3.0.0", "schemathesis==4.32.5")
 OPENAPI = "openapi"
 INPUT_BYTES_MAX = 4096
 MEMORY_MB_MAX = 2048
+SPARE_S = 600
+"""Beyond the time for searching: to start on a busy machine, to install, to merge."""
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
@@ -32,8 +34,8 @@ def environment() -> Path:
     python = BUILD / "venv" / "bin" / "python"
     made = BUILD / "venv" / "made"
     if not made.is_file() or made.read_text(encoding="utf-8") != " ".join(PACKAGES):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(BUILD / "venv")], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(BUILD / "venv")], check=True, timeout=SPARE_S)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True, timeout=SPARE_S)
         made.write_text(" ".join(PACKAGES), encoding="utf-8")
     return python
 
@@ -48,10 +50,11 @@ def run_target(python: Path, target: str, seconds: int, keep: bool) -> bool:
     command = ["nice", "-n", "19", str(python), "-m", "tests.fuzz.harness", target]
     bounds = [f"-max_len={INPUT_BYTES_MAX}", f"-rss_limit_mb={MEMORY_MB_MAX}", f"-artifact_prefix={failed}/{target}-"]
     search = [*command, *bounds, f"-max_total_time={seconds}", "-verbosity=0", "-print_final_stats=1"]
-    held = subprocess.run([*search, str(new), str(CORPUS / target)], cwd=ROOT, env=env, check=False).returncode == 0
+    search += [str(new), str(CORPUS / target)]
+    held = subprocess.run(search, cwd=ROOT, env=env, check=False, timeout=seconds + SPARE_S).returncode == 0
     if held and keep:
         merge = [*command, *bounds, "-merge=1", "-verbosity=0", str(CORPUS / target), str(new)]
-        subprocess.run(merge, cwd=ROOT, env=env, check=True)
+        subprocess.run(merge, cwd=ROOT, env=env, check=True, timeout=SPARE_S)
     return held
 
 
@@ -67,7 +70,8 @@ def run_openapi(python: Path, examples: int) -> bool:
         command = ["nice", "-n", "19", str(python.parent / "st"), "run", f"http://127.0.0.1:{port}/openapi.json"]
         options = [f"--checks={CHECKS}", f"--max-examples={examples}", "--workers=1", "--no-color"]
         secret = [f"--header=Authorization: Bearer {key}"]
-        tried = subprocess.run([*command, *options, *secret], cwd=BUILD, env=env, check=False)
+        command += [*options, *secret]
+        tried = subprocess.run(command, cwd=BUILD, env=env, check=False, timeout=examples * SPARE_S)
         front.stdin.close()
         print(front.stdout.readline().strip(), flush=True)
     return tried.returncode == 0
