@@ -19,8 +19,10 @@ SLOW_READERS = 200
 SLOW_S = 12.0
 SLOW_EVERY_S = 0.08
 SLOW_TOKENS = 400
-SHARE = 27
-"""Workers that, with those of the calm tenant, leave a few of the 40 slots free. Three times as many are ten of its."""
+SHARE = 22
+"""Workers that, with those of the calm tenant, leave a slot or two of the 32 abroad free."""
+NOISE = 80
+"""Ten workers for each of the calm tenant's."""
 NOISE_S = 12.0
 FREE_S = 1.0
 """A slot is free this soon after its tenant hung up."""
@@ -156,7 +158,7 @@ USE_FAULTS = (
         "noisy-neighbour",
         "a tenant with ten times another's requests, on pools that are full, beside one with a share",
         # Beside its share the pools are busy and have room: that is what the noise is compared with.
-        (Step(0.0, make_noise(SHARE), fault=True), Step(0.1, make_noise(3 * SHARE), fault=True)),
+        (Step(0.0, make_noise(SHARE), fault=True), Step(0.1, make_noise(NOISE), fault=True)),
         lanes=(CALM,),
         check=the_calm_are_not_moved,
     ),
