@@ -4,9 +4,11 @@
 #   make test [ARGS=...]           set up, `make check`, then every test (ARGS go to pytest)
 #   make check [ARGS=...]          lint, types, import contracts, tidy rules, proto drift (ARGS name single checks)
 #   make bench [ARGS=...]          the benchmarks
+#   make bench-path [ARGS=...]     the data path beside vllm-router, sglang-router and LiteLLM; needs wrk (apt-get install wrk)
 #   make bench-placement [FULL=1]  placement against the published routers, simulated; FULL=1 writes docs/placement.md
 #   make chaos [ARGS=...]          real faults on real programs (ARGS: scenarios, --list, --short, --json FILE)
 #   make soak [MINUTES=20]         mixed load for minutes: nothing grows, leaks or fails over (ARGS=--json FILE)
+#   make fuzz [SECONDS=60]         every reader of bytes from outside under fuzzers (ARGS name targets; --keep adds to the corpus)
 #   make setup                     packages and model; nothing to do: under a second
 #   make protos                    stubs from protos/tidegate/v1/*.proto
 #   make lock [UPGRADE=1]          requirements/ from pyproject.toml
@@ -17,7 +19,7 @@ VENV := .venv/bin
 ARGS ?=
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup packages model run test check bench bench-placement chaos soak protos lock clean
+.PHONY: help setup packages model run test check bench bench-path bench-placement chaos soak fuzz protos lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,8 +47,14 @@ check: packages
 bench: setup
 	@$(VENV)/python -m benchmarks $(ARGS)
 
+bench-path: packages
+	@$(VENV)/python -m benchmarks.path $(ARGS)
+
 bench-placement: packages
 	@$(VENV)/python -m benchmarks.placement $(if $(FULL),--full --write --fresh 10) $(ARGS)
+
+fuzz: packages
+	@$(VENV)/python tools/fuzz.py $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 chaos: setup
 	@$(VENV)/python -m tests.chaos $(ARGS)

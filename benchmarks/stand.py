@@ -3,7 +3,8 @@
 One side stands on the soil of Singapore and of China, so that one control plane serves both: an edge in Singapore, a
 site without Ray in China, and behind each of them the same engines. A request of general data reaches an engine on two
 paths, by the model that it names: `<engine>-edge-only` (edge, engine) and `<engine>-two-hop` (edge, intake, engine).
-The packs are those of `examples/two-sides`. No distance is emulated.
+The packs are those of `examples/two-sides`. Two tenants call: what the one sends is general, what the other sends is
+personal and may go to China under a contract that its pathway records. No distance is emulated.
 
 Everything lies in one folder and dies with the process that started it.
 """
@@ -20,7 +21,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ SIDE = "stand"
 EDGE = "edge-singapore"
 SITE = "site"
 TENANT = "acme-sg"
+PERSONAL_TENANT = "clinic-sg"
+"""Attested as personal: every record of it is on the disk before the first byte leaves."""
 LLAMA_MODEL = "smollm2-135m-instruct"
 LLAMA_CONTEXT_TOKENS = 1024
 INSTANT_SLOTS = 64
@@ -66,6 +69,22 @@ class StandError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """How large the stand is: what the engine without a model offers, and what the edge takes."""
+
+    slots: int = INSTANT_SLOTS
+    context_tokens: int = LLAMA_CONTEXT_TOKENS
+    replicas: int = 1
+    """Under so many names the site has the engine without a model, with so many slots each."""
+    edge: Mapping[str, object] = field(default_factory=dict)
+    """Settings of the edge beyond those that a stand needs."""
+    through: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By module of a program: arguments of the interpreter that run it, in place of `-m`."""
+    border: tuple[str, ...] = ()
+    """Arguments of the interpreter that run a border between edge and intake; none: nothing lies between."""
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """One engine of the stand."""
 
@@ -74,6 +93,7 @@ class Engine:
     served_model: str
     slots: int
     context_tokens: int
+    replicas: int
     spec: ProcessSpec
 
     @property
@@ -97,6 +117,7 @@ class _Ports:
     control: int
     edge: int
     intake: int
+    border: int
     replicas: int
     instant: int
     llama: int
@@ -105,12 +126,13 @@ class _Ports:
 class Stand:
     """The processes of one stand, and the files they are told by."""
 
-    def __init__(self, folder: Path, gguf: Path | None) -> None:
+    def __init__(self, folder: Path, gguf: Path | None, scale: Scale = Scale()) -> None:
         """`gguf` is the model of the llama.cpp engine; without it that engine is left out."""
         self.folder = folder
+        self._scale = scale
         self.supervisor = Supervisor(folder)
-        self._ports = _Ports(*_free_ports(8))
-        self.engines = _engines(self._ports, gguf)
+        self._ports = _Ports(*_free_ports(9))
+        self.engines = _engines(self._ports, gguf, scale)
         for made in ("keys", "config", "declared/packs", "declared/tenants", "data"):
             (folder / made).mkdir(parents=True, exist_ok=True)
         (folder / "keys").chmod(0o700)
@@ -119,8 +141,9 @@ class Stand:
         for name in ("operator.token", "replica.token"):
             self._secret(name, secrets.token_urlsafe(32))
         self._secret("edge.commitment", secrets.token_hex(32))
-        self._tenant_secret = secrets.token_bytes(32)
-        self._tenant_key_id = KeyId(secrets.token_hex(6))
+        self._tenant_keys = {
+            tenant: (KeyId(secrets.token_hex(6)), secrets.token_bytes(32)) for tenant in (TENANT, PERSONAL_TENANT)
+        }
         self._write_declared()
         self._write_configs()
 
@@ -131,8 +154,13 @@ class Stand:
 
     @property
     def api_key(self) -> str:
-        """The tenant's API key. Secret."""
-        return format_api_key(self._tenant_key_id, self._tenant_secret)
+        """The API key of the tenant with general data. Secret."""
+        return format_api_key(*self._tenant_keys[TENANT])
+
+    @property
+    def personal_api_key(self) -> str:
+        """The API key of the tenant with personal data. Secret."""
+        return format_api_key(*self._tenant_keys[PERSONAL_TENANT])
 
     def edge_argv(self) -> tuple[str, ...]:
         """Return the command of the edge."""
@@ -151,7 +179,7 @@ class Stand:
             await self._start(group)
         token = read_secret(self._file("operator.token"))
         await publish(self._control, token, self.folder / "declared")
-        await self._start([site, edge] if serving else [edge])
+        await self._start([site, *self._border(), edge] if serving else [edge])
         await self._until_whole(serving)
 
     async def stop(self) -> None:
@@ -197,8 +225,16 @@ class Stand:
         return f"{LOOPBACK}:{self._ports.control}"
 
     def _program(self, name: str, module: str, port: int) -> ProcessSpec:
-        argv = (sys.executable, "-m", module, "--config", str(self._config(name)))
+        through = self._scale.through.get(module, ("-m",))
+        argv = (sys.executable, *through, module, "--config", str(self._config(name)))
         return ProcessSpec(name, argv, env=PROGRAM_ENV, cwd=ROOT, ready=port_accepts(LOOPBACK, port))
+
+    def _border(self) -> list[ProcessSpec]:
+        if not self._scale.border:
+            return []
+        ends = (f"{LOOPBACK}:{self._ports.border}", f"{LOOPBACK}:{self._ports.intake}")
+        argv = (sys.executable, *self._scale.border, "--listen", ends[0], "--to", ends[1])
+        return [ProcessSpec("border", argv, cwd=ROOT, ready=port_accepts(LOOPBACK, self._ports.border))]
 
     def _etcd(self) -> ProcessSpec:
         client, peer = f"http://{LOOPBACK}:{self._ports.etcd}", f"http://{LOOPBACK}:{self._ports.etcd_peer}"
@@ -245,7 +281,11 @@ class Stand:
         book = {"id": "standard", "prices": [{"model": model, **_AMOUNTS} for model in models]}
         _write(declared / "prices.yaml", {"version": 1, "costs": costs, "books": [book]})
         _write(declared / "settings.yaml", _SETTINGS)
-        _write(declared / "tenants" / f"{TENANT}.yaml", {"version": 1, "tenants": [self._tenant(models)]})
+        for tenant in (_tenant(TENANT, "none"), {**_tenant(PERSONAL_TENANT, "personal"), "pathways": [_CONTRACT]}):
+            key_id, secret = self._tenant_keys[tenant["id"]]
+            keys = [{"id": key_id, "sha256": hashlib.sha256(secret).hexdigest()}]
+            whole = {**tenant, "keys": keys, "models": models}
+            _write(declared / "tenants" / f"{tenant['id']}.yaml", {"version": 1, "tenants": [whole]})
 
     def _fleet(self, pools: list[dict[str, Any]]) -> dict[str, Any]:
         public = base64.b64encode(self._edge_key).decode("ascii")
@@ -266,32 +306,14 @@ class Stand:
             "prefill_us_per_token": 1500,
             "decode_us_per_token": 15000,
         }
-        pool = {"id": engine.pool(path), "accelerator": "cpu", "slots": engine.slots, "models": [model]}
+        slots = engine.slots * engine.replicas
+        pool = {"id": engine.pool(path), "accelerator": "cpu", "slots": slots, "models": [model]}
         if path == EDGE_ONLY:
             there = {"region": "singapore", "place": _place("SG", "stand-overseas"), "assurance": "edge-only"}
             return {**pool, **there, "engine": engine.name, "reachable_from": [EDGE]}
+        intake = self._ports.border if self._scale.border else self._ports.intake
         there = {"region": "china", "place": _place("CN", "stand-domestic"), "assurance": "two-party"}
-        return {**pool, **there, "scheduler": SITE, "intake": f"{LOOPBACK}:{self._ports.intake}"}
-
-    def _tenant(self, models: list[str]) -> dict[str, Any]:
-        return {
-            "id": TENANT,
-            "entity": {"id": "acme-singapore", "country": "SG"},
-            "keys": [{"id": self._tenant_key_id, "sha256": hashlib.sha256(self._tenant_secret).hexdigest()}],
-            "attested": {
-                "personal": "none",
-                "grade": "general",
-                "domestic": "no",
-                "origin": ["SG"],
-                "located": ["SG"],
-                "collected": ["SG"],
-            },
-            "role": "controller",
-            "critical_infrastructure": False,
-            "models": models,
-            "edges": [EDGE],
-            "price_book": "standard",
-        }
+        return {**pool, **there, "scheduler": SITE, "intake": f"{LOOPBACK}:{intake}"}
 
     def _write_configs(self) -> None:
         ports, public = self._ports, base64.b64encode(self._root_key).decode("ascii")
@@ -322,10 +344,10 @@ class Stand:
             "replica_listen": f"{LOOPBACK}:{ports.replicas}",
             "data_dir": str(self.data("scheduler")),
             "replica_token_file": str(self._file("replica.token")),
-            "pools": [{"id": engine.pool(TWO_HOP), "engines": [_replica(engine)]} for engine in self.engines],
+            "pools": [{"id": engine.pool(TWO_HOP), "engines": _replicas(engine)} for engine in self.engines],
         }
         _write(self._config("control"), {**common, **control})
-        _write(self._config("edge"), {**member, **edge})
+        _write(self._config("edge"), {**member, **edge, **self._scale.edge})
         _write(self._config("scheduler"), {**member, **scheduler})
 
 
@@ -353,20 +375,61 @@ def _place(country: str, operator: str) -> dict[str, Any]:
     return {"infers": [country], "stores": [country], "accessors": [operator], "operator": operator}
 
 
-def _replica(engine: Engine) -> dict[str, Any]:
+def _tenant(name: str, personal: str) -> dict[str, Any]:
+    """Return a tenant in Singapore that attests how personal its data is, without its keys and models."""
+    attested = {
+        "personal": personal,
+        "grade": "general",
+        "domestic": "no",
+        "origin": ["SG"],
+        "located": ["SG"],
+        "collected": ["SG"],
+    }
     return {
-        "name": f"{engine.name}-0",
-        "model": engine.model(TWO_HOP),
-        "base_url": engine.url,
-        "served_model": engine.served_model,
-        "slots": engine.slots,
+        "id": name,
+        "entity": {"id": f"{name}-pte", "country": "SG"},
+        "attested": attested,
+        "role": "controller",
+        "critical_infrastructure": False,
+        "edges": [EDGE],
+        "price_book": "standard",
     }
 
 
-def _engines(ports: _Ports, gguf: Path | None) -> tuple[Engine, ...]:
+_CONTRACT: dict[str, Any] = {
+    "id": "clinic-contract",
+    "kind": "sg_contract",
+    "exporter": f"{PERSONAL_TENANT}-pte",
+    "exporter_role": "controller",
+    "importer": "stand-domestic",
+    "importer_role": "processor",
+    "countries": ["CN"],
+    "personal_max": "personal",
+    "categories": ["all"],
+    "valid_from": "2026-01-01",
+    "valid_until": "2030-01-01",
+    "reference": "Contract 1",
+}
+
+
+def _replicas(engine: Engine) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"{engine.name}-{number}",
+            "model": engine.model(TWO_HOP),
+            "base_url": engine.url,
+            "served_model": engine.served_model,
+            "slots": engine.slots,
+        }
+        for number in range(engine.replicas)
+    ]
+
+
+def _engines(ports: _Ports, gguf: Path | None, scale: Scale) -> tuple[Engine, ...]:
     argv: tuple[str, ...] = (sys.executable, "-m", "benchmarks.engine", "--port", str(ports.instant))
     spec = ProcessSpec("engine-instant", argv, cwd=ROOT, ready=port_accepts(LOOPBACK, ports.instant))
-    engines = [Engine(INSTANT, ports.instant, instant.MODEL, INSTANT_SLOTS, LLAMA_CONTEXT_TOKENS, spec)]
+    size = (scale.slots, scale.context_tokens, scale.replicas)
+    engines = [Engine(INSTANT, ports.instant, instant.MODEL, *size, spec)]
     if gguf is not None:
         argv = (
             *(sys.executable, "-m", "orchestrator.cli.llamacpp", "--model", str(gguf), "--alias", LLAMA_MODEL),
@@ -374,7 +437,7 @@ def _engines(ports: _Ports, gguf: Path | None) -> tuple[Engine, ...]:
             *("--context-per-slot", str(LLAMA_CONTEXT_TOKENS), "--threads", "1"),
         )
         spec = ProcessSpec("engine-llama", argv, cwd=ROOT, ready=port_accepts(LOOPBACK, ports.llama))
-        engines.append(Engine(LLAMA, ports.llama, LLAMA_MODEL, 1, LLAMA_CONTEXT_TOKENS, spec))
+        engines.append(Engine(LLAMA, ports.llama, LLAMA_MODEL, 1, LLAMA_CONTEXT_TOKENS, 1, spec))
     return tuple(engines)
 
 

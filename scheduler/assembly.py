@@ -29,6 +29,7 @@ from protos.tidegate.v1.replica_pb2_grpc import add_ReplicaPortServicer_to_serve
 from protos.tidegate.v1.session_pb2_grpc import add_IntakeServicer_to_server
 from scheduler.intake.dispatch import Dispatcher
 from scheduler.intake.engine_replica import EngineReplica
+from scheduler.intake.leaving import drain
 from scheduler.intake.replicas import ReplicaService
 from scheduler.intake.sessions import IntakeService
 from scheduler.intake.shape import SALT_BYTES, site_salt
@@ -80,7 +81,7 @@ class Scheduler:
         self._engines = _engines(settings, self._site)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop`, then drain: no new work, running answers to their end or the grace, then leave."""
+        """Serve until `stop`, then drain: no new work; what runs ends within the grace, and the rest is given back."""
         bind(self._edge_server, self._settings.listen)
         bind(self._replica_server, self._settings.replica_listen)
         await self._follower.start()
@@ -93,7 +94,7 @@ class Scheduler:
         log.info(Event.PROGRAM_READY, instance_id=self._instance)
         try:
             await stop.wait()
-            await self._drain()
+            await drain(self._site, self._intake, self._settings.drain_grace_ms)
         finally:
             for task in tasks:
                 task.cancel()
@@ -106,13 +107,6 @@ class Scheduler:
             await self._site.close()
             await self._follower.stop()
             await self._spool.close_async()
-
-    async def _drain(self) -> None:
-        self._site.draining = True
-        self._intake.drain(self._settings.drain_grace_ms)
-        end_at = time.monotonic() + self._settings.drain_grace_ms / 1000
-        while self._site.busy() and time.monotonic() < end_at:  # noqa: ASYNC110 - the site is asked, like by its tick
-            await asyncio.sleep(TICK_S)
 
     async def _tick(self) -> None:
         while True:

@@ -20,16 +20,22 @@ from orchestrator.policy.labels import Effective
 from orchestrator.policy.packs import Obligation
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.deadlines import BETWEEN
-from orchestrator.wire.frames import Tokens, held_bytes
+from orchestrator.wire.frames import FRAME_BYTES, Tokens
 
 RETAINED_BYTES_MAX = 64 << 20
 """Of prompts and answers, at one edge."""
+STEP_BYTES = 1_024
+"""An answer takes its share in such steps."""
 MISBEHAVED = frozenset({"engine_protocol", "protocol_violation", "identity_mismatch"})
 """What cuts an attempt because its pool cannot be trusted with it: it gets no other of this request."""
 AWAY = frozenset({"session_lost", "engine_unreachable", BETWEEN})
 """What cuts an attempt because there is no way to its pool, or no word from it: others come first."""
 GOES_ON_AFTER = MISBEHAVED | AWAY | {"engine_failed", "no_replica", "draining"}
 """What cuts an attempt and is no doing of the tenant's, nor has used up the tenant's patience."""
+
+
+_BY = {Resume.IDS: Resumable.IDS, Resume.TEXT: Resumable.TEXT, Resume.NONE: Resumable.ENGINE}
+_GOING = (Resumable.IDS, Resumable.TEXT)
 
 
 class Retained:
@@ -54,7 +60,17 @@ class Retained:
 class Kept:
     """What is kept of one request and its answer. Payload: it has no repr of its own."""
 
-    __slots__ = ("_budget", "_continuing", "_ids", "_size_bytes", "_texts", "begun", "resumable", "tokens")
+    __slots__ = (
+        "_budget",
+        "_continuing",
+        "_ids",
+        "_left_bytes",
+        "_taken_bytes",
+        "_texts",
+        "begun",
+        "resumable",
+        "tokens",
+    )
 
     def __init__(self, budget: Retained, prompt_bytes: int, wanted: bool) -> None:
         self.begun = False
@@ -67,9 +83,11 @@ class Kept:
         self._continuing = NOT_CONTINUED
         self._texts: list[str] = []
         self._ids = array("I")
-        self._size_bytes = 0
+        self._taken_bytes = 0
+        self._left_bytes = 0
+        """Of what was taken, what nothing stands in yet: it is taken in steps, not by the token."""
         if wanted:
-            self._hold(prompt_bytes)
+            self._take(prompt_bytes)
 
     def accepted(self, continuing: Continuing) -> None:
         """The replica that begins the answer says what it is."""
@@ -78,36 +96,43 @@ class Kept:
             self.resumable = _BY[continuing.by]
 
     def add(self, frame: Tokens) -> None:
-        """The tenant gets some more of the answer."""
-        self.tokens += frame.count
-        self.begun = self.begun or bool(frame.count or frame.text)
+        """The tenant gets some more of the answer. Called for every frame: it does little."""
+        text, ids, count = frame.text, frame.ids, frame.count
+        self.tokens += count
+        if text or count:
+            self.begun = True
+        if self.resumable not in _GOING:
+            return
         if self.resumable is Resumable.IDS:
-            if len(frame.ids) != frame.count:
+            if len(ids) != count:
                 self._lose(Resumable.ENGINE)
                 return
-            self._ids.extend(frame.ids)
-        elif self.resumable is not Resumable.TEXT:
-            return
-        self._texts.append(frame.text)
-        self._hold(held_bytes(frame.text, frame.ids))
+            self._ids.extend(ids)
+        self._texts.append(text)
+        # As much as the text may take: it is not encoded only to be counted.
+        self._left_bytes -= FRAME_BYTES + 4 * len(ids) + (len(text) if text.isascii() else 4 * len(text))
+        if self._left_bytes < 0:
+            more = STEP_BYTES - self._left_bytes
+            self._left_bytes += more
+            self._take(more)
 
     def said(self) -> Said | None:
         """Return what another replica goes on from; None where nothing was said yet."""
-        text, identity = "".join(self._texts), self._continuing.identity
+        identity = self._continuing.identity
         if identity is None or not self.begun:
             return None
-        return Said(self._continuing.by, identity, self.tokens, text, tuple(self._ids))
+        return Said(self._continuing.by, identity, self.tokens, "".join(self._texts), tuple(self._ids))
 
     def drop(self) -> None:
         """Keep nothing any more."""
-        self._budget.give(self._size_bytes)
-        self._size_bytes = 0
+        self._budget.give(self._taken_bytes)
+        self._taken_bytes = 0
         self._texts.clear()
         self._ids = array("I")
 
-    def _hold(self, size_bytes: int) -> None:
+    def _take(self, size_bytes: int) -> None:
         if self._budget.take(size_bytes):
-            self._size_bytes += size_bytes
+            self._taken_bytes += size_bytes
         else:
             self._lose(Resumable.BUDGET)
 
@@ -169,7 +194,6 @@ class Stopped:
         return {**told, "rules": list(self.rules)} if self.rules else told
 
 
-_BY = {Resume.IDS: Resumable.IDS, Resume.TEXT: Resumable.TEXT, Resume.NONE: Resumable.ENGINE}
 _KEPT_NOT = {
     Resumable.TENANT: "The tenant asked that answers never go on elsewhere.",
     Resumable.BUDGET: "This edge could not keep what was said: its memory for that was full.",

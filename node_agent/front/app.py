@@ -130,7 +130,8 @@ class Front:
             raise ProblemError(Problem("unknown_endpoint"))
         if head.method != allowed:
             exchange.add_header("allow", allowed)
-            raise ProblemError(Problem("method_not_allowed"))
+            # What a client means by TRACE or CONNECT is not asked: nothing that follows is read.
+            raise FramingError(Problem("method_not_allowed"))
         check_encoding(head)
         if self._draining:
             raise ProblemError(Problem("draining"))

@@ -49,6 +49,20 @@ class House(Protocol):
 class Connection(asyncio.Protocol):
     """Serves one client at a time with one request at a time; what comes early waits within a bound."""
 
+    __slots__ = (
+        "_buffer",
+        "_house",
+        "_leaving",
+        "_looked_at",
+        "_loop",
+        "_reading",
+        "_serving",
+        "_thrown_away",
+        "_transport",
+        "blocked",
+        "deadline_s",
+    )
+
     def __init__(self, house: House, loop: asyncio.AbstractEventLoop) -> None:
         self._house = house
         self._loop = loop
@@ -326,7 +340,7 @@ class _Serving:
                 self._told_end = self._body.ended
                 self._connection.took()
                 return {"type": "http.request", "body": body, "more_body": not self._told_end}
-            if self._expects and not self._body.ended and self._start is None and not self.complete:
+            if self._expects and not self._body.ended and self._start is None and not self._transport.is_closing():
                 self._expects = False
                 self._transport.write(_CONTINUE)
             self._waiter = asyncio.get_running_loop().create_future()
@@ -337,7 +351,7 @@ class _Serving:
         if message["type"] == "http.response.start":
             self._start = self._head_of(message["status"], message["headers"])
             return
-        if self.gone or self.complete:
+        if self.gone or self.complete or self._transport.is_closing():
             return
         data: bytes = message.get("body", b"")
         more: bool = message.get("more_body", False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
 
+from node_agent.alarm import Alarm
 from node_agent.front.http import JSON_TYPE, Head, Receive, Send, client_request
 from node_agent.front.sse import KEEP_ALIVE, event
 from orchestrator.policy.ids import RequestId
@@ -37,14 +37,10 @@ class Exchange:
     """Sends at most one answer, whole or in parts."""
 
     __slots__ = (
+        "_alarm",
         "_ended",
         "_extra",
-        "_late",
-        "_loop",
         "_send",
-        "_task",
-        "_timer",
-        "_until_s",
         "_write_timeout_ms",
         "client_request",
         "close",
@@ -72,13 +68,7 @@ class Exchange:
         self._write_timeout_ms = write_timeout_ms
         self._extra: list[Pair] = []
         self._ended = False
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[object] | None = None
-        """Who waits for the connection to take something."""
-        self._until_s = 0.0
-        """And how long it may."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._late = False
+        self._alarm = Alarm()
 
     def add_header(self, name: str, value: str) -> None:
         """Put a header into the answer, whatever it will be."""
@@ -151,41 +141,12 @@ class Exchange:
 
     def done(self) -> None:
         """Nothing more will be sent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.off()
 
     async def _send_within(self, message: dict[str, object], timeout_ms: int) -> None:
-        """Send within a bound. One timer serves all sends of an answer: one for each costs more than a send."""
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a send belongs to a task")
-        cancelling = task.cancelling()
-        self._until_s = self._loop.time() + timeout_ms / 1000
-        self._task = task
-        if self._timer is None or self._timer.when() > self._until_s:
-            self.done()
-            self._timer = self._loop.call_at(self._until_s, self._check)
         try:
-            await self._send(message)
-        except asyncio.CancelledError:
-            if not self._late:
-                raise
+            await self._alarm.wait(self._send(message), timeout_ms / 1000)
+        except TimeoutError:
             # What was sent of it is not known, so nothing may follow: the connection ends without an end of the answer.
-            self._late, self._ended = False, True
-            if task.uncancel() > cancelling:
-                raise
+            self._ended = True
             raise ProblemError(Problem("slow_reader")) from None
-        finally:
-            self._task = None
-
-    def _check(self) -> None:
-        """The timer is up: end a send that waits for too long. It works as `asyncio.timeout` does."""
-        self._timer = None
-        if self._task is None:
-            return
-        if self._loop.time() < self._until_s:
-            self._timer = self._loop.call_at(self._until_s, self._check)
-        else:
-            self._late = True
-            self._task.cancel()

@@ -28,6 +28,7 @@ _FIRST_LINE = re.compile(
 _LINES = re.compile(rb"(?:" + _NAME + rb":" + _VALUE + rb"\r\n)*+\r\n\Z")
 _LINE = re.compile(rb"(" + _NAME + rb"):[ \t]*+(" + _VALUE + rb")\r\n")
 _UNDERSCORE = re.compile(rb"\n([!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}_[!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}):")
+_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"))
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 _DIGITS = re.compile(rb"[0-9]{1,18}\Z")
 _NEVER_IN_A_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
@@ -98,6 +99,8 @@ def _framed(
     length: int | None = 0
     keep_alive, expects = current, False
     for name, value in headers:
+        if name not in _FRAMING:
+            continue
         if name == b"host":
             hosts += 1
             if _HOST.match(value) is None:

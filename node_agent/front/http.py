@@ -64,7 +64,7 @@ def head_of(scope: Scope) -> Head:
     """Return the head of an ASGI scope."""
     raw = scope.get("raw_path")
     path = scope["path"] if raw is None else raw.decode("latin-1")
-    pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
     return Head(scope["method"], path, scope["query_string"], tuple(pairs), scope.get(REFUSED))
 
 

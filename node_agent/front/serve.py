@@ -10,7 +10,7 @@ from node_agent.front.connection import App, Connection
 
 BACKLOG = 1_024
 CONNECTIONS_MAX = 4_096
-"""Connections that are held at once, idle ones among them; one more is dropped."""
+"""Connections that are held at once, idle ones among them; for one more, the oldest that has no request is ended."""
 IDLE_TIMEOUT_MS = 15_000
 """How long headers may take, and how long a connection may stay without a request."""
 CUT_TIMEOUT_S = 2.0
@@ -30,7 +30,7 @@ class FrontServer:
         """Where it listens; with port 0 only after `start`."""
         self._front = app
         self._host = host
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}  # bounded: by CONNECTIONS_MAX
         self._empty = asyncio.Event()
         self._empty.set()
         self._server: asyncio.Server | None = None
@@ -68,14 +68,19 @@ class FrontServer:
     def came(self, connection: Connection) -> bool:
         """Count a connection in. Returns whether there was room."""
         if len(self._connections) >= CONNECTIONS_MAX:
-            return False
-        self._connections.add(connection)
+            idle = next((held for held in self._connections if not held.busy), None)
+            if idle is None:
+                return False
+            # Gone from the list at once: its end is told only in a later turn of the loop.
+            del self._connections[idle]
+            idle.abort()
+        self._connections[connection] = None
         self._empty.clear()
         return True
 
     def left(self, connection: Connection) -> None:
         """A connection is over."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not self._connections:
             self._empty.set()
 

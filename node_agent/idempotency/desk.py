@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from node_agent.idempotency.rules import HEADER, KEEP_MS, Answer, Held, State, judge
+from node_agent.idempotency.rules import HEADER, KEEP_MS, Answer, Held, State, Why, judge
 from node_agent.idempotency.sealing import Sealed, Sealer
 from node_agent.idempotency.store import KeyStore, StoreError, StoreFull
 from node_agent.idempotency.turns import Turns
@@ -150,7 +150,8 @@ class Desk:
             if kept is not None:
                 self._metrics.count(IDEMPOTENCY, answer=Answer.REPLAY)
                 return kept
-            held = Held(held.request, held.body, State.ENDED, held.until_ms)
+            why = Why.NO_ROOM if handed.keeps else Why.NOT_WANTED
+            held = Held(held.request, held.body, State.ENDED, held.until_ms, why)
         self._refuse(held, handed, here=False)
         return None
 
@@ -172,7 +173,7 @@ class Desk:
         answer = judge(held, handed.sealed.body, self.now_ms(), here=here)
         self._metrics.count(IDEMPOTENCY, answer=answer)
         if answer is not Answer.GO:
-            raise Taken(_taken(answer, held.request), held.request)
+            raise Taken(_taken(answer, held), held.request)
 
     def unavailable(self, failure: StoreError) -> ProblemError:
         """Return what is said when a key cannot be looked up or noted."""
@@ -212,12 +213,12 @@ class Claim:
     __slots__ = (
         "_desk",
         "_head",
-        "_keeps",
         "_marked",
         "_over",
         "_parts",
         "_size",
         "_touched",
+        "_why",
         "begun",
         "confirmed",
         "handed",
@@ -236,7 +237,7 @@ class Claim:
         self.settle: Callable[[], Awaitable[None]] | None = None
         """Settles what the answer used: awaited when the answer is whole, before its result is kept."""
         self._desk = desk
-        self._keeps = handed.keeps
+        self._why: Why | None = None if handed.keeps else Why.NOT_WANTED
         self._touched = False
         self._marked = False
         self._over = False
@@ -255,7 +256,8 @@ class Claim:
 
         `may_keep` says whether the law lets what comes back be kept. Raises ProblemError: then nothing may be sent.
         """
-        self._keeps = self._keeps and may_keep
+        if not may_keep and self._why is None:
+            self._why = Why.NOT_GRANTED
         if not self._marked:
             handed, now_ms = self.handed, self._desk.now_ms()
             sealed, until_ms = handed.sealed, now_ms + KEEP_MS
@@ -279,10 +281,11 @@ class Claim:
 
     def add(self, data: bytes) -> None:
         """Some of the answer."""
-        if not self._keeps:
+        if self._why is not None:
             return
-        if self._size + len(data) > RESULT_BYTES_MAX or not self._desk.take(len(data)):
-            self._drop()
+        fits = self._size + len(data) <= RESULT_BYTES_MAX
+        if not fits or not self._desk.take(len(data)):
+            self._drop(Why.NO_ROOM if fits else Why.TOO_LARGE)
             return
         self._parts.append(data)
         self._size += len(data)
@@ -293,24 +296,24 @@ class Claim:
             await self.settle()
         handed = self.handed
         sealed, request, delivered = handed.sealed, handed.request, handed.delivered()
-        shut: bytes | None = None
-        if self._head is not None and self._keeps:
+        why, shut = self._why, b""
+        if self._head is not None and why is None:
             result = Result(RESULT_VERSION, *self._head, b"".join(self._parts))
             shut = sealed.shut(msgspec.msgpack.encode(result))
 
         def over(store: KeyStore) -> None:
-            if shut is None or not store.keep(sealed.key, sealed.tenant, request, delivered, shut):
-                store.end(sealed.key, request, delivered)
+            if not shut or not store.keep(sealed.key, sealed.tenant, request, delivered, shut):
+                store.end(sealed.key, request, delivered, why or Why.NO_ROOM)
 
         await self._note(over)
 
     async def end(self) -> None:
         """Note what became of it, however it ended. A key under which nothing was begun is free again."""
-        self._drop()
+        self._drop(Why.CUT)
         handed = self.handed
         key, request, delivered = handed.sealed.key, handed.request, handed.delivered()
         if self.begun:
-            await self._note(lambda store: store.end(key, request, delivered))
+            await self._note(lambda store: store.end(key, request, delivered, Why.CUT))
         elif self._touched:
             await self._note(lambda store: store.free(key, request))
         else:
@@ -329,17 +332,17 @@ class Claim:
         finally:
             self._desk.forget(self)
 
-    def _drop(self) -> None:
+    def _drop(self, why: Why) -> None:
         """Keep no result, and hold none."""
-        self._keeps = False
+        self._why = self._why or why
         self._parts.clear()
         self._desk.give_back(self._size)
         self._size = 0
 
 
-def _taken(answer: Answer, first: RequestId) -> Problem:
-    """Return what a request is told whose key the request `first` has."""
-    who = f"The first request with this key, {first},"
+def _taken(answer: Answer, held: Held) -> Problem:
+    """Return what a request is told whose key another one has."""
+    who = f"The first request with this key, {held.request},"
     match answer:
         case Answer.RUNNING:
             return Problem("idempotency_in_progress", f"{who} is still running.", HEADER)
@@ -349,8 +352,18 @@ def _taken(answer: Answer, first: RequestId) -> Problem:
         case Answer.OTHER_BODY:
             return Problem("idempotency_body_differs", f"{who} had another body or other labels.", HEADER)
         case _:
-            return Problem("idempotency_result_not_kept", f"{who} is over, and its result is not kept.", HEADER)
+            sentence = f"{who} is over, and its result is not kept: {_REASONS[held.why]}."
+            return Problem("idempotency_result_not_kept", sentence, HEADER)
 
+
+_REASONS = {
+    None: "nobody noted why",
+    Why.CUT: "it did not come to its end",
+    Why.NOT_WANTED: "this tenant's contract keeps none",
+    Why.NOT_GRANTED: "the law that it touches does not grant it",
+    Why.TOO_LARGE: "it is too large",
+    Why.NO_ROOM: "there was no room for it, or it cannot be read",
+}
 
 _results: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Result)
 

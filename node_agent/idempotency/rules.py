@@ -40,6 +40,19 @@ class State(Enum):
     KEPT = 3
 
 
+class Why(Enum):
+    """Why the result of a request that is over is not kept."""
+
+    CUT = 1
+    """It did not come to its end."""
+    NOT_WANTED = 2
+    """The tenant's contract does not say that results are kept."""
+    NOT_GRANTED = 3
+    """The law does not grant that it is."""
+    TOO_LARGE = 4
+    NO_ROOM = 5
+
+
 class Answer(Enum):
     """What a request with a key is told."""
 
@@ -64,6 +77,8 @@ class Held:
     state: State
     until_ms: int
     """From then on the key is free."""
+    why: Why | None = None
+    """Why no result is kept, where the state is ENDED."""
 
 
 def well_formed(key: str) -> bool:

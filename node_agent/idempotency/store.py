@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from node_agent.idempotency.rules import BodyDigest, Held, KeyDigest, State, TenantDigest
+from node_agent.idempotency.rules import BodyDigest, Held, KeyDigest, State, TenantDigest, Why
 from orchestrator.policy.ids import RequestId
 
 VERSION = 1
@@ -31,7 +31,8 @@ _ALL = TenantDigest(b"")
 """Stands for all tenants in the totals."""
 _LAYOUT = (
     "CREATE TABLE keys (key BLOB PRIMARY KEY, tenant BLOB NOT NULL, body BLOB NOT NULL, request TEXT NOT NULL,"
-    " state INTEGER NOT NULL, until_ms INTEGER NOT NULL, delivered INTEGER NOT NULL, size INTEGER NOT NULL)"
+    " state INTEGER NOT NULL, until_ms INTEGER NOT NULL, delivered INTEGER NOT NULL, size INTEGER NOT NULL,"
+    " why INTEGER)"
     " STRICT, WITHOUT ROWID",
     "CREATE INDEX keys_until ON keys (until_ms)",
     "CREATE TABLE results (key BLOB PRIMARY KEY, shut BLOB NOT NULL) STRICT",
@@ -104,9 +105,10 @@ class KeyStore:
 
     def find(self, key: KeyDigest, tenant: TenantDigest, now_ms: int) -> Held | None:
         """Return what is held of a key. Raises StoreFull when nothing is, and there is no room for it either."""
-        row = self._row("SELECT request, body, state, until_ms FROM keys WHERE key = ?", key)
+        row = self._row("SELECT request, body, state, until_ms, why FROM keys WHERE key = ?", key)
         if row is not None and row[3] > now_ms:
-            return Held(RequestId(row[0]), BodyDigest(row[1]), State(row[2]), row[3])
+            why = None if row[4] is None else Why(row[4])
+            return Held(RequestId(row[0]), BodyDigest(row[1]), State(row[2]), row[3], why)
         self._make_room(tenant, now_ms)
         return None
 
@@ -119,16 +121,16 @@ class KeyStore:
         if self._row("SELECT 1 FROM keys WHERE key = ?", key) is not None:
             raise StoreError("the key is held")
         self._do(
-            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, 0, 0)",
+            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, 0, 0, NULL)",
             *(key, tenant, body, request, State.RUNNING.value, until_ms),
         )
         self._count(tenant, 1, 0)
 
-    def end(self, key: KeyDigest, request: RequestId, delivered: int) -> None:
+    def end(self, key: KeyDigest, request: RequestId, delivered: int, why: Why) -> None:
         """Note that a running request is over, without a result. Does nothing when it is over already."""
         self._do(
-            "UPDATE keys SET state = ?, delivered = ? WHERE key = ? AND request = ? AND state = ?",
-            *(State.ENDED.value, delivered, key, request, State.RUNNING.value),
+            "UPDATE keys SET state = ?, delivered = ?, why = ? WHERE key = ? AND request = ? AND state = ?",
+            *(State.ENDED.value, delivered, why.value, key, request, State.RUNNING.value),
         )
 
     def keep(self, key: KeyDigest, tenant: TenantDigest, request: RequestId, delivered: int, shut: bytes) -> bool:

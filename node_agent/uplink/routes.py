@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 
+from node_agent.alarm import Alarm
 from node_agent.uplink.engine_link import EngineLink
 from node_agent.uplink.session_link import LinkState, Sendable, SessionLink, Tally
 from orchestrator.ledger.usage import PoolCounts
@@ -85,10 +86,11 @@ class Routes:
         """Carry one permitted and recorded attempt to `pool`, for as long as it may take. Only the gate calls this."""
         frames = self._frames(pool, sendable, tally)
         deadlines = Deadlines(sendable.waits, sendable.budget_ms, time.monotonic_ns() // 1000)
+        alarm = Alarm()
         self._in_flight[pool.id] = self._in_flight.get(pool.id, 0) + 1
         try:
             async with contextlib.aclosing(frames):
-                while (frame := await _in_time(frames, deadlines)) is not None:
+                while (frame := await _in_time(frames, deadlines, alarm)) is not None:
                     if isinstance(frame, Tokens):
                         deadlines.token()
                     yield frame
@@ -96,6 +98,7 @@ class Routes:
             code, sentence = deadlines.over()
             yield Broken(0, sendable.attempt, code, sentence, PoolCounts())
         finally:
+            alarm.off()
             self._in_flight[pool.id] -= 1
 
     async def close(self) -> None:
@@ -117,13 +120,14 @@ class Routes:
         return _nowhere(sendable)
 
 
-async def _in_time(frames: AsyncGenerator[StreamFrame, None], deadlines: Deadlines) -> StreamFrame | None:
+async def _in_time(
+    frames: AsyncGenerator[StreamFrame, None], deadlines: Deadlines, alarm: Alarm
+) -> StreamFrame | None:
     """Return the next frame, or None after the last. Raises TimeoutError; what `frames` came from is cancelled then."""
     left_us = deadlines.left_us(time.monotonic_ns() // 1000)
     if left_us == 0:
-        raise TimeoutError  # a frame that is ready is never waited for, so a timeout around it would not fire
-    async with asyncio.timeout(left_us / 1_000_000):
-        return await anext(frames, None)
+        raise TimeoutError  # a frame that is ready is never waited for, so no alarm would ring
+    return await alarm.wait(anext(frames, None), left_us / 1_000_000)
 
 
 async def _nowhere(sendable: Sendable) -> AsyncGenerator[StreamFrame, None]:

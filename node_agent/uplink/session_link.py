@@ -203,15 +203,20 @@ class SessionLink:
             sendable.continues,
         )
         ended = False
+        following: StreamFrame | None = None
         self._act(machine.open(opened, _now_us()))
         try:
             while True:
-                frame = await queue.get()
+                frame = following if following is not None else await queue.get()
+                following, size_bytes = None, 0
+                if isinstance(frame, Tokens):
+                    # What came together is handed on together.
+                    frame, size_bytes, following = _gathered(frame, queue)
                 ended = isinstance(frame, Done | Broken | Refused)
                 yield frame
                 if isinstance(frame, Tokens):
                     tally.delivered += frame.count
-                    self._act(machine.consumed(stream, held_bytes(frame.text, frame.ids)))
+                    self._act(machine.consumed(stream, size_bytes))
                 if ended:
                     return
         finally:
@@ -349,3 +354,22 @@ class SessionLink:
 
 def _now_us() -> int:
     return time.monotonic_ns() // 1000
+
+
+def _gathered(first: Tokens, queue: asyncio.Queue[StreamFrame]) -> tuple[Tokens, int, StreamFrame | None]:
+    """Return all tokens that are here as one frame, what they count against credit, and the frame that follows."""
+    size_bytes = held_bytes(first.text, first.ids)
+    if queue.empty():
+        return first, size_bytes, None
+    texts, ids, count = [first.text], list(first.ids), first.count
+    following: StreamFrame | None = None
+    while following is None and not queue.empty():
+        frame = queue.get_nowait()
+        if isinstance(frame, Tokens):
+            size_bytes += held_bytes(frame.text, frame.ids)
+            texts.append(frame.text)
+            ids += frame.ids
+            count += frame.count
+        else:
+            following = frame
+    return Tokens(first.stream, first.attempt, first.first, count, "".join(texts), tuple(ids)), size_bytes, following

@@ -44,6 +44,6 @@ async def probe(engine: OpenAIEngine, *, deadline_ms: int) -> EngineHealth:
         return EngineHealth(up=False, models=(), detail=body.detail)
     try:
         listed = _MODEL_LIST.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return EngineHealth(up=False, models=(), detail="the engine's model list cannot be read")
     return EngineHealth(up=True, models=tuple(model.id for model in listed.data), detail="")

@@ -67,7 +67,7 @@ def _error_of(body: bytes) -> _Error | None:
     for decoder in (_WRAPPED, _BARE):
         try:
             reply = decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         return reply.error if isinstance(reply, _ErrorReply) else reply
     return None

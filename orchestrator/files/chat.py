@@ -36,7 +36,8 @@ CARRIED: Final = frozenset(
 T = TypeVar("T")
 
 _SEED_SPACE = 2**64
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
+_MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}"
+_MODEL = re.compile(_MODEL_NAME + r"\Z")
 _ROLES = {
     "system": Role.SYSTEM,
     "developer": Role.SYSTEM,
@@ -138,6 +139,11 @@ class _JsonSchemaFormat(Strict, frozen=True, tag_field="type", tag="json_schema"
     json_schema: dict[str, object]
 
 
+# What these two say beyond the type is checked by hand, in better words; the document tells it.
+ModelName = Annotated[str, Meta(extra_json_schema={"pattern": f"^{_MODEL_NAME}$"})]
+Most = Annotated[int, Meta(extra_json_schema={"minimum": 1})]
+_Stop = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": STOP_CHARS_MAX})]
+Stops = _Stop | Annotated[list[_Stop], Meta(extra_json_schema={"maxItems": STOPS_MAX})]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Opaque = Annotated[str, Meta(max_length=256)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
@@ -148,16 +154,16 @@ Biases = Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_
 class ChatBody(Strict, frozen=True):
     """The fields of a chat completion. What is not here is refused."""
 
-    model: str
-    messages: list[_Message]
+    model: ModelName
+    messages: Annotated[list[_Message], Meta(extra_json_schema={"minItems": 1, "maxItems": MESSAGES_MAX})]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Most | None = None
+    max_completion_tokens: Most | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: Stops | None = None
     # Accepted and never forwarded.
     user: Opaque | None = None
     safety_identifier: Opaque | None = None

@@ -15,8 +15,11 @@ from orchestrator.files.chat import (
     Biases,
     ChatLimits,
     ChatRequest,
+    ModelName,
+    Most,
     Opaque,
     Penalty,
+    Stops,
     StreamOptions,
     Strict,
     Temperature,
@@ -40,15 +43,15 @@ _Prompt = Annotated[str, Meta(min_length=1)]
 class CompletionBody(Strict, frozen=True):
     """The fields of a completion. What is not here is refused."""
 
-    model: str
+    model: ModelName
     prompt: _Prompt | Annotated[list[_Prompt], Meta(min_length=1, max_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
+    max_tokens: Most | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: Stops | None = None
     # Accepted and never forwarded.
     user: Opaque | None = None
     # Neutral values only.

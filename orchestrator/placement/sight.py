@@ -12,9 +12,10 @@ from enum import Enum
 
 from orchestrator.placement.breaker import Breaker
 from orchestrator.placement.cost import Terms
+from orchestrator.placement.outliers import Outliers
 from orchestrator.placement.prefix import PrefixIndex
 from orchestrator.placement.requests import PoolLoad, PoolView
-from orchestrator.placement.speed import Measured, Speed, SpeedLearner
+from orchestrator.placement.speed import BESIDE_MAX, Measured, Speed, SpeedLearner
 from orchestrator.policy.ids import ModelId, PoolId
 
 TOKENS_MAX = 1 << 48
@@ -83,8 +84,10 @@ class _Known:
 class Sight:
     """Everything that is known of each pool. An attempt is named by whoever sends it."""
 
-    def __init__(self, index: PrefixIndex[PoolId] | None = None) -> None:
+    def __init__(self, index: PrefixIndex[PoolId] | None = None, *, watch_first: bool = False) -> None:
+        """`watch_first` judges by times to the first token too, where nothing of another's waits before it."""
         self.index = index or PrefixIndex[PoolId]()
+        self._outliers = Outliers(watch_first)
         self._pools: dict[PoolId, _Known] = {}
         self._speeds: dict[tuple[PoolId, ModelId], tuple[SpeedLearner, int]] = {}
         """With the time of the last reply that taught it."""
@@ -117,6 +120,8 @@ class Sight:
 
     def speed(self, pool: PoolId, model: ModelId, now_us: int) -> Speed | None:
         """Return what was learned lately, or None: what is slow today gets another chance tomorrow."""
+        if self._outliers.due(pool, model, now_us):
+            return None  # what was learned is why it was ejected: a trial is to tell
         known = self._speeds.get((pool, model))
         return None if known is None or now_us - known[1] > SPEED_KEEP_US else known[0].speed()
 
@@ -139,8 +144,17 @@ class Sight:
             known.bytes_per_s,
             cached_tokens,
             self.speed(pool, model, now_us),
-            known.breaker.held_off(now_us),
+            known.breaker.held_off(now_us) or self.ejected(pool, model, now_us),
         )
+
+    def ejected(self, pool: PoolId, model: ModelId, now_us: int) -> bool:
+        """Whether `pool` is an outlier among those that serve `model`, and out for now."""
+        return self._outliers.ejected(pool, model, now_us)
+
+    def anew(self, pool: PoolId) -> None:
+        """What is behind this name started anew: what it held and how it fared is gone."""
+        self.index.forget(pool)
+        self._outliers.forget(pool)
 
     def expect(
         self, blocks: Sequence[int], block_tokens: int, prompt_tokens: int, now_us: int
@@ -175,6 +189,10 @@ class Sight:
         known.unseen_tokens += uncached
         known.breaker.sent(attempt)
         self._sent[attempt] = _Sent(pool, model, declared, terms, uncached, expected_cached, now_us)
+        # The whole prompt: what a place holds of it is only believed, and a cold one is no outlier.
+        expected_us = declared.fixed_us + prompt_tokens * declared.prefill_ns // 1000
+        besides_us = terms.rtt_us + terms.upload_us + terms.queue_us
+        self._outliers.sent(attempt, pool, model, now_us, besides_us, expected_us)
         if blocks:
             self.index.insert(pool, blocks, now_us)
 
@@ -197,6 +215,7 @@ class Sight:
         sent.first_us = now_us
         known = self._pools[sent.pool]
         known.breaker.succeeded(attempt)
+        self._outliers.first_token(attempt, now_us)
         unseen = known.unseen.get(attempt)
         if unseen is not None:
             known.unseen_tokens -= unseen[1]
@@ -212,6 +231,7 @@ class Sight:
         unseen = known.unseen.pop(attempt, None)
         if unseen is not None:
             known.unseen_tokens -= unseen[1]
+        self._compare(attempt, sent, ending, now_us)
         if ending.end is End.FAILED:
             known.breaker.failed(attempt, sent.sent_us, now_us)
         elif ending.end is End.CANCELLED:
@@ -223,6 +243,20 @@ class Sight:
                 self.index.corrected(sent.pool, sent.expected_cached, ending.cached_tokens)
             if sent.first_us is not None:
                 self._learn(sent, ending, now_us)
+
+    def _compare(self, attempt: str, sent: _Sent, ending: Ending, now_us: int) -> None:
+        """Tell how an attempt fared to whoever compares places."""
+        if ending.end is End.FAILED:
+            self._outliers.failed(attempt, now_us)
+        elif ending.end is not End.COMPLETE:
+            self._outliers.abandoned(attempt, now_us)
+        else:
+            beside = min(BESIDE_MAX, sent.terms.beside if ending.beside is None else ending.beside)
+            per_token_ns = sent.declared.decode_ns + beside * sent.declared.stream_ns
+            after_first = min(TOKENS_MAX, max(0, ending.output_tokens - 1))
+            expected_us = None if ending.held_up or not after_first else after_first * per_token_ns // 1000
+            if self._outliers.complete(attempt, now_us, expected_us):
+                self._speeds.pop((sent.pool, sent.model), None)
 
     def _learn(self, sent: _Sent, ending: Ending, now_us: int) -> None:
         key = (sent.pool, sent.model)

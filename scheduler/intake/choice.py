@@ -91,14 +91,14 @@ class Chooser:
     """Chooses among the replicas of one pool, and learns from what becomes of it."""
 
     def __init__(self) -> None:
-        self.sight = Sight()
+        self.sight = Sight(watch_first=True)
 
     def came(self, replica: ReplicaId) -> None:
         """A replica started anew, beside the intake: what it held is gone, and no way to it is worth a figure."""
         place = PoolId(replica)
         self.sight.lost(place)
         self.sight.measured(place, 0)
-        self.sight.index.forget(place)
+        self.sight.anew(place)
 
     def best(self, asked: Asked, candidates: Sequence[Candidate], now_us: int) -> Choice | None:
         """Return the candidate of least J; of equals the quicker, then by name, so that a choice can be replayed."""
@@ -123,6 +123,11 @@ class Chooser:
             if least is None or rank < least:
                 least, best = rank, Choice(one.replica, declared, terms, before)
         return best
+
+    def in_play(self, model: ModelId, replicas: Sequence[ReplicaId], now_us: int) -> frozenset[ReplicaId]:
+        """Return those of the replicas that are up which are no outliers; all of them, where every one is."""
+        well = frozenset(one for one in replicas if not self.sight.ejected(PoolId(one), model, now_us))
+        return well or frozenset(replicas)
 
     def given(self, work: int, asked: Asked, choice: Choice, now_us: int) -> None:
         """The chosen replica got the work."""

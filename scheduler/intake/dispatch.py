@@ -349,6 +349,14 @@ class Dispatcher:
             return []
         return [Refuse(work, "engine_busy", "Cancelled while it waited.")]
 
+    def hand_over(self) -> list[Instruction]:
+        """Give back what waits: nothing of it was started."""
+        return [
+            Refuse(one.work, "draining", f"The scheduler of pool {self.pool} is stopping.")
+            for one in list(self._waiting)
+            if self._waiting.drop(one.work) is not None
+        ]
+
     def tick(self, now_us: int) -> list[Instruction]:
         """Time passed: give up the silent, refuse what waited too long, and stop what runs for longer than it may."""
         out: list[Instruction] = []
@@ -399,12 +407,17 @@ class Dispatcher:
         return out
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
+        up = [
+            replica
+            for replica in self._replicas.values()
+            if replica.fits(asked) and self._condition(replica, now_us) is ReplicaCondition.UP
+        ]
+        # Work rather waits for a sibling than goes to one that is far slower than all of them.
+        in_play = self._chooser.in_play(asked.model, [replica.id for replica in up], now_us)
         fit = [
             Candidate(replica.id, self._load(replica, asked, now_us))
-            for replica in self._replicas.values()
-            if replica.fits(asked)
-            and replica.free() > 0
-            and self._condition(replica, now_us) is ReplicaCondition.UP
+            for replica in up
+            if replica.free() > 0 and replica.id in in_play
         ]
         return self._chooser.best(asked, fit, now_us)
 

@@ -8,9 +8,8 @@ from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
-from orchestrator.policy.ids import Digest, EdgeId, ReplicaId, SideId
+from orchestrator.policy.ids import Digest, EdgeId, PoolId, ReplicaId, SideId
 from orchestrator.wire.catalogue import Problem
-from orchestrator.wire.frames import Load
 
 
 class SessionPort(Protocol):
@@ -35,8 +34,8 @@ class SessionPort(Protocol):
     def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> None:
         """The answer was cut."""
 
-    def load(self, load: Load) -> None:
-        """State of a pool."""
+    def tell(self, pool: PoolId) -> None:
+        """The state of a pool is to be told: the port asks the site for it when it has room to say it."""
 
 
 class ReplicaPort(Protocol):

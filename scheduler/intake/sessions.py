@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 
 import grpc
 
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
-from orchestrator.policy.ids import EdgeId, ReplicaId, SchedulerId
+from orchestrator.policy.ids import EdgeId, PoolId, ReplicaId, SchedulerId
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
 from orchestrator.wire.attachments import Attachments, Limits
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import attempt_in, edge_frame_in, intake_batch_out
-from orchestrator.wire.frames import EdgeFrame, Hello, IntakeFrame, Load
+from orchestrator.wire.frames import EdgeFrame, Hello, IntakeFrame
 from orchestrator.wire.session_intake import (
     TICK_MS,
     Detach,
@@ -43,6 +44,9 @@ could always be told of another's turn."""
 OUTBOX_FRAMES_MAX = 1 << 18
 """Frames that wait for the socket. Credit bounds the tokens; an edge that reads nothing at all ends here."""
 
+MADE_CHARS_MAX = 4_096
+"""What is gathered of one stream between two messages."""
+
 log = logger("scheduler.intake")
 
 
@@ -63,6 +67,10 @@ class Line:
         self._ready.set()
         return len(self._outbox) <= OUTBOX_FRAMES_MAX
 
+    def wake(self) -> None:
+        """The session has more to say."""
+        self._ready.set()
+
     def drop(self) -> None:
         """Say nothing of what waits."""
         self._outbox.clear()
@@ -82,11 +90,23 @@ class Line:
         while True:
             await self._ready.wait()
             self._ready.clear()
+            if self.port is not None and self.port.line is self:
+                self.port.gather()
             frames, self._outbox = self._outbox, []
             if frames:
                 yield intake_batch_out(self.epoch, frames)
             if self.closing and not self._outbox:
                 return
+
+
+@dataclass(slots=True)
+class _Made:
+    """Tokens of one stream. Payload."""
+
+    texts: list[str] = field(default_factory=list, repr=False)
+    ids: list[int] = field(default_factory=list, repr=False)
+    count: int = 0
+    chars: int = 0
 
 
 class Port:
@@ -102,6 +122,10 @@ class Port:
         self._site = site
         self._now_us = now_us
         self._changed = changed
+        self._made: dict[int, _Made] = {}  # bounded: by the streams
+        """Tokens by stream, since the last message."""
+        self._due: dict[PoolId, None] = {}  # bounded: by the pools
+        """Pools whose state is to be told with the next message."""
 
     @property
     def edge(self) -> EdgeId | None:
@@ -110,6 +134,7 @@ class Port:
 
     def carry(self, line: Line, hello: Hello) -> None:
         """From now on `line` is the transport. One that was so before is ended: it only seemed to be alive."""
+        self.gather()
         before, self.line = self.line, line
         line.port, line.epoch = self, hello.epoch
         if before is not None:
@@ -139,26 +164,48 @@ class Port:
     def lost(self, line: Line) -> None:
         """A call ended. When it was the one that carries the session, that waits for another."""
         if self.line is line:
+            self.gather()
             self.line = None
             self.act(self.machine.lost(self._now_us()))
             self._changed(self)
+
+    def gather(self) -> None:
+        """Hand the machine what came since the last message: all tokens of a stream at once, and each pool's state."""
+        while self._made:
+            self._give(next(iter(self._made)))
+        due, self._due = self._due, {}
+        for pool in due:
+            self.act(self.machine.load(self._site.load(pool, self)))
 
     def accepted(self, stream: int, replica: ReplicaId, continuing: Continuing) -> None:
         """A replica has the work."""
         self.act(self.machine.accepted(stream, replica, continuing))
 
     def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
-        """Tokens were made."""
-        self.act(self.machine.tokens(stream, text, ids, count))
+        """Tokens were made. They leave with the next message."""
+        made = self._made.get(stream)
+        if made is None:
+            made = self._made[stream] = _Made()
+        made.texts.append(text)
+        made.ids.extend(ids)
+        made.count += count
+        made.chars += len(text)
         if self.line is None:
+            self._give(stream)
             self._changed(self)  # nobody takes them away
+        elif made.chars > MADE_CHARS_MAX or len(made.ids) > MADE_CHARS_MAX:
+            self._give(stream)  # the machine judges who reads too slowly
+        else:
+            self.line.wake()
 
     def done(self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None, beside: int | None) -> None:
         """The answer is complete; how long it waited here, and how many streams ran beside it."""
+        self._give(stream)
         self.act(self.machine.done(stream, reason, counts, queued_us, beside))
 
     def refused(self, stream: int, problem: Problem) -> None:
         """Nothing was generated."""
+        self._give(stream)
         self.act(
             self.machine.refused(
                 stream, problem.entry.code, problem.text, problem.param, problem.rules, problem.retry_after_ms
@@ -167,11 +214,19 @@ class Port:
 
     def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> None:
         """The answer was cut."""
+        self._give(stream)
         self.act(self.machine.broken(stream, code, detail, counts))
 
-    def load(self, load: Load) -> None:
-        """State of a pool."""
-        self.act(self.machine.load(load))
+    def tell(self, pool: PoolId) -> None:
+        """The state of a pool is to be told. The next message has it, as it is then."""
+        self._due[pool] = None
+        if self.line is not None:
+            self.line.wake()
+
+    def _give(self, stream: int) -> None:
+        made = self._made.pop(stream, None)
+        if made is not None:
+            self.act(self.machine.tokens(stream, "".join(made.texts), tuple(made.ids), made.count))
 
     async def tick(self) -> None:
         """Judge silence; report loads often while the edge has requests here, seldom otherwise."""
@@ -184,7 +239,7 @@ class Port:
             if self.machine.streams() or quiet_s >= IDLE_REPORT_S - reports % IDLE_STEPS * TICK_S:
                 quiet_s, reports = 0.0, reports + 1
                 for load in self._site.loads(self) if self.machine.is_attached() else ():
-                    self.load(load)
+                    self.act(self.machine.load(load))
 
     def _leave(self) -> None:
         line, self.line = self.line, None

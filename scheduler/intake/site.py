@@ -54,6 +54,8 @@ ENDS = {
 }
 """What an outcome says of the replica."""
 
+CUT_BY_DRAIN = "The scheduler stopped before the answer was complete."
+
 log = logger("scheduler.intake")
 
 
@@ -272,7 +274,7 @@ class Site:
 
     def loads(self, port: SessionPort) -> tuple[Load, ...]:
         """Return a numbered report of every pool, with the openings of one session."""
-        return tuple(self._load(pool, port) for pool in self.dispatchers)
+        return tuple(self.load(pool, port) for pool in self.dispatchers)
 
     def report(self, pool: PoolId) -> None:
         """Something of `pool` changed: tell every session."""
@@ -283,6 +285,28 @@ class Site:
     def busy(self) -> int:
         """Return how many attempts have not ended, or whose edge does not have everything yet."""
         return len(self._running)
+
+    def unsettled(self) -> int:
+        """Return how many attempts have not ended, or their edges not said what they delivered."""
+        return len(self._running)
+
+    def hand_over(self) -> None:
+        """Give back what waits for a slot, so that its edge can place it elsewhere."""
+        for dispatcher in self.dispatchers.values():
+            self._act(dispatcher, dispatcher.hand_over())
+
+    def break_off(self) -> None:
+        """End what is left with a word: what was not started is refused, and what was is broken and stopped."""
+        self.hand_over()
+        left = [running for running in self._running.values() if running.outcome is None]
+        for running in [one for one in left if not one.accepted]:
+            self._refuse(running, Problem("draining"))
+        for running in [one for one in left if one.accepted and one.outcome is None]:
+            holder = self.holder(running.opened.pool, running.work)
+            if holder in self._ports:
+                self._ports[holder].withdraw(running.work)
+            self._end(running, Outcome.BROKEN, End.CANCELLED)
+            running.port.broken(running.opened.stream, "draining", CUT_BY_DRAIN, running.counts())
 
     async def close(self) -> None:
         """End what is under way here."""
@@ -317,6 +341,8 @@ class Site:
             problem = Problem("no_replica", f"This scheduler does not have the pool {opened.pool}.")
         if not await self._recorded(running, check, problem, now_ms) and problem is None:
             problem = Problem("evidence_unavailable")
+        if running.outcome is not None:
+            return  # refused meanwhile: this program stops
         if problem is not None or dispatcher is None:
             self._refuse(running, problem or Problem("no_replica"))
         elif running.stopped:
@@ -428,9 +454,10 @@ class Site:
     def _tell(self, pool: PoolId, port: SessionPort) -> None:
         """Tell one session how a pool is. One that is gone has no openings, and nobody to hear of them."""
         if port in self._sessions:
-            port.load(self._load(pool, port))
+            port.tell(pool)
 
-    def _load(self, pool: PoolId, port: SessionPort) -> Load:
+    def load(self, pool: PoolId, port: SessionPort) -> Load:
+        """Return a numbered report of one pool, with the openings of one session."""
         self._last_load += 1
         state = self.dispatchers[pool].state()
         return Load(

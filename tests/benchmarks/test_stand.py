@@ -13,6 +13,8 @@ import pytest_asyncio
 from benchmarks.agent import start_times
 from benchmarks.client import AnswerError, Client
 from benchmarks.overhead import DIRECT, DURABLE, Case, measure, raw, rendered, summary, target_of
+from benchmarks.path.rounds import LOADS, right_bytes
+from benchmarks.path.systems import PERSONAL, of_stand
 from benchmarks.stand import EDGE_ONLY, INSTANT, TWO_HOP, Stand
 from orchestrator.cli.evidence import records
 
@@ -45,6 +47,19 @@ async def test_every_path_answers_alike_and_takes_the_way_it_is_named_for(stand:
     assert edge == {("sg-instant", False): asked, ("sg-instant", True): asked, ("cn-instant", False): asked}
     site = Counter(one["outcome"] for one in records(stand.data("scheduler") / "spool", "decision"))
     assert site == {"permitted": asked}
+
+
+async def test_personal_data_goes_to_china_under_its_contract_and_is_recorded_as_regulated(stand: Stand) -> None:
+    personal = next(one for one in of_stand(stand) if one.name == PERSONAL)
+    before = _regulated(stand)
+    for load in LOADS:
+        await right_bytes(personal, load)
+    assert _regulated(stand) == before + len(LOADS)
+
+
+def _regulated(stand: Stand) -> int:
+    sent = [one for one in records(stand.data("edge") / "spool", "decision") if one["pool"] == "cn-instant"]
+    return sum(bool(one["regulated"]) for one in sent)
 
 
 async def test_a_refusal_is_an_error_and_no_sample(stand: Stand) -> None:

@@ -46,6 +46,11 @@ def failure(events: list[EngineEvent]) -> str:
     return last.code
 
 
+def test_words_of_an_engine_that_are_not_utf8_are_a_refusal_like_any_other() -> None:
+    for body in (b'{"error": {"message": "\xff"}}', b'{"message": "\x80"}', b"\xff\xfe"):
+        assert outcome_of_reply(400, body) == outcome_of_reply(400, b"{}")
+
+
 def test_an_answer_is_its_texts_and_the_counts_of_the_engine() -> None:
     events = read(text(None), text(""), text("Pa"), text("ris"), text(None, "stop"), usage())
     assert events == [

@@ -438,6 +438,7 @@ async def test_a_probe_tells_the_models() -> None:
         json_reply({"data": [{"id": "a"}] * 1_001}),
         json_reply({"data": [{"id": "a" * 300}]}),
         json_reply({"data": [{"id": 5}]}),
+        b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{"data": [{"id":"\xff"}]}',
     ],
 )
 async def test_a_probe_of_a_broken_engine_is_down_with_a_reason(script: Script | bytes) -> None:

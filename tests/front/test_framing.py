@@ -272,6 +272,26 @@ async def test_an_old_client_gets_an_answer_that_it_can_read(tmp_path: Path) -> 
         assert streamed.events()[-1] == "[DONE]"
 
 
+async def test_who_says_nothing_makes_room_for_who_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node_agent.front.serve.CONNECTIONS_MAX", 2)
+    async with room_in(tmp_path, saying(done())) as room:
+        silent = [await asyncio.open_connection("127.0.0.1", room.server.port) for _ in range(2)]
+        silent[1][1].write(LINE)
+        assert (await room.call(body=BODY)).status == 200
+        async with asyncio.timeout(5):
+            assert await silent[0][0].read() == b""
+        for _, writer in silent:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for _, writer in silent), return_exceptions=True)
+
+
+async def test_methods_for_proxies_end_the_connection(tmp_path: Path) -> None:
+    async with room_in(tmp_path, saying(done())) as room:
+        for method in (b"TRACE", b"CONNECT"):
+            reply = await refused(room, asking(b"/v1/chat/completions", method))
+            assert (reply.status, reply.header("connection"), reply.rest) == (405, "close", b"")
+
+
 async def test_what_a_client_sends_ahead_is_held_within_a_bound(tmp_path: Path) -> None:
     holding = asyncio.Event()
 

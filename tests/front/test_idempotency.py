@@ -110,7 +110,15 @@ async def test_without_a_kept_result_a_key_is_spent(tmp_path: Path) -> None:
     assert str(first.header("x-request-id")) in again.error()["message"]
 
 
-@pytest.mark.parametrize("why", ["the law says no", "it is too long", "there is no room", "switched off since"])
+NOT_KEPT = {
+    "the law says no": "the law that it touches does not grant it",
+    "it is too long": "it is too large",
+    "there is no room": "there was no room for it",
+    "switched off since": "this tenant's contract keeps none",
+}
+
+
+@pytest.mark.parametrize("why", NOT_KEPT)
 async def test_a_result_that_may_not_or_cannot_be_kept_is_not(tmp_path: Path, why: str) -> None:
     bounds = Bounds(10, 10, 100 if why == "there is no room" else 1 << 20, 1 << 20)
     plan = saying(tokens("x" * 300_000), done()) if why == "it is too long" else ANSWER
@@ -119,7 +127,9 @@ async def test_a_result_that_may_not_or_cannot_be_kept_is_not(tmp_path: Path, wh
         assert (await ask(room)).status == 200
     keeps = () if why == "switched off since" else ("acme",)
     async with room_in(tmp_path, plan, keeps=keeps, bounds=bounds) as room:
-        assert taken(await ask(room)) == (409, "idempotency_result_not_kept")
+        again = await ask(room)
+        assert taken(again) == (409, "idempotency_result_not_kept")
+        assert NOT_KEPT[why] in again.error()["message"]
         assert room.gate.sent == 0
 
 
@@ -351,4 +361,4 @@ async def test_a_drain_ends_what_runs_and_spends_its_key(tmp_path: Path) -> None
     async with room_in(tmp_path, ANSWER, keeps=("acme",)) as room:
         again = await ask(room)
         assert taken(again) == (409, "idempotency_result_not_kept")
-        assert "is over" in again.error()["message"]
+        assert "it did not come to its end" in again.error()["message"]

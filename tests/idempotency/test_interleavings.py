@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from node_agent.idempotency import store as store_module
 from node_agent.idempotency.desk import Claim, Desk, Handed, Kept, Taken
-from node_agent.idempotency.rules import KEEP_MS, Answer, BodyDigest, Held, KeyDigest, State, TenantDigest, judge
+from node_agent.idempotency.rules import KEEP_MS, Answer, BodyDigest, Held, KeyDigest, State, TenantDigest, Why, judge
 from node_agent.idempotency.sealing import Sealer
 from node_agent.idempotency.store import Bounds, KeyStore, StoreError
 from orchestrator.policy.ids import EdgeId, RequestId, TenantId
@@ -146,9 +146,11 @@ async def interleaving(store: KeyStore, seed: int) -> World:
     chance = Random(seed)
     world = World()
     name = f"key {seed}"
+    calm = True
     for last in (False, True):
         crash_at = None if last else chance.choice((None, 1, 2, 3, 4, 5, 6))
         fails_at = chance.choice((None, None, None, 1, 2, 3, 4))
+        calm = calm and crash_at is None and fails_at is None
         life = Life(store, chance, crash_at, chance.random() < 0.5, fails_at)
         desk = Desk(life, SEALER, lambda: NOW_MS, METRICS)
         bodies = [b"body", b"body", b"other" if chance.random() < 0.2 else b"body"]
@@ -159,11 +161,14 @@ async def interleaving(store: KeyStore, seed: int) -> World:
                     await asyncio.sleep(0)
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    begun = len(world.begun)
-    quiet = Life(store, chance, None, False, None)
-    await one_request(world, quiet, Desk(quiet, SEALER, lambda: NOW_MS, METRICS), name, b"body")
+    begun, told = len(world.begun), len(world.answers)
+    life.fails_at = None
+    await one_request(world, life, desk, name, b"body")
     if begun:
-        assert len(world.begun) == begun, "a key that was begun is spent"
+        assert len(world.begun) == begun, f"seed {seed}: a key that was begun is spent"
+    elif calm:
+        assert world.answers[told:] == ["new"], f"seed {seed}: a key under which nothing was begun is free"
+    assert "idempotency_in_progress" not in world.answers[told:], f"seed {seed}: nothing runs any more"
     return world
 
 
@@ -248,7 +253,7 @@ class KeysOnDisk(RuleBasedStateMachine):
         runs = known is not None and known[0].state is State.RUNNING
         with suppress(KeyboardInterrupt), self.store.transaction():
             if how == "end":
-                self.store.end(key(number), request, 1)
+                self.store.end(key(number), request, 1, Why.TOO_LARGE)
             elif how == "keep":
                 assert self.store.keep(key(number), TENANT, request, 1, request.encode()) is runs
             else:
@@ -261,7 +266,8 @@ class KeysOnDisk(RuleBasedStateMachine):
             del self.model[number]
         else:
             state, result = (State.ENDED, None) if how == "end" else (State.KEPT, request.encode())
-            self.model[number] = (Held(request, known[0].body, state, known[0].until_ms), result)
+            why = Why.TOO_LARGE if how == "end" else None
+            self.model[number] = (Held(request, known[0].body, state, known[0].until_ms, why), result)
 
     @rule(hours=st.integers(1, 5))
     def time_goes_by(self, hours: int) -> None:

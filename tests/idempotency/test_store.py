@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from node_agent.idempotency.rules import KEEP_MS, BodyDigest, KeyDigest, State, TenantDigest
+from node_agent.idempotency.rules import KEEP_MS, BodyDigest, KeyDigest, State, TenantDigest, Why
 from node_agent.idempotency.sealing import Sealer
 from node_agent.idempotency.store import PURGE_ROWS, Bounds, KeyStore, StoreError, StoreFull
 from node_agent.idempotency.turns import StoreThread
@@ -51,7 +51,7 @@ def test_a_key_is_held_as_it_was_noted_over_a_restart(tmp_path: Path) -> None:
     for number in range(4):
         begin(store, number)
     with store.transaction():
-        store.end(key(1), request(1), 7)
+        store.end(key(1), request(1), 7, Why.CUT)
         assert store.keep(key(2), TENANT, request(2), 9, b"shut")
         store.free(key(3), request(3))
     store.close()
@@ -64,6 +64,7 @@ def test_a_key_is_held_as_it_was_noted_over_a_restart(tmp_path: Path) -> None:
         held = again.find(key(1), TENANT, NOW_MS)
         assert held is not None
         assert (held.request, held.body, held.until_ms) == (request(1), BODY, NOW_MS + KEEP_MS)
+        assert held.why is Why.CUT
     again.close()
 
 
@@ -72,7 +73,7 @@ def test_what_is_over_stays_as_it_ended(tmp_path: Path) -> None:
     begin(store, 1)
     with store.transaction():
         assert store.keep(key(1), TENANT, request(1), 9, b"shut")
-        store.end(key(1), request(1), 3)
+        store.end(key(1), request(1), 3, Why.CUT)
         store.free(key(1), request(1))
         assert not store.keep(key(1), TENANT, request(1), 1, b"other")
     assert state(store, 1) is State.KEPT
@@ -85,7 +86,7 @@ def test_a_request_ends_nobody_elses_key(tmp_path: Path) -> None:
     store = KeyStore(tmp_path / "keys.db", BOUNDS)
     begin(store, 1)
     with store.transaction():
-        store.end(key(1), request(2), 3)
+        store.end(key(1), request(2), 3, Why.CUT)
         store.free(key(1), request(2))
         assert not store.keep(key(1), TENANT, request(2), 1, b"other")
     assert state(store, 1) is State.RUNNING

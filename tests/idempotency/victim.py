@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from node_agent.idempotency.rules import KEEP_MS, BodyDigest, KeyDigest, State, TenantDigest
+from node_agent.idempotency.rules import KEEP_MS, BodyDigest, KeyDigest, State, TenantDigest, Why
 from node_agent.idempotency.store import Bounds, KeyStore
 from orchestrator.policy.ids import RequestId
 
@@ -33,7 +33,7 @@ Step = Callable[[KeyStore], None]
 STEPS: tuple[tuple[tuple[Step, ...], State | None], ...] = (
     ((), None),
     ((begun,), State.RUNNING),
-    ((begun, lambda store: store.end(KEY, REQUEST, 3)), State.ENDED),
+    ((begun, lambda store: store.end(KEY, REQUEST, 3, Why.CUT)), State.ENDED),
     ((begun, kept), State.KEPT),
     ((begun, lambda store: store.free(KEY, REQUEST)), None),
 )

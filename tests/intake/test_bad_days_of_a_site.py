@@ -219,7 +219,7 @@ async def test_an_edge_that_reads_nothing_is_cut_off(stand: Stand, monkeypatch: 
     # Nobody takes the frames of this port away; the greeting's answer is the first.
     for number in range(10):
         assert not port.over
-        port.load(load(number))
+        port.act(port.machine.load(load(number)))
     assert port.over
 
 

@@ -24,6 +24,7 @@ from orchestrator.wire.frames import (
     Cancel,
     Done,
     EdgeFrame,
+    Hello,
     IntakeFrame,
     Open,
     Refused,
@@ -31,10 +32,10 @@ from orchestrator.wire.frames import (
     held_bytes,
 )
 from orchestrator.wire.intake_stream import Stream
-from orchestrator.wire.session_edge import State
+from orchestrator.wire.session_edge import REATTACH_TRY_MS, State
 from orchestrator.wire.session_intake import AHEAD_BYTES_MAX, IntakeSession
 from tests.session.faults import MODES, Faults
-from tests.session.world import EdgeNode, Wire, World, load, open_frame
+from tests.session.world import EDGE_TICK_US, EdgeNode, Wire, World, load, open_frame
 
 MS = 1_000
 S = 1_000_000
@@ -104,6 +105,7 @@ class Simulation(World):
         super().__init__(rtt_us, Limits(8, detached_bytes=bound), skew_ms)
         self.write_us = rng.choice((0, 1, 5 * MS))
         self.lives: Counter[EdgeNode] = Counter()
+        self.detached_us: dict[EdgeNode, int] = {}
         self.epochs: dict[object, int] = {}
         self.settled_order: dict[EdgeNode, list[AttemptId]] = {}
         self.intake_order: dict[EdgeNode, list[AttemptId]] = {}
@@ -139,6 +141,8 @@ class Simulation(World):
         for attempt in self.attempts:
             self._check_ended(attempt)
         for edge in self.edges:
+            if edge.machine.state is State.LIVE:
+                assert edge.machine.unheard() == 0, "a settlement was not taken though all is well"
             edge.act(edge.machine.close("session_lost"))
         self.clock.run(GONE_AT_US)
         assert not self.intake.wires, "a session that nobody has is kept"
@@ -287,8 +291,14 @@ class Simulation(World):
 
     def edge_detached(self, edge: EdgeNode, reason: str) -> None:
         self.met[f"edge detached {reason}"] += 1
+        self.detached_us[edge] = self.clock.now_us
         if reason == "silent":
             assert self.faults.may_fall_silent, "a living peer was called dead"
+
+    def edge_ticked(self, edge: EdgeNode) -> None:
+        if edge.machine.state in (State.DETACHED, State.REATTACHING) and not edge.slept:
+            waited_us = self.clock.now_us - self.detached_us[edge]
+            assert waited_us <= REATTACH_TRY_MS * MS + 2 * EDGE_TICK_US, "streams wait for what does not come"
 
     def edge_closed(self, edge: EdgeNode, reason: str) -> None:
         self.met[f"edge closed {reason}"] += 1
@@ -310,9 +320,21 @@ class Simulation(World):
                 self.met["unreadable"] += 1
                 return session.unreadable(epoch, frame.stream, frame.attempt, "label.personal")
         told = super().take_up(session, epoch, frame)
+        if isinstance(frame, Hello) and session.is_attached() and epoch == session.epoch:
+            self._check_reattached(session, frame)
         assert self.epochs.get(session, 0) <= session.epoch, "an epoch went back"
         self.epochs[session] = session.epoch
         return told
+
+    @staticmethod
+    def _check_reattached(session: IntakeSession, hello: Hello) -> None:
+        for held in hello.held:
+            stream = session._streams.get(held.stream)
+            if stream is not None:
+                assert stream.limit_bytes == held.limit_bytes, "the two sides differ about credit"
+                assert not held.cancelled or not stream.running(), "an engine works for one who left"
+        for settle in hello.settled:
+            assert settle.stream not in session._streams, "a settlement was not taken"
 
     def started(self, session: IntakeSession, opened: Open) -> None:
         attempt = self.by_id[opened.attempt]

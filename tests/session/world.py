@@ -189,12 +189,14 @@ class Node:
     def __init__(self, world: World) -> None:
         self.world = world
         self.clock = world.clock
+        self.slept = False
         self._asleep_until_us = 0
         self._missed: list[Callable[[], None]] = []
 
     def sleep(self, for_us: int, *, longer: bool = False) -> None:
         """Stop it, as SIGSTOP does. One that sleeps already sleeps on, or `longer`."""
         if longer or self.clock.now_us >= self._asleep_until_us:
+            self.slept = True
             self._asleep_until_us = max(self._asleep_until_us, self.clock.now_us + for_us)
             self.clock.after(for_us, self._wake)
 
@@ -299,6 +301,7 @@ class EdgeNode(Node):
 
     def tick(self) -> None:
         self.act(self.machine.tick(self.clock.now_us))
+        self.world.edge_ticked(self)
 
     def _hang_up(self) -> None:
         if self.wire is not None:
@@ -468,6 +471,9 @@ class World:
 
     def edge_closed(self, edge: EdgeNode, reason: str) -> None:
         """An edge ended its session."""
+
+    def edge_ticked(self, edge: EdgeNode) -> None:
+        """An edge judged silence."""
 
     def started(self, session: IntakeSession, opened: Open) -> None:
         """The intake wants an attempt to be run."""

@@ -1,0 +1,67 @@
+"""Bounds on waits that come one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Alarm:
+    """One timer for the waits of one answer. `asyncio.timeout` sets one for each, which costs more than most waits.
+
+    It works as that does: the task that waits is cancelled, and the cancellation becomes a TimeoutError. One task
+    waits at a time, and whoever made it calls `off`.
+    """
+
+    __slots__ = ("_late", "_loop", "_task", "_timer", "_until_s")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[object] | None = None
+        """Who waits."""
+        self._until_s = 0.0
+        """And until when it may."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._late = False
+
+    async def wait(self, awaitable: Awaitable[T], timeout_s: float) -> T:
+        """Return what is waited for. Raises TimeoutError."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("only a task can be woken")
+        cancelling = task.cancelling()
+        self._until_s = self._loop.time() + timeout_s
+        self._task = task
+        if self._timer is None or self._timer.when() > self._until_s:
+            self.off()
+            self._timer = self._loop.call_at(self._until_s, self._ring)
+        try:
+            return await awaitable
+        except asyncio.CancelledError:
+            if not self._late:
+                raise
+            self._late = False
+            if task.uncancel() > cancelling:
+                raise  # somebody else wants the task to end as well
+            raise TimeoutError from None
+        finally:
+            self._task = None
+
+    def off(self) -> None:
+        """Nothing is waited for any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._task is None:
+            return
+        if self._loop.time() < self._until_s:
+            self._timer = self._loop.call_at(self._until_s, self._ring)
+        else:
+            self._late = True
+            self._task.cancel()

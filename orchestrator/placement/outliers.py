@@ -1,0 +1,344 @@
+"""Which of several equal places is so much slower, or fails so much more, than the others that it gets no work. Pure.
+
+Places are compared with their siblings for the same model, never with a figure of their own: when all are slow, nobody
+is an outlier. What is compared is a measured time relative to the declared one, to the first token and after it. A
+place is ejected when its last few exceed `SLOW_FACTOR` times what its siblings took *after* these had become slow, and
+counted only from when the siblings are as they are now: a spell that all had is held against nobody. What has not
+brought a token yet counts with the time that it has waited, so that silence shows too. Or when half of its attempts
+fail while its siblings' do not. At most a third is ejected, and never the last. An ejection ends with one trial at a
+time; a trial that goes badly doubles it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+
+from orchestrator.policy.ids import ModelId, PoolId
+
+SLOW_FACTOR = 5
+SLOW_MIN = 4
+"""So many in a row must be slow, those that still wait included."""
+LEAST_RATIO = 0.2
+"""What siblings took is taken for at least this part of what is declared: caches make some answers very quick."""
+FLOOR_US = 250_000
+"""Added to what is expected: small times say little."""
+FRESH_MIN = 2
+"""So many answers of a sibling must have come since, for it to be compared with."""
+KEPT = 8
+"""Samples of one kind that are kept of one place."""
+FAILS_KEPT = 16
+FAILS_MIN = 8
+FAILED_SHARE = 0.5
+SIBLINGS_FAILED_SHARE = 0.1
+ACTIVE_US = 60_000_000
+"""A place without work for so long is no sibling, and its samples are none."""
+LOOK_EVERY_US = 250_000
+HOLD_MIN_US = 5_000_000
+HOLD_MAX_US = 300_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    begun_us: int
+    ended_us: int
+    expected_us: int
+
+    def ratio(self, since_us: int = 0) -> float:
+        """How long it took, of that what lies after `since_us`, relative to what was expected."""
+        return (self.ended_us - max(self.begun_us, since_us)) / self.expected_us
+
+    def slow_since_us(self, ratio: float, since_us: int) -> int:
+        """When it had taken longer than `ratio` times what was expected, counted from `since_us`."""
+        return max(self.begun_us, since_us) + int(ratio * self.expected_us)
+
+
+@dataclass(slots=True)
+class _Series:
+    """Times of one kind of one place."""
+
+    done: deque[_Sample] = field(default_factory=lambda: deque(maxlen=KEPT))
+    since_us: int = 0
+    """Since when it has been about as it is now."""
+
+    def add(self, sample: _Sample) -> None:
+        """One more came. When it is quite another than the last ones were, they say nothing of now."""
+        level = median(one.ratio() for one in self.done) if self.done else sample.ratio()
+        if not level <= SLOW_FACTOR * sample.ratio() <= SLOW_FACTOR * SLOW_FACTOR * level:
+            self.done.clear()
+            self.since_us = sample.begun_us
+        self.done.append(sample)
+
+    def recent(self, since_us: int) -> list[float]:
+        return [sample.ratio() for sample in self.done if sample.ended_us >= since_us]
+
+
+@dataclass(slots=True)
+class _Sent:
+    place: PoolId
+    model: ModelId
+    sent_us: int
+    begun_us: int
+    """When its own time began: after distance, upload and queue."""
+    expected_us: int
+    first_us: int | None = None
+
+
+@dataclass(slots=True)
+class _Place:
+    first: _Series = field(default_factory=_Series)
+    rest: _Series = field(default_factory=_Series)
+    failed: deque[bool] = field(default_factory=lambda: deque(maxlen=FAILS_KEPT))
+    failed_us: int = -1
+    waiting: dict[str, _Sent] = field(default_factory=dict)  # bounded: by the attempts in flight
+    """What has not brought a token."""
+    active_us: int = 0
+    until_us: int | None = None
+    """Until when it is ejected at least; None when it is not."""
+    hold_us: int = HOLD_MIN_US
+    back_us: int = -HOLD_MAX_US
+    """When it came back last."""
+    trial: str | None = None
+
+    def share_failed(self) -> float:
+        return sum(self.failed) / len(self.failed) if self.failed else 0.0
+
+    def clear(self) -> None:
+        self.first.done.clear()
+        self.rest.done.clear()
+        self.failed.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """How siblings are."""
+
+    ratio: float
+    since_us: int
+
+
+@dataclass(slots=True)
+class _Siblings:
+    """The places that serve one model."""
+
+    places: dict[PoolId, _Place] = field(default_factory=dict)  # bounded: by the places there are
+    looked_us: int = -LOOK_EVERY_US
+
+
+class Outliers:
+    """Watches every place that one program sends to."""
+
+    def __init__(self, watch_first: bool) -> None:
+        """`watch_first` compares times to the first token too: only where no queue of another's is in them."""
+        self._watch_first = watch_first
+        self._models: dict[ModelId, _Siblings] = {}
+        self._sent: dict[str, _Sent] = {}  # bounded: by the attempts in flight
+
+    def ejected(self, place: PoolId, model: ModelId, now_us: int) -> bool:
+        """Whether a place gets no new work for `model` now. After its time, until a trial is under way, it may."""
+        found = self._known(place, model)
+        if found is None or found.until_us is None:
+            return False
+        return now_us < found.until_us or found.trial is not None
+
+    def due(self, place: PoolId, model: ModelId, now_us: int) -> bool:
+        """Whether a trial is wanted: what is known of the place is what it was ejected for."""
+        found = self._known(place, model)
+        return found is not None and found.until_us is not None and not self.ejected(place, model, now_us)
+
+    def forget(self, place: PoolId) -> None:
+        """What is there now is another than was: nothing of it is known."""
+        for siblings in self._models.values():
+            siblings.places.pop(place, None)
+
+    def sent(
+        self, attempt: str, place: PoolId, model: ModelId, now_us: int, besides_us: int, expected_us: int
+    ) -> None:
+        """An attempt left. Its first token is expected after `besides_us` on the way and `expected_us` of work."""
+        found = self._place(place, model)
+        found.active_us = now_us
+        sent = _Sent(place, model, now_us, now_us + besides_us, expected_us + FLOOR_US)
+        self._sent[attempt] = found.waiting[attempt] = sent
+        if found.until_us is not None and now_us >= found.until_us and found.trial is None:
+            found.trial = attempt
+
+    def first_token(self, attempt: str, now_us: int) -> None:
+        """The first token of an attempt came."""
+        sent = self._sent.get(attempt)
+        if sent is None or sent.first_us is not None:
+            return
+        sent.first_us = now_us
+        found = self._place(sent.place, sent.model)
+        found.waiting.pop(attempt, None)
+        found.first.add(_Sample(sent.begun_us, max(now_us, sent.begun_us), sent.expected_us))
+        self._look(sent.model, now_us)
+
+    def complete(self, attempt: str, now_us: int, expected_us: int | None) -> bool:
+        """An attempt ended well; its tokens after the first were expected to take so long, None says nothing of it.
+
+        Returns whether it was the trial that brings its place back.
+        """
+        sent = self._sent.pop(attempt, None)
+        if sent is None:
+            return False
+        found = self._place(sent.place, sent.model)
+        found.waiting.pop(attempt, None)
+        found.active_us = now_us
+        found.failed.append(False)
+        if sent.first_us is not None and expected_us is not None:
+            found.rest.add(_Sample(sent.first_us, now_us, expected_us + FLOOR_US))
+        if attempt == found.trial:
+            return self._tried(found, sent, now_us)
+        self._look(sent.model, now_us)
+        return False
+
+    def failed(self, attempt: str, now_us: int) -> None:
+        """An attempt was cut. What was cut together counts once."""
+        sent = self._sent.pop(attempt, None)
+        if sent is None:
+            return
+        found = self._place(sent.place, sent.model)
+        found.waiting.pop(attempt, None)
+        found.active_us = now_us
+        if attempt == found.trial:
+            self._again(found, now_us)
+        elif sent.sent_us > found.failed_us:
+            found.failed_us = now_us
+            found.failed.append(True)
+            self._look(sent.model, now_us, at_once=True)
+
+    def abandoned(self, attempt: str, now_us: int) -> None:
+        """An attempt ended before it told anything; that it brought no token in its time stays known."""
+        sent = self._sent.pop(attempt, None)
+        if sent is None:
+            return
+        found = self._place(sent.place, sent.model)
+        waited = found.waiting.pop(attempt, None) is not None
+        slow = waited and self._watch_first and self._exceeds(found, sent, now_us)
+        if slow:
+            found.first.add(_Sample(sent.begun_us, now_us, sent.expected_us))
+        if attempt == found.trial:
+            found.trial = None
+            if slow:
+                self._again(found, now_us)
+
+    # Inside
+
+    def _known(self, place: PoolId, model: ModelId) -> _Place | None:
+        siblings = self._models.get(model)
+        return None if siblings is None else siblings.places.get(place)
+
+    def _place(self, place: PoolId, model: ModelId) -> _Place:
+        return self._models.setdefault(model, _Siblings()).places.setdefault(place, _Place())
+
+    def _exceeds(self, found: _Place, sent: _Sent, now_us: int) -> bool:
+        usual = self._usual(found, sent.model, True, now_us - ACTIVE_US)
+        waited = _Sample(sent.begun_us, now_us, sent.expected_us)
+        return usual is not None and waited.ratio(usual.since_us) > SLOW_FACTOR * usual.ratio
+
+    def _others(self, found: _Place, model: ModelId, now_us: int) -> list[_Place]:
+        """Return the siblings that work."""
+        places = self._models[model].places.values()
+        return [one for one in places if one is not found and one.until_us is None and _active(one, now_us)]
+
+    def _usual(self, found: _Place, model: ModelId, first: bool, since_us: int) -> _Usual | None:
+        """Return what the siblings of a place took since, relative to what was expected; None where few tell."""
+        others = [one.first if first else one.rest for one in self._others(found, model, since_us + ACTIVE_US)]
+        told = [(median(ratios), one.since_us) for one in others if len(ratios := one.recent(since_us)) >= FRESH_MIN]
+        if not told or 2 * len(told) < len(others):
+            return None
+        return _Usual(max(LEAST_RATIO, median(one for one, _ in told)), int(median(since for _, since in told)))
+
+    def _look(self, model: ModelId, now_us: int, at_once: bool = False) -> None:
+        """Judge every place, now and then."""
+        siblings = self._models[model]
+        if now_us - siblings.looked_us < LOOK_EVERY_US and not at_once:
+            return
+        siblings.looked_us = now_us
+        # Against the quickest of all nearly nobody is slow, and only who is gets a closer look.
+        least = {first: self._least(siblings, first, now_us) for first in (True, False)}
+        for found in siblings.places.values():
+            if found.until_us is not None or not _active(found, now_us):
+                continue
+            slow = self._slow(found, model, least, now_us) or self._failing(found, model, now_us)
+            if slow and self._may_eject(siblings, now_us):
+                found.until_us = now_us + found.hold_us
+                found.clear()
+
+    def _may_eject(self, siblings: _Siblings, now_us: int) -> bool:
+        active = sum(1 for one in siblings.places.values() if one.until_us is not None or _active(one, now_us))
+        out = sum(1 for one in siblings.places.values() if one.until_us is not None)
+        return out < min(active - 1, max(1, active // 3))
+
+    @staticmethod
+    def _least(siblings: _Siblings, first: bool, now_us: int) -> float:
+        since_us = now_us - ACTIVE_US
+        recent = ((one.first if first else one.rest).recent(since_us) for one in siblings.places.values())
+        return max(LEAST_RATIO, min((median(ratios) for ratios in recent if ratios), default=LEAST_RATIO))
+
+    def _slow(self, found: _Place, model: ModelId, least: dict[bool, float], now_us: int) -> bool:
+        if self._watch_first:
+            waiting = [_Sample(one.begun_us, now_us, one.expected_us) for one in found.waiting.values()]
+            if self._exceeding(found, model, True, waiting, least[True], now_us):
+                return True
+        return self._exceeding(found, model, False, [], least[False], now_us)
+
+    def _exceeding(
+        self, found: _Place, model: ModelId, first: bool, waiting: list[_Sample], least: float, now_us: int
+    ) -> bool:
+        """Whether the last few are slow, by what siblings took since they were."""
+        done = list((found.first if first else found.rest).done)
+        if len(_last_run(done, waiting, _Usual(least, 0))) < SLOW_MIN:
+            return False
+        usual = self._usual(found, model, first, now_us - ACTIVE_US)
+        if usual is None or len(run := _last_run(done, waiting, usual)) < SLOW_MIN:
+            return False
+        slow_us = min(sample.slow_since_us(SLOW_FACTOR * usual.ratio, usual.since_us) for sample in run)
+        usual = self._usual(found, model, first, slow_us)
+        return usual is not None and len(_last_run(done, waiting, usual)) >= SLOW_MIN
+
+    def _failing(self, found: _Place, model: ModelId, now_us: int) -> bool:
+        if len(found.failed) < FAILS_MIN or found.share_failed() < FAILED_SHARE:
+            return False
+        told = [one.share_failed() for one in self._others(found, model, now_us) if len(one.failed) >= FAILS_MIN // 2]
+        return bool(told) and median(told) <= SIBLINGS_FAILED_SHARE
+
+    def _tried(self, found: _Place, sent: _Sent, now_us: int) -> bool:
+        """A trial ended well, as far as it ended: where it was not slow either, its place is back."""
+        kinds = ((True, found.first), (False, found.rest)) if self._watch_first else ((False, found.rest),)
+        for first, series in kinds:
+            usual = self._usual(found, sent.model, first, now_us - ACTIVE_US)
+            if usual is not None and _last_run(list(series.done)[-1:], [], usual):
+                self._again(found, now_us)
+                return False
+        found.until_us = found.trial = None
+        # One that is out again soon is out for longer.
+        found.hold_us = min(found.hold_us * 2, HOLD_MAX_US) if now_us - found.back_us < HOLD_MAX_US else HOLD_MIN_US
+        found.back_us = now_us
+        found.clear()
+        return True
+
+    def _again(self, found: _Place, now_us: int) -> None:
+        found.trial = None
+        found.hold_us = min(found.hold_us * 2, HOLD_MAX_US)
+        found.until_us = now_us + found.hold_us
+        found.clear()
+
+
+def _active(found: _Place, now_us: int) -> bool:
+    return now_us - found.active_us < ACTIVE_US
+
+
+def _last_run(done: list[_Sample], waiting: list[_Sample], usual: _Usual) -> list[_Sample]:
+    """Return what is far slower than usual: of what waits all, of what came the last, up to one that is not.
+
+    What still waits and is not slow yet says nothing.
+    """
+    limit = SLOW_FACTOR * usual.ratio
+    run = [sample for sample in waiting if sample.ratio(usual.since_us) > limit]
+    for sample in reversed(done):
+        if sample.ratio(usual.since_us) <= limit:
+            break
+        run.append(sample)
+    return run

@@ -1,0 +1,52 @@
+"""A scheduler that stops finishes its streams or gives them back: none ends without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.spool.records import RecordKind
+from orchestrator.wire.convert_replica import WorkCancel, WorkStarted, WorkTokens
+from orchestrator.wire.frames import Accepted, Broken, Done, Refused, Tokens
+from scheduler.intake.leaving import drain
+from tests.intake.site_stand import POOL, ScriptedReplica, standing
+from tests.intake.test_bad_days_of_a_site import SOON_S, answer, ask, text_of, until, work_of
+
+
+async def test_what_runs_is_finished_what_waits_is_given_back_and_what_is_left_is_broken(tmp_path: Path) -> None:
+    async with standing(tmp_path) as stand:
+        replica = ScriptedReplica(stand.replica_port)
+        await replica.start()
+        await stand.live(1)
+        quick, slow = ask(stand), ask(stand)
+        first, second = await work_of(replica), await work_of(replica)
+        waiting = ask(stand)
+        await until(lambda: stand.site.dispatchers[POOL].state().waiting == 1)
+        for work in (first, second):
+            await replica.say(WorkStarted(work, 5), WorkTokens(work, "a", (1,), 1))
+        leaving = asyncio.create_task(drain(stand.site, stand.intake, 1_500))
+        await until(lambda: stand.link.state().state == "draining")
+        late = await ask(stand).last()
+        assert isinstance(late, Refused)
+        given_back = await waiting.last()
+        assert isinstance(given_back, Refused)
+        assert given_back.code == "draining"
+        assert not leaving.done()
+        await answer(replica, first, "b")
+        finished = await quick.frames()
+        assert (text_of(finished), type(finished[-1])) == ("ab", Done)
+        cut = await slow.frames()
+        assert [type(frame) for frame in cut] == [Accepted, Tokens, Broken]
+        last = cut[-1]
+        assert isinstance(last, Broken)
+        assert (last.code, last.counts) == ("draining", PoolCounts(5, 0, 1, 1))
+        async with asyncio.timeout(SOON_S):
+            assert await replica.got.get() == WorkCancel(second)
+            await leaving
+        assert stand.site.unsettled() == 0
+        await stand.site.close()
+        records = [json.loads(e.data) for e in stand.spool.read_from() if e.kind == RecordKind("usage")]
+        assert sorted(record["outcome"] for record in records) == ["broken", "complete", "refused"]
+        await replica.close()
