@@ -5,7 +5,8 @@ One process writes; a lock in the folder holds others off. Every public method m
 wait at the same time share one fdatasync.
 
 What happens at the bounds: new durable records are refused first (they announce regulated requests), then all new
-records, and only at the very end those that close something admitted before, such as its usage.
+records, and only at the very end those that close something admitted before, such as its usage. A disk that others
+fill is a bound as well: some of it is kept for closing records.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from orchestrator.spool.ballast import BALLAST_BYTES_MAX, Ballast
 from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, decode_frame, encode_frame, frame_size_bytes
 from orchestrator.spool.group import GroupWriter
 from orchestrator.spool.records import (
@@ -110,6 +112,8 @@ class Spool:
             self._close_descriptors()
             raise
         self._synced = self._end()
+        self._ballast = Ballast(directory, min(closing, BALLAST_BYTES_MAX))
+        self._ballast.take()
         self._group = GroupWriter(self._put, self._sync, self._is_quick, pending_max)
 
     @property
@@ -318,15 +322,24 @@ class Spool:
                 return self._known(record, known)
             size_bytes = frame_size_bytes(record)
             self._check_room(record, size_bytes, durable, closes)
-            if self._segments[-1].size_bytes + size_bytes > self._segment_bytes:
-                self._roll_for(record)
-            active = self._segments[-1]
-            position = Position(active.number, active.size_bytes)
-            self._write(record, encode_frame(record, active.salt or b"", active.size_bytes), active)
-            active.size_bytes += size_bytes
-            active.retain_until_ms = max(active.retain_until_ms or 0, record.retain_until_ms)
-            self._index[record.record_id] = position
-            return position
+            try:
+                return self._place(record, size_bytes)
+            except SpoolFull:
+                if not closes or not self._ballast.give_up():
+                    raise
+                return self._place(record, size_bytes)
+
+    def _place(self, record: Record, size_bytes: int) -> Position:
+        """Writes a record after the last one. Raises SpoolFull for a full disk."""
+        if self._segments[-1].size_bytes + size_bytes > self._segment_bytes:
+            self._roll_for(record)
+        active = self._segments[-1]
+        position = Position(active.number, active.size_bytes)
+        self._write(record, encode_frame(record, active.salt or b"", active.size_bytes), active)
+        active.size_bytes += size_bytes
+        active.retain_until_ms = max(active.retain_until_ms or 0, record.retain_until_ms)
+        self._index[record.record_id] = position
+        return position
 
     def _is_quick(self, records: Sequence[Record]) -> bool:
         """Whether records go into the active segment, and nobody is at the disk."""
@@ -352,6 +365,9 @@ class Spool:
             raise SpoolFull(record.kind, FullReason.CLOSING_RESERVE)
         if durable and left_bytes < self._reserve_bytes:
             raise SpoolFull(record.kind, FullReason.REGULATED_RESERVE)
+        if not self._ballast.take():
+            # Whatever were admitted now might not be closed.
+            raise SpoolFull(record.kind, FullReason.DISK)
 
     def _write(self, record: Record, frame: bytes, active: Segment) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 from tests.chaos.client import Ending, Mode
@@ -10,8 +11,8 @@ from tests.chaos.load import Lane
 from tests.chaos.scenario import Run, Scenario, Step
 
 EDGE = EDGES[0]
-DISK_KIB = 1024
-"""Room for the records of about 150 requests."""
+DISK_KIB = 2048
+"""Half of it is kept for what closes; the rest has room for about 150 requests."""
 FULL_S = 30.0
 GOES_ON_S = 2.0
 CODE = "evidence_unavailable"
@@ -33,6 +34,7 @@ async def shrink_the_disk(running: Run) -> None:
 
     if not await running.load.until(full, FULL_S):
         running.fail("the disk was never full")
+    await asyncio.sleep(GOES_ON_S)
 
 
 async def enlarge_it(running: Run) -> None:
@@ -55,8 +57,8 @@ async def both_kinds_were_refused(running: Run) -> None:
 DISK_FAULTS = (
     Scenario(
         "disk-full",
-        "an edge whose spool is on a disk of 1 MiB, until nothing more fits, and 2 s beyond",
-        (Step(0.0, shrink_the_disk, fault=True), Step(GOES_ON_S, enlarge_it)),
+        "an edge whose spool is on a disk of 2 MiB, until nothing more fits, and 2 s beyond",
+        (Step(0.0, shrink_the_disk, fault=True), Step(0.1, enlarge_it)),
         lanes=(
             Lane(4, Mode.STREAM, tokens=8, quick=True),
             Lane(4, Mode.STREAM, tokens=8, quick=True, kind=PERSONAL, tenant="third"),

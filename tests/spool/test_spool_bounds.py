@@ -211,6 +211,39 @@ def test_a_disk_without_space_for_a_new_segment_refuses_and_recovers(
         assert spool.end.segment == 2
 
 
+def test_on_a_disk_that_others_filled_what_was_admitted_is_still_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ballast = tmp_path / "BALLAST"
+
+    def no_room(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(descriptor: int, data: bytes) -> int:
+        if ballast.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really_write(descriptor, data)
+
+    really_write = os.write
+    with opened(tmp_path, CAPACITY_BYTES // 4, CAPACITY_BYTES // 16) as spool:
+        spool.append(DECISION, RecordId("admitted"), b"", durable=True)
+        assert ballast.stat().st_blocks * 512 >= CAPACITY_BYTES // 16
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", write)
+            full.setattr(os, "posix_fallocate", no_room)
+            with pytest.raises(SpoolFull, match="disk"):
+                spool.append(DECISION, RecordId("late"), b"", durable=False)
+            spool.append(USAGE, RecordId("use"), b"", durable=False, closes=True)
+            assert not ballast.exists()
+            # There is room for a record now, but none to close what it would admit.
+            with pytest.raises(SpoolFull, match="disk"):
+                spool.append(DECISION, RecordId("later"), b"", durable=False)
+        spool.append(DECISION, RecordId("again"), b"", durable=False)
+        assert ballast.exists()
+    with opened(tmp_path) as spool:
+        assert [entry.record_id for entry in spool.read_from()] == ["admitted", "use", "again"]
+
+
 def test_a_failed_write_ends_all_writing_until_a_new_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tmp_path) as spool:
         spool.append(DECISION, RecordId("a"), b"", durable=True)
