@@ -88,6 +88,8 @@ class ReplicaCondition(Enum):
 
     UP = "up"
     SUSPECT = "suspect"
+    OUTLIER = "outlier"
+    """Far worse than its siblings: it gets one trial at a time."""
     DOWN = "down"
 
 
@@ -119,6 +121,8 @@ class Replica:
     """Whether it beats; an engine reached by probes does not, and is never silent."""
     work: set[int] = field(default_factory=set)
     told: Told = Told()
+    out: bool = False
+    """Whether it is an outlier among its siblings, so that its free slots are none."""
 
     def taken(self) -> int:
         """Return how many slots are taken, by ours and by what others have in the engine."""
@@ -203,7 +207,7 @@ class Dispatcher:
 
     def state(self) -> PoolState:
         """Return what is reported of this pool."""
-        up = [replica for replica in self._replicas.values() if replica.healthy]
+        up = [replica for replica in self._replicas.values() if replica.healthy and not replica.out]
         return PoolState(
             len(up),
             sum(replica.slots for replica in up),
@@ -218,7 +222,16 @@ class Dispatcher:
 
     def replicas(self, now_us: int) -> list[tuple[Replica, ReplicaCondition]]:
         """Return every replica that is known, with its condition."""
-        return [(replica, self._condition(replica, now_us)) for replica in self._replicas.values()]
+        found: list[tuple[Replica, ReplicaCondition]] = []
+        for replica in self._replicas.values():
+            condition = self._condition(replica, now_us)
+            outlier = replica.out and condition is ReplicaCondition.UP
+            found.append((replica, ReplicaCondition.OUTLIER if outlier else condition))
+        return found
+
+    def outliers(self) -> frozenset[ReplicaId]:
+        """Return the replicas that are out, as of the last tick."""
+        return frozenset(replica.id for replica in self._replicas.values() if replica.out)
 
     def joined(self, replica: Replica) -> list[Instruction]:
         """A replica dialled in. An older incarnation of it is gone."""
@@ -358,6 +371,8 @@ class Dispatcher:
             if given.until_us <= now_us and not given.stopped:
                 given.stopped = True
                 out.append(TimeUp(work, given.replica))
+        for model in {replica.model for replica in self._replicas.values()}:
+            self._in_play(model, now_us)
         return out + self._assign(now_us)
 
     def _condition(self, replica: Replica, now_us: int) -> ReplicaCondition:
@@ -382,19 +397,25 @@ class Dispatcher:
         return out
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
+        # Work rather waits for a sibling than goes to one that is far slower than all of them.
+        fit = [
+            Candidate(replica.id, self._load(replica, asked, now_us))
+            for replica in self._in_play(asked.model, now_us)
+            if replica.free() > 0
+        ]
+        return self._chooser.best(asked, fit, now_us)
+
+    def _in_play(self, model: ModelId, now_us: int) -> list[Replica]:
+        """Return the replicas of `model` that are up and no outliers."""
         up = [
             replica
             for replica in self._replicas.values()
-            if replica.model == asked.model and self._condition(replica, now_us) is ReplicaCondition.UP
+            if replica.model == model and self._condition(replica, now_us) is ReplicaCondition.UP
         ]
-        # Work rather waits for a sibling than goes to one that is far slower than all of them.
-        in_play = self._chooser.in_play(asked.model, [replica.id for replica in up], now_us)
-        fit = [
-            Candidate(replica.id, self._load(replica, asked, now_us))
-            for replica in up
-            if replica.free() > 0 and replica.id in in_play
-        ]
-        return self._chooser.best(asked, fit, now_us)
+        well = self._chooser.in_play(model, [replica.id for replica in up], now_us)
+        for replica in up:
+            replica.out = replica.id not in well
+        return [replica for replica in up if not replica.out]
 
     def _give(self, waiting: Waiting, choice: Choice, now_us: int) -> None:
         work, asked, cached = waiting.work, waiting.asked, choice.terms.cached_tokens

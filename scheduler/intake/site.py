@@ -118,6 +118,7 @@ class Site:
         self._by_stream: dict[tuple[int, int], int] = {}
         self._ports: dict[ReplicaId, ReplicaPort] = {}
         self._sessions: set[SessionPort] = set()
+        self._out: dict[PoolId, frozenset[ReplicaId]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
         self._last_work = 0
@@ -268,7 +269,12 @@ class Site:
         for pool, dispatcher in self.dispatchers.items():
             before = dispatcher.state().replicas
             self._act(dispatcher, dispatcher.tick(now_us))
-            if dispatcher.state().replicas != before:
+            out, were_out = dispatcher.outliers(), self._out.get(pool, frozenset())
+            self._out[pool] = out
+            for replica in sorted(out ^ were_out):
+                what = Event.REPLICA_EJECTED if replica in out else Event.REPLICA_TRIED
+                log.warning(what, pool=pool, replica=replica)
+            if out != were_out or dispatcher.state().replicas != before:
                 self.report(pool)
 
     def loads(self, port: SessionPort) -> tuple[Load, ...]:
