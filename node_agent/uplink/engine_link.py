@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from node_agent.uplink.session_link import Sendable, Tally
 from orchestrator.engines.generation import Delta, Failed, Finished, Started
-from orchestrator.engines.health import probe
+from orchestrator.engines.health import Pulse, probe
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.engines.openai import OpenAIEngine
 from orchestrator.ledger.usage import PoolCounts
@@ -16,6 +16,8 @@ from orchestrator.policy.ids import ReplicaId
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
 
 PROBE_EVERY_S = 1.0
+PROBE_AGAIN_S = 0.1
+"""After a probe that was not answered."""
 PROBE_DEADLINE_MS = 900
 BACKSTOP_MS = 1_000
 """So much later than `routes`, which says what happened, the client of an engine ends a call by itself."""
@@ -28,16 +30,23 @@ class EngineLink:
         """`continuing` is what the operator declares of the engine."""
         self.name = name
         self._continuing = continuing
-        self.up = False
+        self._pulse = Pulse()
         self.in_flight = 0
         self._engine = engine
 
+    @property
+    def up(self) -> bool:
+        """Whether it is taken to be up."""
+        return self._pulse.up
+
     async def run(self) -> None:
         """Probe for as long as it lives. Ends only when cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
+            begun_s = loop.time()
             health = await probe(self._engine, deadline_ms=PROBE_DEADLINE_MS)
-            self.up = health.up
-            await asyncio.sleep(PROBE_EVERY_S)
+            self._pulse.probed(health, int((loop.time() - begun_s) * 1000), PROBE_DEADLINE_MS)
+            await asyncio.sleep(PROBE_AGAIN_S if self.up and not health.up else PROBE_EVERY_S)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -58,6 +67,7 @@ class EngineLink:
                         accepted = True
                         yield Accepted(0, attempt, ReplicaId(self.name), self._continuing)
                     if isinstance(event, Delta):
+                        self._pulse.spoke()
                         first, tally.received = tally.received, tally.received + event.tokens
                         yield Tokens(0, attempt, first, event.tokens, event.text, event.token_ids)
                         tally.delivered += event.tokens
@@ -81,6 +91,6 @@ class EngineLink:
 
     def _failed(self, attempt_frame: Sendable, event: Failed, begun: bool) -> StreamFrame:
         if event.code == "engine_unreachable" and not begun:
-            self.up = False  # no need to wait for the next probe
+            self._pulse.gone()  # no need to wait for the next probe
             return Refused(0, attempt_frame.attempt, event.code, event.detail)
         return Broken(0, attempt_frame.attempt, event.code, event.detail, PoolCounts())

@@ -12,6 +12,10 @@ from orchestrator.engines.openai import OpenAIEngine
 
 MODELS_MAX = 1_000
 """The most models that a list may name."""
+MISSED_MAX = 2
+"""Probes in a row that an engine may not answer before it is down."""
+LATE_MS = 250
+"""A probe that ends so much after its deadline was kept waiting by ourselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,39 @@ class EngineHealth:
     """The names that the engine serves, as it told them; empty when it is not up."""
     detail: str
     """Why it is not up, in our words; empty when it is up."""
+    reachable: bool = True
+    """False when nobody listens there."""
+
+
+class Pulse:
+    """Whether an engine is taken to be up. Pure.
+
+    One that nobody listens for is down at once. One that only misses a probe may be busy, and so may we: it is down
+    when it misses two in a row while nothing of an answer comes either, and a probe that our own loop was late for
+    says nothing.
+    """
+
+    def __init__(self) -> None:
+        self.up = False
+        self._missed = 0
+
+    def probed(self, health: EngineHealth, took_ms: int, deadline_ms: int) -> None:
+        """A probe ended, after so long."""
+        if health.up:
+            self.up, self._missed = True, 0
+        elif not health.reachable:
+            self.gone()
+        elif took_ms <= deadline_ms + LATE_MS:
+            self._missed += 1
+            self.up = self.up and self._missed < MISSED_MAX
+
+    def spoke(self) -> None:
+        """Some of an answer came."""
+        self._missed = 0
+
+    def gone(self) -> None:
+        """Nobody listens there."""
+        self.up, self._missed = False, 0
 
 
 class _Model(msgspec.Struct, frozen=True):
@@ -41,7 +78,7 @@ async def probe(engine: OpenAIEngine, *, deadline_ms: int) -> EngineHealth:
     """Asks the engine for its models and waits for at most `deadline_ms`. Raises nothing for an engine that is down."""
     body = await engine.fetch("/v1/models", deadline_ms=deadline_ms)
     if isinstance(body, Failed):
-        return EngineHealth(up=False, models=(), detail=body.detail)
+        return EngineHealth(False, (), body.detail, reachable=body.code != "engine_unreachable")
     try:
         listed = _MODEL_LIST.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

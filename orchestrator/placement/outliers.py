@@ -64,10 +64,13 @@ class _Series:
 
     def add(self, sample: _Sample) -> None:
         """One more came. When it is quite another than the last ones were, they say nothing of now."""
-        level = median(one.ratio() for one in self.done) if self.done else sample.ratio()
-        if not level <= SLOW_FACTOR * sample.ratio() <= SLOW_FACTOR * SLOW_FACTOR * level:
-            self.done.clear()
-            self.since_us = sample.begun_us
+        ratio = sample.ratio()
+        # Most are like the one before, and need no closer look.
+        if self.done and not self.done[-1].ratio() <= 2 * ratio <= 4 * self.done[-1].ratio():
+            level = median(one.ratio() for one in self.done)
+            if not level <= SLOW_FACTOR * ratio <= SLOW_FACTOR * SLOW_FACTOR * level:
+                self.done.clear()
+                self.since_us = sample.begun_us
         self.done.append(sample)
 
     def recent(self, since_us: int) -> list[float]:
@@ -171,8 +174,9 @@ class Outliers:
         sent.first_us = now_us
         found = self._place(sent.place, sent.model)
         found.waiting.pop(attempt, None)
-        found.first.add(_Sample(sent.begun_us, max(now_us, sent.begun_us), sent.expected_us))
-        self._look(sent.model, now_us)
+        if self._watch_first:
+            found.first.add(_Sample(sent.begun_us, max(now_us, sent.begun_us), sent.expected_us))
+            self._look(sent.model, now_us)
 
     def complete(self, attempt: str, now_us: int, expected_us: int | None) -> bool:
         """An attempt ended well; its tokens after the first were expected to take so long, None says nothing of it.
@@ -230,7 +234,13 @@ class Outliers:
         return None if siblings is None else siblings.places.get(place)
 
     def _place(self, place: PoolId, model: ModelId) -> _Place:
-        return self._models.setdefault(model, _Siblings()).places.setdefault(place, _Place())
+        siblings = self._models.get(model)
+        if siblings is None:
+            siblings = self._models[model] = _Siblings()
+        found = siblings.places.get(place)
+        if found is None:
+            found = siblings.places[place] = _Place()
+        return found
 
     def _exceeds(self, found: _Place, sent: _Sent, now_us: int) -> bool:
         usual = self._usual(found, sent.model, True, now_us - ACTIVE_US)

@@ -222,6 +222,8 @@ class Event(Enum):
     REPLICA_LIVE = "replica_live"
     REPLICA_SUSPECT = "replica_suspect"
     REPLICA_LOST = "replica_lost"
+    REPLICA_EJECTED = "replica_ejected"
+    REPLICA_TRIED = "replica_tried"
     ENGINE_FAILED = "engine_failed"
     RAY_JOINED = "ray_joined"
     RAY_LOST = "ray_lost"

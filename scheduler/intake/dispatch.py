@@ -8,10 +8,9 @@ and what ran beside it is kept here too, for the choice learns from it and edges
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, replace
 
-from orchestrator.engines.identity import NOT_CONTINUED, Continuing
+from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.requests import PoolLoad
 from orchestrator.placement.sight import End, Ending
@@ -19,6 +18,7 @@ from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from orchestrator.wire.deadlines import TOTAL
 from scheduler.intake.choice import Asked, Candidate, Choice, Chooser
 from scheduler.intake.fair import FairQueue, Waiting
+from scheduler.intake.replica import Replica, ReplicaCondition, Told
 
 SUSPECT_MS = 750
 """Silence after which a replica gets no new work."""
@@ -82,58 +82,6 @@ class Expel:
 
 
 Instruction = Assign | Withdraw | TimeUp | Refuse | Break | Expel
-
-
-class ReplicaCondition(Enum):
-    """How a replica is, for `status`."""
-
-    UP = "up"
-    SUSPECT = "suspect"
-    DOWN = "down"
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a replica says of itself in a beat, or its engine on its page. None is unknown, and unknown is not zero."""
-
-    queued_tokens: int | None = None
-    """Prompt tokens that are accepted and not yet taken in."""
-    kv_tokens: int | None = None
-    """Tokens whose keys and values fit."""
-    kv_used_tokens: int | None = None
-    others_running: int = 0
-    """Requests in the engine's batch that are not ours: it may be shared."""
-    others_waiting: int = 0
-
-
-@dataclass(slots=True)
-class Replica:
-    """One engine serving one model, as the queue sees it."""
-
-    id: ReplicaId
-    incarnation: str
-    model: ModelId
-    slots: int
-    heard_us: int
-    healthy: bool = True
-    beats: bool = True
-    """Whether it beats; an engine reached by probes does not, and is never silent."""
-    work: set[int] = field(default_factory=set)
-    told: Told = Told()
-    continuing: Continuing = NOT_CONTINUED
-    """What its model is, and what it continues an answer by."""
-
-    def fits(self, asked: Asked) -> bool:
-        """Whether it can do this work at all: its model and, of an answer that goes on, its very identity."""
-        return self.model == asked.model and (asked.needs is None or asked.needs == self.continuing)
-
-    def taken(self) -> int:
-        """Return how many slots are taken, by ours and by what others have in the engine."""
-        return min(self.slots, len(self.work) + self.told.others_running + self.told.others_waiting)
-
-    def free(self) -> int:
-        """Return how many slots are free."""
-        return self.slots - self.taken()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +158,7 @@ class Dispatcher:
 
     def state(self) -> PoolState:
         """Return what is reported of this pool."""
-        up = [replica for replica in self._replicas.values() if replica.healthy]
+        up = [replica for replica in self._replicas.values() if replica.healthy and not replica.out]
         return PoolState(
             len(up),
             sum(replica.slots for replica in up),
@@ -225,7 +173,16 @@ class Dispatcher:
 
     def replicas(self, now_us: int) -> list[tuple[Replica, ReplicaCondition]]:
         """Return every replica that is known, with its condition."""
-        return [(replica, self._condition(replica, now_us)) for replica in self._replicas.values()]
+        found: list[tuple[Replica, ReplicaCondition]] = []
+        for replica in self._replicas.values():
+            condition = self._condition(replica, now_us)
+            outlier = replica.out and condition is ReplicaCondition.UP
+            found.append((replica, ReplicaCondition.OUTLIER if outlier else condition))
+        return found
+
+    def outliers(self) -> frozenset[ReplicaId]:
+        """Return the replicas that are out, as of the last tick."""
+        return frozenset(replica.id for replica in self._replicas.values() if replica.out)
 
     def joined(self, replica: Replica) -> list[Instruction]:
         """A replica dialled in. An older incarnation of it is gone."""
@@ -376,6 +333,8 @@ class Dispatcher:
             if given.until_us <= now_us and not given.stopped:
                 given.stopped = True
                 out.append(TimeUp(work, given.replica))
+        for model in {replica.model for replica in self._replicas.values()}:
+            self._in_play(model, now_us)
         return out + self._assign(now_us)
 
     def _fitting(self, asked: Asked) -> bool:
@@ -397,29 +356,45 @@ class Dispatcher:
             return []
         out: list[Instruction] = []
         for model in self._waiting.models():
+            aside: list[Waiting] = []
             while (waiting := self._waiting.head(model)) is not None:
                 choice = self._best(waiting.asked, now_us)
-                if choice is None:
+                if choice is None and waiting.asked.needs is None:
                     break
+                if choice is None:
+                    # It waits for one of few replicas, and holds up nobody who could have another.
+                    self._waiting.drop(waiting.work)
+                    aside.append(waiting)
+                    continue
                 self._waiting.served(waiting)
                 self._give(waiting, choice, now_us)
                 out.append(Assign(waiting.work, choice.replica))
+            for waiting in aside:
+                self._waiting.push(waiting)
         return out
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
+        # Work rather waits for a sibling than goes to one that is far slower than all of them.
+        equals = [replica for replica in self._in_play(asked.model, now_us) if replica.fits(asked)]
+        if not equals and asked.needs is not None:
+            # An answer that goes on takes a slow equal rather than none.
+            up = ReplicaCondition.UP
+            known = self._replicas.values()
+            equals = [one for one in known if one.fits(asked) and self._condition(one, now_us) is up]
+        fit = [Candidate(one.id, self._load(one, asked, now_us)) for one in equals if one.free() > 0]
+        return self._chooser.best(asked, fit, now_us)
+
+    def _in_play(self, model: ModelId, now_us: int) -> list[Replica]:
+        """Return the replicas of `model` that are up and no outliers."""
         up = [
             replica
             for replica in self._replicas.values()
-            if replica.fits(asked) and self._condition(replica, now_us) is ReplicaCondition.UP
+            if replica.model == model and self._condition(replica, now_us) is ReplicaCondition.UP
         ]
-        # Work rather waits for a sibling than goes to one that is far slower than all of them.
-        in_play = self._chooser.in_play(asked.model, [replica.id for replica in up], now_us)
-        fit = [
-            Candidate(replica.id, self._load(replica, asked, now_us))
-            for replica in up
-            if replica.free() > 0 and replica.id in in_play
-        ]
-        return self._chooser.best(asked, fit, now_us)
+        well = self._chooser.in_play(model, [replica.id for replica in up], now_us)
+        for replica in up:
+            replica.out = replica.id not in well
+        return [replica for replica in up if not replica.out]
 
     def _give(self, waiting: Waiting, choice: Choice, now_us: int) -> None:
         work, asked, cached = waiting.work, waiting.asked, choice.terms.cached_tokens

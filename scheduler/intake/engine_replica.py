@@ -11,16 +11,18 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from orchestrator.engines.generation import Delta, Failed, Finished, Generation, Refused, Started
-from orchestrator.engines.health import probe
+from orchestrator.engines.health import Pulse, probe
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.engines.metrics_page import EngineLoad, scrape
 from orchestrator.engines.openai import OpenAIEngine
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
-from scheduler.intake.dispatch import Replica, Told
+from scheduler.intake.replica import Replica, Told
 from scheduler.intake.site import Site
 
 PROBE_EVERY_S = 1.0
+PROBE_AGAIN_S = 0.1
+"""After a probe that was not answered."""
 PROBE_DEADLINE_MS = 900
 PAGES_MISSED_MAX = 3
 """An engine that misses so many pages in a row says nothing of itself any more: its last word is too old."""
@@ -56,6 +58,7 @@ class EngineReplica:
         self._continuing = continuing
         self._times_up = 0
         self._up = False
+        self._pulse = Pulse()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._assigned = 0
         self._told = Told()
@@ -64,7 +67,9 @@ class EngineReplica:
     async def run(self) -> None:
         """Probe for as long as it lives: join when up, leave when down. Ends only when cancelled."""
         while True:
+            begun_us = self._now_us()
             health = await probe(self._engine, deadline_ms=PROBE_DEADLINE_MS)
+            self._pulse.probed(health, (self._now_us() - begun_us) // 1000, PROBE_DEADLINE_MS)
             if health.up:
                 await self._read_page()
             if health.up and not self._up:
@@ -77,11 +82,11 @@ class EngineReplica:
                 self._site.replica_joined(self._pool, replica, self)
             elif health.up:
                 self._site.replica_beat(self._pool, self._replica, self._incarnation(), True, self._told)
-            elif self._up:
+            elif self._up and not self._pulse.up:
                 self._up = False
                 self._told = Told()
                 self._site.replica_left(self._pool, self._replica, self._incarnation())
-            await asyncio.sleep(PROBE_EVERY_S)
+            await asyncio.sleep(PROBE_AGAIN_S if self._up and not health.up else PROBE_EVERY_S)
 
     async def close(self) -> None:
         """Stop all work and close every connection."""
@@ -129,6 +134,7 @@ class EngineReplica:
             async with aclosing(self._engine.generate(generation, total_ms)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
+                        self._pulse.spoke()
                         made += event.tokens
                         self._site.work_tokens(work, event.text, event.token_ids, event.tokens)
                     elif isinstance(event, Started):

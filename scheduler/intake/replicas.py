@@ -35,7 +35,7 @@ from orchestrator.wire.convert_replica import (
 )
 from protos.tidegate.v1 import replica_pb2 as pb
 from protos.tidegate.v1.replica_pb2_grpc import ReplicaPortServicer
-from scheduler.intake.dispatch import Replica, Told
+from scheduler.intake.replica import Replica, Told
 from scheduler.intake.site import Site
 
 HELLO_DEADLINE_S = 5.0

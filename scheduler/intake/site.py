@@ -23,22 +23,11 @@ from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import CATALOGUE, Problem
 from orchestrator.wire.deadlines import TOTAL
 from orchestrator.wire.frames import Load, Open
-from scheduler.intake.dispatch import (
-    Assign,
-    Break,
-    Dispatcher,
-    Expel,
-    Instruction,
-    PoolState,
-    Refuse,
-    Replica,
-    TimeUp,
-    Told,
-    Withdraw,
-)
+from scheduler.intake.dispatch import Assign, Break, Dispatcher, Expel, Instruction, PoolState, Refuse, TimeUp, Withdraw
 from scheduler.intake.grants import Grants
 from scheduler.intake.ports import Manifests, ReplicaPort, SessionPort
 from scheduler.intake.records import decision_record, usage_record
+from scheduler.intake.replica import Replica, Told
 from scheduler.intake.second_permit import Check, second_permit
 from scheduler.intake.shape import asked_of
 
@@ -118,6 +107,7 @@ class Site:
         self._by_stream: dict[tuple[int, int], int] = {}
         self._ports: dict[ReplicaId, ReplicaPort] = {}
         self._sessions: set[SessionPort] = set()
+        self._out: dict[PoolId, frozenset[ReplicaId]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
         self._law = Tables()
@@ -269,7 +259,12 @@ class Site:
         for pool, dispatcher in self.dispatchers.items():
             before = dispatcher.state().replicas
             self._act(dispatcher, dispatcher.tick(now_us))
-            if dispatcher.state().replicas != before:
+            out, were_out = dispatcher.outliers(), self._out.get(pool, frozenset())
+            self._out[pool] = out
+            for replica in sorted(out ^ were_out):
+                what = Event.REPLICA_EJECTED if replica in out else Event.REPLICA_TRIED
+                log.warning(what, pool=pool, replica=replica)
+            if out != were_out or dispatcher.state().replicas != before:
                 self.report(pool)
 
     def loads(self, port: SessionPort) -> tuple[Load, ...]:

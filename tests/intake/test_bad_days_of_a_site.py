@@ -53,8 +53,8 @@ from protos.tidegate.v1 import replica_pb2 as pb
 from protos.tidegate.v1.replica_pb2_grpc import ReplicaPortStub
 from protos.tidegate.v1.session_pb2_grpc import IntakeStub
 from scheduler.intake import sessions
-from scheduler.intake.dispatch import Replica
 from scheduler.intake.engine_replica import EngineReplica
+from scheduler.intake.replica import Replica
 from scheduler.intake.sessions import Line, Port
 from scheduler.intake.site import Site
 from tests.intake.site_stand import EDGE, MODEL, POOL, TOKEN, ScriptedReplica, Stand, now_ms, now_us, standing

@@ -15,7 +15,8 @@ from orchestrator.placement.fleet import ServedModel
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import BLOCK_TOKENS, TIME_ALONE, Asked
-from scheduler.intake.dispatch import Assign, Dispatcher, Instruction, Replica, Told
+from scheduler.intake.dispatch import Assign, Dispatcher, Instruction
+from scheduler.intake.replica import Replica, Told
 
 MODEL = ModelId("model")
 FIRST, SECOND = ReplicaId("r-1"), ReplicaId("r-2")

@@ -12,8 +12,9 @@ from orchestrator.engines.metrics_page import EngineLoad
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
-from scheduler.intake.dispatch import Dispatcher, Passage, Replica, Told
+from scheduler.intake.dispatch import Dispatcher, Passage
 from scheduler.intake.engine_replica import told_of
+from scheduler.intake.replica import Replica, Told
 
 MODEL = ModelId("model")
 ONE, TWO = ReplicaId("r-1"), ReplicaId("r-2")

@@ -11,7 +11,8 @@ from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
-from scheduler.intake.dispatch import Assign, Dispatcher, Instruction, Refuse, Replica
+from scheduler.intake.dispatch import Assign, Dispatcher, Instruction, Refuse
+from scheduler.intake.replica import Replica, ReplicaCondition
 
 MODEL = ModelId("m")
 SLOTS = 4
@@ -75,10 +76,16 @@ def test_a_replica_twenty_times_slower_gets_no_more_than_trials_until_it_heals(s
 def test_where_only_an_outlier_is_up_work_goes_to_it() -> None:
     pool = Pool(1, 20.0, 10_000 * SECOND)
     pool.run(60 * SECOND, 8)
-    assert pool.queue._chooser.sight.ejected(PoolId(SLOW), MODEL, pool.now_us)
+    pool.queue.tick(pool.now_us)
+    told = {replica.id: condition for replica, condition in pool.queue.replicas(pool.now_us)}
+    assert told.pop(SLOW) is ReplicaCondition.OUTLIER
+    assert set(told.values()) == {ReplicaCondition.UP}
+    assert pool.queue.outliers() == {SLOW}
+    state = pool.queue.state()
+    assert (state.replicas, state.slots) == (3, 3 * SLOTS), "edges are told of what is in play"
     for name in NAMES:
         if name != SLOW:
             pool.queue.left(name, "1")
     free = next(replica.free() for replica, _ in pool.queue.replicas(pool.now_us))
-    told = [one for work in range(free) for one in pool.queue.submit(10**6 + work, Asked(MODEL), 1_000, pool.now_us)]
-    assert [one.replica for one in told if isinstance(one, Assign)] == [SLOW] * free
+    given = [one for work in range(free) for one in pool.queue.submit(10**6 + work, Asked(MODEL), 1_000, pool.now_us)]
+    assert [one.replica for one in given if isinstance(one, Assign)] == [SLOW] * free

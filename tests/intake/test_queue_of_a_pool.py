@@ -18,11 +18,10 @@ from scheduler.intake.dispatch import (
     Expel,
     Instruction,
     Refuse,
-    Replica,
-    ReplicaCondition,
     TimeUp,
     Withdraw,
 )
+from scheduler.intake.replica import Replica, ReplicaCondition
 
 POOL = PoolId("pool")
 MODELS = (ModelId("small"), ModelId("large"))

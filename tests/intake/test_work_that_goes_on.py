@@ -9,7 +9,8 @@ from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, digest_of
 from orchestrator.wire.frames import Open
 from scheduler.intake.choice import Asked
-from scheduler.intake.dispatch import Assign, Dispatcher, Refuse, Replica
+from scheduler.intake.dispatch import Assign, Dispatcher, Refuse
+from scheduler.intake.replica import Replica
 from scheduler.intake.shape import asked_of
 from tests.intake.bench import CN, Bench, told
 from tests.intake.small_house import OVERSEAS, House, citation, opened
