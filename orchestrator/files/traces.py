@@ -116,7 +116,7 @@ def read_trace(path: Path, chance: Callable[[], float], limit: int | None = None
         with path.open(encoding="utf-8-sig") as file:
             first = file.readline()
             file.seek(0)
-            if first.strip() == AZURE_HEADER:
+            if first.rstrip("\r\n") == AZURE_HEADER:
                 rows = _azure(path, csv.DictReader(file), most)
             elif '"kind"' in first:
                 rows = [row for row, _ in _ours(path, file, most)]

@@ -115,6 +115,13 @@ def test_a_mark_of_byte_order_is_no_part_of_the_first_line(tmp_path: Path) -> No
     assert len(rows(tmp_path, "\ufeff" + AZURE + "2023-11-16 18:17:03.9799600,4808,10\n")) == 1
 
 
+@pytest.mark.parametrize("odd", ["\x0b", " "])
+def test_a_header_that_is_nearly_azures_is_another_form(tmp_path: Path, odd: str) -> None:
+    line = "2023-11-16 18:17:03.9799600,4808,10\n"
+    for header in (odd + AZURE, AZURE.replace("\n", odd + "\n")):
+        assert refusal(tmp_path, header + line).line == 1
+
+
 GOOD = '"at_ms":1,"prompt_tokens":1,"output_tokens":1'
 BAD_LINES = [
     ('{"at_ms":1,"prompt_tokens":1}', "output_tokens", "expected this field, which is missing"),
