@@ -87,7 +87,7 @@ async def run(scenario: Scenario, stand: Stand, auditor: Auditor) -> Result:
     """Run a scenario on a whole stand, and leave it whole."""
     load = Load(stand, scenario.name)
     running = Run(stand, load)
-    before = heard(stand, REATTACHED)
+    before = await asyncio.to_thread(heard, stand, REATTACHED)
     load.start(scenario.lanes)
     try:
         for _ in range(scenario.rounds):
@@ -99,8 +99,9 @@ async def run(scenario: Scenario, stand: Stand, auditor: Auditor) -> Result:
         await asyncio.sleep(SETTLE_S)
     finally:
         await load.close()
-    findings = auditor.look(load.asked, running.spools)
-    reattached = heard(stand, REATTACHED) - before
+    # In threads: the links go through this process, and must not stand still while it reads.
+    findings = await asyncio.to_thread(auditor.look, load.asked, running.spools)
+    reattached = await asyncio.to_thread(heard, stand, REATTACHED) - before
     return summed(scenario.name, load.asked, running.faults, reattached, findings, running.failures, running.figures)
 
 

@@ -14,9 +14,9 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ DESCRIPTORS_MORE_MAX = 16
 THREADS_MORE_MAX = 4
 SUSPICIOUS = ("session_lost", "session_detached", "replica_lost", "replica_suspect", "pool_lost", "task_failed")
 """Log events of programs that took another for dead, or that failed."""
+MOMENTS_TOLD = 6
 _BUSY = "while True: pass"
 
 
@@ -73,8 +74,8 @@ class Soaked:
 
     phases: list[Result] = field(default_factory=list)
     growth: dict[str, Growth] = field(default_factory=dict)
-    suspicions: dict[str, int] = field(default_factory=dict)
-    """Suspicious log events, by program and name."""
+    suspicions: dict[str, list[str]] = field(default_factory=dict)
+    """When suspicious log events were told, by program and name, with the part of the soak."""
     streams_left: int = 0
     """Streams that sessions still hold when nothing is asked any more."""
     failures: list[str] = field(default_factory=list)
@@ -99,6 +100,8 @@ class Soak:
         self._asked_before = 0
         self._load: Load | None = None
         self._slow = 0
+        self._begun: list[tuple[str, str]] = []
+        """The parts of the soak, with the moment in which each began, as log lines write it."""
 
     async def run(self) -> Soaked:
         """Warm up, soak, starve, stop; and say what was found."""
@@ -118,14 +121,16 @@ class Soak:
         finally:
             sampler.cancel()
             await asyncio.gather(sampler, return_exceptions=True)
+        self._begins("end")
         if await idle_within(stand, 2.0) is None:
             soaked.failures.append("an engine still runs something after the load has ended")
         soaked.streams_left = await self._streams_left()
-        soaked.suspicions = dict(_suspicious(stand))
+        soaked.suspicions = _suspicious(stand, self._begun)
         self._judge(judged, soaked)
         return soaked
 
     async def _phase(self, name: str, seconds: float, auditor: Auditor) -> Result:
+        self._begins(name)
         load = self._load = Load(self._stand, name)
         load.start(LANES)
         try:
@@ -136,11 +141,16 @@ class Soak:
         await asyncio.sleep(SETTLE_S)
         self._asked_before += len(load.asked)
         self._load = None
-        result = summed(name, load.asked, [], 0, auditor.look(load.asked), [], {})
+        # In a thread: the links go through this process, and must not stand still while it reads.
+        findings = await asyncio.to_thread(auditor.look, load.asked)
+        result = summed(name, load.asked, [], 0, findings, [], {})
         firsts = [told.first_ms for one in load.asked for told in one.tries if told.first_ms is not None]
         if firsts:
             result.figures["first token ms p99"] = round(percentile(firsts, 0.99))
         return result
+
+    def _begins(self, name: str) -> None:
+        self._begun.append((name, datetime.now(UTC).isoformat(timespec="milliseconds")))
 
     async def _slow_readers(self, load: Load, seconds: float) -> None:
         """Keep some slow readers there for as long as the phase lasts."""
@@ -201,19 +211,23 @@ class Soak:
                 soaked.failures.append(f"{program} had {growth.threads_more} more threads at the end")
         if soaked.streams_left:
             soaked.failures.append(f"sessions hold {soaked.streams_left} streams when nothing is asked")
-        soaked.failures += [f"{what}: {count} times, without a fault" for what, count in soaked.suspicions.items()]
+        for what, moments in soaked.suspicions.items():
+            soaked.failures.append(f"{what}, without a fault: {', '.join(moments[:MOMENTS_TOLD])}")
         for phase in soaked.phases:
             for code, count in phase.cut.items():
                 soaked.failures.append(f"{phase.name}: {count} answers were cut without a fault ({code})")
 
 
-def _suspicious(stand: Stand) -> Counter[str]:
-    """Count the log lines of programs that took another for dead, or that failed."""
-    found: Counter[str] = Counter()
+def _suspicious(stand: Stand, begun: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return when programs told that they took another for dead, or that they failed. `begun` is when each part was."""
+    found: dict[str, list[str]] = {}
     for program in PROGRAMS:
         for line in stand.supervisor.log_path(program).read_text("utf-8", "replace").splitlines():
-            if line.startswith("{") and (event := json.loads(line).get("event")) in SUSPICIOUS:
-                found[f"{program} {event}"] += 1
+            told = json.loads(line) if line.startswith("{") else {}
+            if told.get("event") in SUSPICIOUS:
+                part = [name for name, at in begun if at <= told["time"]][-1:]
+                moments = found.setdefault(f"{program} {told['event']}", [])
+                moments.append(f"{told['time'][11:23]} ({''.join(part) or 'start'})")
     return found
 
 
