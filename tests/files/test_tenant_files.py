@@ -41,6 +41,7 @@ BAD: list[tuple[Path, object, str, str]] = [
     ((*FIRST, "models"), ["../m"], "tenants[0].models[0]", "name of a model"),
     ((*FIRST, "edges"), ["*"], "tenants[0].edges[0]", "a name"),
     ((*FIRST, "price_book"), "", "tenants[0].price_book", "a name"),
+    ((*FIRST, "keep_results"), "yes", "tenants[0].keep_results", "true or false"),
     ((*PATHWAY, "kind"), "trust", "tenants[0].pathways[0].kind", "eu_scc, eu_tia"),
     ((*PATHWAY, "exporter"), "someone", "tenants[0].pathways[0].exporter", "entity of this tenant"),
     ((*PATHWAY, "importer"), "*", "tenants[0].pathways[0].importer", "a name"),
@@ -128,6 +129,9 @@ def test_tenants_arrive_whole() -> None:
     assert acme.notices == (("sg-notice", "2026-03"),)
     assert other.attested == Labels(origin=other.attested.origin)
     assert other.models == frozenset()
+    assert (acme.keep_results, other.keep_results) == (False, False), "kept only where the contract says so"
+    (keeps, _) = load(broken(TENANTS, (*FIRST, "keep_results"), True), TenantsDocument, tenants_of)
+    assert keeps.keep_results
     assert (other.role, other.critical_infrastructure, other.notices) == (None, Declared.UNKNOWN, ())
 
 

@@ -47,6 +47,7 @@ async def everything_goes_wrong(room: Room, canary: str) -> list[bytes]:
         ("x-tidegate-tenant", canary),
         ("content-encoding", canary),
         ("x-request-id", canary),
+        ("idempotency-key", canary),
         ("user-agent", canary),
         ("cookie", canary),
     ]
