@@ -94,7 +94,7 @@ class Edge:
             capabilities=frozenset({Capability.CHAT}),
             declared=declared,
             body=SECRET_WORDS.encode(),
-            budget_ms=1_000,
+            budget_ms=60_000,
         )
 
     def asked_overseas(self) -> Asked:

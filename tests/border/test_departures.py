@@ -53,7 +53,7 @@ async def test_each_send_is_told_before_it_and_after_it_came_to_nothing(make_edg
 
 
 async def test_what_broke_off_was_begun(make_edge: Ways) -> None:
-    edge = make_edge(cn_guizhou=breaks("deadline_exceeded"))
+    edge = make_edge(cn_guizhou=breaks("timeout_total"))
     asked, log = followed(edge, edge.asked("acme-sg"))
     with pytest.raises(ProblemError):
         await edge.gate.ask(asked)

@@ -130,7 +130,7 @@ async def test_newer_law_is_waited_for_and_asked(make_edge: Callable[..., Edge])
 
 
 async def test_a_cut_before_the_first_token_is_an_error_and_settled(make_edge: Callable[..., Edge]) -> None:
-    edge = make_edge(cn_guizhou=breaks("deadline_exceeded"))
+    edge = make_edge(cn_guizhou=breaks("timeout_total"))
     with pytest.raises(ProblemError) as cut:
         await edge.gate.ask(edge.asked("acme-sg"))
     assert cut.value.problem.entry.http == 504

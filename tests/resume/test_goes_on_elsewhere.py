@@ -133,7 +133,7 @@ async def test_what_breaks_everything_is_not_tried_for_ever(make_edge: Make) -> 
         assert len(edge.routes.sent) == ATTEMPTS_MAX
 
 
-@pytest.mark.parametrize("code", ["slow_reader", "deadline_exceeded", "internal_error", "bad_generation"])
+@pytest.mark.parametrize("code", ["slow_reader", "timeout_total", "internal_error", "bad_generation"])
 async def test_what_another_attempt_would_not_help_is_told(make_edge: Make, code: str) -> None:
     edge = make_edge(cn_guizhou=Wordy([(3, code)]), cn_shanghai=Wordy())
     got = await ask(edge)
