@@ -253,6 +253,7 @@ class AnswerReader:
         if end > begin and self._decoder.between:
             plain = plain_data(data[begin:end], self._line_bytes_max)
             if plain is not None:
+                self._decoder.passed()
                 for one in plain:
                     found = self._chunks.read_data(one)
                     if isinstance(found, str):

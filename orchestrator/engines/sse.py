@@ -67,8 +67,11 @@ class SseDecoder:
     @property
     def between(self) -> bool:
         """Whether it holds nothing: what comes next is the beginning of an event."""
-        held = self._pending or self._data or self._name or self._after_cr or self._faulted or self._on_first_line
-        return not held
+        return not (self._pending or self._data or self._name or self._after_cr or self._faulted)
+
+    def passed(self) -> None:
+        """Whole events were read beside it: a byte order mark can come no more."""
+        self._on_first_line = False
 
     def feed(self, data: bytes) -> list[SseEvent | SseFault]:
         """Takes the next bytes and returns what they complete. After a fault it returns nothing.
