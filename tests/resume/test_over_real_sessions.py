@@ -76,7 +76,7 @@ async def test_a_session_that_is_lost_and_an_intake_that_starts_anew_lose_no_tok
                     await made.stand.restart()
                     return
                 for port in list(made.stand.intake.ports):
-                    port.act(port.machine.lost("session_lost"))
+                    port.act(port.machine.close("session_lost"))
 
             undisturbed(await read_and_cut(made, asked, at, cut), asked.generation)
             await made.stand.live(1)
