@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from orchestrator.engines.generation import Resume, Said
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
-from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, digest_of
+from orchestrator.policy.ids import EdgeId, ModelId, PoolId, ReplicaId, digest_of
 from orchestrator.wire.frames import Open
 from scheduler.intake.choice import Asked
 from scheduler.intake.dispatch import Assign, Dispatcher, Refuse
@@ -81,8 +81,8 @@ def test_what_was_said_counts_as_prompt_and_not_as_answer() -> None:
     bundle = house.bundle(OVERSEAS)
     fresh = opened(told(), citation(bundle))
     limited = replace(fresh.generation, sampling=replace(fresh.generation.sampling, max_tokens=10))
-    before = asked_of(replace(fresh, generation=limited), bundle, b"s" * 32)
-    after = asked_of(replace(fresh, generation=replace(limited, said=SAID)), bundle, b"s" * 32)
+    before = asked_of(replace(fresh, generation=limited), bundle, EdgeId("edge"), b"s" * 32)
+    after = asked_of(replace(fresh, generation=replace(limited, said=SAID)), bundle, EdgeId("edge"), b"s" * 32)
     assert before.needs is None
     assert after.needs == EQUAL
     assert after.prompt_tokens > before.prompt_tokens
