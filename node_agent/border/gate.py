@@ -44,7 +44,7 @@ ATTEMPTS_MAX = 4
 SEED_BYTES = 8
 REFRESHED = frozenset({"policy_newer", "policy_stale"})
 """Refusals that a newer bundle may answer."""
-FREE_AGAIN = REFRESHED | {"draining"}
+FREE_AGAIN = REFRESHED | {"draining", "engine_unreachable", "no_replica"}
 """Refusals after which a second attempt counts against no budget: no load brought them about."""
 REFRESH_POLLS = 25
 REFRESH_POLL_S = 0.02

@@ -16,6 +16,8 @@ IDLE_TIMEOUT_MS = 15_000
 CUT_TIMEOUT_S = 2.0
 """How long the answers that were cut at the deadline have for their last event."""
 SWEEP_S_MAX = 1.0
+NOTICE_S = 0.3
+"""How long a server that stops still answers, if only with a refusal."""
 
 
 class FrontServer:
@@ -46,15 +48,17 @@ class FrontServer:
         self._sweep()
 
     async def stop(self, deadline_s: float) -> None:
-        """Take no new connections, let running answers end until the deadline, cut the rest, and return.
+        """Take no new requests, let running answers end until the deadline, cut the rest, and return.
 
-        The requests of connections that are open are refused as `draining` from now on.
+        Requests are refused as `draining` from now on, and their connections closed. While there are clients the port
+        stays open for a moment: a connection that is closed before its first answer looks like a lost request.
         """
         if self._server is None:
             return
         server, self._server = self._server, None
         self._front.drain()
         self.draining = True
+        await self._emptied(min(NOTICE_S, deadline_s))
         server.close()
         for connection in tuple(self._connections):
             connection.close_when_idle()
