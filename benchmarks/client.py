@@ -1,12 +1,13 @@
 """A client that times a streamed answer and reads no more of it than that takes. The same one for every path.
 
-It counts the events with text as they arrive: one is one token for each engine of the benchmarks. It checks the status,
-that the answer ends with `[DONE]`, and nothing else.
+It takes the time of the events with text as they arrive, of which one may hold several tokens, and counts tokens by the
+usage that it asked for. It checks the status, that the answer ends with `[DONE]`, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -25,6 +26,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 _END_OF_BODY = b"0\r\n\r\n"
 _TEXT = b'"content":"'
 _NO_TEXT = b'"content":""'
+_USAGE = re.compile(rb'"completion_tokens":([0-9]{1,9})')
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -137,11 +139,11 @@ class _Reader(asyncio.Protocol):
         if whole < 2:
             self._rest = received
         else:
-            tokens = received.count(_TEXT, 0, whole) - received.count(_NO_TEXT, 0, whole)
-            if tokens:
+            if received.count(_TEXT, 0, whole) > received.count(_NO_TEXT, 0, whole):
                 self._first_ns = self._first_ns or now_ns
                 self._last_ns = now_ns
-                self._tokens += tokens
+            if (told := _USAGE.search(received, 0, whole)) is not None:
+                self._tokens = int(told[1])
             if not self._done_ns and received.rfind(_DONE, 0, whole) >= 0:
                 self._done_ns = now_ns
             self._rest = received[whole:]
