@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from node_agent.border.decider import Asked
-from node_agent.front.serve import FrontServer
+from node_agent.front.serve import NOTICE_S, FrontServer
 from tests.bundles.sides import MODEL
 from tests.front.room import (
     ACME,
@@ -123,7 +123,10 @@ async def test_stopping_waits_for_running_answers_and_takes_no_connection(tmp_pa
         await until(lambda: room.gate.frames_taken == 1)
         began_s = asyncio.get_running_loop().time()
         stopping = asyncio.create_task(room.server.stop(10))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(NOTICE_S / 2)
+        # For a moment it still says that it is stopping; then nobody listens.
+        assert (await room.call(body=chat_body())).error()["code"] == "draining"
+        await asyncio.sleep(NOTICE_S)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", room.server.port)
         assert not stopping.done()
