@@ -15,6 +15,9 @@ from typing import TypeVar
 from orchestrator.spool.records import FullReason, Position, Record, SpoolClosed, SpoolError, SpoolFull
 
 T = TypeVar("T")
+
+AHEAD_BYTES = 256 * 1024
+"""Written by the loop between two syncs that nobody waits for."""
 Put = Callable[[Record, bool, bool], Position]
 Sync = Callable[[Position], None]
 Quick = Callable[[Sequence[Record]], bool]
@@ -32,9 +35,13 @@ class _Waiting:
 class GroupWriter:
     """Collects appends while the disk is busy and hands them over together. It belongs to one event loop."""
 
-    def __init__(self, put: Put, sync: Sync, quick: Quick, pending_max: int) -> None:
+    def __init__(self, put: Put, sync: Sync, quick: Quick, ahead: Callable[[], None], pending_max: int) -> None:
+        """`ahead` brings what was written onto the disk before anybody waits for that."""
         self._put = put
         self._sync = sync
+        self._ahead = ahead
+        self._unsynced_bytes = 0
+        self._syncing: asyncio.Future[None] | None = None
         self._quick = quick
         self._pending_max = pending_max
         self._pending: list[_Waiting] = []
@@ -69,9 +76,10 @@ class GroupWriter:
     async def drain(self) -> None:
         """Refuses new appends and waits until those that wait are written. The disk bounds the wait."""
         self._closed = True
-        while self._job is not None or self._turning:
-            if self._job is not None:
-                await asyncio.wait([self._job])
+        while self._job is not None or self._syncing is not None or self._turning:
+            under_way = [one for one in (self._job, self._syncing) if one is not None]
+            if under_way:
+                await asyncio.wait(under_way)
             # The callbacks of the job run in the turn after it ends, and may begin the next one.
             await asyncio.sleep(0)
 
@@ -101,6 +109,17 @@ class GroupWriter:
                 _fail(waiting, failure)
             else:
                 _tell(waiting, position)
+                self._unsynced_bytes += len(waiting.record.data)
+        if self._unsynced_bytes > AHEAD_BYTES and self._syncing is None:
+            # Else the end of a segment syncs all of it, and everybody waits for that.
+            self._unsynced_bytes = 0
+            self._syncing = loop.run_in_executor(self._thread, self._ahead)
+            self._syncing.add_done_callback(self._synced)
+
+    def _synced(self, syncing: asyncio.Future[None]) -> None:
+        self._syncing = None
+        if not syncing.cancelled():
+            syncing.exception()  # the next append tells what it was
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         batch, self._pending = self._pending, []

@@ -114,7 +114,7 @@ class Spool:
         self._synced = self._end()
         self._ballast = Ballast(directory, min(closing, BALLAST_BYTES_MAX))
         self._ballast.take()
-        self._group = GroupWriter(self._put, self._sync, self._is_quick, pending_max)
+        self._group = GroupWriter(self._put, self._sync, self._is_quick, self._sync_ahead, pending_max)
 
     @property
     def end(self) -> Position:
@@ -409,6 +409,20 @@ class Spool:
             if position >= self._synced:
                 self._check_writable()
                 self._sync_active()
+
+    def _sync_ahead(self) -> None:
+        """Bring what is written onto the disk while others go on writing. Promises nothing to anybody."""
+        with self._lock:
+            if self._closed or self._broken is not None:
+                return
+            descriptor = os.dup(self._descriptor)
+        try:
+            os.fdatasync(descriptor)
+        except OSError as failure:
+            with self._lock:
+                self._break("syncing", failure)
+        finally:
+            os.close(descriptor)
 
     def _sync_active(self) -> None:
         try:

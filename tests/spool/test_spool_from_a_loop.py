@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.spool.group import AHEAD_BYTES
 from orchestrator.spool.records import FullReason, RecordId, RecordKind, SpoolBroken, SpoolClosed, SpoolFull
-from orchestrator.spool.store import SEGMENT_BYTES_MIN, Spool
+from orchestrator.spool.store import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Spool
 
 DECISION = RecordKind("decision")
 SLOW_S = 0.05
@@ -204,3 +205,18 @@ async def test_a_new_segment_is_begun_in_the_thread(tmp_path: Path) -> None:
 
 def spool_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("spool")]
+
+
+async def test_a_disk_that_fails_behind_the_loop_ends_the_writing(tmp_path: Path, disk: Disk) -> None:
+    spool = Spool(tmp_path, capacity_bytes=16 * SEGMENT_BYTES_MAX, segment_bytes=SEGMENT_BYTES_MAX)
+    disk.fails = True
+    try:
+        for number in range(AHEAD_BYTES // 4096 + 2):
+            await spool.append_async(DECISION, RecordId(f"r{number}"), b"x" * 4096, durable=False)
+        with pytest.raises(SpoolBroken, match="syncing"):
+            for number in range(1_000):
+                await spool.append_async(DECISION, RecordId(f"later{number}"), b"x", durable=False)
+                await asyncio.sleep(0.001)
+    finally:
+        disk.fails = False
+        await spool.close_async()
