@@ -8,6 +8,7 @@ and what ran beside it is kept here too, for the choice learns from it and edges
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from orchestrator.engines.identity import Continuing
@@ -28,6 +29,10 @@ RETRY_MIN_MS = 1_000
 RETRY_MAX_MS = 30_000
 """Whoever is turned away is told to wait as long as the first of its flow has waited, within these."""
 NOTHING = PoolCounts()
+KEPT_OF_SLOTS = 16
+"""Of so many slots one is kept from whoever has its share, while there are others."""
+RECENT_US = 10_000_000
+"""A flow that asked for something since then may ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,8 @@ class Dispatcher:
         self._given: dict[int, _Given] = {}  # bounded: by the slots
         self._unread: dict[ReplicaId, dict[int, _Given]] = {}
         """Of these, what has not brought a token, in the order in which its replica got it."""
+        self._seen: dict[str, int] = {}  # bounded: by the flows of RECENT_US
+        """When each flow last asked for something, in that order."""
         self._last_given = 0
         self._chooser = Chooser()
 
@@ -266,6 +273,7 @@ class Dispatcher:
         if not self._fitting(asked):
             return [self._unequal(work)]
         new = Waiting(work, asked, now_us, now_us + budget_ms * 1000)
+        self._saw(asked.flow, now_us)
         self._waiting.push(new)
         out = self._assign(now_us)
         if work not in self._given and (over := self._waiting.outgrown(new)) is not None:
@@ -358,6 +366,8 @@ class Dispatcher:
         for model in self._waiting.models():
             aside: list[Waiting] = []
             while (waiting := self._waiting.head(model)) is not None:
+                if self._is_kept(now_us):
+                    break
                 choice = self._best(waiting.asked, now_us)
                 if choice is None and waiting.asked.needs is None:
                     break
@@ -372,6 +382,27 @@ class Dispatcher:
             for waiting in aside:
                 self._waiting.push(waiting)
         return out
+
+    def _is_kept(self, now_us: int) -> bool:
+        """Whether the last slots are kept from flows that have their share of them, for others that were here lately.
+
+        A slot that is given away is gone for a whole answer: without this, whoever comes now and then waits for the
+        end of somebody's answer each time, however fair the queue is.
+        """
+        slots = sum(replica.slots for replica in self._replicas.values() if replica.healthy)
+        kept = slots // KEPT_OF_SLOTS
+        if not kept or sum(replica.free() for replica in self._replicas.values() if replica.healthy) > kept:
+            return False
+        flows = sum(1 for seen_us in self._seen.values() if now_us - seen_us < RECENT_US)
+        held = Counter(given.asked.flow for given in self._given.values())
+        return flows > 1 and all(held[flow] * flows >= slots - kept for flow in self._waiting.flows())
+
+    def _saw(self, flow: str, now_us: int) -> None:
+        """A flow has asked for something."""
+        self._seen.pop(flow, None)
+        self._seen[flow] = now_us
+        while now_us - next(iter(self._seen.values())) >= RECENT_US:
+            del self._seen[next(iter(self._seen))]
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
         # Work rather waits for a sibling than goes to one that is far slower than all of them.

@@ -121,6 +121,10 @@ class FairQueue:
     def __iter__(self) -> Iterator[Waiting]:
         return iter(self._waiting.values())
 
+    def flows(self) -> tuple[str, ...]:
+        """Return the flows that wait."""
+        return tuple(self._held)
+
     def models(self) -> tuple[ModelId, ...]:
         """Return the models that something waits for."""
         return tuple(model for model, turns in self._turns.items() if turns.waiting)
