@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -38,7 +38,6 @@ LOADERS: dict[str, Callable[[bytes, ChatLimits], ChatRequest]] = {
     COMPLETIONS: load_completion_request,
 }
 """What reads the body of each endpoint that generates."""
-Frames = AsyncGenerator[Tokens | Done | Broken, None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,9 @@ Value = TypeVar("Value")
 REMEMBERED_MAX = 4096
 """Answers, verdicts and pathways that a table remembers; beyond it, all of a kind are forgotten at once."""
 
+TABLES_MAX = 256
+"""Tables of single routes that a program holds: each keeps the law of a bundle alive, however old that is by now."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Clause:
@@ -281,7 +284,7 @@ class Tables:
         if table is None or not table.made_ms <= now_ms < table.valid_until_ms:
             # The table holds its law and places, so that their identities are not given to others.
             table = RouteTable(law, edge, (pool,), now_ms)
-            _remember(self._held, key, table)
+            _remember(self._held, key, table, TABLES_MAX)
         return table.verdicts(facts, now_ms)[0]
 
 
@@ -293,7 +296,7 @@ def _mask(bits: Iterable[bool]) -> int:
     return found
 
 
-def _remember(memory: dict[Key, Value], key: Key, value: Value) -> None:
-    if len(memory) >= REMEMBERED_MAX:
+def _remember(memory: dict[Key, Value], key: Key, value: Value, most: int = REMEMBERED_MAX) -> None:
+    if len(memory) >= most:
         memory.clear()
     memory[key] = value
