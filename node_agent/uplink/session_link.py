@@ -40,16 +40,20 @@ from orchestrator.wire.deadlines import AS_SET, Waits
 from orchestrator.wire.frames import (
     FRAME_BYTES,
     Broken,
+    Credit,
     Done,
     EdgeFrame,
     Load,
     Open,
     Refused,
+    Settle,
     StreamFrame,
     Tokens,
     Welcome,
     held_bytes,
 )
+from orchestrator.wire.outbox import Outbox
+from orchestrator.wire.pace import Haste
 from orchestrator.wire.session_edge import TICK_MS, Deliver, EdgeSession, Instruction, Send, State
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeStub
@@ -65,6 +69,8 @@ CREDIT_BYTES = 64 * 1024
 """What the edge is ready to hold of one answer."""
 FRAMES_MAX = CREDIT_BYTES // FRAME_BYTES + 8
 """Frames of one stream that wait for the tenant: as many as credit lets in, and those that cost none."""
+RIDING = (Credit, Settle)
+"""Frames that nobody waits for."""
 LEAVE_S = 2.0
 LEAVE_POLL_S = 0.01
 
@@ -138,8 +144,7 @@ class SessionLink:
         self._epoch = 0
         """Of the last transport. It grows on from one session to the next."""
         self._machine: EdgeSession | None = None
-        self._outbox: list[EdgeFrame] = []  # bounded: by the streams and their credit
-        self._ready = asyncio.Event()
+        self._outbox: Outbox[EdgeFrame] = Outbox()  # bounded: by the streams and their credit
         self._leaving = asyncio.Event()
         """Set when the transport is to be given up."""
         self._waiting: dict[AttemptId, tuple[asyncio.Queue[StreamFrame], Tally]] = {}
@@ -238,7 +243,7 @@ class SessionLink:
         machine = self._machine
         if machine is not None and machine.unheard():
             self._act(machine.beat(_now_us()))  # its answer says that they arrived
-        while time.monotonic() < end_at and (self._outbox or (machine is not None and machine.unheard())):  # noqa: ASYNC110
+        while time.monotonic() < end_at and (len(self._outbox) or (machine is not None and machine.unheard())):  # noqa: ASYNC110
             await asyncio.sleep(LEAVE_POLL_S)
 
     async def _session(self) -> bool:
@@ -268,7 +273,7 @@ class SessionLink:
         if machine.state is State.CLOSED:
             return False
         channel = open_channel(self.target)
-        self._outbox.clear()
+        self._outbox.drop()
         self._leaving = asyncio.Event()
         before = (machine.welcome, machine.reattached)
         call = IntakeStub(channel).Session()
@@ -284,8 +289,7 @@ class SessionLink:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             # What was not taken for the wire is known not to have left.
-            self._act(machine.lost(_now_us(), self._outbox))
-            self._outbox.clear()
+            self._act(machine.lost(_now_us(), self._outbox.drop()))
             # Cancel readers before the call, and the call before its channel: the other order leaks connections.
             for task in tasks:
                 task.cancel()
@@ -297,12 +301,11 @@ class SessionLink:
         return (machine.welcome, machine.reattached) != before
 
     async def _write(self, call: grpc.aio.StreamStreamCall[pb.EdgeBatch, pb.IntakeBatch], epoch: int) -> None:
-        """Put whatever is ready into one message per turn of the loop."""
+        """Put whatever is ready into one message, as soon as the pace lets it leave."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
-                await self._ready.wait()
-                self._ready.clear()
-                frames, self._outbox = self._outbox, []  # bounded: by the streams and their credit
+                await self._outbox.due()
+                frames = self._outbox.take()
                 if frames:
                     await call.write(edge_batch_out(epoch, frames))
 
@@ -339,8 +342,8 @@ class SessionLink:
         """Carry out what the machine asks for, in order."""
         for instruction in instructions:
             if isinstance(instruction, Send):
-                self._outbox.append(instruction.frame)
-                self._ready.set()
+                frame = instruction.frame
+                self._outbox.put(frame, Haste.RIDE if isinstance(frame, RIDING) else Haste.NOW)
             elif isinstance(instruction, Deliver):
                 self._deliver(instruction)
             else:

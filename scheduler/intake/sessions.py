@@ -18,7 +18,9 @@ from orchestrator.wire.attachments import Attachments, Limits
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import attempt_in, edge_frame_in, intake_batch_out
-from orchestrator.wire.frames import EdgeFrame, Hello, IntakeFrame
+from orchestrator.wire.frames import Accepted, EdgeFrame, Hello, IntakeFrame, Load
+from orchestrator.wire.outbox import Outbox
+from orchestrator.wire.pace import Haste
 from orchestrator.wire.session_intake import (
     TICK_MS,
     Detach,
@@ -41,6 +43,8 @@ IDLE_REPORT_S = 10.0
 IDLE_STEPS = 4
 """It hears so many ticks sooner each time, round and round: always at the same beat, one that shares openings by turns
 could always be told of another's turn."""
+RIDING = (Accepted, Load)
+"""Frames that nobody waits for."""
 OUTBOX_FRAMES_MAX = 1 << 18
 """Frames that wait for the socket. Credit bounds the tokens; an edge that reads nothing at all ends here."""
 
@@ -58,27 +62,25 @@ class Line:
         """The session that it carries, once it has greeted."""
         self.epoch = 0
         self.closing = False
-        self._outbox: list[IntakeFrame] = []  # bounded: OUTBOX_FRAMES_MAX
-        self._ready = asyncio.Event()
+        self._outbox: Outbox[IntakeFrame] = Outbox()  # bounded: OUTBOX_FRAMES_MAX
 
     def say(self, frame: IntakeFrame) -> bool:
         """Put a frame on the wire. False when the edge takes nothing away."""
-        self._outbox.append(frame)
-        self._ready.set()
+        self._outbox.put(frame, Haste.RIDE if isinstance(frame, RIDING) else Haste.NOW)
         return len(self._outbox) <= OUTBOX_FRAMES_MAX
 
-    def wake(self) -> None:
+    def wake(self, haste: Haste) -> None:
         """The session has more to say."""
-        self._ready.set()
+        self._outbox.wake(haste)
 
     def drop(self) -> None:
         """Say nothing of what waits."""
-        self._outbox.clear()
+        self._outbox.drop()
 
     def end(self) -> None:
         """Say what waits, and end the call."""
         self.closing = True
-        self._ready.set()
+        self._outbox.hurry()
 
     def end_ungreeted(self) -> None:
         """End a call that has not greeted in time."""
@@ -86,16 +88,15 @@ class Line:
             self.end()
 
     async def batches(self) -> AsyncIterator[pb.IntakeBatch]:
-        """Yield one message per turn of the loop for whatever is ready, until the call ends."""
+        """Yield one message for whatever is ready, as soon as the pace lets it leave, until the call ends."""
         while True:
-            await self._ready.wait()
-            self._ready.clear()
+            await self._outbox.due()
             if self.port is not None and self.port.line is self:
                 self.port.gather()
-            frames, self._outbox = self._outbox, []
+            frames = self._outbox.take()
             if frames:
                 yield intake_batch_out(self.epoch, frames)
-            if self.closing and not self._outbox:
+            if self.closing and not len(self._outbox):
                 return
 
 
@@ -184,8 +185,11 @@ class Port:
     def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
         """Tokens were made. They leave with the next message."""
         made = self._made.get(stream)
+        haste = Haste.GATHER
         if made is None:
             made = self._made[stream] = _Made()
+            if not self.machine.sent_tokens(stream):
+                haste = Haste.NOW
         made.texts.append(text)
         made.ids.extend(ids)
         made.count += count
@@ -196,7 +200,7 @@ class Port:
         elif made.chars > MADE_CHARS_MAX or len(made.ids) > MADE_CHARS_MAX:
             self._give(stream)  # the machine judges who reads too slowly
         else:
-            self.line.wake()
+            self.line.wake(haste)
 
     def done(self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None, beside: int | None) -> None:
         """The answer is complete; how long it waited here, and how many streams ran beside it."""
@@ -221,7 +225,7 @@ class Port:
         """The state of a pool is to be told. The next message has it, as it is then."""
         self._due[pool] = None
         if self.line is not None:
-            self.line.wake()
+            self.line.wake(Haste.RIDE)
 
     def _give(self, stream: int) -> None:
         made = self._made.pop(stream, None)

@@ -1,0 +1,80 @@
+"""What waits for the wire in one direction of a session, and the moment it leaves. Thin I/O around `pace`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Generic, TypeVar
+
+from orchestrator.wire.pace import Haste, Pace
+
+Frame = TypeVar("Frame")
+
+TIMER_US = 500
+"""The loop's timers are whole milliseconds: what is due within half of one is due."""
+
+
+class Outbox(Generic[Frame]):
+    """Frames in order. One task awaits `due` and then takes all of them as one message. Whoever puts bounds it."""
+
+    __slots__ = ("_at_us", "_frames", "_loop", "_pace", "_ready", "_timer")
+
+    def __init__(self) -> None:
+        self._frames: list[Frame] = []  # bounded: by whoever puts
+        self._pace = Pace()
+        self._ready = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._at_us = 0
+        """When the timer ends."""
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def put(self, frame: Frame, haste: Haste) -> None:
+        """Let a frame leave, after those that were put before."""
+        self._frames.append(frame)
+        self.wake(haste)
+
+    def wake(self, haste: Haste) -> None:
+        """Something of such haste is there to be taken, if only once it is asked for."""
+        if self._ready.is_set():
+            return
+        now_us = time.monotonic_ns() // 1000
+        at_us = self._pace.at_us(haste, now_us)
+        if at_us - now_us <= TIMER_US:
+            self._ready.set()
+        elif self._timer is None or at_us < self._at_us:
+            self._stop_timer()
+            self._at_us = at_us
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._timer = self._loop.call_later((at_us - now_us) / 1_000_000, self._ready.set)
+
+    def hurry(self) -> None:
+        """Let `due` return at once, whatever there is."""
+        self._ready.set()
+
+    async def due(self) -> None:
+        """Return when a message is to leave. What is put until it is taken leaves with it."""
+        await self._ready.wait()
+
+    def take(self) -> list[Frame]:
+        """Take all frames: they leave now."""
+        frames, self._frames = self._frames, []
+        self._ready.clear()
+        self._stop_timer()
+        if frames:
+            self._pace.left(time.monotonic_ns() // 1000)
+        return frames
+
+    def drop(self) -> list[Frame]:
+        """Take all frames: they do not leave. Nothing of this outbox waits any more."""
+        frames, self._frames = self._frames, []
+        self._stop_timer()
+        return frames
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
