@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from math import isfinite
@@ -29,6 +30,8 @@ REFUSED: Final = "(refused)"
 """What is written in place of a value that breaks the rule of its field."""
 
 _ROOT = "tidegate"
+_ROOT_LOGGER = logging.getLogger()
+_LEVELS = {number: name.lower() for name, number in logging.getLevelNamesMapping().items()}
 _FIELDS_KEY = "tidegate_fields"
 _LOGGER_NAME = re.compile(r"[a-z_]+(\.[a-z_]+)*\Z")
 _ID = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:/@+=\[\]-]{0,127}\Z")
@@ -86,7 +89,13 @@ class Log:
             told[name] = REFUSED if allowed is None else allowed
         if refused:
             told["refused_values"] = refused
-        self._logger.log(level, event.value, extra={_FIELDS_KEY: told})
+        handlers = _ROOT_LOGGER.handlers
+        sink = handlers[0] if len(handlers) == 1 else None
+        if isinstance(sink, _JsonLines) and not self._logger.handlers:
+            # Nearly always nobody else listens: what the machinery of `logging` would make of it is what is known here.
+            sink.write(level, self._logger.name, event.value, told)
+        else:
+            self._logger.log(level, event.value, extra={_FIELDS_KEY: told})
 
 
 def logger(name: str) -> Log:
@@ -151,18 +160,26 @@ class _JsonLines(logging.Handler):
         self._on_fault = on_fault
         self.lines = 0
         self.lines_lost = 0
+        self._names: dict[str, str] = {}  # bounded: by the loggers of the program
+        self._second = 0
+        self._clock = ""
+
+    def write(self, level: int, name: str, event: str, fields: Mapping[str, object]) -> None:
+        """Write a line of our own."""
+        self.acquire()
+        try:
+            self._line(self._begun(time.time(), level, name) | {"event": event, **fields})
+        finally:
+            self.release()
+        if "refused_values" in fields:
+            self._fault("log_value")
 
     def _fault(self, what: str) -> None:
         if self._on_fault is not None:
             self._on_fault(what)
 
     def emit(self, record: logging.LogRecord) -> None:
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "program": self._program,
-            "logger": _escape(record.name.removeprefix(f"{_ROOT}.")),
-        }
+        line = self._begun(record.created, record.levelno, record.name)
         fields = getattr(record, _FIELDS_KEY, None)
         if isinstance(fields, dict) and record.name.startswith(f"{_ROOT}."):
             if "refused_values" in fields:
@@ -172,6 +189,24 @@ class _JsonLines(logging.Handler):
             failure = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
             line |= {"event": "library_log", "where": f"{PurePath(record.pathname).name}:{record.lineno}"}
             line |= {"exception": failure} if failure else {}
+        self._line(line)
+
+    def _begun(self, now_s: float, level: int, name: str) -> dict[str, object]:
+        """What every line begins with."""
+        told = self._names.get(name)
+        if told is None:
+            told = self._names[name] = _escape(name.removeprefix(f"{_ROOT}."))
+        second = int(now_s)
+        if second != self._second:
+            self._second, self._clock = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]
+        return {
+            "time": f"{self._clock}.{int((now_s - second) * 1000):03d}+00:00",
+            "level": _LEVELS.get(level, "other"),
+            "program": self._program,
+            "logger": told,
+        }
+
+    def _line(self, line: dict[str, object]) -> None:
         try:
             self._stream.write(msgspec.json.encode(line).decode() + "\n")
             self._stream.flush()
@@ -185,24 +220,25 @@ class _JsonLines(logging.Handler):
 
 def _allowed(field: LogField, value: object) -> str | int | float | bool | None:
     """The value as it may be written, or None."""
-    match field.kind, value:
-        case FieldKind.FLAG, bool():
-            return value
-        case FieldKind.WHOLE, int() if not isinstance(value, bool) and abs(value) < 2**63:
-            return value
-        case FieldKind.NUMBER, int() | float() if not isinstance(value, bool) and isfinite(value):
-            return value
-        case FieldKind.ID, str() if _ID.match(value):
-            return value
-        case FieldKind.CHOICE, str() if value in field.values:
-            return value
-        case FieldKind.TEXT, str():
-            return _escape(value[:TEXT_CHARS_MAX])[:TEXT_CHARS_MAX]
-        case _:
-            return None
+    kind = field.kind
+    if kind is FieldKind.ID:
+        return value if isinstance(value, str) and _ID.match(value) else None
+    if kind is FieldKind.CHOICE:
+        return value if isinstance(value, str) and value in field.values else None
+    if kind is FieldKind.TEXT:
+        return _escape(value[:TEXT_CHARS_MAX])[:TEXT_CHARS_MAX] if isinstance(value, str) else None
+    if kind is FieldKind.FLAG:
+        return value if isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if kind is FieldKind.WHOLE:
+        return value if isinstance(value, int) and abs(value) < 2**63 else None
+    return value if isfinite(value) else None
 
 
 def _escape(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 

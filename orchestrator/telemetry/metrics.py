@@ -30,10 +30,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._counters: dict[Metric, Counter] = {}
-        self._gauges: dict[Metric, Gauge] = {}
-        self._histograms: dict[Metric, Histogram] = {}
+        self._metrics: dict[Metric, Counter | Gauge | Histogram] = {}
         self._admitted: dict[str, set[str]] = {}
+        self._children: dict[tuple[object, ...], Counter | Gauge | Histogram] = {}  # bounded: by the series
+        """By metric, names and values of labels: those that were used, and fit."""
         for metric in METRICS:
             self._add(metric)
 
@@ -54,27 +54,24 @@ class Metrics:
 
     def count(self, metric: Metric, amount: int = 1, **labels: LabelValue) -> None:
         """Adds to a counter. Raises TelemetryError for names that do not fit."""
-        counter = self._counters.get(metric)
-        if counter is None or amount < 0:
+        child = self._child(metric, labels)
+        if not isinstance(child, Counter) or amount < 0:
             raise TelemetryError(f"{metric.name} is not a counter of names, or was to fall")
-        values = self._values(metric, labels)
-        (counter.labels(*values) if values else counter).inc(amount)
+        child.inc(amount)
 
     def set(self, metric: Metric, value: float, **labels: LabelValue) -> None:
         """Sets a gauge. Raises TelemetryError for names that do not fit."""
-        gauge = self._gauges.get(metric)
-        if gauge is None:
+        child = self._child(metric, labels)
+        if not isinstance(child, Gauge):
             raise TelemetryError(f"{metric.name} is not a gauge of names")
-        values = self._values(metric, labels)
-        (gauge.labels(*values) if values else gauge).set(value)
+        child.set(value)
 
     def observe(self, metric: Metric, value: float, **labels: LabelValue) -> None:
         """Adds an observation to a histogram. Raises TelemetryError for names that do not fit."""
-        histogram = self._histograms.get(metric)
-        if histogram is None:
+        child = self._child(metric, labels)
+        if not isinstance(child, Histogram):
             raise TelemetryError(f"{metric.name} is not a histogram of names")
-        values = self._values(metric, labels)
-        (histogram.labels(*values) if values else histogram).observe(value)
+        child.observe(value)
 
     def render(self) -> bytes:
         """All series in the text format of Prometheus; its content type is `CONTENT_TYPE`."""
@@ -84,13 +81,28 @@ class Metrics:
         names = [label.name for label in metric.labels]
         match metric.kind:
             case MetricKind.COUNTER:
-                self._counters[metric] = Counter(metric.name, metric.help, names, registry=self._registry)
+                self._metrics[metric] = Counter(metric.name, metric.help, names, registry=self._registry)
             case MetricKind.GAUGE:
-                self._gauges[metric] = Gauge(metric.name, metric.help, names, registry=self._registry)
+                self._metrics[metric] = Gauge(metric.name, metric.help, names, registry=self._registry)
             case MetricKind.HISTOGRAM:
-                self._histograms[metric] = Histogram(
+                self._metrics[metric] = Histogram(
                     metric.name, metric.help, names, registry=self._registry, buckets=metric.buckets
                 )
+
+    def _child(self, metric: Metric, labels: dict[str, LabelValue]) -> Counter | Gauge | Histogram | None:
+        """Return the series of a metric; None for a metric that is not of `names`. Raises TelemetryError."""
+        key = (metric, *labels, *labels.values())
+        child = self._children.get(key)
+        if child is not None:
+            return child
+        whole = self._metrics.get(metric)
+        if whole is None:
+            return None
+        values = self._values(metric, labels)
+        child = whole.labels(*values) if values else whole
+        if OTHER not in values:
+            self._children[key] = child
+        return child
 
     def _values(self, metric: Metric, labels: dict[str, LabelValue]) -> list[str]:
         if labels.keys() != {label.name for label in metric.labels}:
@@ -102,7 +114,7 @@ class Metrics:
             known = self._admitted.get(label.name, ()) if label.values is None else label.values
             if value not in known:
                 value = OTHER
-                self._counters[TELEMETRY_FAULTS].labels("label_value").inc()
+                self.count(TELEMETRY_FAULTS, what="label_value")
             values.append(value)
         return values
 
