@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import msgspec
+from msgspec import structs
 
 from benchmarks.figures import median, table
 from orchestrator.bundles.assemble import Assembler, Bundle
@@ -298,8 +299,8 @@ def _opened(world: World, placement: Placement, facts: Facts, generation: Genera
         credit_bytes=CREDIT_BYTES_MIN,
         budget_ms=60_000,
     )
-    whole = replace(unsigned, inputs=_inputs(unsigned))
-    return replace(whole, signature=seal(world.key.sign, [_attested(whole)])[0])
+    whole = structs.replace(unsigned, inputs=_inputs(unsigned))
+    return structs.replace(whole, signature=seal(world.key.sign, [_attested(whole)])[0])
 
 
 def _inputs(opened: Open) -> InputManifest:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from node_agent.border.decider import Asked, Commitment, Decided, Decider, Expected, record_of
 from node_agent.border.keeping import may_keep
 from node_agent.border.memory import Memory
@@ -48,8 +50,7 @@ log = logger("node_agent.border")
 _mismatches: Remembered[LabelSources, tuple[Mismatch, ...]] = Remembered(LabelSources.mismatches)
 
 
-@dataclass(frozen=True, slots=True)
-class Hands:
+class Hands(msgspec.Struct, frozen=True):
     """What the gate acts with. Time and randomness come through here."""
 
     bundle: Callable[[], Bundle | None]

@@ -6,8 +6,10 @@ Label, permit, place and the duties that come with it are decided here; the gate
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from node_agent.border.problems import problem_of
 from node_agent.border.resume import Continued
@@ -58,8 +60,7 @@ class Departure(Protocol):
         """It was sent, and refused without having been begun."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """One checked request of a known tenant."""
 
     request: RequestId
@@ -74,12 +75,15 @@ class Asked:
     budget_ms: int
     """What it may take in all, from when the gate is asked."""
     waits: Waits = AS_SET
-    departure: Departure | None = field(default=None, repr=False, compare=False)
+    departure: Departure | None = None
     """Told before each send; None for a request without an `Idempotency-Key`."""
     resumes: bool = True
     """Whether a cut attempt may be replaced by another: the tenant may want none of it."""
     continued: Continued | None = None
     """Set by the gate, where an attempt takes the place of one that was cut."""
+
+    def __repr__(self) -> str:
+        return f"Asked({self.request})"
 
     def after(self, passed_ms: int) -> Asked:
         """Return the same with the time that is left when so much of it has passed without a token."""
@@ -88,8 +92,7 @@ class Asked:
         return replace(self, budget_ms=max(0, self.budget_ms - passed_ms), waits=self.waits.after(passed_ms))
 
 
-@dataclass(frozen=True, slots=True)
-class Commitment:
+class Commitment(msgspec.Struct, frozen=True):
     """The key of payload commitments, made per edge from a mounted secret."""
 
     key_id: KeyId
@@ -99,13 +102,12 @@ class Commitment:
         return f"Commitment({self.key_id})"
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """One decision, before it is recorded."""
 
     edge: Edge
     shape: PlacementRequest
-    blocks: tuple[int, ...] = field(repr=False)
+    blocks: tuple[int, ...]
     """Salted hashes of the prompt's growing prefixes."""
     decision: Decision
     id: DecisionId
@@ -116,15 +118,20 @@ class Decided:
     discharged: tuple[Done, ...]
     problem: Problem | None
 
+    def __repr__(self) -> str:
+        return f"Decided({self.id})"
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+
+class Expected(msgspec.Struct, frozen=True):
     """What the edge expects of a request before it is placed."""
 
     prompt_tokens: int
     output_tokens: int
-    blocks: tuple[int, ...] = field(default=(), repr=False)
+    blocks: tuple[int, ...] = ()
     """Salted hashes of the prompt's growing prefixes."""
+
+    def __repr__(self) -> str:
+        return f"Expected({self.prompt_tokens}, {self.output_tokens})"
 
 
 class Decider:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec.structs import replace
 
 from node_agent.border.attempts import Attempt, Attempts, Hands
 from node_agent.border.decider import Asked
@@ -135,8 +138,7 @@ class _Run:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
+class _Begun(msgspec.Struct, frozen=True):
     """An attempt that has begun to answer."""
 
     attempt: Attempt

@@ -6,8 +6,10 @@ Decides nothing and sends nothing: the gate tells it what happens and asks it fo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+
+import msgspec
+from msgspec.structs import replace
 
 from node_agent.border.decider import Asked, Commitment
 from orchestrator.ledger.usage import PoolCounts
@@ -27,20 +29,21 @@ UNDELIVERED = frozenset({"engine_unreachable", "session_lost", "no_replica"})
 SALT_PERSON = b"tidegate-prefix"
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True):
     """What may be known of a prompt without its words."""
 
     chars: int
     script: Script
-    blocks: tuple[int, ...] = field(repr=False)
+    blocks: tuple[int, ...]
     """Salted hashes of its growing prefixes; empty where no pool shares prefixes."""
     tokens: int
     """Estimated."""
 
+    def __repr__(self) -> str:
+        return f"Prompt({self.chars} characters)"
 
-@dataclass(frozen=True, slots=True)
-class Known:
+
+class Known(msgspec.Struct, frozen=True):
     """What is known of every pool for one request."""
 
     views: Mapping[PoolId, PoolView]

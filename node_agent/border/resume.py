@@ -9,6 +9,8 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
+import msgspec
+
 from orchestrator.engines.generation import Resume, Said
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.ledger.usage import Resumable
@@ -141,8 +143,7 @@ class Kept:
         self.drop()
 
 
-@dataclass(frozen=True, slots=True)
-class Continued:
+class Continued(msgspec.Struct, frozen=True):
     """What an attempt that takes the place of a cut one is decided with, besides the request."""
 
     attempt: AttemptId
@@ -179,8 +180,7 @@ class Segment:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(msgspec.Struct, frozen=True):
     """Why a cut answer did not go on."""
 
     reason: str

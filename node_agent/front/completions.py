@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -40,8 +39,7 @@ LOADERS: dict[str, Callable[[bytes, ChatLimits], ChatRequest]] = {
 """What reads the body of each endpoint that generates."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Whole:
+class _Whole(msgspec.Struct, frozen=True):
     """A complete answer, gathered."""
 
     text: str

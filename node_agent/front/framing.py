@@ -9,7 +9,8 @@ trailers, names with an underscore) is refused.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+
+import msgspec
 
 from orchestrator.wire.catalogue import Problem
 
@@ -44,14 +45,13 @@ class Malformed(Exception):
         self.problem = problem
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(msgspec.Struct, frozen=True):
     """The first lines of one request. Its repr shows no header: one of them is a key."""
 
     method: str
     path: bytes
     query: bytes
-    headers: list[tuple[bytes, bytes]] = field(repr=False)
+    headers: list[tuple[bytes, bytes]]
     """Names in lower case, in the order of arrival; a name may stand more than once."""
     length: int | None
     """Bytes of the body; None where it comes in chunks."""
@@ -61,6 +61,9 @@ class RequestHead:
     """Whether the client waits for a word before it sends the body."""
     chunks_allowed: bool
     """Whether the client reads an answer in chunks."""
+
+    def __repr__(self) -> str:
+        return f"RequestHead({self.method})"
 
 
 def read_head(head: bytes) -> RequestHead:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from orchestrator.files.label_header import HEADER as LABEL_HEADER
 from orchestrator.wire.catalogue import Problem, ProblemError
@@ -39,8 +40,7 @@ class FramingError(ProblemError):
     """What follows on this connection cannot be trusted to be where it seems: answer and close."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """The first lines of a request. Its repr shows no header: one of them is a key."""
 
     method: str

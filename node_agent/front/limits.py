@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from orchestrator.placement.shares import equal_share, may_hold
 from orchestrator.policy.ids import TenantId
@@ -13,8 +14,7 @@ from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.deadlines import AS_SET, Waits
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What one request, one tenant and all tenants together may take."""
 
     body_bytes_max: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import msgspec
@@ -24,8 +23,7 @@ REASONS = frozenset({"stop", "length"})
 """Why an answer may have ended well."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """What one answer consumed, as the tenant is told."""
 
     prompt: int
@@ -51,8 +49,7 @@ class Usage:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Answering:
+class Answering(msgspec.Struct, frozen=True):
     """What every object of one answer says of it."""
 
     request: RequestId

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+
+import msgspec
 
 from node_agent.front.http import Head
 from orchestrator.bundles.assemble import Bundle
@@ -16,8 +17,7 @@ _NO_SECRET = "0" * 64
 _SCHEME = "bearer"
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """A tenant that proved a key."""
 
     tenant: Tenant

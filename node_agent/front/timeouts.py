@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 from node_agent.front.http import TIMEOUT_HEADER, Head
 from node_agent.front.limits import Limits
@@ -15,8 +16,7 @@ from orchestrator.wire.deadlines import Waits
 _MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}\Z", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class AllowedTime:
+class AllowedTime(msgspec.Struct, frozen=True):
     """The bounds of one request, which began when this was made."""
 
     until_us: int

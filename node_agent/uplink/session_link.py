@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 import grpc
+import msgspec
 
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.citation import Citation
@@ -89,8 +90,7 @@ class Tally:
         return EdgeCounts(self.received, self.delivered)
 
 
-@dataclass(frozen=True, slots=True)
-class Sendable:
+class Sendable(msgspec.Struct, frozen=True):
     """A permitted, recorded and signed attempt, ready to leave."""
 
     attempt: AttemptId
@@ -110,8 +110,7 @@ class Sendable:
     """The attempt that was cut, where this one takes its place."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkState:
+class LinkState(msgspec.Struct, frozen=True):
     """What is known of a session, for placement and for `status`."""
 
     scheduler: SchedulerId

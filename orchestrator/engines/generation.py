@@ -7,8 +7,9 @@ the end yields none), then `Delta`s, then exactly one of `Finished`, `Refused` o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from orchestrator.policy.ids import Digest
 from orchestrator.policy.ids import ModelId as ModelId
@@ -24,8 +25,7 @@ class Role(Enum):
     """Nobody: a raw text to be continued, which no template is laid round. It is the only message then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One turn of the conversation. Payload: never logged, so its repr holds no text."""
 
     role: Role
@@ -35,8 +35,7 @@ class Message:
         return f"Message(role={self.role.value}, chars={len(self.text)})"
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(msgspec.Struct, frozen=True):
     """How tokens are drawn."""
 
     temperature: float = 1.0
@@ -65,8 +64,7 @@ class Resume(Enum):
     """It goes on from the very tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """What was said already of an answer that is continued. Payload: its repr holds none."""
 
     by: Resume
@@ -83,8 +81,7 @@ class Said:
         return f"Said(by={self.by.value}, tokens={self.tokens}, chars={len(self.text)})"
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True):
     """One request as an engine sees it: no tenant, no label, no law."""
 
     model: ModelId
@@ -117,15 +114,13 @@ class Generation:
         return texts if self.said is None else (*texts, (Role.ASSISTANT.value, self.said.text))
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True):
     """The prompt was rendered, counted and accepted."""
 
     prompt_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """Some more of the answer. Payload: its repr holds no text."""
 
     text: str
@@ -147,8 +142,7 @@ class FinishReason(Enum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """The answer is complete (or was cancelled as asked)."""
 
     reason: FinishReason
@@ -158,8 +152,7 @@ class Finished:
     cached_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The engine did no work. `code` is of the error catalogue; `detail` is a sentence without payload."""
 
     code: str
@@ -168,8 +161,7 @@ class Refused:
     param: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The engine died or misbehaved after it may have begun. Never a silent end."""
 
     code: str

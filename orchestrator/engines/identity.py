@@ -48,8 +48,7 @@ class DeclaredIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Continuing:
+class Continuing(msgspec.Struct, frozen=True):
     """Whose answers an engine can continue, and by what."""
 
     identity: Digest | None = None

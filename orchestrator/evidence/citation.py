@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from orchestrator.evidence.canonical import JsonValue, written
 from orchestrator.evidence.remembered import Remembered
@@ -17,8 +17,7 @@ ATTESTATION_VERSION = 2
 ATTESTATION_PREFIX = b"tidegate attestation v2\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Citation:
+class Citation(msgspec.Struct, frozen=True):
     """Manifest, revocation list and time that a decision used."""
 
     side: SideId

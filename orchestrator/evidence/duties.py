@@ -6,7 +6,8 @@ A discharger that cannot do its duty, and a duty without a discharger, are a ref
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from orchestrator.evidence.inputs import InputManifest
 from orchestrator.policy.facts import Facts
@@ -17,8 +18,7 @@ DISCLOSURE_HEADER = "x-ai-disclosure"
 LABEL_HEADER = "x-ai-label"
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(msgspec.Struct, frozen=True):
     """What dischargers act with."""
 
     facts: Facts
@@ -27,8 +27,7 @@ class Means:
     """The input manifest that this program signed or checked; None where there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """What one discharger did."""
 
     obligation: Obligation

@@ -7,7 +7,8 @@ byte leaves. Refusals are recorded too.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from orchestrator.evidence.canonical import JsonValue, written
 from orchestrator.evidence.citation import Citation, facts_to_json
@@ -22,8 +23,7 @@ from orchestrator.policy.packs import Obligation, ObligationKind
 RECORD_VERSION = 4
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRecord:
+class DecisionRecord(msgspec.Struct, frozen=True):
     """One decision. `placement` is the account that `placement.explain` makes of it."""
 
     id: DecisionId

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import NewType
+
+import msgspec
 
 Currency = NewType("Currency", str)
 """An ISO 4217 code in capitals."""
@@ -18,8 +19,7 @@ TOKENS_PER_PRICE = 1_000_000
 _DECIMAL = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Money:
+class Money(msgspec.Struct, frozen=True):
     """An amount; 1 USD is 10^12 pico-units."""
 
     amount_pico: int

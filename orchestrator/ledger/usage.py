@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from orchestrator.evidence.canonical import JsonValue, written
 from orchestrator.ledger.money import Money
@@ -45,8 +46,7 @@ class Resumable(Enum):
     """The tenant wants none of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolCounts:
+class PoolCounts(msgspec.Struct, frozen=True):
     """Counted where tokens are made. Prompt and cached are the pool's word too."""
 
     prompt: int = 0
@@ -55,16 +55,14 @@ class PoolCounts:
     sent: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeCounts:
+class EdgeCounts(msgspec.Struct, frozen=True):
     """Counted where tokens arrive and are handed to the tenant."""
 
     received: int = 0
     delivered: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
+class UsageRecord(msgspec.Struct, frozen=True):
     """One attempt, as one side counts it. The side's own counts are `own`; the other's are `reported`."""
 
     id: UsageId

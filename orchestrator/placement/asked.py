@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
+
+import msgspec
 
 from orchestrator.evidence.canonical import JsonValue
 from orchestrator.placement.capabilities import Capability
@@ -14,11 +16,10 @@ from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import ModelId, PathwayId, PoolId
 from orchestrator.policy.tenants import Service
 
-_VIEW, _LOAD, _SPEED = (tuple(one.name for one in fields(kind)) for kind in (PoolView, PoolLoad, Speed))
+_VIEW, _LOAD, _SPEED = (kind.__struct_fields__ for kind in (PoolView, PoolLoad, Speed))
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """Everything that a placement rests on and the bundle does not hold."""
 
     request: PlacementRequest

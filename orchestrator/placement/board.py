@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from orchestrator.placement.capabilities import Capability
@@ -66,8 +67,7 @@ _ALLOWED = Verdict(True, (), (), (), 1 << 62)
 _REFUSED = Verdict(False, (), (), (), 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Picked:
+class Picked(msgspec.Struct, frozen=True):
     """The choice, by places in `plan.pools`."""
 
     index: int | None

@@ -11,9 +11,9 @@ than anything that runs: 100 s per prompt token, 10 s per output token, a millio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -213,8 +213,7 @@ def _memory(load: PoolLoad, unseen_tokens: int) -> tuple[int, int, int]:
     return used + unseen_tokens - fit + each - 1, each, load.running
 
 
-@dataclass(frozen=True, slots=True)
-class _Most:
+class _Most(msgspec.Struct, frozen=True):
     """The greatest prices of a column, whatever their sign."""
 
     token_pico: int = 0

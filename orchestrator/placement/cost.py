@@ -14,7 +14,7 @@ queues: Naor, The regulation of queue size by levying tolls, Econometrica 37(1),
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from orchestrator.ledger.rating import TokenPrice
 from orchestrator.placement.fleet import Carbon
@@ -28,8 +28,7 @@ OUTPUT_BYTES_PER_TOKEN = 4
 MICROJOULES_PER_KWH = 3_600_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(msgspec.Struct, frozen=True):
     """One pool, or replica, for one model: what is declared of it and what it charges now."""
 
     tokens: TokenPrice
@@ -41,8 +40,7 @@ class Spot:
     """Declared, until replies say more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(msgspec.Struct, frozen=True):
     """Every term of J, and the times behind them."""
 
     tokens_pico: int

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from orchestrator.placement.fleet import Edge, Fleet, Pool, PrefixCache
 from orchestrator.placement.pick import Placement, place
 from orchestrator.placement.plan import Plan
@@ -84,8 +86,7 @@ class Ground:
     book: FactBook = field(default_factory=FactBook, repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
+class Carried(msgspec.Struct, frozen=True):
     """What travels with a prompt where an answer that was cut goes on: the label of what was said, and where it was."""
 
     label: Effective | None = None
@@ -95,8 +96,7 @@ class Carried:
 NOTHING_CARRIED = Carried()
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What the edge decided, and everything that led to it."""
 
     sources: LabelSources

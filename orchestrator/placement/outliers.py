@@ -15,6 +15,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
+import msgspec
+
 from orchestrator.policy.ids import ModelId, PoolId
 
 SLOW_FACTOR = 5
@@ -39,8 +41,7 @@ HOLD_MIN_US = 5_000_000
 HOLD_MAX_US = 300_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
+class _Sample(msgspec.Struct, frozen=True):
     begun_us: int
     ended_us: int
     expected_us: int
@@ -113,8 +114,7 @@ class _Place:
         self.failed.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class _Usual:
+class _Usual(msgspec.Struct, frozen=True):
     """How siblings are."""
 
     ratio: float

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from orchestrator.placement.cost import Spot, Terms, cost
 from orchestrator.placement.fleet import Pool
@@ -42,8 +43,7 @@ class Drop(Enum):
     BUDGET = "over_budget"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """One declared pool, as this request saw it: dropped for a reason, or with every term of its cost."""
 
     pool: Pool
@@ -56,8 +56,7 @@ class Candidate:
     """The estimated prompt does not fit its context. An estimate refuses nothing: it comes after all that fit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """The choice, and the account of every pool that was not chosen."""
 
     chosen: Candidate | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.speed import Speed
@@ -10,8 +10,7 @@ from orchestrator.policy.ids import ModelId, PoolId
 from orchestrator.policy.tenants import Service
 
 
-@dataclass(frozen=True, slots=True)
-class PlacementRequest:
+class PlacementRequest(msgspec.Struct, frozen=True):
     """The shape of one request."""
 
     model: ModelId
@@ -39,8 +38,7 @@ class PlacementRequest:
     """Whether the canary's settings decide."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolLoad:
+class PoolLoad(msgspec.Struct, frozen=True):
     """What a pool last reported of itself. None is unknown, and unknown is not zero."""
 
     replicas: int
@@ -63,8 +61,7 @@ class PoolLoad:
         return self.running >= self.slots and self.waiting >= self.waiting_max
 
 
-@dataclass(frozen=True, slots=True)
-class PoolView:
+class PoolView(msgspec.Struct, frozen=True):
     """What an edge knows of one pool now. None is unknown, and unknown is not zero."""
 
     pool: PoolId

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from orchestrator.ledger.money import Currency
 from orchestrator.policy.ids import PoolId
 from orchestrator.policy.tenants import Service
@@ -35,8 +37,7 @@ class Canary:
     change: Change
 
 
-@dataclass(frozen=True, slots=True)
-class Worth:
+class Worth(msgspec.Struct, frozen=True):
     """What the terms of J are priced with, for one request."""
 
     value_of_time_pico_per_ms: int

@@ -7,8 +7,11 @@ replay one for each edge of its world: the same code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
+from msgspec.structs import replace
 
 from orchestrator.placement.breaker import Breaker
 from orchestrator.placement.cost import Terms
@@ -36,8 +39,7 @@ class End(Enum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """The end of an attempt, with the pool's counts where it gave any."""
 
     end: End
@@ -303,16 +305,4 @@ def _bounded(load: PoolLoad) -> PoolLoad:
 def _aged(load: PoolLoad, age_ms: int) -> PoolLoad:
     if load.age_ms == age_ms:
         return load
-    # Written out: this runs for every pool of every decision, and `replace` takes ten times as long.
-    return PoolLoad(
-        load.replicas,
-        load.slots,
-        load.running,
-        load.waiting,
-        load.waiting_max,
-        age_ms,
-        load.queued_tokens,
-        load.kv_tokens,
-        load.kv_used_tokens,
-        load.openings,
-    )
+    return replace(load, age_ms=age_ms)

@@ -8,8 +8,9 @@ them by a bounded step only (Huber, Robust Statistics, 7.3), and what a peer cou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isqrt
+
+import msgspec
 
 PPM = 1_000_000
 FORGET = 0.97
@@ -46,8 +47,7 @@ FIRST_SCALE_TOKENS = 1_000
 """Unit of prompt length inside the fit: keeps its numbers near one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
+class Speed(msgspec.Struct, frozen=True):
     """What is believed of one pool, or replica, and one model. Nanoseconds per token; of one replica."""
 
     prefill_ns: int
@@ -68,8 +68,7 @@ class Speed:
     """Replies behind it, as far as counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True):
     """One reply, as whoever sent the request measured it."""
 
     first_us: int
@@ -90,8 +89,7 @@ class Measured:
     """Streams beside it in its replica while it decoded, as far as known."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Guess:
+class _Guess(msgspec.Struct, frozen=True):
     """One number of a line before anything was seen, and where it can lie at all."""
 
     value: float

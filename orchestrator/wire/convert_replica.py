@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from orchestrator.engines.generation import Generation, Resume
 from orchestrator.engines.identity import Identity
@@ -23,8 +23,7 @@ REPLICA_VERSION = 1
 SLOTS_MAX = 4_096
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaHello:
+class ReplicaHello(msgspec.Struct, frozen=True):
     """First frame of a replica."""
 
     version: int
@@ -44,16 +43,14 @@ class ReplicaHello:
         return f"ReplicaHello({self.replica}, {self.incarnation})"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkStarted:
+class WorkStarted(msgspec.Struct, frozen=True):
     """The prompt was counted."""
 
     work: int
     prompt_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkTokens:
+class WorkTokens(msgspec.Struct, frozen=True):
     """Tokens were made. Payload: its repr holds no text."""
 
     work: int
@@ -65,8 +62,7 @@ class WorkTokens:
         return f"WorkTokens(work={self.work}, count={self.count})"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkFinished:
+class WorkFinished(msgspec.Struct, frozen=True):
     """The answer is complete, or was stopped as asked."""
 
     work: int
@@ -74,8 +70,7 @@ class WorkFinished:
     counts: PoolCounts
 
 
-@dataclass(frozen=True, slots=True)
-class WorkRefused:
+class WorkRefused(msgspec.Struct, frozen=True):
     """The engine did no work."""
 
     work: int
@@ -84,8 +79,7 @@ class WorkRefused:
     param: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkFailed:
+class WorkFailed(msgspec.Struct, frozen=True):
     """The engine failed after it may have begun."""
 
     work: int
@@ -93,8 +87,7 @@ class WorkFailed:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaBeat:
+class ReplicaBeat(msgspec.Struct, frozen=True):
     """A sign of life: the engine's step counter, and whether the engine is well."""
 
     step: int
@@ -107,23 +100,20 @@ class ReplicaBeat:
     kv_used_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkAssign:
+class WorkAssign(msgspec.Struct, frozen=True):
     """Run this."""
 
     work: int
     generation: Generation
 
 
-@dataclass(frozen=True, slots=True)
-class WorkCancel:
+class WorkCancel(msgspec.Struct, frozen=True):
     """Stop that."""
 
     work: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaWelcome:
+class ReplicaWelcome(msgspec.Struct, frozen=True):
     """The intake took the replica in."""
 
     version: int

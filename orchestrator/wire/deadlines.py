@@ -7,15 +7,14 @@ read brings neither about.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 FIRST = "timeout_first_token"
 BETWEEN = "timeout_between_tokens"
 TOTAL = "timeout_total"
 
 
-@dataclass(frozen=True, slots=True)
-class Waits:
+class Waits(msgspec.Struct, frozen=True):
     """The longest waits for a pool."""
 
     first_token_ms: int = 120_000

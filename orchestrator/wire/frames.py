@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from orchestrator.engines.generation import Generation
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
@@ -43,8 +43,7 @@ def held_bytes(text: str, ids: tuple[int, ...]) -> int:
     return FRAME_BYTES + len(text.encode()) + 4 * len(ids)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """What the edge has of one stream with which it wants to go on."""
 
     stream: int
@@ -63,8 +62,7 @@ class Held:
     """Whether it has the last frame; only its settlement is still to come."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(msgspec.Struct, frozen=True):
     """The edge's last word on a stream: what it received and delivered."""
 
     stream: int
@@ -72,8 +70,7 @@ class Settle:
     counts: EdgeCounts
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(msgspec.Struct, frozen=True):
     """First frame of a transport, from the edge. `epoch` is new with every transport of the session."""
 
     version_min: int
@@ -91,8 +88,7 @@ class Hello:
     """Settlements that may have been lost with the old transport, in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(msgspec.Struct, frozen=True):
     """A permitted attempt. Holds the payload; its repr does not, because `Generation`'s does not."""
 
     stream: int
@@ -113,24 +109,21 @@ class Open:
     """The attempt that was cut, where this one takes its place."""
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
+class Credit(msgspec.Struct, frozen=True):
     """More bytes that the edge is ready to hold for one stream."""
 
     stream: int
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(msgspec.Struct, frozen=True):
     """The edge wants no more of this stream."""
 
     stream: int
     attempt: AttemptId
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(msgspec.Struct, frozen=True):
     """A sign of life. `answers` is the number that is answered, or 0."""
 
     number: int
@@ -139,8 +132,7 @@ class Beat:
     """In an answer of the intake: how many settlements it took since the greeting."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """State of one pool. Numbered, so that an old report never replaces a newer one."""
 
     number: int
@@ -158,8 +150,7 @@ class Load:
     """Attempts that the receiving edge may start before the next report; None where none are granted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(msgspec.Struct, frozen=True):
     """First answer of the intake. `instance` is new with every start of it."""
 
     version: int
@@ -176,8 +167,7 @@ class Welcome:
     """Streams with which it cannot go on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """The second permit allowed it and a replica has it."""
 
     stream: int
@@ -187,8 +177,7 @@ class Accepted:
     """What the model is, and what the replica could continue its answer by."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """Nothing was generated: `not_started`, free of charge."""
 
     stream: int
@@ -200,8 +189,7 @@ class Refused:
     retry_after_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(msgspec.Struct, frozen=True):
     """Some more of the answer. Payload: its repr holds no text."""
 
     stream: int
@@ -216,8 +204,7 @@ class Tokens:
         return f"Tokens(stream={self.stream}, first={self.first}, count={self.count})"
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """The answer is complete, or was cancelled as asked."""
 
     stream: int
@@ -231,8 +218,7 @@ class Done:
     """Streams that decoded beside it in its replica; None where nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(msgspec.Struct, frozen=True):
     """The answer was cut after it may have begun."""
 
     stream: int
@@ -242,8 +228,7 @@ class Broken:
     counts: PoolCounts
 
 
-@dataclass(frozen=True, slots=True)
-class Draining:
+class Draining(msgspec.Struct, frozen=True):
     """The intake takes no new work; running answers have this long."""
 
     grace_ms: int

@@ -9,7 +9,8 @@ frame until the settlement; the greeting of the next transport says from where e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
@@ -50,30 +51,26 @@ REATTACH_MS = 3_000
 """How long a session without a transport is kept. Its edge tries for less; the rest is for what is on its way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Put this frame on the wire."""
 
     frame: IntakeFrame
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """A new attempt wants to be permitted, queued and run."""
 
     open: Open
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """Stop the work of this stream; nobody waits for it."""
 
     stream: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """The edge said what it received and delivered, or is gone (`counts` is None)."""
 
     stream: int
@@ -83,15 +80,13 @@ class Settled:
     """Tokens of this stream that were put on the wire."""
 
 
-@dataclass(frozen=True, slots=True)
-class Detach:
+class Detach(msgspec.Struct, frozen=True):
     """Give this transport up; the session waits for another."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(msgspec.Struct, frozen=True):
     """Close the transport; the session is over."""
 
     reason: str

@@ -6,8 +6,10 @@ place to send to, and its name stands where an edge has a pool's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
 
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.money import Currency
@@ -16,7 +18,7 @@ from orchestrator.placement.cost import Spot, Terms, cost
 from orchestrator.placement.fleet import ServedModel
 from orchestrator.placement.lengths import DECLARED_CHARS_PER_TOKEN
 from orchestrator.placement.prefix import BLOCK_CHARS
-from orchestrator.placement.requests import PlacementRequest, PoolLoad
+from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.settings import PlacementSettings, Worth
 from orchestrator.placement.sight import Ending, Sight
 from orchestrator.placement.speed import Speed
@@ -44,8 +46,7 @@ UNDECLARED_DECODE_NS = 20_000_000
 FREE = TokenPrice(NO_CURRENCY, 0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What the choice is told of one work. Holds no payload: `blocks` are salted hashes."""
 
     model: ModelId
@@ -53,7 +54,7 @@ class Asked:
     """An estimate: only the engine counts."""
     output_tokens: int = EXPECTED_OUTPUT_TOKENS
     """Expected, at most what the request allows."""
-    blocks: tuple[int, ...] = field(default=(), repr=False)
+    blocks: tuple[int, ...] = ()
     """Of its growing prefixes; none where the pool does not share what one request brought in with another."""
     served: ServedModel | None = None
     """As the newest bundle declares it for the pool."""
@@ -63,21 +64,22 @@ class Asked:
     needs: Continuing | None = None
     """Where it goes on with an answer: of which model, and by what. None but such a replica will do."""
 
+    def __repr__(self) -> str:
+        return f"Asked({self.model}, {self.prompt_tokens}, {self.output_tokens})"
+
     def tokens(self) -> int:
         """Return what the queue takes it to cost."""
         return self.prompt_tokens + self.output_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """One replica that could take the work now, and how full it is."""
 
     replica: ReplicaId
     load: PoolLoad
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """The replica of least cost, and why."""
 
     replica: ReplicaId
@@ -104,25 +106,32 @@ class Chooser:
         """Return the candidate of least J; of equals the quicker, then by name, so that a choice can be replayed."""
         request = PlacementRequest(asked.model, frozenset(), asked.prompt_tokens, asked.output_tokens, 0)
         expected = self.sight.expect(asked.blocks, BLOCK_TOKENS, asked.prompt_tokens, now_us) if asked.blocks else {}
-        learned = [self.sight.speed(PoolId(one.replica), asked.model, now_us) for one in candidates]
-        siblings = [speed for speed in learned if speed is not None]
+        views = [self._view(one, asked.model, expected, now_us) for one in candidates]
+        siblings = [view.speed for view in views if view.speed is not None]
+        declared_by_slots: dict[int, Speed] = {}
         best: Choice | None = None
         least: tuple[bool, int, int, ReplicaId] | None = None
-        for one, speed in zip(candidates, learned, strict=True):
-            place = PoolId(one.replica)
-            cached, before = expected.get(place, (0, 0))
-            declared = declared_speed(asked.served, one.load.slots)
-            hoped = declared if speed is not None else _hoped(declared, siblings)
-            spot = Spot(FREE, 0, None, one.load.slots, hoped)
-            # The load counts all that was ever given to the replica, up to now.
-            self.sight.heard(place, one.load, now_us)
-            view = self.sight.view(place, asked.model, True, now_us, cached)
-            terms = cost(request, spot, view, asked.worth)
+        for one, view in zip(candidates, views, strict=True):
+            slots = one.load.slots
+            declared = declared_by_slots.get(slots)
+            if declared is None:
+                declared = declared_by_slots[slots] = declared_speed(asked.served, slots)
+            hoped = declared if view.speed is not None else _hoped(declared, siblings)
+            terms = cost(request, Spot(FREE, 0, None, slots, hoped), view, asked.worth)
             # One whose answers failed one after the other is the last choice, but still one: work never waits for it.
             rank = (view.held_off, terms.total_pico, terms.time_us + terms.others_us, one.replica)
             if least is None or rank < least:
+                before = expected.get(view.pool, (0, 0))[1]
                 least, best = rank, Choice(one.replica, declared, terms, before)
         return best
+
+    def _view(
+        self, one: Candidate, model: ModelId, expected: Mapping[PoolId, tuple[int, int]], now_us: int
+    ) -> PoolView:
+        place = PoolId(one.replica)
+        # The load counts all that was ever given to the replica, up to now.
+        self.sight.heard(place, one.load, now_us)
+        return self.sight.view(place, model, True, now_us, expected.get(place, (0, 0))[0])
 
     def in_play(self, model: ModelId, replicas: Sequence[ReplicaId], now_us: int) -> frozenset[ReplicaId]:
         """Return those of the replicas that are up which are no outliers; all of them, where every one is."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.requests import PoolLoad
@@ -35,24 +37,21 @@ RECENT_US = 10_000_000
 """A flow that asked for something since then may ask again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(msgspec.Struct, frozen=True):
     """Give this work to that replica."""
 
     work: int
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
-class Withdraw:
+class Withdraw(msgspec.Struct, frozen=True):
     """Tell that replica to stop this work."""
 
     work: int
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True):
     """This work was not started and will not be."""
 
     work: int
@@ -61,8 +60,7 @@ class Refuse:
     retry_after_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Break:
+class Break(msgspec.Struct, frozen=True):
     """This work may have begun, and is lost."""
 
     work: int
@@ -70,16 +68,14 @@ class Break:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class TimeUp:
+class TimeUp(msgspec.Struct, frozen=True):
     """Tell that replica to stop this work, whose time is over; when it has, the work is broken."""
 
     work: int
     replica: ReplicaId
 
 
-@dataclass(frozen=True, slots=True)
-class Expel:
+class Expel(msgspec.Struct, frozen=True):
     """Close the connection of that replica: it was given up."""
 
     replica: ReplicaId
@@ -89,8 +85,7 @@ class Expel:
 Instruction = Assign | Withdraw | TimeUp | Refuse | Break | Expel
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(msgspec.Struct, frozen=True):
     """How a work fared here. None is unknown."""
 
     queued_us: int | None
@@ -126,8 +121,7 @@ class _Given:
     """Whether its replica was told that its time is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolState:
+class PoolState(msgspec.Struct, frozen=True):
     """What is reported of a pool."""
 
     replicas: int

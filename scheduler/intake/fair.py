@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from orchestrator.placement.shares import equal_share, may_hold
 from orchestrator.policy.ids import ModelId
 from scheduler.intake.choice import Asked
@@ -29,8 +31,7 @@ FLOWS_MAX = 4_096
 """Accounts of flows that have nothing waiting; beyond them the one that is furthest behind is forgotten."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True):
     """One work that waits."""
 
     work: int

@@ -8,7 +8,9 @@ Every refusal is `not_started`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+import msgspec
 
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.evidence.attestation import sealed
@@ -29,8 +31,7 @@ SKEW_MAX_MS = 30_000
 """How far the cited time may lie from ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """What the second permit found."""
 
     problem: Problem | None

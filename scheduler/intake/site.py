@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from orchestrator.engines.generation import FinishReason
 from orchestrator.evidence.records import retain_until_ms
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
@@ -77,8 +79,7 @@ class _Running:
         return PoolCounts(self.prompt, self.cached, self.generated, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Hands:
+class Hands(msgspec.Struct, frozen=True):
     """What the site acts with."""
 
     manifests: Manifests

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -36,6 +36,7 @@ from orchestrator.placement.replay.world import (
 )
 from orchestrator.policy.ids import ModelId, PoolId, TenantId
 from orchestrator.policy.jurisdictions import Jurisdiction
+from tests.values import replace
 
 MODEL = ModelId("m")
 START_MS = 1_000_000

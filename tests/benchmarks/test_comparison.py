@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from benchmarks.placement.summary import (
     saving,
     sign_test,
 )
+from tests.values import replace
 
 CELL = Cell(1, "azure", 0.5, 1, 300)
 MODERATE = 0.5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -28,6 +27,7 @@ from orchestrator.placement.replay.world import SimRequest, World
 from orchestrator.policy.ids import EdgeId, ModelId, PoolId, SideId
 from tests.benchmarks import small_world as small
 from tests.law.worlds import SG, place
+from tests.values import replace
 
 ANYWHERE = (1 << 20) - 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from benchmarks.path.rounds import LOADS, right_bytes
 from benchmarks.path.systems import PERSONAL, of_stand
 from benchmarks.stand import EDGE_ONLY, INSTANT, TWO_HOP, Stand
 from orchestrator.cli.evidence import records
+from tests.values import replace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from orchestrator.telemetry.metrics import Metrics
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
 from tests.border.example import CONTRACT, OVERSEAS_PERSONAL, Example, Plan, ScriptedRoutes
 from tests.bundles.sides import NOW_MS
+from tests.values import replace
 
 SECRET_WORDS = "the words of the tenant"
 PLAIN = Labels()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -22,6 +21,7 @@ from orchestrator.policy.labels import Clean, Domestic, Grade, Labels, Personal
 from orchestrator.policy.vocabulary import UNKNOWN, Asset, Category, Purpose
 from orchestrator.wire.catalogue import ProblemError
 from tests.border.edge import GERMAN, SECRET_WORDS, Edge, breaks
+from tests.values import replace
 
 CODES = st.sampled_from(["DE", "FR", "CN", "SG"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels, Personal
 from orchestrator.wire.catalogue import Problem, ProblemError
 from tests.border.edge import GERMAN, PLAIN, Edge, breaks, refuses
+from tests.values import replace
 
 Ways = Callable[..., Edge]
 Label = dict[str, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from orchestrator.wire.catalogue import ProblemError
 from tests.border.edge import GERMAN, PLAIN, SECRET_WORDS, Edge, refuses
 from tests.bundles.sides import Document
 from tests.intake.small_house import owe, pack
+from tests.values import replace
 
 MakeEdge = Callable[..., Edge]
 DUTIES: dict[ObligationKind, str] = {

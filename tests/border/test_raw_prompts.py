@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -12,6 +11,7 @@ from orchestrator.engines.generation import Message, Role
 from orchestrator.placement.capabilities import Capability
 from orchestrator.wire.catalogue import ProblemError
 from tests.border.edge import GERMAN, SECRET_WORDS, Edge
+from tests.values import replace
 
 
 def raw(asked: Asked) -> Asked:

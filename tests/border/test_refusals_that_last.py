@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from orchestrator.placement.fleet import Pool
 from orchestrator.placement.pick import Candidate, Drop, Placement
 from orchestrator.wire.catalogue import Problem, Retry
 from tests.placement.test_choice import ALLOW, DENY, REQUEST, choose, pool
+from tests.values import replace
 
 ASKED = replace(REQUEST, revision="r-7", max_tokens=4_096)
 LASTING = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -14,6 +13,7 @@ from orchestrator.policy.ids import AttemptId
 from orchestrator.wire.catalogue import ProblemError
 from tests.border.edge import Edge, refuses
 from tests.bundles.sides import NOW_MS
+from tests.values import replace
 
 Make = Callable[..., Edge]
 

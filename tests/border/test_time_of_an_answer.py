@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from orchestrator.wire.frames import Accepted, Broken, Done, StreamFrame, Tokens
 from tests.border.edge import Edge
 from tests.bundles.sides import NOW_MS
 from tests.intake.engine_stand import SharedEngine
+from tests.values import replace
 
 Make = Callable[..., Edge]
 LONG_MS = 60_000

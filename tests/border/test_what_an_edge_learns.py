@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -31,6 +30,7 @@ from orchestrator.wire.frames import Broken, Done, StreamFrame, Tokens
 from tests.border.edge import Edge, answers, breaks, refuses
 from tests.border.example import Plan
 from tests.bundles.sides import NOW_MS
+from tests.values import replace
 
 Make = Callable[..., Edge]
 GUIZHOU, SHANGHAI = PoolId("cn-guizhou"), PoolId("cn-shanghai")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,7 @@ from tests.bundles.sides import (
     revoke,
     take,
 )
+from tests.values import replace
 
 DE = Jurisdiction("DE")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +41,7 @@ from tests.bundles.sides import (
     take,
     tenants,
 )
+from tests.values import replace
 
 
 @pytest.fixture

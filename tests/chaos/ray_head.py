@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import openai
@@ -21,6 +21,7 @@ from orchestrator.cli.samples import Caller, ask
 from orchestrator.cli.up import Options, Up, etcd_binary, specs
 from scheduler.pools.prepare import default_cache, gguf_path, model_directory
 from tests.chaos.report import Result
+from tests.values import replace
 
 NAME = "ray-head"
 ABOUT = "SIGKILL of both sites' Ray heads under load; live replicas serve on; then new clusters (a house of its own)"

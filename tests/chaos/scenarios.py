@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tests.chaos.disk_faults import DISK_FAULTS
 from tests.chaos.link_faults import LINK_FAULTS
 from tests.chaos.process_faults import PROCESS_FAULTS
 from tests.chaos.scenario import Scenario
 from tests.chaos.use_faults import USE_FAULTS
+from tests.values import replace
 
 SCENARIOS: tuple[Scenario, ...] = (*PROCESS_FAULTS, *LINK_FAULTS, *USE_FAULTS, *DISK_FAULTS)
 

@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from tests.chaos.declared import (
     write_yaml,
 )
 from tests.chaos.proxy import HEALTHY, Proxy
+from tests.values import replace
 
 LOOPBACK = "127.0.0.1"
 SPOOL_BYTES = 512 << 20

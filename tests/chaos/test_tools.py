@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from tests.chaos.report import recovery_ms, summed
 from tests.chaos.stand import free_ports
 from tests.chaos.trend import growth_of
 from tests.chaos.words import TOKEN_CHARS, Verdict, answer, judge, prompt_of
+from tests.values import replace
 
 PLAN = Plan("t-1", "edge-a", "http://127.0.0.1:1", "key", "calm", GENERAL, None, Mode.STREAM, 10)
 DECISION: dict[str, Any] = {

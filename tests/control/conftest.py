@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +12,7 @@ from orchestrator.policy.ids import SideId
 from tests.bundles.sides import Side, domestic, overseas
 from tests.control.planes import Plane, make_plane
 from tests.etcd_process import EtcdProcess
+from tests.values import replace
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -23,6 +22,7 @@ from protos.tidegate.v1.control_pb2_grpc import ControlServicer, add_ControlServ
 from tests.bundles.sides import File, Issue, Side, fleet, issue
 from tests.control.planes import Plane, until
 from tests.etcd_process import EtcdProcess
+from tests.values import replace
 
 
 async def test_a_hung_etcd_stops_publishing_alone(plane: Plane, etcd: EtcdProcess) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -24,6 +23,7 @@ from protos.tidegate.v1.control_pb2_grpc import ControlStub
 from tests.bundles.sides import Side, fleet, pack, tenants
 from tests.control.planes import TOKEN, Plane, make_plane, until
 from tests.etcd_process import EtcdProcess
+from tests.values import replace
 
 
 async def test_numbers_rise_and_members_hear_within_a_second(plane: Plane) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from protos.tidegate.v1 import control_pb2 as pb
 from protos.tidegate.v1.control_pb2_grpc import ControlStub
 from tests.bundles.sides import NOW_MS, File, fleet, issue, pack
 from tests.control.planes import PROJECT, Plane, until
+from tests.values import replace
 
 Peers = tuple[Plane, Plane]
 

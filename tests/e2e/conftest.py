@@ -7,7 +7,7 @@ something mend it before they end, so that the order of tests does not matter.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from orchestrator.cli.house import House, choose_ports
 from orchestrator.cli.processes import Supervisor
 from orchestrator.cli.up import Options, Up
 from scheduler.pools.prepare import default_cache, gguf_path, model_directory
+from tests.values import replace
 
 STOP_DEADLINE_MS = 20_000
 OPTIONS = Options({"guizhou": 60, "shanghai": 40}, None, once=True)

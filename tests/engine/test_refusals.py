@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.engines.generation import FinishReason, Generation, Message, ModelId, Role, Sampling
 from scheduler.pools.engine.loop import Engine
 from tests.engine.answers import Answer, Hold, ask, generation
 from tests.engine.conftest import MakeEngine
+from tests.values import replace
 
 
 def test_prompt_longer_than_the_context_is_refused_with_the_counts(engine: Engine) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.engines.generation import Delta, FinishReason, Generation, Resume, Said
@@ -11,6 +9,7 @@ from orchestrator.policy.ids import digest_of
 from scheduler.pools.engine.loop import Engine
 from tests.engine.answers import Answer, ask, generation
 from tests.engine.conftest import MakeEngine
+from tests.values import replace
 
 IDENTITY = digest_of(b"tiny")
 TOKENS = 24

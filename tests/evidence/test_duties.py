@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.evidence.duties import (
@@ -22,6 +20,7 @@ from orchestrator.policy.ids import AttemptId, DecisionId, EntityId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective
 from orchestrator.policy.packs import Obligation, ObligationKind
+from tests.values import replace
 
 SG, CN, UNKNOWN = (Jurisdiction(code) for code in ("SG", "CN", "unknown"))
 DECISION = DecisionId("dec_" + "d" * 32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -22,6 +21,7 @@ from orchestrator.evidence.inputs import (
 from orchestrator.policy.ids import AttemptId, KeyId, digest_of
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective
+from tests.values import replace
 
 ATTEMPT = AttemptId("att_" + "a" * 32)
 KEY, KEY_ID = b"k" * 32, KeyId("commit")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,7 @@ from orchestrator.policy.labels import (
 )
 from orchestrator.policy.packs import Obligation, ObligationKind
 from orchestrator.policy.pathways import Pathway, PathwayKind, Role
+from tests.values import replace
 
 GOLDEN = Path(__file__).parent / "golden"
 DE, FR, CN = (Jurisdiction(code) for code in ("DE", "FR", "CN"))

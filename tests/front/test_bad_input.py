@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from tests.front.room import (
     room_in,
     saying,
 )
+from tests.values import replace
 
 BODY = chat_body()
 KEY = ("Authorization", f"Bearer {ACME.text()}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from node_agent.front.timeouts import allowed_time
 from orchestrator.policy.tenants import Service
 from orchestrator.wire.deadlines import Waits
 from tests.front.room import ACME, LIMITS, broken, bundle_in, chat_body, done, room_in, saying, tokens
+from tests.values import replace
 
 HEADER = "x-tidegate-timeout-ms"
 OK = saying(tokens("ok"), done())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.revocations import Revoked
@@ -19,6 +19,7 @@ from orchestrator.wire.frames import Open
 from scheduler.intake.second_permit import Ask, Check, second_permit
 from tests.bundles.sides import NOW_MS
 from tests.intake.small_house import DOMESTIC, EDGE, MILD, OVERSEAS, POOL_OPERATOR, TENANT, House, citation, opened
+from tests.values import replace
 
 CN, SG = Jurisdiction("CN"), Jurisdiction("SG")
 ROUTE = frozenset({CN, SG})

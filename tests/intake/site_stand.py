@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ from scheduler.intake.replicas import ReplicaService
 from scheduler.intake.sessions import IntakeService
 from scheduler.intake.site import Hands, Site
 from tests.border.example import CONTRACT, OVERSEAS_PERSONAL, Example
+from tests.values import replace
 
 EDGE = EdgeId("edge-singapore")
 POOL = PoolId("cn-guizhou")

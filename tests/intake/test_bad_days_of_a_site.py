@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ from scheduler.intake.sessions import Line, Port
 from scheduler.intake.site import Site
 from tests.intake.site_stand import EDGE, MODEL, POOL, TOKEN, ScriptedReplica, Stand, now_ms, now_us, standing
 from tests.session.world import load, made_id
+from tests.values import replace
 
 SOON_S = 5.0
 

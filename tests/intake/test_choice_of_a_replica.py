@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,6 +16,7 @@ from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import BLOCK_TOKENS, TIME_ALONE, Asked
 from scheduler.intake.dispatch import Assign, Dispatcher, Instruction
 from scheduler.intake.replica import Replica, Told
+from tests.values import replace
 
 MODEL = ModelId("model")
 FIRST, SECOND = ReplicaId("r-1"), ReplicaId("r-2")

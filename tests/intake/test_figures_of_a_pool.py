@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +13,7 @@ from scheduler.intake.choice import Asked
 from scheduler.intake.dispatch import Dispatcher, Passage
 from scheduler.intake.engine_replica import told_of
 from scheduler.intake.replica import Replica, Told
+from tests.values import replace
 
 MODEL = ModelId("model")
 ONE, TWO = ReplicaId("r-1"), ReplicaId("r-2")

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from orchestrator.policy.labels import Personal
 from orchestrator.wire.convert_replica import WorkAssign, WorkCancel, WorkFinished, WorkRefused, WorkStarted, WorkTokens
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
 from tests.intake.site_stand import POOL, ScriptedReplica, Stand, fresh, now_ms, standing
+from tests.values import replace
 
 SOON_S = 5.0
 

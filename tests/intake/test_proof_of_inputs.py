@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -17,6 +16,7 @@ from scheduler.intake.second_permit import second_permit
 from tests.bundles.sides import NOW_MS, Document
 from tests.intake.bench import CN, SG, Bench, bench, told
 from tests.intake.small_house import EDGE, MILD, House, grant, manifest, opened, owe
+from tests.values import replace
 
 DUTIES = {
     ObligationKind.RETAIN: "P6M",

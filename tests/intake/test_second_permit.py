@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -43,6 +42,7 @@ from tests.intake.small_house import (
     opened,
     require,
 )
+from tests.values import replace
 
 
 def test_what_both_laws_allow_may_run_and_leaves_its_duties() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +19,7 @@ from scheduler.intake.choice import EXPECTED_OUTPUT_TOKENS, TIME_ALONE
 from scheduler.intake.shape import SALT_BYTES, asked_of, site_salt, tenant_salt
 from tests.bundles.sides import MODEL
 from tests.intake.small_house import DOMESTIC, MILD, POOL, TENANT, House, citation, opened
+from tests.values import replace
 
 EDGE = EdgeId("far-edge")
 SALT = b"s" * SALT_BYTES

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from orchestrator.wire.frames import Done, Load, StreamFrame
 from scheduler.intake import engine_replica
 from tests.intake.engine_stand import SharedEngine, replica_of
 from tests.intake.site_stand import EDGE, MODEL, POOL, SCHEDULER, ScriptedReplica, Stand, now_ms, standing
+from tests.values import replace
 
 SOON_S = 5.0
 WAIT_US = 60_000

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orchestrator.engines.generation import Resume, Said
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.policy.ids import EdgeId, ModelId, PoolId, ReplicaId, digest_of
@@ -14,6 +12,7 @@ from scheduler.intake.replica import Replica
 from scheduler.intake.shape import asked_of
 from tests.intake.bench import CN, Bench, told
 from tests.intake.small_house import OVERSEAS, House, citation, opened
+from tests.values import replace
 
 POOL, MODEL = PoolId("p"), ModelId("m")
 EQUAL = Continuing(digest_of(b"equal"), Resume.IDS)

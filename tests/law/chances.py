@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 from hypothesis import strategies as st
@@ -33,6 +33,7 @@ from orchestrator.policy.pathways import ALL_CATEGORIES, INFERENCE_ONLY, Pathway
 from orchestrator.policy.places import Action, Leg, Movement, Place
 from orchestrator.policy.vocabulary import UNKNOWN
 from tests.law.worlds import CN, DE, NOW_MS, SG, SOURCE, US
+from tests.values import replace
 
 WORLD = frozenset({SG, DE, CN, US})
 KINDS = (PathwayKind.EU_SCC, PathwayKind.EU_TIA, PathwayKind.CN_SCC, PathwayKind.CN_ASSESSMENT)

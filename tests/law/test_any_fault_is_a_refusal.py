@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
@@ -34,6 +33,7 @@ from orchestrator.policy.pathways import PathwayKind
 from orchestrator.policy.places import Action
 from orchestrator.policy.verdicts import FAULT, Verdict
 from tests.law.worlds import CN, DE, FAR, NOW_MS, SG, at, entity, facts, infer, own, pack, paper, place, plain, rule
+from tests.values import replace
 
 EDGE, POOL = place("edge", SG), place("pool", CN)
 WORLD = (SG, CN, DE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +15,7 @@ from orchestrator.policy.places import Action, Leg, Movement, Place
 from orchestrator.policy.vocabulary import UNKNOWN
 from tests.law import chances
 from tests.law.worlds import ALWAYS, CN, DE, FR, NOW_MS, SG, US, at, entity, facts, infer, place, plain, rule
+from tests.values import replace
 
 HERE = infer(place("edge", DE), place("pool", CN))
 LABEL = Effective(Personal.PERSONAL, Grade.GENERAL, Domestic.YES, at(DE, FR), Clean.TOKENISED)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 
@@ -37,6 +35,7 @@ from tests.law.worlds import (
     refusals,
     rule,
 )
+from tests.values import replace
 
 HERE = place("here", DE)
 THERE = place("there", CN)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 
@@ -16,6 +15,7 @@ from orchestrator.policy.pathways import Pathway, PathwayKind
 from orchestrator.policy.permit import permit_route
 from orchestrator.policy.vocabulary import UNKNOWN
 from tests.law.worlds import CN, DE, NOW_MS, SG, at, paper, shipped
+from tests.values import replace
 
 POOLS = ("cn-guizhou", "cn-shanghai", "eu-frankfurt")
 ATTESTED = Labels()

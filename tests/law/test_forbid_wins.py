@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from orchestrator.policy.permit import permit, touched
 from orchestrator.policy.places import Movement
 from tests.law import chances
 from tests.law.worlds import ALWAYS, FAR, NOW_MS, SG, essence, facts, infer, open_pack, own, pack, place, plain, rule
+from tests.values import replace
 
 
 def expected(packs: list[AdmittedPack], told: Facts, movement: Movement, now_ms: int) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +34,7 @@ from tests.law.worlds import (
     refusals,
     rule,
 )
+from tests.values import replace
 
 HERE = infer(place("here", SG), place("there", SG))
 ISSUED_MS = NOW_MS

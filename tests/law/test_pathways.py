@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.policy.bundle import Law
@@ -35,6 +33,7 @@ from tests.law.worlds import (
     refusals,
     rule,
 )
+from tests.values import replace
 
 NEEDS = rule(
     "EU-46",

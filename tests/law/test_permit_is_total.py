@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +35,7 @@ from tests.law.worlds import (
     refusals,
     rule,
 )
+from tests.values import replace
 
 wild_codes = st.frozensets(st.sampled_from(sorted(ASSIGNED)), max_size=4)
 wild_places = st.builds(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
@@ -43,6 +42,7 @@ from tests.law.worlds import (
     rule,
     shipped,
 )
+from tests.values import replace
 
 ORIGINS = [frozenset(chosen) for size in range(1, 3) for chosen in combinations((SG, DE, CN, US), size)]
 Point = tuple[Personal, Grade, Domestic, frozenset[Jurisdiction]]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given, settings
 
 from orchestrator.policy.bundle import AdmittedPack, Law
@@ -13,6 +11,7 @@ from orchestrator.policy.permit import permit
 from orchestrator.policy.places import Movement
 from tests.law import chances
 from tests.law.worlds import FAR, NOW_MS, SG, facts, infer, open_pack, own, pack, place, plain, rule
+from tests.values import replace
 
 HERE = infer(place("here", SG), place("there", SG))
 

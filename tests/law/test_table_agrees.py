@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -53,6 +52,7 @@ from tests.law.worlds import (
     rule,
     shipped,
 )
+from tests.values import replace
 
 pools_of = st.lists(chances.places, min_size=1, max_size=6)
 horizons = st.sampled_from([FAR, FAR, Horizons(NOW_MS, NOW_MS + 2, NOW_MS + 3), Horizons(0, NOW_MS - 1, NOW_MS + 9)])

@@ -6,7 +6,6 @@ everything here, so that China's law alone decides.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
@@ -25,6 +24,7 @@ from orchestrator.policy.table import RouteTable
 from orchestrator.policy.verdicts import NO_GRANT, Verdict
 from orchestrator.policy.vocabulary import UNKNOWN
 from tests.law.worlds import ASSIGNED, CN, FAR, NOW_MS, SG, at, back, entity, open_pack, own, packs_of, paper, place
+from tests.values import replace
 
 TENANT = entity("tenant", SG)
 EDGE = place("edge", SG)

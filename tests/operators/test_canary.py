@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -12,6 +11,7 @@ import pytest
 from orchestrator.files.traces import TraceLine, trace_head, trace_line
 from orchestrator.placement.replay.arms import ENOUGH, Compared, Sample, Verdict, compare, t_95, welch
 from tests.operators.desk import ROOT, Json, refused, run
+from tests.values import replace
 
 FIGURES = (
     "first_token_ms_mean",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 from orchestrator.ledger.money import Currency
@@ -20,6 +20,7 @@ from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import EdgeId, ModelId, PoolId
 from orchestrator.policy.tenants import Service
 from tests.placement.test_choice import ALLOW, DENY, EDGE, MODEL, USD, pool
+from tests.values import replace
 
 EUR = Currency("EUR")
 HOUR_MS = 3_600_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -45,6 +44,7 @@ from tests.placement.board_world import (
     expected,
 )
 from tests.placement.test_choice import EDGE, MODEL, REQUEST, SETTINGS, USD, pool
+from tests.values import replace
 
 SEEDS = st.integers(0, 2**64 - 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from orchestrator.policy.ids import EdgeId, EntityId, ModelId, PlaceId, PoolId, 
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.places import Place
 from orchestrator.policy.verdicts import Verdict
+from tests.values import replace
 
 CN = Jurisdiction("CN")
 USD = Currency("USD")

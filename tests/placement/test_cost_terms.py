@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from orchestrator.placement.speed import PPM, Speed
 from orchestrator.policy.ids import EdgeId, ModelId, PoolId
 from orchestrator.policy.tenants import Service
 from tests.placement.test_choice import EDGE, MODEL, USD, pool
+from tests.values import replace
 
 ONLY = PoolId("only")
 REQUEST = PlacementRequest(MODEL, frozenset(), 1_000, 100, 4_000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -29,6 +28,7 @@ from orchestrator.policy.verdicts import CLOCK_SKEW, NO_DISCHARGER, REVOKED
 from tests.bundles.sides import MODEL, NOW_MS
 from tests.intake.bench import PERSONAL, SG, pathway, told
 from tests.intake.small_house import EDGE, OVERSEAS, POOL, TENANT, House, grant, oblige, require
+from tests.values import replace
 
 HOUSE = House(cn_rules=[grant("CN"), require("CN", "cn_scc", ["infer"]), oblige("CN", "P6M")])
 BUNDLE = HOUSE.bundle(OVERSEAS)

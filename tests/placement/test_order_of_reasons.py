@@ -4,7 +4,7 @@ place as the shipped comments say."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from orchestrator.policy.tenants import Service
 from orchestrator.policy.verdicts import Verdict
 from tests.border.example import Example
 from tests.placement.test_choice import ALLOW, DENY, EDGE, GUIZHOU, REQUEST, SETTINGS, SHANGHAI, pool, price, view
+from tests.values import replace
 
 ONLY = PoolId("only")
 NEEDS = replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import ModelId, PoolId
 from tests.placement.test_choice import MODEL
 from tests.placement.test_cost_terms import REQUEST, SPOT, WORTH
+from tests.values import replace
 
 HERE, THERE = PoolId("here"), PoolId("there")
 DECLARED = Speed(100_000, 10_000_000, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from random import Random
 
 import pytest
@@ -20,6 +20,7 @@ from orchestrator.placement.speed import (
     Speed,
     SpeedLearner,
 )
+from tests.values import replace
 
 DECLARED = Speed(prefill_ns=100_000, decode_ns=20_000_000, stream_ns=1_000_000)
 HUGE = st.integers(0, 1 << 70)
@@ -134,8 +135,8 @@ def test_a_learned_rate_stays_within_reach_of_the_declared_one(seen: Measured, t
         assert max(1, of // FAR) <= rate <= max(of, RATE_MIN_NS) * FAR
     assert 0 <= speed.stream_ns <= max(declared.stream_ns, declared.decode_ns, RATE_MIN_NS) * FAR
     assert SPREAD_MIN_PPM <= speed.spread_ppm <= SPREAD_MAX_PPM
-    for field in fields(Speed):
-        value = getattr(speed, field.name)
+    for name in Speed.__struct_fields__:
+        value = getattr(speed, name)
         assert value is None or (isinstance(value, int) and 0 <= value <= INTEGER_MAX), "a record can hold it"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -25,6 +25,7 @@ from orchestrator.placement.replay.world import (
 )
 from orchestrator.policy.ids import ModelId, PoolId, TenantId
 from orchestrator.policy.jurisdictions import Jurisdiction
+from tests.values import replace
 
 MS = 1_000
 S = 1_000_000

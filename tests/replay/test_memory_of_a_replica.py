@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.placement.replay.memory import Holding, Memory
 from orchestrator.placement.replay.world import SimRequest
 from tests.replay.small_world import BLOCK, GPU, blocks, request
+from tests.values import replace
 
 
 def memory(room_tokens: int, prefix_cache: bool = True) -> Memory:

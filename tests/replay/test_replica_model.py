@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.placement.replay.replica import NEVER_US, Attempt, Replica
 from orchestrator.placement.replay.world import Gpu, SimRequest
 from tests.replay.small_world import BLOCK, GPU, MS, S, blocks, request
+from tests.values import replace
 
 Story = dict[int, tuple[int, int, int, int]]
 """By request: (prompt begun, first token, last token, cached tokens)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -16,6 +15,7 @@ from orchestrator.placement.replay.world import Link, Outage, SimRequest, World
 from orchestrator.policy.ids import ModelId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from tests.replay.small_world import GPU, MS, S, Script, blocks, play, pool, request, to, world
+from tests.values import replace
 
 SMALL = replace(GPU, slots=2, kv_tokens=400)
 ALONE_US = 10 * MS + 50 * 100

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from orchestrator.wire.convert_replica import WorkAssign, WorkFinished, WorkStar
 from orchestrator.wire.frames import Tokens
 from tests.intake.site_stand import EDGE, MODEL, ScriptedReplica, Stand, now_ms, now_us, standing
 from tests.resume.wordy import PROMPT_TOKENS, TOKENS, Read, token, word
+from tests.values import replace
 
 SOON_S = 20.0
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from scheduler.intake.engine_replica import EngineReplica
 from tests.intake.site_stand import MODEL, POOL, now_us
 from tests.resume.line import line
 from tests.resume.wordy import read
+from tests.values import replace
 
 WORDS = 8
 PROMPT = 10

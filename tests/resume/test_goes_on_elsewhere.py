@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from orchestrator.wire.catalogue import ProblemError
 from orchestrator.wire.frames import Broken, Done
 from tests.border.edge import SECRET_WORDS, Edge
 from tests.resume.wordy import EQUAL, OTHER, PROMPT_TOKENS, TOKENS, Read, Wordy, read, whole
+from tests.values import replace
 
 Make = Callable[..., Edge]
 GUIZHOU, SHANGHAI = "cn-guizhou", "cn-shanghai"

@@ -6,7 +6,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tests.front.room import LIMITS
 from tests.intake.site_stand import EDGE, MODEL, now_ms
 from tests.resume.line import SOON_S, Line, line
 from tests.resume.wordy import PROMPT_TOKENS, TOKENS, whole
+from tests.values import replace
 
 QUESTION: list[Any] = [{"role": "user", "content": "Good morning"}]
 

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tests.engine.conftest import tiny_model
 from tests.intake.site_stand import MODEL, POOL, TOKEN, ScriptedReplica
 from tests.resume.line import SOON_S, Line, line, read_and_cut
 from tests.resume.wordy import PROMPT_TOKENS, TOKENS, Read, read, whole
+from tests.values import replace
 
 __all__ = ["tiny_model"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.policy.ids import SchedulerId, SessionId
@@ -13,6 +11,7 @@ from orchestrator.wire.frames import CREDIT_BYTES_MIN, Draining, Hello, Welcome
 from orchestrator.wire.session_intake import IntakeSession
 from tests.session.machines import greeting, sent
 from tests.session.world import WALL_MS, made_id, open_frame
+from tests.values import replace
 
 
 def table(limits: Limits | None = None) -> Attachments:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.engines.generation import FinishReason
@@ -45,6 +43,7 @@ from tests.session.machines import (
     welcome,
 )
 from tests.session.world import POOL, WALL_MS, load, made_id, open_frame
+from tests.values import replace
 
 # The edge
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
@@ -28,6 +26,7 @@ from orchestrator.wire.frames import (
 )
 from tests.session.machines import ATTEMPT, EPOCH, broken, edge, greeting, hand, intake, sent, take, ticked, welcome
 from tests.session.world import WALL_MS, load, made_id, open_frame
+from tests.values import replace
 
 
 def lost(machine: e.EdgeSession, unsent: tuple[EdgeFrame, ...] = (), now_us: int = 300_000) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -21,6 +21,7 @@ from orchestrator.policy.labels import Clean, Domestic, Effective, Grade, Person
 from orchestrator.policy.packs import Subject
 from orchestrator.policy.pathways import ALL_CATEGORIES, Pathway, PathwayKind, Role
 from orchestrator.policy.places import Action, Leg, Movement, Place
+from tests.values import replace
 
 NOW_MS: Final = 1_790_000_000_000
 """In September 2026, when every shipped pack is in force."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from random import Random
 from typing import Any, Final
@@ -38,6 +37,7 @@ from orchestrator.policy.vocabulary import UNKNOWN, Asset, Category, Purpose
 from tests.third_opinion.axes import Scope, representatives
 from tests.third_opinion.cases import NOW_MS, SPOILS, Case, Site
 from tests.third_opinion.translate import read_rules
+from tests.values import replace
 
 SG: Final = Jurisdiction("SG")
 _CODES: Final = ("CN", "DE", "SG")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import cedarpy
@@ -16,6 +15,7 @@ from tests.third_opinion.opinion import Cedar, UnsoundPoliciesError, outcome_of
 from tests.third_opinion.plans import quiet_case
 from tests.third_opinion.shipped import JURISDICTIONS, cedar_of, shipped_law
 from tests.third_opinion.translate import Translation, request, translate
+from tests.values import replace
 
 SCHEMA = """
 entity Tenant;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -32,6 +31,7 @@ from orchestrator.wire.convert_facts import WireError, facts_in, facts_out, labe
 from orchestrator.wire.convert_session import edge_frame_in, edge_frame_out, intake_frame_in, intake_frame_out, open_in
 from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
 from tests.session.world import made_id
+from tests.values import replace
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 MS = st.integers(0, INTEGER_MAX)

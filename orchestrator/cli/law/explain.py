@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import structs
+
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.evidence.canonical import JsonValue, canonical_bytes
 from orchestrator.evidence.citation import facts_to_json, label_to_json
@@ -127,7 +129,7 @@ def case_of_request(bundle: Bundle, asked: AskedRequest, now_ms: int) -> tuple[C
         canary=asked.canary,
     )
     if asked.revision is not None:
-        request = replace(request, revision=asked.revision)
+        request = structs.replace(request, revision=asked.revision)
     # A pool of which the file says nothing is taken to be up and idle.
     views = {
         pool.id: asked.pools.get(pool.id, IDLE).view(pool, asked.prompt_tokens) for pool in bundle.fleet.pools

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.cli.law.explain import CannotExplain
 from orchestrator.files.domain_error import DomainError
@@ -74,7 +76,7 @@ def price_change(text: str, bundles: Collection[Bundle]) -> Change:
 def outage_change(name: str, bundles: Collection[Bundle]) -> Change:
     """The pool is gone: no session, no answer to a probe. Raises CannotExplain."""
     pool = _known("--outage", name, bundles)
-    return Change("--outage", name, to_views=lambda views: _view(views, pool, lambda one: replace(one, up=False)))
+    return Change("--outage", name, to_views=lambda views: _view(views, pool, up=False))
 
 
 def rtt_change(text: str, bundles: Collection[Bundle]) -> Change:
@@ -83,7 +85,7 @@ def rtt_change(text: str, bundles: Collection[Bundle]) -> Change:
     if not name or not right.isascii() or not right.isdigit() or len(right) > 7 or int(right) > RTT_MS_MAX:
         raise CannotExplain(f"--rtt: expected POOL=MS with at most {RTT_MS_MAX} milliseconds, such as cn-river=220")
     pool, rtt_us = _known("--rtt", name, bundles), int(right) * 1000
-    return Change("--rtt", text, to_views=lambda views: _view(views, pool, lambda one: replace(one, rtt_us=rtt_us)))
+    return Change("--rtt", text, to_views=lambda views: _view(views, pool, rtt_us=rtt_us))
 
 
 def drain_change(name: str, bundles: Collection[Bundle]) -> Change:
@@ -141,5 +143,5 @@ def _known(option: str, name: str, bundles: Collection[Bundle]) -> PoolId:
     return PoolId(name)
 
 
-def _view(views: Views, pool: PoolId, changed: Callable[[PoolView], PoolView]) -> Views:
-    return {name: changed(view) if name == pool else view for name, view in views.items()}
+def _view(views: Views, pool: PoolId, **changes: object) -> Views:
+    return {name: structs.replace(view, **changes) if name == pool else view for name, view in views.items()}
