@@ -19,7 +19,7 @@ from node_agent.front.endpoints import DOCUMENT, HEALTH, METRICS, MODELS, OPEN, 
 from node_agent.front.exchange import Exchange
 from node_agent.front.http import FramingError, Receive, Scope, Send, check_encoding, check_our_headers, head_of
 from node_agent.front.interest import Gone
-from node_agent.front.keyed import Keyed
+from node_agent.front.keyed import Elsewhere, Keyed, key_of
 from node_agent.front.limits import Admission, Limits
 from node_agent.front.readiness import unready_reason
 from node_agent.front.shapes import model_list, model_object
@@ -50,10 +50,12 @@ class Front:
         entropy: Callable[[int], bytes],
         metrics: Metrics,
         desk: Desk | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """`ask` is the gate; `bundle` gives the one in use; `entropy` gives as many random bytes as it is told.
 
-        `desk` takes requests with an `Idempotency-Key`; without one they are refused.
+        `desk` takes requests with an `Idempotency-Key`; without one they are refused. `elsewhere` is where an edge of
+        several processes has those served for whose keys another process answers.
         """
         self._edge = edge
         self._bundle = bundle
@@ -62,6 +64,7 @@ class Front:
         self._entropy = entropy
         self._metrics = metrics
         self._desk = desk
+        self._elsewhere = elsewhere
         self._admission = Admission(limits)
         self._completions = Completions(ask, limits, self._admission, now_ms)
         self._draining = False
@@ -73,9 +76,18 @@ class Front:
     def cut(self) -> None:
         """End every running answer with an error that says so."""
         self._completions.cut()
+        if self._elsewhere is not None:
+            self._elsewhere.cut()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI calls for it. Raises ValueError for anything that is not HTTP."""
+        await self._take(scope, receive, send, self._elsewhere)
+
+    async def handed_over(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request that another process of this edge hands over: it is served here, whoever has its key."""
+        await self._take(scope, receive, send, None)
+
+    async def _take(self, scope: Scope, receive: Receive, send: Send, elsewhere: Elsewhere | None) -> None:
         if scope["type"] != "http":
             raise ValueError("this application serves HTTP alone")
         now_ms = self._now_ms()
@@ -86,7 +98,7 @@ class Front:
             return
         visit = Visit(request, self._metrics, asyncio.get_running_loop().time)
         try:
-            await self._serve(exchange, visit)
+            await self._serve(exchange, visit, elsewhere)
         except ProblemError as error:
             visit.broken(error.problem)
             exchange.close = exchange.close or isinstance(error, FramingError)
@@ -120,7 +132,7 @@ class Front:
         exchange.done()
         return True
 
-    async def _serve(self, exchange: Exchange, visit: Visit) -> None:
+    async def _serve(self, exchange: Exchange, visit: Visit, elsewhere: Elsewhere | None) -> None:
         """Check the head in the order in which a check costs and tells least, and serve. Raises ProblemError."""
         head = exchange.head
         if head.fault is not None:
@@ -145,6 +157,9 @@ class Front:
         if head.path not in LOADERS:
             await self._models(exchange, caller, bundle)
             visit.complete()
+            return
+        key = None if elsewhere is None else key_of(head)
+        if elsewhere is not None and key is not None and await elsewhere.served(exchange, visit, caller, key):
             return
         async with Keyed(self._desk, exchange, visit, caller) as keyed:
             await self._completions.serve(exchange, visit, caller, bundle, keyed)

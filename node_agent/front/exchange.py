@@ -18,6 +18,8 @@ BREAK_TIMEOUT_MS = 1_000
 """How long the last word on a broken answer may take."""
 
 Pair = tuple[str, str]
+Line = tuple[bytes, bytes]
+"""A header as it is sent."""
 
 
 class Keeper(Protocol):
@@ -105,6 +107,20 @@ class Exchange:
         lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
         message = {"type": "http.response.start", "status": status, "headers": lines}
         await self._send_within(message, self._write_timeout_ms)
+
+    async def pass_on(self, status: int, lines: list[Line]) -> None:
+        """Begin an answer whose headers were made elsewhere in this edge, and are sent as they are.
+
+        `write` continues and `end` ends it, or `abandon`. Raises ProblemError(slow_reader).
+        """
+        self.status = status
+        closing = [(b"connection", b"close")] if self.close else []
+        message = {"type": "http.response.start", "status": status, "headers": [*lines, *closing]}
+        await self._send_within(message, self._write_timeout_ms)
+
+    def abandon(self) -> None:
+        """Nothing more is sent of an answer that is not whole: the connection ends without its end."""
+        self._ended = True
 
     async def write(self, data: bytes) -> None:
         """Send some more; returns when the connection has taken it. Raises ProblemError(slow_reader)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from node_agent.border.decider import Departure
 from node_agent.front.exchange import Exchange
@@ -20,6 +20,19 @@ FIRST_HEADER = "x-tidegate-first-request"
 REPLAYED_HEADER = "idempotent-replayed"
 PIECE_BYTES = 64 * 1024
 """A kept result goes out in such pieces, so that a slow reader holds up one of them and not all."""
+
+
+class Elsewhere(Protocol):
+    """The other processes of this edge, each of which answers for some of the keys."""
+
+    async def served(self, exchange: Exchange, visit: Visit, caller: Caller, key: str) -> bool:
+        """Have a request served by the process that answers for its key. Returns False when that is this one.
+
+        Raises ProblemError, and Gone when the client hung up.
+        """
+
+    def cut(self) -> None:
+        """End every answer that is passed on, with an error that says so."""
 
 
 class Keyed:

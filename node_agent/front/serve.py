@@ -23,8 +23,11 @@ NOTICE_S = 0.3
 class FrontServer:
     """Listens, and stops in an orderly way. It installs no signal handlers and starts no thread."""
 
-    def __init__(self, app: Front, host: str, port: int, *, idle_timeout_ms: int = IDLE_TIMEOUT_MS) -> None:
-        """`host` is an address. Port 0 lets the system choose."""
+    def __init__(
+        self, app: Front, host: str, port: int, *, idle_timeout_ms: int = IDLE_TIMEOUT_MS, shared: bool = False
+    ) -> None:
+        """`host` is an address. Port 0 lets the system choose. A `shared` port is also that of other processes, among
+        which the system spreads the connections."""
         self.app: App = app
         self.idle_timeout_s = idle_timeout_ms / 1000
         self.draining = False
@@ -32,6 +35,7 @@ class FrontServer:
         """Where it listens; with port 0 only after `start`."""
         self._front = app
         self._host = host
+        self._shared = shared
         self._connections: dict[Connection, None] = {}  # bounded: by CONNECTIONS_MAX
         self._empty = asyncio.Event()
         self._empty.set()
@@ -40,11 +44,7 @@ class FrontServer:
 
     async def start(self) -> None:
         """Listen. Returns when the port answers. Raises OSError when it cannot be had."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: Connection(self, loop), self._host, self.port, backlog=BACKLOG
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await self._listen(asyncio.get_running_loop())
         self._sweep()
 
     async def stop(self, deadline_s: float) -> None:
@@ -87,6 +87,13 @@ class FrontServer:
         self._connections.pop(connection, None)
         if not self._connections:
             self._empty.set()
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
+        server = await loop.create_server(
+            lambda: Connection(self, loop), self._host, self.port, backlog=BACKLOG, reuse_port=self._shared or None
+        )
+        self.port = server.sockets[0].getsockname()[1]
+        return server
 
     async def _emptied(self, within_s: float) -> bool:
         """Wait until no connection is left. Returns whether that is so."""

@@ -36,6 +36,7 @@ class Visit:
         "caller",
         "code",
         "delivered",
+        "elsewhere",
         "outcome",
         "pool",
         "request",
@@ -47,6 +48,8 @@ class Visit:
         self.pool: PoolId | None = None
         self.delivered = 0
         """Tokens that the tenant's connection took."""
+        self.elsewhere = False
+        """Whether another process of this edge serves it, and tells of it."""
         self.outcome = Outcome.CANCELLED
         self.code: str | None = None
         self._metrics = metrics
@@ -75,7 +78,9 @@ class Visit:
         self.code = "internal_error"
 
     def end(self, status: int | None) -> None:
-        """Tell of it."""
+        """Tell of it, unless that is done elsewhere: nothing is counted twice."""
+        if self.elsewhere:
+            return
         took_s = self._clock_s() - self._begun_s
         self._metrics.count(REQUESTS, outcome=self.outcome)
         self._metrics.observe(REQUEST_SECONDS, took_s, outcome=self.outcome)

@@ -49,9 +49,13 @@ class Sealer:
         self._secret = hmac.digest(secret, b"tidegate idempotency 1", "sha256")
         self._region = region
 
+    def key(self, tenant: TenantId, endpoint: str, key: str) -> KeyDigest:
+        """Return the digest of a key alone: by it the process is chosen that answers for the key."""
+        return KeyDigest(self._keyed(b"key", *self._named(tenant, endpoint, key)))
+
     def of(self, tenant: TenantId, endpoint: str, key: str, labels: str, body: bytes) -> Sealed:
         """Return the digests of one request. Lengths go in front, so that no two requests read the same."""
-        named = (tenant.encode(), endpoint.encode(), self._region.encode(), key.encode())
+        named = self._named(tenant, endpoint, key)
         # The body is hashed first: it is large, and only its digest has to be keyed.
         asked = (labels.encode("latin-1"), sha256(body).digest())
         return Sealed(
@@ -60,6 +64,9 @@ class Sealer:
             BodyDigest(self._keyed(b"body", *asked)),
             self._keyed(b"seal", *named),
         )
+
+    def _named(self, tenant: TenantId, endpoint: str, key: str) -> tuple[bytes, ...]:
+        return (tenant.encode(), endpoint.encode(), self._region.encode(), key.encode())
 
     def _keyed(self, purpose: bytes, *parts: bytes) -> bytes:
         said = b"".join(len(part).to_bytes(8, "big") + part for part in (purpose, *parts))

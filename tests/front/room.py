@@ -17,6 +17,7 @@ import openai
 from node_agent.border.decider import Asked
 from node_agent.border.gate import Answer
 from node_agent.front.app import Front
+from node_agent.front.keyed import Elsewhere
 from node_agent.front.limits import Limits
 from node_agent.front.serve import FrontServer
 from node_agent.idempotency.desk import Desk
@@ -292,6 +293,7 @@ async def until(check: Callable[[], bool], within_s: float = 1.0) -> None:
         await asyncio.sleep(0.005)
 
 
+SEALER = Sealer(b"a secret", EdgeId("sg-edge"))
 BOUNDS = Bounds(1_000, 500, 1 << 20, 1 << 19)
 LIMITS: dict[str, int] = {
     "body_bytes_max": 4096,
@@ -312,6 +314,7 @@ async def room_in(
     now_ms: int = NOW_MS,
     keeps: Sequence[str] = (),
     bounds: Bounds = BOUNDS,
+    elsewhere: Elsewhere | None = None,
     **limits: int,
 ) -> AsyncIterator[Room]:
     """Serve a front on a port that the system chooses, until the block ends.
@@ -326,7 +329,7 @@ async def room_in(
     metrics.admit(POOL, ["sg-pool"])
     room: Room
     keys = StoreThread(KeyStore(folder / "idempotency" / "keys.db", bounds))
-    desk = Desk(keys, Sealer(b"a secret", EdgeId("sg-edge")), lambda: room.now_ms, metrics)
+    desk = Desk(keys, SEALER, lambda: room.now_ms, metrics)
     front = Front(
         edge=EdgeId("sg-edge"),
         ask=gate.ask,
@@ -336,6 +339,7 @@ async def room_in(
         entropy=token_bytes,
         metrics=metrics,
         desk=desk,
+        elsewhere=elsewhere,
     )
     server = FrontServer(front, "127.0.0.1", 0, idle_timeout_ms=idle_timeout_ms)
     room = Room(front, server, gate, metrics, bundle, desk, now_ms)
