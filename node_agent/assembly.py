@@ -22,6 +22,12 @@ from node_agent.uplink.engine_link import EngineLink
 from node_agent.uplink.recorder import Recorder
 from node_agent.uplink.report import edge_report
 from node_agent.uplink.routes import Routes
+from node_agent.watch.moving import settle_keys
+from node_agent.watch.places import socket_of
+from node_agent.watch.shares import member_name
+from node_agent.workers.local import LocalServer
+from node_agent.workers.relay import Siblings
+from node_agent.workers.tether import die_with
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.blobs import Report
 from orchestrator.bundles.clock import HighestTime
@@ -70,16 +76,17 @@ class Agent:
         self._metrics.admit(RULE, HOUSE_RULES)
         self._routes = Routes(EdgeId(settings.id), _engines(settings), clock.now_ms, self._went_on)
         self._follower = BundleFollower(
-            Following(settings.control, side, settings.id),
+            Following(settings.control, side, member_name(settings.id, _index(settings))),
             Holdings(side, BundleStore(data_dir / "bundles", roots, archive_ms=archive_ms), roots),
             clock,
             self._report,
             self._follow,
         )
         commitment = _commitment(settings.commitment_key_file)
+        sealer = Sealer(commitment.key, EdgeId(settings.id))
         self._desk = Desk(
             StoreThread(KeyStore(data_dir / "idempotency" / "keys.db", _bounds(settings))),
-            Sealer(commitment.key, EdgeId(settings.id)),
+            sealer,
             clock.now_ms,
             self._metrics,
         )
@@ -108,8 +115,9 @@ class Agent:
             entropy=secrets.token_bytes,
             metrics=self._metrics,
             desk=self._desk,
+            elsewhere=_siblings(settings, sealer),
         )
-        self._server = FrontServer(self._front, settings.host, settings.port)
+        self._servers = _servers(self._front, settings)
 
     def _went_on(self, streams: int) -> None:
         self._metrics.count(STREAMS_CONTINUED, streams, how="reattached")
@@ -119,13 +127,15 @@ class Agent:
         self._routes.start()
         purging = asyncio.create_task(self._desk.run())
         await self._follower.start()
-        await self._server.start()
+        for server in self._servers:
+            await server.start()
         log.info(Event.PROGRAM_READY, instance_id=self._instance)
         try:
             await stop.wait()
             self._draining = True
             self._front.drain()
-            await self._server.stop(self._settings.drain_grace_ms / 1000)
+            grace_s = self._settings.drain_grace_ms / 1000
+            await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         finally:
             await self._follower.stop()
             await self._routes.close()
@@ -150,8 +160,32 @@ class Agent:
 
 
 def run(settings: EdgeSettings, _config: Path) -> int:
-    """Run an edge until SIGTERM or SIGINT. SIGHUP re-reads nothing."""
+    """Run an edge, or one process of it, until SIGTERM or SIGINT. SIGHUP re-reads nothing."""
+    if settings.worker is None:
+        settle_keys(settings)
+    else:
+        die_with(settings.worker.parent_pid)
     return run_until_signal(lambda stop: Agent(settings).run(stop))
+
+
+def _index(settings: EdgeSettings) -> int:
+    return 0 if settings.worker is None else settings.worker.index
+
+
+def _siblings(settings: EdgeSettings, sealer: Sealer) -> Siblings | None:
+    worker = settings.worker
+    if worker is None:
+        return None
+    return Siblings(sealer, worker.index, settings.processes, Path(worker.run_dir), _limits(settings))
+
+
+def _servers(front: Front, settings: EdgeSettings) -> tuple[FrontServer, ...]:
+    """Return where requests come from. What hands over to this process finds it only once tenants do."""
+    worker = settings.worker
+    if worker is None:
+        return (FrontServer(front, settings.host, settings.port),)
+    tenants = FrontServer(front, settings.host, settings.port, shared=True)
+    return (tenants, LocalServer(front, socket_of(Path(worker.run_dir), worker.index)))
 
 
 def _roots(settings: EdgeSettings) -> Roots:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -23,6 +23,20 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the model is. With `resume: text`, answers go on between engines that declare the same."""
 
 
+PROCESSES_MAX = 64
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which of several processes of one edge a process is. An edge writes this for its own, and nobody else does."""
+
+    index: int
+    """From 0, below `processes`."""
+    parent_pid: int
+    """Of the watch that started it."""
+    run_dir: str
+    """Folder of the local sockets."""
+
+
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything an edge is told."""
 
@@ -41,6 +55,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hex of 32 bytes: key of the payload commitments. Destroying it makes them say nothing."""
     roots: tuple[RootSetting, ...]
     """Pinned roots of both sides."""
+    processes: Annotated[int, msgspec.Meta(ge=1, le=PROCESSES_MAX)] = 1
+    """Processes that serve on the one port. Above 1, each has an even share of `requests_max`, `tenant_requests_max`,
+    `resume_bytes`, `spool_bytes`, `record_trace_bytes` and of what is set for idempotency keys."""
     engines: tuple[EngineSettings, ...] = ()
     body_bytes_max: int = 1 << 20
     body_timeout_ms: int = 10_000
@@ -73,3 +90,5 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Results of requests with a key that are kept at once, for tenants who want that; a tenant may have a quarter."""
     drain_grace_ms: int = 20_000
     """How long running answers have when the program stops."""
+    worker: WorkerSettings | None = None
+    """Set in the files that an edge writes for its own processes, and left out of those that people write."""

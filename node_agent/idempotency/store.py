@@ -40,6 +40,7 @@ _LAYOUT = (
     " STRICT, WITHOUT ROWID",
     f"PRAGMA user_version = {VERSION}",
 )
+_COLUMNS = "key, tenant, body, request, state, until_ms, delivered, size, why"
 _PRAGMAS = (
     f"PRAGMA page_size = {PAGE_BYTES}",
     # One process has the file: others are held off, and no shared memory is mapped that a full disk could take away.
@@ -73,6 +74,16 @@ class Bounds:
     def pages_max(self) -> int:
         """Return the most pages that the file may have: what is forgotten is used again, so it grows no further."""
         return (self.entries_max * ENTRY_BYTES + self.results_bytes_max * 5 // 4) // PAGE_BYTES + 64
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """All that is held of one key, to be held elsewhere."""
+
+    row: tuple[Any, ...]
+    """Of the table `keys`, in the order of its columns."""
+    shut: bytes | None
+    """The result, as it was shut."""
 
 
 class KeyStore:
@@ -173,6 +184,36 @@ class KeyStore:
     def totals(self) -> tuple[int, int]:
         """Return how many keys are held, and how many bytes of results."""
         return self._total(_ALL)
+
+    def held_keys(self) -> list[KeyDigest]:
+        """Return every key that is held, past its time or not."""
+        return [KeyDigest(row[0]) for row in self._opened().execute("SELECT key FROM keys ORDER BY key")]
+
+    def whole(self, key: KeyDigest) -> Whole:
+        """Return all that is held of a key. Raises StoreError when nothing is."""
+        row = self._row(f"SELECT {_COLUMNS} FROM keys WHERE key = ?", key)  # noqa: S608 - names of ours alone
+        if row is None:
+            raise StoreError("the key is not held")
+        return Whole(row, self.result(key))
+
+    def take_in(self, whole: Whole) -> None:
+        """Hold what another store held of a key, in place of what is held here where that is free sooner.
+
+        Bounds do not count: what was noted once stays noted.
+        """
+        key, tenant, until_ms, size = whole.row[0], whole.row[1], whole.row[5], whole.row[7]
+        held = self._rows("SELECT key, tenant, size FROM keys WHERE key = ?", key)
+        if held and self.whole(key).row[5] >= until_ms:
+            return
+        self._forget(held)
+        self._do("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", *whole.row)
+        if whole.shut is not None:
+            self._do("INSERT INTO results VALUES (?, ?)", key, whole.shut)
+        self._count(tenant, 1, size)
+
+    def let_go(self, whole: Whole) -> None:
+        """Forget what another store holds now."""
+        self._forget([(whole.row[0], whole.row[1], whole.row[7])])
 
     def _make_room(self, tenant: TenantDigest, now_ms: int) -> None:
         """Raises StoreFull when there is no room for another key of this tenant."""

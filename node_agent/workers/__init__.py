@@ -1,6 +1,5 @@
-"""One edge as several processes on one machine: the watch that keeps them, their shares, and what passes between them.
+"""What the processes of one edge are to each other: a request goes to the one that answers for its key.
 
-Lives here: who has which part of a limit, the folders and local sockets, starting and stopping, and the relay of one
-request to the process that answers for its key.
+Lives here: the local sockets, the relay of one request and its answer, and what ties a process to its watch.
 Never here: a label, a law, a pool, or a connection to anything but a process of this same edge.
 """

@@ -19,7 +19,7 @@ from node_agent.front.tenants import Caller
 from node_agent.front.visit import Visit
 from node_agent.idempotency.rules import HEADER, owner
 from node_agent.idempotency.sealing import Sealer
-from node_agent.workers.places import socket_of
+from node_agent.watch.places import socket_of
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import Problem, ProblemError

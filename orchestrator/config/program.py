@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 import uvloop
 
-from orchestrator.config.settings import load_settings, render_effective, run_program
+from orchestrator.config.settings import ALLOWED, load_settings, render_effective, run_program
 from orchestrator.spool.records import SpoolError
 from orchestrator.telemetry.logs import LogSink
 
@@ -69,6 +69,15 @@ def run_until_signal(work: Callable[[asyncio.Event], Awaitable[None]]) -> int:
 
     uvloop.run(main())
     return 0
+
+
+def environment_without(prefix: str) -> dict[str, str]:
+    """Return the environment for a process whose settings are all in its file: no variable overrides them again.
+
+    `prefix` is that of the program's variables. What says how much is logged is left in.
+    """
+    kept = {prefix + suffix for suffix in ALLOWED}
+    return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(prefix)}
 
 
 def _environment() -> Mapping[str, str]:

@@ -185,8 +185,8 @@ def law() -> Document:
 
 
 @contextmanager
-def lone_edge(folder: Path) -> Iterator[LoneEdge]:
-    """A started edge; whatever is left of it is gone when the block ends."""
+def lone_edge(folder: Path, more: str = "") -> Iterator[LoneEdge]:
+    """A started edge; whatever is left of it is gone when the block ends. `more` are lines of its settings."""
     engine = Engine()
     side = side_of("local")
     now_ms = time.time_ns() // 1_000_000
@@ -205,7 +205,7 @@ def lone_edge(folder: Path) -> Iterator[LoneEdge]:
         f"data_dir: {folder}/data\nsigning_key_file: {folder}/edge.pem\ncommitment_key_file: {commitment}\n"
         f"roots:\n  - {{side: overseas, public_key: {root}, jurisdictions: [SG]}}\n"
         f"engines:\n  - {{name: local, base_url: '{engine.url}', served_model: {MODEL}}}\n"
-        "drain_grace_ms: 500\n"
+        f"drain_grace_ms: 500\n{more}"
     )
     edge = LoneEdge(folder, engine, port, settings)
     try:

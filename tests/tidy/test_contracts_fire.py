@@ -25,6 +25,7 @@ BREACHES: dict[str, tuple[str, str]] = {
     "law": ("orchestrator/policy/breach.py", "import msgspec"),
     "light": ("node_agent/front/breach.py", "import kubernetes"),
     "etcd": ("orchestrator/control/breach.py", "import etcd3aio"),
+    "watch": ("node_agent/watch/breach.py", "import node_agent.front.app"),
     "engines": ("scheduler/intake/breach.py", "import torch"),
     "protos": ("orchestrator/files/breach.py", "from protos.tidegate.v1 import session_pb2"),
 }

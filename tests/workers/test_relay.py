@@ -17,9 +17,9 @@ import pytest
 from node_agent.border.decider import Asked
 from node_agent.front.limits import Limits
 from node_agent.idempotency.rules import owner
+from node_agent.watch.places import private_folder, socket_of
 from node_agent.workers import relay
 from node_agent.workers.local import LocalServer
-from node_agent.workers.places import private_folder, socket_of
 from node_agent.workers.relay import Siblings
 from orchestrator.policy.ids import TenantId
 from tests.bundles.sides import MODEL

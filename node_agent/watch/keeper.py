@@ -1,0 +1,170 @@
+"""The watch of an edge of several processes: it starts them, starts again what dies, and stops them all.
+
+It listens nowhere and reads no secret: not a byte of a tenant passes through it. It is as small as Python allows,
+because it lasts as long as the edge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from node_agent.settings import EdgeSettings
+from node_agent.watch.moving import settle_keys
+from node_agent.watch.places import run_folder, socket_of
+from node_agent.watch.prepare import prepare
+from node_agent.watch.restarts import Restarts
+from orchestrator.config.program import EXIT_CANNOT_RUN, environment_without, run_until_signal
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
+
+LOOK_S = 0.05
+"""How often is looked whether a process that was started listens."""
+MARGIN_S = 15.0
+"""How much longer than the grace for its answers a process may take to stop."""
+KILLED_S = 5.0
+SIGNAL_BASE = 128
+
+log = logger("node_agent.watch")
+Process = asyncio.subprocess.Process
+
+
+def keep(settings: EdgeSettings, prefix: str) -> int:
+    """Run an edge of several processes until SIGTERM or SIGINT. Returns the exit status; raises OSError.
+
+    It is 0 when every process stopped in order. It is that of the process when one cannot start in the first place.
+    """
+    check_port(settings.host, settings.port)
+    settle_keys(settings)
+    files = prepare(settings, os.getpid())
+    watch = Watch(settings, files, environment_without(prefix))
+    run_until_signal(watch.run)
+    return watch.status
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise OSError when another program has the port: once shared, it would be shared with that one as well."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+class Watch:
+    """Keeps the processes of one edge."""
+
+    def __init__(self, settings: EdgeSettings, files: Sequence[Path], environment: Mapping[str, str]) -> None:
+        """`files` are the settings of the processes, one each."""
+        self.status = 0
+        """Exit status of the edge, once `run` has returned."""
+        self._files = files
+        self._environment = environment
+        self._run_dir = run_folder(Path(settings.data_dir))
+        self._grace_s = settings.drain_grace_ms / 1000 + MARGIN_S
+        self._stop = asyncio.Event()
+        self._live: dict[int, Process] = {}
+        self._unready = set(range(len(files)))
+        """Processes that have not listened yet, ever."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Keep every process until `stop`, then have them drain, and wait for their end. Raises OSError."""
+        self._stop = stop
+        keeping = [asyncio.create_task(self._keep(index), name=f"keep {index}") for index in range(len(self._files))]
+        try:
+            await asyncio.gather(*keeping)
+        finally:
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
+            for process in self._live.values():
+                await _kill(process)
+        log.info(Event.PROGRAM_STOPPED)
+
+    async def _keep(self, index: int) -> None:
+        loop, restarts = asyncio.get_running_loop(), Restarts()
+        while not self._stop.is_set():
+            began_s = loop.time()
+            try:
+                process = await self._started(index)
+            except OSError as failure:
+                if index in self._unready:
+                    raise
+                # The others serve on, and the machine may have room for one more later.
+                log.error(Event.PROCESS_EXITED, number=index, detail=failure.strerror or "cannot be started")
+                await self._stopped_within(restarts.pause_s(0.0))
+                continue
+            listened = await self._listens(process, index)
+            status = await self._ended(process)
+            del self._live[index]
+            log.warning(Event.PROCESS_EXITED, number=index, process_id=process.pid, exit_status=status)
+            if self._stop.is_set():
+                # One that was told to stop before it listened had nothing to put in order.
+                self.status = self.status or (EXIT_CANNOT_RUN if status and listened else 0)
+            elif index in self._unready:
+                # What does not start now, with these settings, is for people to put right.
+                self.status = status or EXIT_CANNOT_RUN
+                self._stop.set()
+            else:
+                await self._stopped_within(restarts.pause_s(loop.time() - began_s))
+
+    async def _started(self, index: int) -> Process:
+        command = (sys.executable, "-m", "node_agent", "--config", str(self._files[index]))
+        process = self._live[index] = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, env=self._environment
+        )
+        log.info(Event.PROCESS_STARTED, number=index, process_id=process.pid)
+        return process
+
+    async def _listens(self, process: Process, index: int) -> bool:
+        """Wait until a process takes requests. Returns whether it does; False when it ended or all are to stop."""
+        while process.returncode is None and not self._stop.is_set():
+            try:
+                _, writer = await asyncio.open_unix_connection(str(socket_of(self._run_dir, index)))
+            except OSError:
+                await self._stopped_within(LOOK_S)
+                continue
+            writer.transport.abort()
+            self._unready.discard(index)
+            if not self._unready:
+                log.info(Event.PROGRAM_READY)
+            return True
+        return False
+
+    async def _ended(self, process: Process) -> int:
+        """Wait for the end of a process, and bring it about once all are to stop. Returns its status, 128 + n for a
+        signal."""
+        ending = asyncio.create_task(process.wait())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                await asyncio.wait((ending,), timeout=self._grace_s)
+            if not ending.done():
+                await _kill(process)
+            status = await ending
+        finally:
+            for task in (ending, stopping):
+                task.cancel()
+            await asyncio.gather(ending, stopping, return_exceptions=True)
+        return status if status >= 0 else SIGNAL_BASE - status
+
+    async def _stopped_within(self, within_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._stop.wait()
+
+
+async def _kill(process: Process) -> None:
+    """End a process at once. One that not even this ends is the kernel's to take away."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(KILLED_S):
+            await process.wait()
