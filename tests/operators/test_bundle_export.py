@@ -292,6 +292,22 @@ def test_a_recorded_decision_is_made_again_bit_for_bit(program: Program) -> None
     assert "made again: identical" in run("explain", record["id"], "--config", program.config).out
 
 
+def test_a_decision_of_any_process_of_an_edge_is_found(program: Program) -> None:
+    data = program.folder / "data"
+    record = program.record()
+    for kept in ("spool", "bundles"):
+        (data / "worker-1").mkdir(exist_ok=True)
+        (data / kept).rename(data / "worker-1" / kept)
+        (data / kept).mkdir()
+    # The first process has decided nothing yet, and holds no bundle.
+    assert "made again: identical" in run("explain", record["id"], "--config", program.config).out
+    chosen = record["placement"]["chosen"]
+    ran = run("whatif", "--config", program.config, "--drain", chosen, "--json")
+    assert ran.status == 0, ran.err
+    asked = ran.json()["requests"]
+    assert [(one["name"], one["before"]["pool"]) for one in asked] == [(record["id"], chosen)]
+
+
 def test_a_record_that_was_changed_does_not_come_out_the_same(program: Program) -> None:
     record = program.record()
     record["id"] = record["id"][:-1] + ("0" if record["id"][-1] != "0" else "1")

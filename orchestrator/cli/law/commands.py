@@ -212,8 +212,9 @@ def _export(files: ProgramFiles, side: str, number: int) -> bytes:
 def _explain_decision(decision: str, path: Path | None, config: Path | None, roots: Path | None) -> Explanation:
     if config is None:
         raise CannotExplain("expected --config FILE: the settings of the edge that decided")
-    files = read_program_files(config)
-    record = find(files.data_dir / "spool", "decision", "id", decision)
+    each = read_program_files(config).each()
+    found = ((one, find(one.data_dir / "spool", "decision", "id", decision)) for one in each)
+    files, record = next((pair for pair in found if pair[1] is not None), (each[0], None))
     if record is None:
         raise CannotExplain(f"expected a decision that the edge's spool holds, which has no {decision}")
     if path is not None:

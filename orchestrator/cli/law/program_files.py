@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,11 @@ class ProgramFiles:
     side: str
     data_dir: Path
     roots: tuple[RootSetting, ...]
+
+    def each(self) -> tuple[ProgramFiles, ...]:
+        """Return the files of each process. An edge of several keeps those of all but the first in `worker-<index>`."""
+        others = sorted(spool.parent for spool in self.data_dir.glob("worker-*/spool"))
+        return (self, *(replace(self, data_dir=folder) for folder in others))
 
 
 def read_program_files(config: Path) -> ProgramFiles:

@@ -164,8 +164,8 @@ def _records(where: _Where, files: ProgramFiles | None, skipped: Counter[str]) -
     found: list[Mapping[str, Any]] = []
     if where.trace is not None:
         found += decisions(where.trace)
-    if files is not None:
-        found += decisions(files.data_dir / "spool")
+    for one in () if files is None else files.each():
+        found += decisions(one.data_dir / "spool")
     named = []
     for record in found:
         if record.get("v") != RECORD_VERSION:
@@ -216,11 +216,16 @@ class _Kept:
         store_of(self._files)
         digest = str(citation.get("manifest_digest"))
         if digest not in self._opened:
-            try:
-                self._opened[digest] = cited_bundle(self._files, {"citation": citation})
-            except CannotExplain:
-                self._opened[digest] = None
+            kept = (_cited(one, citation) for one in self._files.each())
+            self._opened[digest] = next((bundle for bundle in kept if bundle is not None), None)
         return self._opened[digest]
+
+
+def _cited(files: ProgramFiles, citation: Mapping[str, Any]) -> Bundle | None:
+    try:
+        return cited_bundle(files, {"citation": citation})
+    except CannotExplain:
+        return None
 
 
 def _change(option: str, text: str, read: _Reader, bundles: Collection[Bundle]) -> Change:
