@@ -1,4 +1,4 @@
-"""The OpenAI surface as an ASGI application: which request goes where, and what every request has in common.
+"""The OpenAI surface: which request goes where, and what every request has in common.
 
 `/healthz`, `/readyz` and `/metrics` answer without a key, because probes and scrapers have none, and `/openapi.json`
 because it is the same for everybody. The first three say nothing of a tenant or a payload, but they name pools, models
@@ -17,7 +17,7 @@ from node_agent.front.completions import LOADERS, Ask, Completions
 from node_agent.front.document import document_bytes
 from node_agent.front.endpoints import DOCUMENT, HEALTH, METRICS, MODELS, OPEN, allowed_method
 from node_agent.front.exchange import Exchange
-from node_agent.front.http import FramingError, Receive, Scope, Send, check_encoding, check_our_headers, head_of
+from node_agent.front.http import Client, FramingError, Head, check_encoding, check_our_headers
 from node_agent.front.interest import Gone
 from node_agent.front.keyed import Elsewhere, Keyed, key_of
 from node_agent.front.limits import Admission, Limits
@@ -79,20 +79,18 @@ class Front:
         if self._elsewhere is not None:
             self._elsewhere.cut()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, as ASGI calls for it. Raises ValueError for anything that is not HTTP."""
-        await self._take(scope, receive, send, self._elsewhere)
+    async def __call__(self, head: Head, client: Client) -> None:
+        """Serve one request."""
+        await self._take(head, client, self._elsewhere)
 
-    async def handed_over(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handed_over(self, head: Head, client: Client) -> None:
         """Serve a request that another process of this edge hands over: it is served here, whoever has its key."""
-        await self._take(scope, receive, send, None)
+        await self._take(head, client, None)
 
-    async def _take(self, scope: Scope, receive: Receive, send: Send, elsewhere: Elsewhere | None) -> None:
-        if scope["type"] != "http":
-            raise ValueError("this application serves HTTP alone")
+    async def _take(self, head: Head, client: Client, elsewhere: Elsewhere | None) -> None:
         now_ms = self._now_ms()
         request = make_request_id(now_ms, self._entropy(RANDOM_BYTES))
-        exchange = Exchange(head_of(scope), receive, send, request, self._limits.write_timeout_ms)
+        exchange = Exchange(head, client, request, self._limits.write_timeout_ms)
         exchange.close = self._draining
         if await self._operate(exchange, now_ms):
             return

@@ -9,8 +9,8 @@ import msgspec
 from node_agent.border.decider import Asked
 from node_agent.border.gate import Answer
 from node_agent.front.endpoints import CHAT, COMPLETIONS
-from node_agent.front.exchange import Exchange, Pair
-from node_agent.front.http import RESUME_HEADER, check_content, read_body
+from node_agent.front.exchange import Exchange
+from node_agent.front.http import RESUME_HEADER, Pair, check_content, read_body
 from node_agent.front.interest import Interest
 from node_agent.front.keyed import Keyed
 from node_agent.front.limits import Admission, Limits
@@ -70,10 +70,10 @@ class Completions:
         # The place is taken before the body is read: bodies are memory too.
         with self._admission.one(caller.tenant.id):
             answer: Answer | None = None
-            interest = self._running[exchange.request_id] = Interest(exchange.receive)
+            interest = self._running[exchange.request_id] = Interest(exchange.client)
             try:
                 async with interest:
-                    body = await read_body(exchange.receive, self._limits.body_bytes_max, self._limits.body_timeout_ms)
+                    body = await read_body(exchange.client, self._limits.body_bytes_max, self._limits.body_timeout_ms)
                     interest.watch()
                     request = self._checked(exchange.head.path, body, caller, bundle)
                     if await keyed.replayed(body):
@@ -164,7 +164,7 @@ class Completions:
         chunks = Chunks(self._answering(exchange, request), request.include_usage)
         # The first frame is here before the status: what is broken by now still gets a status of its own.
         frame = await _next(answer, visit.delivered)
-        await exchange.start(200, (*HEADERS, *_origin(answer)))
+        exchange.start(200, (*HEADERS, *_origin(answer)))
         async with EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt) as events:
             lead = chunks.role()
             while isinstance(frame, Tokens):

@@ -1,20 +1,20 @@
-"""One HTTP/1.1 connection: requests in, one after the other, each served by an ASGI application.
+"""One HTTP/1.1 connection: requests in, one after the other, each served by the application.
 
-It answers nothing by itself. A request that is not read goes to the application with what is wrong with it, under
-`REFUSED`, so that every refusal has the same shape, an id and a place in the metrics.
+It answers nothing by itself. A request that is not read goes to the application with what is wrong with it, as the
+`fault` of its head, so that every refusal has the same shape, an id and a place in the metrics.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from time import time
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from node_agent.front.framing import HEAD_END, Body, Malformed, RequestHead, fault_so_far, read_head
-from node_agent.front.http import REFUSED, Message, Receive, Scope, Send
+from node_agent.front.http import App, Head, Pair, head_of, unread
 from orchestrator.wire.catalogue import Problem
 
 BUFFER_BYTES_MAX = 64 * 1024
@@ -27,9 +27,7 @@ CLOSE_S = 30.0
 """How long a last answer may take to leave."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 class House(Protocol):
@@ -175,23 +173,23 @@ class Connection(asyncio.Protocol):
             return
         del buffer[:end]
         self._looked_at = 0
-        self._serve(_Serving(self, self._transport, head), _scope_of(head))
+        self._serve(_Serving(self, self._transport, head), head_of(head))
 
     def _refuse(self, problem: Problem) -> None:
         """Let the application say what is wrong, and take nothing more from this client."""
         self._buffer.clear()
-        self._serve(_Serving(self, self._transport, None), _refused_scope(problem))
+        self._serve(_Serving(self, self._transport, None), unread(problem))
 
-    def _serve(self, serving: _Serving, scope: Scope) -> None:
+    def _serve(self, serving: _Serving, head: Head) -> None:
         self._serving = serving
         self.deadline_s = None
         serving.feed(self._buffer)
         self._hold_back()
-        serving.task = self._loop.create_task(self._served(serving, scope))
+        serving.task = self._loop.create_task(self._served(serving, head))
 
-    async def _served(self, serving: _Serving, scope: Scope) -> None:
+    async def _served(self, serving: _Serving, head: Head) -> None:
         try:
-            await self._house.app(scope, serving.receive, serving.send)
+            await self._house.app(head, serving)
         finally:
             self._serving = None
             if serving.gone:
@@ -248,7 +246,7 @@ class Connection(asyncio.Protocol):
 
 
 class _Serving:
-    """One request and its answer, as ASGI sees them."""
+    """One request and its answer: the `Client` of the application."""
 
     __slots__ = (
         "_answer_left",
@@ -328,99 +326,101 @@ class _Serving:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def receive(self) -> Message:
-        """Return the next part of the body, and after the last one the client's leaving."""
+    def here(self) -> bytes | None:
+        """The whole body, where it came with the head."""
+        if not self._body.ended or self._told_end or self._broken or self.gone:
+            return None
+        return self._taken()
+
+    async def part(self) -> tuple[bytes, bool] | None:
+        """The next part of the body, and whether more follows; None when the client is gone."""
         while True:
             if self.gone or self._broken:
-                return {"type": "http.disconnect"}
+                return None
             if self._parts or (self._body.ended and not self._told_end):
-                body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-                self._parts.clear()
-                self.held_bytes = 0
-                self._told_end = self._body.ended
-                self._connection.took()
-                return {"type": "http.request", "body": body, "more_body": not self._told_end}
+                return self._taken(), not self._told_end
             if self._expects and not self._body.ended and self._start is None and not self._transport.is_closing():
                 self._expects = False
                 self._transport.write(_CONTINUE)
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self._something()
 
-    async def send(self, message: Message) -> None:
-        """Write some of the answer; returns when there is room for more. Does nothing when the client is gone."""
-        if message["type"] == "http.response.start":
-            self._start = self._head_of(message["status"], message["headers"])
-            return
-        if self.gone or self.complete or self._transport.is_closing():
-            return
-        data: bytes = message.get("body", b"")
-        more: bool = message.get("more_body", False)
-        start, self._start = self._start or b"", None
-        if self._answer_left is not None:
-            self._answer_left -= len(data)
-            if self._answer_left < 0 or (self._answer_left and not more):
-                raise ValueError("the answer is not as long as it says")
-        if self._silent:
-            data = b""
-        elif self._chunked:
-            data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + (b"" if more else b"0\r\n\r\n")
-        self.complete = not more
-        if start or data:
-            self._transport.write(start + data)
-            if self._connection.blocked is not None:
-                await self._connection.writable()
+    async def hung_up(self) -> None:
+        """Returns when the client is gone, or sends what is no request."""
+        while not self.gone and not self._broken:
+            await self._something()
 
-    def _head_of(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """Return the first lines of the answer, with how its end is told."""
-        names = dict(headers)
-        length = names.get(b"content-length")
-        lines = [b"HTTP/1.1 %d %b" % (status, _REASONS.get(status, b"")), b"date: " + _date()]
-        lines += [b"%b: %b" % pair for pair in headers if pair[0] != b"connection"]
+    def _taken(self) -> bytes:
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self.held_bytes = 0
+        self._told_end = self._body.ended
+        self._connection.took()
+        return body
+
+    async def _something(self) -> None:
+        """Return when the client said something, or left."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def begin(self, status: int, headers: Sequence[Pair]) -> None:
+        """The answer begins, with how its end is told."""
+        length = closes = None
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", f"date: {_date()}"]
+        for name, value in headers:
+            if name == "connection":
+                closes = value == "close"
+                continue
+            if name == "content-length":
+                length = value
+            lines.append(f"{name}: {value}")
         if length is not None:
             self._answer_left = int(length)
         elif self._head is None or self._head.chunks_allowed:
             self._chunked = True
-            lines.append(b"transfer-encoding: chunked")
+            lines.append("transfer-encoding: chunked")
         else:
             self.close = True
-        if names.get(b"connection") == b"close" or not self.read_to_the_end:
+        if closes or not self.read_to_the_end:
             self.close = True
         if self.close:
-            lines.append(b"connection: close")
+            lines.append("connection: close")
         elif self._head is not None and not self._head.chunks_allowed:
-            lines.append(b"connection: keep-alive")
-        start = b"\r\n".join(lines) + HEAD_END
-        if start.count(b"\n") != len(lines) + 1 or start.count(b"\r") != len(lines) + 1:
+            lines.append("connection: keep-alive")
+        start = "\r\n".join(lines)
+        if start.count("\n") != len(lines) - 1 or start.count("\r") != len(lines) - 1:
             raise ValueError("a header of the answer holds a line end")
-        return start
+        self._start = start.encode("latin-1") + HEAD_END
+
+    def put(self, data: bytes, last: bool) -> bool:
+        """Write some of the answer. Returns False when the client is to take some first."""
+        if self.gone or self.complete or self._transport.is_closing():
+            return True
+        start, self._start = self._start or b"", None
+        if self._answer_left is not None:
+            self._answer_left -= len(data)
+            if self._answer_left < 0 or (self._answer_left and last):
+                raise ValueError("the answer is not as long as it says")
+        if self._silent:
+            data = b""
+        elif self._chunked:
+            data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + (b"0\r\n\r\n" if last else b"")
+        self.complete = last
+        if start or data:
+            self._transport.write(start + data)
+        return self._connection.blocked is None
+
+    async def writable(self) -> None:
+        """Returns when the client has taken enough of what was written, or is gone."""
+        await self._connection.writable()
 
 
-_dates: dict[int, bytes] = {}  # bounded: one entry
+_dates: dict[int, str] = {}  # bounded: one entry
 
 
-def _date() -> bytes:
+def _date() -> str:
     second = int(time())
     found = _dates.get(second)
     if found is None:
         _dates.clear()
-        found = _dates[second] = formatdate(second, usegmt=True).encode()
+        found = _dates[second] = formatdate(second, usegmt=True)
     return found
-
-
-def _scope_of(head: RequestHead) -> Scope:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1" if head.chunks_allowed else "1.0",
-        "scheme": "http",
-        "method": head.method,
-        "path": head.path.decode("ascii"),
-        "raw_path": head.path,
-        "query_string": head.query,
-        "headers": head.headers,
-    }
-
-
-def _refused_scope(problem: Problem) -> Scope:
-    scope: dict[str, Any] = {"type": "http", "method": "", "path": "", "raw_path": b"", "query_string": b""}
-    return {**scope, "headers": [], REFUSED: problem}

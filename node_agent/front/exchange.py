@@ -1,4 +1,4 @@
-"""One request and its answer: what is sent over ASGI, within a bound of time, and with the headers of every answer."""
+"""One request and its answer: what is sent, within a bound of time, and with the headers of every answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from node_agent.alarm import Alarm
-from node_agent.front.http import JSON_TYPE, Head, Receive, Send, client_request
+from node_agent.front.http import JSON_TYPE, Client, Head, Pair, client_request
 from node_agent.front.sse import KEEP_ALIVE, event
 from orchestrator.policy.ids import RequestId
 from orchestrator.wire.catalogue import Problem, ProblemError
@@ -17,9 +17,7 @@ from orchestrator.wire.catalogue import Problem, ProblemError
 BREAK_TIMEOUT_MS = 1_000
 """How long the last word on a broken answer may take."""
 
-Pair = tuple[str, str]
-Line = tuple[bytes, bytes]
-"""A header as it is sent."""
+
 
 
 class Keeper(Protocol):
@@ -42,21 +40,20 @@ class Exchange:
         "_alarm",
         "_ended",
         "_extra",
-        "_send",
         "_write_timeout_ms",
+        "client",
         "client_request",
         "close",
         "final",
         "head",
         "keeper",
-        "receive",
         "request_id",
         "status",
     )
 
-    def __init__(self, head: Head, receive: Receive, send: Send, request_id: RequestId, write_timeout_ms: int) -> None:
+    def __init__(self, head: Head, client: Client, request_id: RequestId, write_timeout_ms: int) -> None:
         self.head = head
-        self.receive = receive
+        self.client = client
         self.request_id = request_id
         self.client_request = client_request(head)
         self.status: int | None = None
@@ -66,11 +63,10 @@ class Exchange:
         self.final = False
         """Whether the same request, asked again, can have no better answer, whatever the error says of others."""
         self.keeper: Keeper | None = None
-        self._send = send
         self._write_timeout_ms = write_timeout_ms
         self._extra: list[Pair] = []
         self._ended = False
-        self._alarm = Alarm()
+        self._alarm: Alarm | None = None
 
     def add_header(self, name: str, value: str) -> None:
         """Put a header into the answer, whatever it will be."""
@@ -88,35 +84,31 @@ class Exchange:
             await self.keeper.complete()
         # Set before the first wait: where a whole answer was interrupted, nothing may follow.
         self._ended = True
-        await self._start(status, pairs)
-        await self._send_within({"type": "http.response.body", "body": body}, self._write_timeout_ms)
+        self._start(status, pairs)
+        await self._send_within(body, self._write_timeout_ms, last=True)
 
-    async def start(self, status: int, headers: Iterable[Pair]) -> None:
-        """Begin an answer that `write` continues and `end` ends."""
+    def start(self, status: int, headers: Iterable[Pair]) -> None:
+        """Begin an answer that `write` continues and `end` ends. Its head leaves with the first of these."""
         found = list(headers)
         if self.keeper is not None:
             self.keeper.start(status, found)
-        await self._start(status, found)
+        self._start(status, found)
 
-    async def _start(self, status: int, headers: Iterable[Pair]) -> None:
+    def _start(self, status: int, headers: Iterable[Pair]) -> None:
         pairs = [("x-request-id", self.request_id), ("server", "tidegate"), ("cache-control", "no-store")]
         pairs += [*self._extra, *headers]
         if self.close:
             pairs.append(("connection", "close"))
         self.status = status
-        lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
-        message = {"type": "http.response.start", "status": status, "headers": lines}
-        await self._send_within(message, self._write_timeout_ms)
+        self.client.begin(status, pairs)
 
-    async def pass_on(self, status: int, lines: list[Line]) -> None:
+    def pass_on(self, status: int, headers: list[Pair]) -> None:
         """Begin an answer whose headers were made elsewhere in this edge, and are sent as they are.
 
-        `write` continues and `end` ends it, or `abandon`. Raises ProblemError(slow_reader).
+        `write` continues and `end` ends it, or `abandon`.
         """
         self.status = status
-        closing = [(b"connection", b"close")] if self.close else []
-        message = {"type": "http.response.start", "status": status, "headers": [*lines, *closing]}
-        await self._send_within(message, self._write_timeout_ms)
+        self.client.begin(status, [*headers, ("connection", "close")] if self.close else headers)
 
     def abandon(self) -> None:
         """Nothing more is sent of an answer that is not whole: the connection ends without its end."""
@@ -126,7 +118,7 @@ class Exchange:
         """Send some more; returns when the connection has taken it. Raises ProblemError(slow_reader)."""
         if self.keeper is not None and data is not KEEP_ALIVE:
             self.keeper.add(data)
-        await self._send_within({"type": "http.response.body", "body": data, "more_body": True}, self._write_timeout_ms)
+        await self._send_within(data, self._write_timeout_ms, last=False)
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part. Raises ProblemError(slow_reader)."""
@@ -134,7 +126,7 @@ class Exchange:
             self.keeper.add(data)
             await self.keeper.complete()
         self._ended = True
-        await self._send_within({"type": "http.response.body", "body": data}, self._write_timeout_ms)
+        await self._send_within(data, self._write_timeout_ms, last=True)
 
     async def break_off(self, problem: Problem) -> None:
         """Say that something is wrong: as the answer, or as the last event of one that has begun.
@@ -153,15 +145,20 @@ class Exchange:
             else:
                 # Only a stream of events begins before it is known how it ends.
                 self._ended = True
-                await self._send_within({"type": "http.response.body", "body": event(error)}, BREAK_TIMEOUT_MS)
+                await self._send_within(event(error), BREAK_TIMEOUT_MS, last=True)
 
     def done(self) -> None:
         """Nothing more will be sent."""
-        self._alarm.off()
+        if self._alarm is not None:
+            self._alarm.off()
 
-    async def _send_within(self, message: dict[str, object], timeout_ms: int) -> None:
+    async def _send_within(self, data: bytes, timeout_ms: int, *, last: bool) -> None:
+        if self.client.put(data, last):
+            return
+        if self._alarm is None:
+            self._alarm = Alarm()
         try:
-            await self._alarm.wait(self._send(message), timeout_ms / 1000)
+            await self._alarm.wait(self.client.writable(), timeout_ms / 1000)
         except TimeoutError:
             # What was sent of it is not known, so nothing may follow: the connection ends without an end of the answer.
             self._ended = True

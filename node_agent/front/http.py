@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
+from node_agent.front.framing import RequestHead
 from orchestrator.files.label_header import HEADER as LABEL_HEADER
 from orchestrator.wire.catalogue import Problem, ProblemError
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+Pair = tuple[str, str]
+"""A header: its name in lower case, and its value."""
 
 OUR_PREFIX = "x-tidegate-"
 TIMEOUT_HEADER = "x-tidegate-timeout-ms"
@@ -29,8 +28,6 @@ NEVER = "never"
 OURS = frozenset({LABEL_HEADER, TIMEOUT_HEADER, RESUME_HEADER})
 """The headers of ours that a client may send, each once. `document.REQUEST_HEADERS` describes them."""
 JSON_TYPE = "application/json"
-REFUSED = "tidegate.refused"
-"""Key of a scope: what is wrong with a request that could not be read."""
 
 _CLIENT_REQUEST = re.compile(r"[\x21-\x7e]{1,128}\Z")
 _NAME_CHARS_MAX = 64
@@ -60,12 +57,44 @@ class Head(msgspec.Struct, frozen=True):
         return [value for found, value in self.headers if found == name]
 
 
-def head_of(scope: Scope) -> Head:
-    """Return the head of an ASGI scope."""
-    raw = scope.get("raw_path")
-    path = scope["path"] if raw is None else raw.decode("latin-1")
-    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-    return Head(scope["method"], path, scope["query_string"], tuple(pairs), scope.get(REFUSED))
+class Client(Protocol):
+    """Who asks, as far as one request goes: its body comes from here, and its answer goes there."""
+
+    def here(self) -> bytes | None:
+        """Return the whole body where all of it came already, and nothing of it was taken; else None."""
+
+    async def part(self) -> tuple[bytes, bool] | None:
+        """Return the next part of the body, and whether more follows; None when the client is gone."""
+
+    async def hung_up(self) -> None:
+        """Return when the client is gone. Only after the body was read."""
+
+    def begin(self, status: int, headers: Sequence[Pair]) -> None:
+        """The answer begins. Its head leaves with the first of `put`. Raises ValueError for a line end in a header."""
+
+    def put(self, data: bytes, last: bool) -> bool:
+        """Write some of the answer. Returns False when the client is to take some first: await `writable` then.
+
+        Does nothing when the client is gone. Raises ValueError when the answer is not as long as it says.
+        """
+
+    async def writable(self) -> None:
+        """Return when the client has taken enough of what was written, or is gone."""
+
+
+App = Callable[[Head, Client], Awaitable[None]]
+"""What serves requests."""
+
+
+def head_of(head: RequestHead) -> Head:
+    """Return the head of a request as text."""
+    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers]
+    return Head(head.method, head.path.decode("ascii"), head.query, tuple(pairs))
+
+
+def unread(problem: Problem) -> Head:
+    """Return the head of a request that could not be read."""
+    return Head("", "", b"", (), problem)
 
 
 def check_encoding(head: Head) -> None:
@@ -109,18 +138,23 @@ def client_request(head: Head) -> str | None:
     return given[0] if len(given) == 1 and _CLIENT_REQUEST.match(given[0]) else None
 
 
-async def read_body(receive: Receive, size_max: int, timeout_ms: int) -> bytes:
+async def read_body(client: Client, size_max: int, timeout_ms: int) -> bytes:
     """Return the whole body. Raises FramingError when it is too large, too late, or ends too early."""
+    whole = client.here()
+    if whole is not None:  # nearly always: it came with the head
+        if len(whole) > size_max:
+            raise too_large(size_max)
+        return whole
     parts = bytearray()
     try:
         async with asyncio.timeout(timeout_ms / 1000):
             more = True
             while more:
-                message = await receive()
-                if message["type"] != "http.request":
+                found = await client.part()
+                if found is None:
                     raise FramingError(Problem("body_incomplete"))
-                parts += message.get("body", b"")
-                more = message.get("more_body", False)
+                part, more = found
+                parts += part
                 if len(parts) > size_max:
                     raise too_large(size_max)
     except TimeoutError:

@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from node_agent.front.http import Receive
+from node_agent.front.http import Client
 
 WATCH_AFTER_S = 0.05
 """A client that hangs up sooner than this after its request is noticed then."""
@@ -23,10 +23,10 @@ class Interest:
     the cancellation becomes the exception when it leaves the block.
     """
 
-    __slots__ = ("_receive", "_task", "_timer", "_watcher", "_why")
+    __slots__ = ("_client", "_task", "_timer", "_watcher", "_why")
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._task: asyncio.Task[object] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -52,7 +52,7 @@ class Interest:
             raise why from None
 
     def watch(self) -> None:
-        """Soon the client's hanging up ends the work. Only after the body was read: both use `receive`.
+        """Soon the client's hanging up ends the work. Only after the body was read.
 
         A request that is answered before then needs no task beside its own.
         """
@@ -68,6 +68,5 @@ class Interest:
         self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        await self._client.hung_up()
         self.interrupt(Gone())

@@ -100,7 +100,7 @@ class Keyed:
         exchange, result = self._exchange, kept.result
         exchange.add_header(REPLAYED_HEADER, "true")
         exchange.add_header(FIRST_HEADER, kept.first)
-        await exchange.start(result.status, result.headers)
+        exchange.start(result.status, result.headers)
         for at in range(0, len(result.body), PIECE_BYTES):
             await exchange.write(result.body[at : at + PIECE_BYTES])
         await exchange.end()

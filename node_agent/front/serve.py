@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 
 from node_agent.front.app import Front
-from node_agent.front.connection import App, Connection
+from node_agent.front.connection import Connection
+from node_agent.front.http import App
 
 BACKLOG = 1_024
 CONNECTIONS_MAX = 4_096

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from node_agent.front.exchange import Exchange, Line
+from node_agent.front.exchange import Exchange
 from node_agent.front.framing import HEAD_END, Body, Malformed
-from node_agent.front.http import FramingError, Head
+from node_agent.front.http import FramingError, Head, Pair
 from node_agent.front.interest import Gone, Interest
 from node_agent.front.limits import Limits
 from node_agent.front.tenants import Caller
@@ -33,7 +33,7 @@ MARGIN_S = 10.0
 
 _OF_THE_CONNECTION = frozenset({"connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"})
 """Headers that are between a tenant and this process. `expect` is as well: this process asks for the body itself."""
-_MADE_ANEW = frozenset({b"date", b"transfer-encoding"})
+_MADE_ANEW = frozenset({"date", "transfer-encoding"})
 _UNREACHED = "The process of this edge that answers for this key is not there, so nothing was sent."
 _LOST = (
     "The process of this edge that answers for this key ended before its answer was whole."
@@ -70,7 +70,7 @@ class Siblings:
             return False
         if len(self._running) >= self._relays_max:
             raise ProblemError(Problem("overloaded"))
-        interest = Interest(exchange.receive)
+        interest = Interest(exchange.client)
         self._running.add(interest)
         try:
             async with interest:
@@ -123,11 +123,11 @@ class Relay:
         chunked = bool(exchange.head.all("transfer-encoding"))
         more = reads = True
         while True:
-            message = await exchange.receive()
-            if message["type"] != "http.request":
+            found = await exchange.client.part()
+            if found is None:
                 interest.interrupt(FramingError(Problem("body_incomplete")) if more else Gone())
                 return
-            data, more = message.get("body", b""), message.get("more_body", False)
+            data, more = found
             if chunked and data:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             if chunked and not more:
@@ -143,11 +143,11 @@ class Relay:
     async def answer(self) -> None:
         """Send the owner's answer to the tenant. Raises OwnerLost and ProblemError."""
         try:
-            status, lines, body = await self._head()
+            status, headers, body = await self._head()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             raise OwnerLost(_LOST) from None
-        await self._exchange.pass_on(status, lines)
-        events = any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in lines)
+        self._exchange.pass_on(status, headers)
+        events = any(name == "content-type" and value.startswith("text/event-stream") for name, value in headers)
         ending = b"\n\n"
         held = b""
         ended = body.ended
@@ -169,14 +169,14 @@ class Relay:
                 ending = (ending + part)[-2:]
                 await self._exchange.write(part)
 
-    async def _head(self) -> tuple[int, list[Line], Body]:
+    async def _head(self) -> tuple[int, list[Pair], Body]:
         head = await self._reader.readuntil(HEAD_END)
-        first, *rest = head.removesuffix(HEAD_END).split(b"\r\n")
-        status = int(first.removeprefix(b"HTTP/1.1 ")[:3])
-        pairs = [line.partition(b": ") for line in rest]
-        lengths = [int(value) for name, _, value in pairs if name == b"content-length"]
-        lines = [(name, value) for name, _, value in pairs if name not in _MADE_ANEW]
-        return status, lines, Body(lengths[0] if lengths else None)
+        first, *rest = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+        status = int(first.removeprefix("HTTP/1.1 ")[:3])
+        pairs = [line.partition(": ") for line in rest]
+        lengths = [int(value) for name, _, value in pairs if name == "content-length"]
+        headers = [(name, value) for name, _, value in pairs if name not in _MADE_ANEW]
+        return status, headers, Body(lengths[0] if lengths else None)
 
     async def _data(self) -> bytes:
         data = await self._reader.read(BUFFER_BYTES)
