@@ -40,6 +40,8 @@ CONTEXT_TOKENS = 2048
 SPOOL_BYTES = 256 << 20
 PORTS = 16
 PORT_RANGE = range(20_000, 32_000)
+DRAIN_GRACE_MS = 6_000
+"""How long answers have that run when the house is told to stop. Whoever stops it at a desk does not wait longer."""
 REPLICA_DEAD_MS = 15_000
 """Two engines and a third-party server share two cores here: silence means less than on a machine of one's own."""
 
@@ -251,6 +253,7 @@ class House:
                 "token_file": str(self.secret(f"{site}-ray.token")),
             },
             "spool_bytes": SPOOL_BYTES,
+            "drain_grace_ms": DRAIN_GRACE_MS,
             "replica_dead_ms": REPLICA_DEAD_MS,
             "pools": [
                 {
@@ -280,6 +283,7 @@ class House:
             "commitment_key_file": str(self.secret(f"{edge}.commitment")),
             "roots": self._roots(),
             "spool_bytes": SPOOL_BYTES,
+            "drain_grace_ms": DRAIN_GRACE_MS,
         }
         if town == "frankfurt":
             engine = {"name": ENGINE, "base_url": f"http://{LOOPBACK}:{self.ports.engine}", "served_model": MODEL}

@@ -13,7 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cli.house import CONTEXT_TOKENS, EDGES, ENGINE_SLOTS, LOOPBACK, MODEL, SITES, House
+from orchestrator.cli.house import (
+    CONTEXT_TOKENS,
+    DRAIN_GRACE_MS,
+    EDGES,
+    ENGINE_SLOTS,
+    LOOPBACK,
+    MODEL,
+    SITES,
+    House,
+)
 from orchestrator.cli.processes import ProcessExit, ProcessFailure, ProcessSpec, Supervisor, file_filled, port_accepts
 from orchestrator.cli.publish import PublishFailed, publish
 from orchestrator.cli.samples import Caller, Outcome, ask, show
@@ -24,7 +33,10 @@ from protos.tidegate.v1 import control_pb2 as pb
 
 START_DEADLINE_MS = 120_000
 FOLLOW_DEADLINE_S = 60.0
-STOP_DEADLINE_MS = 20_000
+LEAVE_MS = 6_000
+"""How much longer than the grace of its answers a program may take to stop: it cuts them in words, and accounts."""
+STOP_DEADLINE_MS = 60_000
+"""For the whole house, one program after the other. Whatever still runs then is killed."""
 POLL_S = 0.2
 OVERSEAS_BORDER_MS = 200
 """Round trip between the two control planes."""
@@ -85,7 +97,8 @@ def engine_spec(house: House, gguf: Path) -> ProcessSpec:
 
 def _program(name: str, module: str, house: House, port: int) -> ProcessSpec:
     argv = (sys.executable, "-m", module, "--config", str(house.config(name)))
-    return ProcessSpec(name, argv, env={"GRPC_ENABLE_FORK_SUPPORT": "0"}, ready=port_accepts(LOOPBACK, port))
+    ready, grace_ms = port_accepts(LOOPBACK, port), DRAIN_GRACE_MS + LEAVE_MS
+    return ProcessSpec(name, argv, env={"GRPC_ENABLE_FORK_SUPPORT": "0"}, ready=ready, grace_ms=grace_ms)
 
 
 def _etcd(house: House, side: str, binary: Path) -> ProcessSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,6 +18,7 @@ from orchestrator.cli.house import LOOPBACK
 from orchestrator.cli.processes import port_accepts
 from orchestrator.cli.samples import MODEL, ask
 from orchestrator.cli.up import etcd_binary, specs
+from orchestrator.spool.segments import list_segments, scan_file
 from protos.tidegate.v1 import control_pb2 as pb
 from scheduler.pools.prepare import gguf_path
 from tests.e2e.conftest import OPTIONS, Standing
@@ -27,6 +29,8 @@ QUESTION = "Name one river in Europe."
 REGULATED = 'personal=personal, grade=general, origin="DE"'
 WAIT_S = 60.0
 STORY_TOKENS = 48
+LONG_TOKENS = 700
+"""More than are made within the grace of a program that is told to stop."""
 
 
 def silent(_: str) -> None:
@@ -204,6 +208,47 @@ async def test_a_killed_intake_finds_its_replicas_again(standing: Standing) -> N
     await standing.supervisor.wait_ready("scheduler-shanghai", 60_000)
     await whole_again(standing, before)
     assert replica_pids(standing, "shanghai") == pids, "the replicas outlive the intake"
+
+
+async def test_an_answer_that_outlasts_the_grace_of_a_stopping_edge_ends_in_words_and_is_billed(
+    standing: Standing,
+) -> None:
+    name = "edge-singapore"
+    before = await instances(standing, name)
+    told = ""
+    async with standing.up.caller("singapore").client() as client:
+        raw = await client.chat.completions.with_raw_response.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Write a very long story."}],
+            max_tokens=LONG_TOKENS,
+            seed=20261126,
+            stream=True,
+        )
+        stopping: asyncio.Task[int] | None = None
+        delivered = 0
+        try:
+            async for chunk in raw.parse():
+                delivered += sum(1 for choice in chunk.choices if choice.delta.content)
+                if stopping is None and delivered:
+                    stopping = asyncio.create_task(standing.supervisor.stop(name))
+        except openai.APIError as error:
+            told = str(error.code)
+    assert told == "draining"
+    assert stopping is not None
+    assert await stopping == 0, "it left by itself"
+    records = [
+        json.loads(frame.record.data)
+        for segment in list_segments(standing.house.data(name) / "spool")
+        for frame in scan_file(segment).frames
+        if frame.record.kind == "usage"
+    ]
+    mine = [one for one in records if one["request"] == raw.headers["x-request-id"]]
+    assert len(mine) == 1
+    assert mine[0]["counts"]["edge"]["delivered"] >= delivered > 0
+    found = [spec for group in specs(standing.house, OPTIONS, etcd_binary(), gguf_path()) for spec in group]
+    await standing.supervisor.start(next(spec for spec in found if spec.name == name))
+    await standing.supervisor.wait_ready(name, 60_000)
+    await whole_again(standing, before)
 
 
 @pytest.mark.parametrize("name", ["edge-singapore", "scheduler-guizhou"])
