@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from node_agent.settings import EdgeSettings
 from node_agent.watch.moving import settle_keys
-from node_agent.watch.places import run_folder, socket_of
+from node_agent.watch.places import private_folder, run_folder, socket_of
 from node_agent.watch.prepare import prepare
 from node_agent.watch.restarts import Restarts
 from orchestrator.config.program import EXIT_CANNOT_RUN, environment_without, run_until_signal
@@ -40,11 +42,12 @@ def keep(settings: EdgeSettings, prefix: str) -> int:
     It is 0 when every process stopped in order. It is that of the process when one cannot start in the first place.
     """
     check_port(settings.host, settings.port)
-    settle_keys(settings)
-    files = prepare(settings, os.getpid())
-    watch = Watch(settings, files, environment_without(prefix))
-    run_until_signal(watch.run)
-    return watch.status
+    with _alone(run_folder(Path(settings.data_dir))):
+        settle_keys(settings)
+        files = prepare(settings, os.getpid())
+        watch = Watch(settings, files, environment_without(prefix))
+        run_until_signal(watch.run)
+        return watch.status
 
 
 def check_port(host: str, port: int) -> None:
@@ -53,6 +56,21 @@ def check_port(host: str, port: int) -> None:
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
+
+
+@contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """Raises OSError where another watch has these folders: its processes start again from what is written here."""
+    private_folder(run_dir)
+    descriptor = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"another edge has the lock of {run_dir}") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Watch:
@@ -101,7 +119,8 @@ class Watch:
             listened = await self._listens(process, index)
             status = await self._ended(process)
             del self._live[index]
-            log.warning(Event.PROCESS_EXITED, number=index, process_id=process.pid, exit_status=status)
+            tell = log.info if self._stop.is_set() else log.warning
+            tell(Event.PROCESS_EXITED, number=index, process_id=process.pid, exit_status=status)
             if self._stop.is_set():
                 # One that was told to stop before it listened had nothing to put in order.
                 self.status = self.status or (EXIT_CANNOT_RUN if status and listened else 0)

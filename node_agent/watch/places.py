@@ -4,6 +4,7 @@
     <data_dir>/worker-1/    the same, of the second
     <data_dir>/run/0.sock   where the first listens for the others
     <data_dir>/run/0.json   the settings that it was started with
+    <data_dir>/run/lock     held by the watch for as long as it runs
     <data_dir>/run/processes   how many the idempotency keys are spread over
 """
 

@@ -52,12 +52,15 @@ def _spread_highest_time(data_dir: Path) -> None:
 
 
 def _begin_with_bundles(first: Path, own: Path) -> None:
-    """Give a process that is new the bundles of the first, so that it can serve while control is away."""
+    """Give a process that is new the bundles of the first, so that it can serve while control is away.
+
+    Not those that are kept to explain what was decided by them: it has decided nothing.
+    """
     if own.exists() or not first.exists():
         return
     beside = own.with_name(f".{own.name}")
     shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(first, beside)
+    shutil.copytree(first, beside, ignore=shutil.ignore_patterns("archive"))
     beside.rename(own)
 
 

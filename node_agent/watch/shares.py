@@ -34,9 +34,12 @@ def share(whole: int, processes: int, index: int) -> int:
 
 
 def check(settings: EdgeSettings, file: str) -> None:
-    """Refuse settings of `file` that cannot be shared. Raises SettingsError, which names the field."""
+    """Refuse settings of `file` that cannot be shared. Raises SettingsError, which names the field.
+
+    What a process was given is a share already, and is not shared again.
+    """
     processes = settings.processes
-    if processes == 1:
+    if processes == 1 or settings.worker is not None:
         return
     if settings.port == 0:
         raise SettingsError(file, "port", "expected a port of its own, not 0, where `processes` is above 1")

@@ -2,7 +2,7 @@
 
 Between two processes nothing else decides who has a key: no lock, no shared file. The request is handed over as it
 came, its API key included, and the owner does with it what it does with its own. Here are only bytes on their way,
-64 KiB of them in each direction; whoever reads slowly holds up whoever writes.
+about 64 KiB of them in each direction; whoever reads slowly holds up whoever writes.
 """
 
 from __future__ import annotations

@@ -293,6 +293,36 @@ async def test_an_edge_that_cannot_start_says_so_and_ends(folder: Path, lines: s
 
 
 @pytest.mark.timeout(120)
+async def test_one_that_is_stopped_while_it_starts_leaves_nothing(folder: Path) -> None:
+    with lone_edge(folder) as edge:
+        edge.stop(signal.SIGTERM)
+        edge.settings.write_text(edge.settings.read_text() + "processes: 3\n")
+        for wait_s in (0.0, 0.4, 0.8):
+            begin(edge)
+            await until(lambda: len(processes_of(edge)) == 3)
+            await asyncio.sleep(wait_s)
+            processes = processes_of(edge)
+            assert edge.stop(signal.SIGTERM) == 0
+            assert gone(processes)
+
+
+@pytest.mark.timeout(120)
+async def test_two_edges_do_not_share_a_folder_and_limits_may_be_as_small_as_can_be(folder: Path) -> None:
+    least = "processes: 2\nrequests_max: 2\ntenant_requests_max: 2\nidempotency_keys_max: 2\nspool_bytes: 33554432\n"
+    with lone_edge(folder, least) as edge:
+        processes = await both(edge)
+        whole = edge.settings.read_text()
+        edge.settings.write_text(whole.replace(f"port: {edge.port}", f"port: {edge.port - 1}"))
+        ended = run(edge)
+        assert (ended.returncode, "another edge has the lock" in ended.stderr) == (1, True), ended.stderr
+        # One that is alone does not move what the processes work with, either.
+        edge.settings.write_text(whole.replace(f"port: {edge.port}", f"port: {edge.port - 1}").replace(least, ""))
+        ended = run(edge)
+        assert (ended.returncode, "cannot run" in ended.stderr) == (1, True), ended.stderr
+        assert await both(edge) == processes
+
+
+@pytest.mark.timeout(120)
 async def test_a_port_is_shared_with_nobody_else(folder: Path) -> None:
     with lone_edge(folder) as edge:
         edge.stop(signal.SIGTERM)
@@ -306,9 +336,18 @@ async def test_a_port_is_shared_with_nobody_else(folder: Path) -> None:
         assert (ended.returncode, "port: expected a port of its own" in ended.stderr) == (2, True), ended.stderr
 
 
+def command_of(edge: LoneEdge) -> list[str]:
+    return [sys.executable, "-m", "node_agent", "--config", str(edge.settings)]
+
+
+def begin(edge: LoneEdge) -> None:
+    """Start an edge, and wait for nothing."""
+    edge.process = subprocess.Popen(command_of(edge), cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
 def run(edge: LoneEdge) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "node_agent", "--config", str(edge.settings)],
+        command_of(edge),
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -73,6 +73,8 @@ def test_processes_together_have_what_the_edge_was_given(count: int, limits: dic
     whole = edge(processes=count, record_trace="/trace", **limits)
     check(whole, "edge.yaml")
     parts = [settings_of(whole, index, 1) for index in range(count)]
+    for part in parts:
+        check(part, "edge.yaml")
     for field in SHARED:
         assert sum(getattr(part, field) for part in parts) == getattr(whole, field)
     for field in ("requests_max", "tenant_requests_max", "idempotency_keys_max"):

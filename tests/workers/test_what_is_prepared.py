@@ -169,6 +169,7 @@ def test_no_process_begins_before_what_another_has_seen(tmp_path: Path) -> None:
 def test_a_new_process_begins_with_the_bundles_of_the_first(tmp_path: Path) -> None:
     (tmp_path / "bundles" / "current").mkdir(parents=True)
     (tmp_path / "bundles" / "current" / "overseas").write_text("2")
+    (tmp_path / "bundles" / "archive").mkdir()
     # A copy that was cut is made again; what a process has is its own.
     (folder_of(tmp_path, 1) / ".bundles").mkdir(parents=True)
     (folder_of(tmp_path, 1) / ".bundles" / "half").write_text("")
