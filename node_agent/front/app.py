@@ -92,7 +92,7 @@ class Front:
         request = make_request_id(now_ms, self._entropy(RANDOM_BYTES))
         exchange = Exchange(head, client, request, self._limits.write_timeout_ms)
         exchange.close = self._draining
-        if await self._operate(exchange, now_ms):
+        if await self._operate(exchange, now_ms, elsewhere):
             return
         visit = Visit(request, self._metrics, asyncio.get_running_loop().time)
         try:
@@ -111,14 +111,15 @@ class Front:
             exchange.done()
             visit.end(exchange.status)
 
-    async def _operate(self, exchange: Exchange, now_ms: int) -> bool:
+    async def _operate(self, exchange: Exchange, now_ms: int, elsewhere: Elsewhere | None) -> bool:
         """Answer a probe or a scraper. Returns whether it was one."""
         head = exchange.head
         if head.method != "GET" or head.path not in OPEN:
             return False
         if head.path == METRICS:
             self._metrics.set(REQUESTS_ACTIVE, self._admission.running)
-            await exchange.answer(200, self._metrics.render(), CONTENT_TYPE)
+            own = self._metrics.render()
+            await exchange.answer(200, own if elsewhere is None else await elsewhere.metrics(own), CONTENT_TYPE)
         elif head.path == DOCUMENT:
             await exchange.answer(200, document_bytes())
         elif head.path == HEALTH:

@@ -23,13 +23,16 @@ PIECE_BYTES = 64 * 1024
 
 
 class Elsewhere(Protocol):
-    """The other processes of this edge, each of which answers for some of the keys."""
+    """The other processes of this edge: each answers for some of the keys, and has metrics of its own."""
 
     async def served(self, exchange: Exchange, visit: Visit, caller: Caller, key: str) -> bool:
         """Have a request served by the process that answers for its key. Returns False when that is this one.
 
         Raises ProblemError, and Gone when the client hung up.
         """
+
+    async def metrics(self, own: bytes) -> bytes:
+        """Return the metrics of all processes; `own` are those of this one."""
 
     def cut(self) -> None:
         """End every answer that is passed on, with an error that says so."""

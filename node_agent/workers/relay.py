@@ -20,6 +20,7 @@ from node_agent.front.visit import Visit
 from node_agent.idempotency.rules import HEADER, owner
 from node_agent.idempotency.sealing import Sealer
 from node_agent.watch.places import socket_of
+from node_agent.workers.scrape import merged, page_of
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import Problem, ProblemError
@@ -82,6 +83,13 @@ class Siblings:
         finally:
             self._running.discard(interest)
         return True
+
+    async def metrics(self, own: bytes) -> bytes:
+        """Return the metrics of all processes that tell them in time; `own` are those of this one."""
+        others = [index for index in range(self._processes) if index != self._index]
+        pages = await asyncio.gather(*(page_of(socket_of(self._run_dir, index)) for index in others))
+        told = {self._index: own, **{index: page for index, page in zip(others, pages, strict=True) if page}}
+        return merged(sorted(told.items()))
 
     def cut(self) -> None:
         """End every answer that is passed on, with an error that says so."""

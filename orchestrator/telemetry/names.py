@@ -81,6 +81,8 @@ SPOOL_BYTES: Final = _closed("what", "used", "free")
 IDEMPOTENCY_ANSWER: Final = _closed(
     "answer", "new", "replayed", "running", "not_kept", "uncertain", "other_body", "full", "unavailable"
 )
+PROCESS: Final = _closed("process", *(str(index) for index in range(64)))
+"""Put before the labels of every series where several processes of an edge are told of on one page."""
 TELEMETRY_FAULT: Final = _closed("what", "label_value", "log_value", "log_line")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)

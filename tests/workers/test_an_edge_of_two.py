@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,19 @@ async def test_a_key_is_sent_once_whichever_process_is_asked(folder: Path) -> No
         counts = [counted(local(edge, index, "/metrics")) for index in (0, 1)]
         assert min(counts) > 0
         assert sum(counts) == 40 + 24 + 12
+        assert counted(page_of(edge)) == sum(counts)
         assert edge.stop(signal.SIGTERM) == 0
         assert gone(processes)
         assert not list((folder / "data" / "run").glob("*.sock"))
         usage = usage_of(edge)
         assert len(usage) == len({record["request"] for record in usage}) == 10
+
+
+def page_of(edge: LoneEdge) -> bytes:
+    """The metrics as a scraper has them, of whichever process it meets."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{edge.port}/metrics", timeout=TIMEOUT_S) as page:
+        found: bytes = page.read()
+    return found
 
 
 def counted(metrics: bytes) -> int:

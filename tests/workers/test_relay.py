@@ -13,12 +13,13 @@ from typing import Any
 
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from node_agent.border.decider import Asked
 from node_agent.front.limits import Limits
 from node_agent.idempotency.rules import owner
 from node_agent.watch.places import private_folder, socket_of
-from node_agent.workers import relay
+from node_agent.workers import relay, scrape
 from node_agent.workers.local import LocalServer
 from node_agent.workers.relay import Siblings
 from orchestrator.policy.ids import TenantId
@@ -213,6 +214,45 @@ async def test_who_hangs_up_is_gone_for_the_owner_too(tmp_path: Path, run_dir: P
         writer.close()
         await writer.wait_closed()
         await until(lambda: theirs.gate.answers_closed == 1, within_s=5)
+
+
+async def test_metrics_are_those_of_all_processes(tmp_path: Path, run_dir: Path) -> None:
+    async with two(tmp_path, run_dir) as (room, theirs):
+        for name in (THEIRS, OURS, key_of(1, "beta")):
+            await ask(room, name, key=BETA if name == key_of(1, "beta") else ACME)
+        page = (await room.call("GET", "/metrics")).body.decode()
+        families = {family.name: family for family in text_string_to_metric_families(page)}
+        answered = {
+            one.labels["process"]: one.value
+            for one in families["tidegate_requests"].samples
+            if one.labels["outcome"] == "answered"
+        }
+        assert answered == {"0": 1, "1": 2}
+        own = room.metrics.render().decode()
+        assert families.keys() == {family.name for family in text_string_to_metric_families(own)}
+        assert page.count("# HELP") == page.count("# TYPE") == own.count("# HELP")
+        seconds = [one.labels for one in families["tidegate_request_seconds"].samples if one.name.endswith("_bucket")]
+        assert {one["process"] for one in seconds} == {"0", "1"}
+        # Asked on its own socket, a process tells of itself; one that is gone is left out.
+        assert b"process=" not in (await theirs.call("GET", "/metrics")).body
+    async with room_in(tmp_path / "alone", ANSWER, elsewhere=siblings(run_dir)) as room:
+        page = (await room.call("GET", "/metrics")).body.decode()
+        assert 'process="0"' in page
+        assert 'process="1"' not in page
+
+
+async def test_a_process_that_does_not_answer_is_left_out(
+    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrape, "ANSWER_S", 0.1)
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with owned_by(tmp_path, run_dir, served) as room:
+        page = (await room.call("GET", "/metrics")).body
+        assert b'tidegate_requests_active{process="0"} 0.0\n' in page
 
 
 async def test_nobody_else_may_hand_over(tmp_path: Path, run_dir: Path) -> None:
