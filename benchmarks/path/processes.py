@@ -22,7 +22,7 @@ import uvloop
 
 from benchmarks.figures import machine, median, table
 from benchmarks.path import wrk
-from benchmarks.path.ask import Ask, body_of, checked
+from benchmarks.path.ask import Ask, WrongAnswer, body_of, checked
 from benchmarks.path.systems import SCALE, cpu_us
 from benchmarks.stand import EDGE_ONLY, LOOPBACK, Scale, Stand, StandError
 from orchestrator.cli.processes import ProcessFailure
@@ -97,7 +97,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="tg-") as folder:
             work = measured(Path(folder), counts, options.rounds, options.seconds, options.connections)
             print(rendered(uvloop.run(work)))
-    except (StandError, ProcessFailure, wrk.WrkError) as failure:
+    except (StandError, ProcessFailure, wrk.WrkError, WrongAnswer) as failure:
         print(failure, file=sys.stderr)
         return 1
     return 0
