@@ -31,7 +31,7 @@ RETRY_MIN_MS = 1_000
 RETRY_MAX_MS = 30_000
 """Whoever is turned away is told to wait as long as the first of its flow has waited, within these."""
 NOTHING = PoolCounts()
-KEPT_OF_SLOTS = 16
+KEPT_OF_SLOTS = 8
 """Of so many slots one is kept from whoever has its share, while there are others."""
 RECENT_US = 10_000_000
 """A flow that asked for something since then may ask again."""
