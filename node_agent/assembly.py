@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from pathlib import Path
@@ -99,7 +100,7 @@ class Agent:
             commitment=commitment,
             now_ms=clock.now_ms,
             now_us=lambda: time.monotonic_ns() // 1000,
-            entropy=secrets.token_bytes,
+            entropy=os.urandom,
             skew_ms=lambda: self._follower.skew_ms,
             note=None if settings.record_trace is None else Recorder(
                 Path(settings.record_trace), settings.record_trace_bytes
@@ -112,7 +113,7 @@ class Agent:
             bundle=lambda: self._follower.current,
             limits=_limits(settings),
             now_ms=clock.now_ms,
-            entropy=secrets.token_bytes,
+            entropy=os.urandom,
             metrics=self._metrics,
             desk=self._desk,
             elsewhere=_siblings(settings, sealer),

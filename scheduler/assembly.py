@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import sys
 import time
@@ -68,7 +69,7 @@ class Scheduler:
             PoolId(pool.id): Dispatcher(PoolId(pool.id), pool.waiting_max, settings.replica_dead_ms)
             for pool in settings.pools
         }
-        hands = Hands(self._follower, self._spool, clock.now_ms, now_us, secrets.token_bytes, _salt(settings))
+        hands = Hands(self._follower, self._spool, clock.now_ms, now_us, os.urandom, _salt(settings))
         self._site = Site(scheduler, side, dispatchers, hands)
         limits = Limits(reattach_ms=settings.reattach_ms, detached_bytes=settings.detached_bytes)
         self._intake = IntakeService(self._site, scheduler, self._instance, now_us, clock.now_ms, limits)
