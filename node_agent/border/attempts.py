@@ -30,6 +30,7 @@ from orchestrator.ledger.rating import rate
 from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, Resumable, UsageRecord
 from orchestrator.placement.decide import Decision
 from orchestrator.placement.fleet import Pool
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.labels import LabelSources, Mismatch
 from orchestrator.policy.verdicts import FAULT
@@ -165,21 +166,19 @@ class Attempts:
         hands = self._hands
         decision, problem = decided.decision, decided.problem
         record = record_of(asked, decided, hands.commitment)
+        chosen = None if problem is not None else decision.placement.chosen
+        # Both are done at the end of this turn of the loop; only what is recorded leaves.
+        facts = decision.travelling(decided.edge)
+        sealing = None if chosen is None else self._signer.seal(_attested(decided, chosen.pool.id, facts))
         await self._spool(record, durable=decision.regulated, mandatory=problem is None)
         self._count(decision, record)
-        chosen = decision.placement.chosen
-        if problem is not None or chosen is None:
+        if chosen is None or sealing is None:
             log.info(
                 Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=record.outcome
             )
             if hands.note is not None:
                 hands.note(refused_line(asked, decided, record.outcome))
             raise ProblemError(problem or Problem("internal_error"))
-        facts = decision.travelling(decided.edge)
-        inputs = None if decided.inputs is None else decided.inputs.digest()
-        signed = attestation_bytes(
-            decided.edge.id, decided.attempt, decided.id, chosen.pool.id, facts, decided.citation, inputs
-        )
         sendable = Sendable(
             decided.attempt,
             decided.id,
@@ -189,7 +188,7 @@ class Attempts:
             facts,
             decided.citation,
             self._key_id,
-            await self._signer.seal(signed),
+            await sealing,
             asked.budget_ms,
             decided.inputs,
             asked.waits,
@@ -333,3 +332,9 @@ class Attempts:
             return None
         delivered = attempt.asked.generation.first_token() + attempt.tally.delivered
         return rate(price, counts.prompt, min(counts.cached, counts.prompt), delivered)
+
+
+def _attested(decided: Decided, pool: PoolId, facts: Facts) -> bytes:
+    """Return what the edge signs of a decision."""
+    inputs = None if decided.inputs is None else decided.inputs.digest()
+    return attestation_bytes(decided.edge.id, decided.attempt, decided.id, pool, facts, decided.citation, inputs)

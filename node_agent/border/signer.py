@@ -15,8 +15,8 @@ class Signer:
         self._key = key
         self._waiting: list[tuple[bytes, asyncio.Future[bytes]]] = []  # bounded: SEALED_TOGETHER_MAX
 
-    async def seal(self, attestation: bytes) -> bytes:
-        """Return the seal of one attestation, at the end of this turn of the loop."""
+    def seal(self, attestation: bytes) -> asyncio.Future[bytes]:
+        """Return the seal of one attestation: it is there at the end of this turn of the loop."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bytes] = loop.create_future()
         self._waiting.append((attestation, done))
@@ -24,7 +24,7 @@ class Signer:
             loop.call_soon(self._seal)
         elif len(self._waiting) == SEALED_TOGETHER_MAX:
             self._seal()
-        return await done
+        return done
 
     def _seal(self) -> None:
         waiting, self._waiting = self._waiting, []

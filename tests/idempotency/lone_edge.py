@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -184,6 +186,15 @@ def law() -> Document:
     return found
 
 
+def free_port() -> int:
+    """A port that nobody has, below those that the system hands out by itself: it would take one meanwhile."""
+    while True:
+        port = secrets.choice(range(12_000, 20_000))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 @contextmanager
 def lone_edge(folder: Path, more: str = "") -> Iterator[LoneEdge]:
     """A started edge; whatever is left of it is gone when the block ends. `more` are lines of its settings."""
@@ -195,9 +206,7 @@ def lone_edge(folder: Path, more: str = "") -> Iterator[LoneEdge]:
     commitment = folder / "edge.commitment"
     commitment.write_text("ab" * 32)
     commitment.chmod(0o600)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     root = base64.b64encode(side.root.public_key).decode()
     settings = folder / "edge.yaml"
     settings.write_text(

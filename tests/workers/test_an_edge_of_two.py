@@ -27,7 +27,7 @@ from orchestrator.policy.ids import EdgeId, TenantId
 from orchestrator.spool.records import RecordKind
 from orchestrator.spool.store import Spool
 from tests.bundles.sides import MODEL
-from tests.idempotency.lone_edge import API_KEY, EDGE, ROOT, TIMEOUT_S, LoneEdge, lone_edge
+from tests.idempotency.lone_edge import API_KEY, EDGE, ROOT, TIMEOUT_S, LoneEdge, free_port, lone_edge
 
 SEALER = Sealer(bytes.fromhex("ab" * 32), EdgeId(EDGE))
 CHAT = "/v1/chat/completions"
@@ -320,12 +320,12 @@ async def test_two_edges_do_not_share_a_folder_and_limits_may_be_as_small_as_can
     least = "processes: 2\nrequests_max: 2\ntenant_requests_max: 2\nidempotency_keys_max: 2\nspool_bytes: 33554432\n"
     with lone_edge(folder, least) as edge:
         processes = await both(edge)
-        whole = edge.settings.read_text()
-        edge.settings.write_text(whole.replace(f"port: {edge.port}", f"port: {edge.port - 1}"))
+        whole, another = edge.settings.read_text(), free_port()
+        edge.settings.write_text(whole.replace(f"port: {edge.port}", f"port: {another}"))
         ended = run(edge)
         assert (ended.returncode, "another edge has the lock" in ended.stderr) == (1, True), ended.stderr
         # One that is alone does not move what the processes work with, either.
-        edge.settings.write_text(whole.replace(f"port: {edge.port}", f"port: {edge.port - 1}").replace(least, ""))
+        edge.settings.write_text(whole.replace(f"port: {edge.port}", f"port: {another}").replace(least, ""))
         ended = run(edge)
         assert (ended.returncode, "cannot run" in ended.stderr) == (1, True), ended.stderr
         assert await both(edge) == processes
