@@ -6,7 +6,7 @@ Nothing of a chunk is passed through: the fields named here are read, every othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from enum import Enum
 from typing import Annotated
 
@@ -116,29 +116,42 @@ class ChunkReader:
             return self._fail("engine_failed", "the engine reported an error in the middle of its answer")
         if event.name not in ("", "message"):
             return self._fail("engine_protocol", "the engine sent an event of an unknown kind")
-        found = self.read_data(event.data.encode())
-        return [Delta(found, token_ids=(), tokens=1)] if isinstance(found, str) else found
+        texts, events = list[str](), list[EngineEvent]()
+        self.read_data([event.data.encode()], texts, events)
+        return [*(Delta(text, token_ids=(), tokens=1) for text in texts), *events]
 
-    def read_data(self, data: bytes) -> list[EngineEvent] | str:
-        """Takes the data of the next event, which has no name. Text alone is returned as it is: it is one token."""
-        if self._ended:
-            return []
-        if data == _DONE:
-            return self._done()
-        try:
-            chunk = _CHUNK.decode(data)
-        except (msgspec.DecodeError, RecursionError):
-            # The exception may quote the payload, so nothing of it is kept.
-            return self._fail("engine_protocol", "the engine sent a chunk that cannot be read")
-        choices = chunk.choices
-        if choices is not None and len(choices) == 1 and chunk.usage is None and not chunk.is_error:
-            choice = choices[0]
-            delta = choice.delta
-            plain = choice.index == 0 and choice.finish_reason is None and self._finish_reason is None
-            if plain and delta is not None and delta.content:
-                self._chunks_with_text += 1
-                return delta.content
-        return self._chunk(chunk)
+    def read_data(self, lines: Sequence[bytes], texts: list[str], events: list[EngineEvent]) -> None:
+        """Takes the data of the next events, which have no name, and adds what they hold: each text is one token.
+
+        Nothing comes after an end, so texts stand before events.
+        """
+        decode = _CHUNK.decode
+        for data in lines:
+            if self._ended:
+                return
+            if data == _DONE:
+                events += self._done()
+                continue
+            try:
+                chunk = decode(data)
+            except (msgspec.DecodeError, RecursionError):
+                # The exception may quote the payload, so nothing of it is kept.
+                events += self._fail("engine_protocol", "the engine sent a chunk that cannot be read")
+                return
+            choices = chunk.choices
+            if choices is not None and len(choices) == 1 and chunk.usage is None and not chunk.is_error:
+                choice = choices[0]
+                delta = choice.delta
+                plain = choice.index == 0 and choice.finish_reason is None and self._finish_reason is None
+                if plain and delta is not None and delta.content:
+                    self._chunks_with_text += 1
+                    texts.append(delta.content)
+                    continue
+            for found in self._chunk(chunk):
+                if isinstance(found, Delta):
+                    texts.append(found.text)
+                else:
+                    events.append(found)
 
     def end(self) -> list[EngineEvent]:
         """Takes the end of the stream: without `[DONE]` the answer was cut, however complete it looks."""
@@ -227,42 +240,27 @@ class AnswerReader:
         """
         if not data:
             return self._chunks.end()
-        text: list[str] = []
-        tokens = 0
-        events: list[EngineEvent] = []
-        for found in self._read(data):
-            if isinstance(found, str):
-                text.append(found)
-                tokens += 1
-            elif isinstance(found, Delta):
-                text.append(found.text)
-                tokens += found.tokens
-            else:
-                events.append(found)
-        # Nothing comes after an end, so the text stands before it.
-        return [Delta("".join(text), (), tokens), *events] if text else events
-
-    def _read(self, data: bytes) -> Iterator[EngineEvent | str]:
-        """Yield what the bytes hold: whole events the quick way, what was cut or is unusual by the decoder."""
+        texts, events = list[str](), list[EngineEvent]()
         begin = 0
         if not self._decoder.between:
             begin = data.find(b"\n\n") + 2
             begin = len(data) if begin < 2 else begin
-            yield from self._decoded(data[:begin])
+            self._decode(data[:begin], texts, events)
         end = data.rfind(b"\n\n", begin) + 2
         if end > begin and self._decoder.between:
             plain = plain_data(data[begin:end], self._line_bytes_max)
             if plain is not None:
                 self._decoder.passed()
-                for one in plain:
-                    found = self._chunks.read_data(one)
-                    if isinstance(found, str):
-                        yield found
-                    else:
-                        yield from found
+                self._chunks.read_data(plain, texts, events)
                 begin = end
-        yield from self._decoded(data[begin:])
+        self._decode(data[begin:], texts, events)
+        return [Delta("".join(texts), (), len(texts)), *events] if texts else events
 
-    def _decoded(self, data: bytes) -> Iterator[EngineEvent]:
+    def _decode(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:
+        """Take what was cut or is unusual by the decoder."""
         for event in self._decoder.feed(data):
-            yield from self._chunks.read(event)
+            for found in self._chunks.read(event):
+                if isinstance(found, Delta):
+                    texts.append(found.text)
+                else:
+                    events.append(found)

@@ -13,6 +13,8 @@ import msgspec
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_DATA = b"data: "
+_PLAIN = re.compile(rb"(?:data: [^\r\n]*+\n\n)++\Z")
 
 
 class SseEvent(msgspec.Struct, frozen=True):
@@ -145,16 +147,12 @@ def plain_data(data: bytes, line_bytes_max: int) -> list[bytes] | None:
 
     It reads what `SseDecoder` reads of the same bytes, and is there because it costs a tenth of it.
     """
-    if b"\r" in data or not data.endswith(b"\n\n"):
+    if _PLAIN.match(data) is None:
         return None
     if not data.isascii():
         try:
             data.decode()
         except UnicodeDecodeError:
             return None
-    found = data[:-2].split(b"\n\n")
-    for at, event in enumerate(found):
-        if not event.startswith(b"data: ") or b"\n" in event or len(event) > line_bytes_max:
-            return None
-        found[at] = event[6:]
-    return found
+    found = data[len(_DATA) : -2].split(b"\n\n" + _DATA)
+    return None if max(map(len, found)) + len(_DATA) > line_bytes_max else found
