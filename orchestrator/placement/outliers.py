@@ -2,11 +2,13 @@
 
 Places are compared with their siblings for the same model, never with a figure of their own: when all are slow, nobody
 is an outlier. What is compared is a measured time relative to the declared one, to the first token and after it. A
-place is ejected when its last few exceed `SLOW_FACTOR` times what its siblings took *after* these had become slow, and
-counted only from when the siblings are as they are now: a spell that all had is held against nobody. What has not
-brought a token yet counts with the time that it has waited, so that silence shows too. Or when half of its attempts
-fail while its siblings' do not. At most a third is ejected, and never the last. An ejection ends with one trial at a
-time; a trial that goes badly doubles it.
+place is ejected when its last few exceed `SLOW_FACTOR` times what its siblings took in the same spell: after these had
+become slow, and begun before the last of them ended, so that whoever rests is judged by nothing that comes later. They
+count only from when the siblings are as they are now, and never again once they were found to be no slower than the
+siblings of their time: a spell that all had is held against nobody. What has not brought a token yet counts with the
+time that it has waited, so that silence shows too. Or when half of its attempts fail while its siblings' did not, up to
+the last of these failures. At most a third is ejected, and never the last. An ejection ends with one trial at a time; a
+trial that goes badly doubles it.
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ class _Series:
     done: deque[_Sample] = field(default_factory=lambda: deque(maxlen=KEPT))
     since_us: int = 0
     """Since when it has been about as it is now."""
+    settled_us: int = -1
+    """What ended until then was held against its own time, and is held against nothing else."""
 
     def add(self, sample: _Sample) -> None:
         """One more came. When it is quite another than the last ones were, they say nothing of now."""
@@ -74,8 +78,20 @@ class _Series:
                 self.since_us = sample.begun_us
         self.done.append(sample)
 
-    def recent(self, since_us: int) -> list[float]:
-        return [sample.ratio() for sample in self.done if sample.ended_us >= since_us]
+    def recent(self, since_us: int, until_us: int) -> list[float]:
+        """Return what ended since, and had begun by then."""
+        return [one.ratio() for one in self.done if one.ended_us >= since_us and one.begun_us <= until_us]
+
+    def open(self) -> list[_Sample]:
+        """Return what can still be held against it."""
+        return [sample for sample in self.done if sample.ended_us > self.settled_us]
+
+    def settle(self, run: list[_Sample]) -> None:
+        """All but the last few that are slow are not: nor will they be, when siblings become quicker."""
+        for sample in reversed(self.done):
+            if sample not in run:
+                self.settled_us = sample.ended_us
+                return
 
 
 @dataclass(slots=True)
@@ -93,7 +109,8 @@ class _Sent:
 class _Place:
     first: _Series = field(default_factory=_Series)
     rest: _Series = field(default_factory=_Series)
-    failed: deque[bool] = field(default_factory=lambda: deque(maxlen=FAILS_KEPT))
+    failed: deque[tuple[int, bool]] = field(default_factory=lambda: deque(maxlen=FAILS_KEPT))
+    """When attempts ended, and whether they failed."""
     failed_us: int = -1
     waiting: dict[str, _Sent] = field(default_factory=dict)  # bounded: by the attempts in flight
     """What has not brought a token."""
@@ -105,8 +122,9 @@ class _Place:
     """When it came back last."""
     trial: str | None = None
 
-    def share_failed(self) -> float:
-        return sum(self.failed) / len(self.failed) if self.failed else 0.0
+    def fails(self, until_us: int) -> list[bool]:
+        """Return of each attempt that had ended by then whether it failed."""
+        return [failed for at_us, failed in self.failed if at_us <= until_us]
 
     def clear(self) -> None:
         self.first.done.clear()
@@ -160,6 +178,9 @@ class Outliers:
     ) -> None:
         """An attempt left. Its first token is expected after `besides_us` on the way and `expected_us` of work."""
         found = self._place(place, model)
+        if not _active(found, now_us):
+            found.first.done.clear()
+            found.rest.done.clear()
         found.active_us = now_us
         sent = _Sent(place, model, now_us, now_us + besides_us, expected_us + FLOOR_US)
         self._sent[attempt] = found.waiting[attempt] = sent
@@ -189,7 +210,7 @@ class Outliers:
         found = self._place(sent.place, sent.model)
         found.waiting.pop(attempt, None)
         found.active_us = now_us
-        found.failed.append(False)
+        found.failed.append((now_us, False))
         if sent.first_us is not None and expected_us is not None:
             found.rest.add(_Sample(sent.first_us, now_us, expected_us + FLOOR_US))
         if attempt == found.trial:
@@ -209,7 +230,7 @@ class Outliers:
             self._again(found, now_us)
         elif sent.sent_us > found.failed_us:
             found.failed_us = now_us
-            found.failed.append(True)
+            found.failed.append((now_us, True))
             self._look(sent.model, now_us, at_once=True)
 
     def abandoned(self, attempt: str, now_us: int) -> None:
@@ -243,7 +264,7 @@ class Outliers:
         return found
 
     def _exceeds(self, found: _Place, sent: _Sent, now_us: int) -> bool:
-        usual = self._usual(found, sent.model, True, now_us - ACTIVE_US)
+        usual = self._usual(found, sent.model, True, now_us - ACTIVE_US, now_us)
         waited = _Sample(sent.begun_us, now_us, sent.expected_us)
         return usual is not None and waited.ratio(usual.since_us) > SLOW_FACTOR * usual.ratio
 
@@ -252,10 +273,11 @@ class Outliers:
         places = self._models[model].places.values()
         return [one for one in places if one is not found and one.until_us is None and _active(one, now_us)]
 
-    def _usual(self, found: _Place, model: ModelId, first: bool, since_us: int) -> _Usual | None:
-        """Return what the siblings of a place took since, relative to what was expected; None where few tell."""
+    def _usual(self, found: _Place, model: ModelId, first: bool, since_us: int, until_us: int) -> _Usual | None:
+        """Return what the siblings of a place took in a spell, relative to what was expected; None where few tell."""
         others = [one.first if first else one.rest for one in self._others(found, model, since_us + ACTIVE_US)]
-        told = [(median(ratios), one.since_us) for one in others if len(ratios := one.recent(since_us)) >= FRESH_MIN]
+        recent = [(one, one.recent(since_us, until_us)) for one in others]
+        told = [(median(ratios), one.since_us) for one, ratios in recent if len(ratios) >= FRESH_MIN]
         if not told or 2 * len(told) < len(others):
             return None
         return _Usual(max(LEAST_RATIO, median(one for one, _ in told)), int(median(since for _, since in told)))
@@ -284,7 +306,7 @@ class Outliers:
     @staticmethod
     def _least(siblings: _Siblings, first: bool, now_us: int) -> float:
         since_us = now_us - ACTIVE_US
-        recent = ((one.first if first else one.rest).recent(since_us) for one in siblings.places.values())
+        recent = ((one.first if first else one.rest).recent(since_us, now_us) for one in siblings.places.values())
         return max(LEAST_RATIO, min((median(ratios) for ratios in recent if ratios), default=LEAST_RATIO))
 
     def _slow(self, found: _Place, model: ModelId, least: dict[bool, float], now_us: int) -> bool:
@@ -297,28 +319,36 @@ class Outliers:
     def _exceeding(
         self, found: _Place, model: ModelId, first: bool, waiting: list[_Sample], least: float, now_us: int
     ) -> bool:
-        """Whether the last few are slow, by what siblings took since they were."""
-        done = list((found.first if first else found.rest).done)
-        if len(_last_run(done, waiting, _Usual(least, 0))) < SLOW_MIN:
+        """Whether the last few are slow, by what siblings took since they were, until the last of them ended."""
+        series = found.first if first else found.rest
+        run = _last_run(series.open(), waiting, _Usual(least, 0))
+        series.settle(run)
+        if len(run) < SLOW_MIN:
             return False
-        usual = self._usual(found, model, first, now_us - ACTIVE_US)
-        if usual is None or len(run := _last_run(done, waiting, usual)) < SLOW_MIN:
+        usual = self._usual(found, model, first, now_us - ACTIVE_US, _until_us(run))
+        if usual is None or len(run := _last_run(series.open(), waiting, usual)) < SLOW_MIN:
             return False
         slow_us = min(sample.slow_since_us(SLOW_FACTOR * usual.ratio, usual.since_us) for sample in run)
-        usual = self._usual(found, model, first, slow_us)
-        return usual is not None and len(_last_run(done, waiting, usual)) >= SLOW_MIN
+        usual = self._usual(found, model, first, slow_us, _until_us(run))
+        if usual is None:
+            return False
+        run = _last_run(series.open(), waiting, usual)
+        series.settle(run)
+        return len(run) >= SLOW_MIN
 
     def _failing(self, found: _Place, model: ModelId, now_us: int) -> bool:
-        if len(found.failed) < FAILS_MIN or found.share_failed() < FAILED_SHARE:
+        fails = found.fails(now_us)
+        if len(fails) < FAILS_MIN or sum(fails) < FAILED_SHARE * len(fails):
             return False
-        told = [one.share_failed() for one in self._others(found, model, now_us) if len(one.failed) >= FAILS_MIN // 2]
-        return bool(told) and median(told) <= SIBLINGS_FAILED_SHARE
+        told = [one.fails(found.failed_us) for one in self._others(found, model, now_us)]
+        shares = [sum(one) / len(one) for one in told if len(one) >= FAILS_MIN // 2]
+        return bool(shares) and median(shares) <= SIBLINGS_FAILED_SHARE
 
     def _tried(self, found: _Place, sent: _Sent, now_us: int) -> bool:
         """A trial ended well, as far as it ended: where it was not slow either, its place is back."""
         kinds = ((True, found.first), (False, found.rest)) if self._watch_first else ((False, found.rest),)
         for first, series in kinds:
-            usual = self._usual(found, sent.model, first, now_us - ACTIVE_US)
+            usual = self._usual(found, sent.model, first, now_us - ACTIVE_US, now_us)
             if usual is not None and _last_run(list(series.done)[-1:], [], usual):
                 self._again(found, now_us)
                 return False
@@ -338,6 +368,11 @@ class Outliers:
 
 def _active(found: _Place, now_us: int) -> bool:
     return now_us - found.active_us < ACTIVE_US
+
+
+def _until_us(run: list[_Sample]) -> int:
+    """Return until when a sibling's must have begun to be of the spell of these: one look later may be the next one."""
+    return max(sample.ended_us for sample in run) + LOOK_EVERY_US
 
 
 def _last_run(done: list[_Sample], waiting: list[_Sample], usual: _Usual) -> list[_Sample]:
