@@ -30,6 +30,7 @@ from orchestrator.ledger.rating import rate
 from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, Resumable, UsageRecord
 from orchestrator.placement.decide import Decision
 from orchestrator.placement.fleet import Pool
+from orchestrator.placement.outliers import Turn
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.labels import LabelSources, Mismatch
@@ -45,6 +46,8 @@ from orchestrator.wire.frames import Broken, Done, StreamFrame
 
 HELD_UP_SHARE = 4
 """Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
+
+_EVENTS = {Turn.OUT: Event.POOL_EJECTED, Turn.TRIED: Event.POOL_TRIED, Turn.BACK: Event.POOL_BACK}
 
 log = logger("node_agent.border")
 
@@ -157,6 +160,7 @@ class Attempts:
         finally:
             if attempt is None:
                 self._memory.ended(decided.attempt, None, hands.now_us())
+        self._tell()
         self._memory.left(attempt.attempt, attempt.sent_us)
         self.retries.sent(attempt.attempt, again, attempt.sent_us)
         return attempt
@@ -229,6 +233,13 @@ class Attempts:
         now_us = self._hands.now_us()
         self.retries.ended(attempt.attempt, now_us)
         self._memory.ended(attempt.attempt, last, now_us, attempt.held_up(now_us))
+        self._tell()
+
+    def _tell(self) -> None:
+        """Log which pools became outliers, are tried or came back."""
+        for change in self._memory.changes():
+            hold_ms = {"duration_ms": change.hold_us // 1000} if change.turn is Turn.OUT else {}
+            log.warning(_EVENTS[change.turn], pool=change.place, model=change.model, **hold_ms)
 
     async def settle(
         self,

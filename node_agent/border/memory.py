@@ -15,6 +15,7 @@ from node_agent.border.decider import Asked, Commitment
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.fleet import Edge, Fleet, PrefixCache
 from orchestrator.placement.lengths import Lengths, Script, script_of
+from orchestrator.placement.outliers import Change
 from orchestrator.placement.pick import Candidate
 from orchestrator.placement.prefix import BLOCK_CHARS, salted
 from orchestrator.placement.requests import PlacementRequest, PoolView
@@ -137,6 +138,10 @@ class Memory:
             self._lengths.learn_prompt(model, prompt.script, prompt.chars, counts.prompt)
         if last.reason != "cancelled" and counts.generated > 0:
             self._lengths.learn_output(asked.tenant.id, model, counts.generated)
+
+    def changes(self) -> tuple[Change, ...]:
+        """Return which pools became outliers, are tried or came back since this was asked last."""
+        return self._sight.changes()
 
     def _take(self, link: PoolView, now_us: int) -> None:
         """Take in what a link says: its distance, and its last report where that is a new one."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum
 from statistics import median
 
 import msgspec
@@ -41,6 +42,27 @@ ACTIVE_US = 60_000_000
 LOOK_EVERY_US = 250_000
 HOLD_MIN_US = 5_000_000
 HOLD_MAX_US = 300_000_000
+
+
+class Turn(Enum):
+    """What became of a place."""
+
+    OUT = "out"
+    """It gets no work for a while: it became an outlier, or its trial went badly."""
+    TRIED = "tried"
+    """An attempt left for it as a trial."""
+    BACK = "back"
+    """Its trial went well."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A place became an outlier, is tried, or is one no more."""
+
+    place: PoolId
+    model: ModelId
+    turn: Turn
+    hold_us: int
+    """How long it is out at least when it is ejected at this moment."""
 
 
 class _Sample(msgspec.Struct, frozen=True):
@@ -155,6 +177,15 @@ class Outliers:
         self._watch_first = watch_first
         self._models: dict[ModelId, _Siblings] = {}
         self._sent: dict[str, _Sent] = {}  # bounded: by the attempts in flight
+        self._changes: dict[tuple[PoolId, ModelId], Change] = {}  # bounded: by the places and models there are
+
+    def changes(self) -> tuple[Change, ...]:
+        """Return what changed since this was asked last: of each place and model the last."""
+        if not self._changes:
+            return ()
+        changes = tuple(self._changes.values())
+        self._changes.clear()
+        return changes
 
     def ejected(self, place: PoolId, model: ModelId, now_us: int) -> bool:
         """Whether a place gets no new work for `model` now. After its time, until a trial is under way, it may."""
@@ -186,6 +217,7 @@ class Outliers:
         self._sent[attempt] = found.waiting[attempt] = sent
         if found.until_us is not None and now_us >= found.until_us and found.trial is None:
             found.trial = attempt
+            self._changed(place, model, Turn.TRIED, found)
 
     def first_token(self, attempt: str, now_us: int) -> None:
         """The first token of an attempt came."""
@@ -227,7 +259,7 @@ class Outliers:
         found.waiting.pop(attempt, None)
         found.active_us = now_us
         if attempt == found.trial:
-            self._again(found, now_us)
+            self._again(found, sent, now_us)
         elif sent.sent_us > found.failed_us:
             found.failed_us = now_us
             found.failed.append((now_us, True))
@@ -246,9 +278,12 @@ class Outliers:
         if attempt == found.trial:
             found.trial = None
             if slow:
-                self._again(found, now_us)
+                self._again(found, sent, now_us)
 
     # Inside
+
+    def _changed(self, place: PoolId, model: ModelId, turn: Turn, found: _Place) -> None:
+        self._changes[place, model] = Change(place, model, turn, found.hold_us)
 
     def _known(self, place: PoolId, model: ModelId) -> _Place | None:
         siblings = self._models.get(model)
@@ -290,13 +325,14 @@ class Outliers:
         siblings.looked_us = now_us
         # Against the quickest of all nearly nobody is slow, and only who is gets a closer look.
         least = {first: self._least(siblings, first, now_us) for first in (True, False)}
-        for found in siblings.places.values():
+        for place, found in siblings.places.items():
             if found.until_us is not None or not _active(found, now_us):
                 continue
             slow = self._slow(found, model, least, now_us) or self._failing(found, model, now_us)
             if slow and self._may_eject(siblings, now_us):
                 found.until_us = now_us + found.hold_us
                 found.clear()
+                self._changed(place, model, Turn.OUT, found)
 
     def _may_eject(self, siblings: _Siblings, now_us: int) -> bool:
         active = sum(1 for one in siblings.places.values() if one.until_us is not None or _active(one, now_us))
@@ -350,20 +386,22 @@ class Outliers:
         for first, series in kinds:
             usual = self._usual(found, sent.model, first, now_us - ACTIVE_US, now_us)
             if usual is not None and _last_run(list(series.done)[-1:], [], usual):
-                self._again(found, now_us)
+                self._again(found, sent, now_us)
                 return False
         found.until_us = found.trial = None
         # One that is out again soon is out for longer.
         found.hold_us = min(found.hold_us * 2, HOLD_MAX_US) if now_us - found.back_us < HOLD_MAX_US else HOLD_MIN_US
         found.back_us = now_us
         found.clear()
+        self._changed(sent.place, sent.model, Turn.BACK, found)
         return True
 
-    def _again(self, found: _Place, now_us: int) -> None:
+    def _again(self, found: _Place, sent: _Sent, now_us: int) -> None:
         found.trial = None
         found.hold_us = min(found.hold_us * 2, HOLD_MAX_US)
         found.until_us = now_us + found.hold_us
         found.clear()
+        self._changed(sent.place, sent.model, Turn.OUT, found)
 
 
 def _active(found: _Place, now_us: int) -> bool:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from orchestrator.placement.breaker import Breaker
 from orchestrator.placement.cost import Terms
-from orchestrator.placement.outliers import Outliers
+from orchestrator.placement.outliers import Change, Outliers
 from orchestrator.placement.prefix import PrefixIndex
 from orchestrator.placement.requests import PoolLoad, PoolView
 from orchestrator.placement.speed import BESIDE_MAX, Measured, Speed, SpeedLearner
@@ -152,6 +152,10 @@ class Sight:
     def ejected(self, pool: PoolId, model: ModelId, now_us: int) -> bool:
         """Whether `pool` is an outlier among those that serve `model`, and out for now."""
         return self._outliers.ejected(pool, model, now_us)
+
+    def changes(self) -> tuple[Change, ...]:
+        """Return which pools became outliers, are tried or came back since this was asked last."""
+        return self._outliers.changes()
 
     def anew(self, pool: PoolId) -> None:
         """What is behind this name started anew: what it held and how it fared is gone."""
