@@ -31,15 +31,24 @@ from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, Resumable, U
 from orchestrator.placement.decide import Decision
 from orchestrator.placement.fleet import Pool
 from orchestrator.placement.outliers import Turn
+from orchestrator.placement.pick import Drop
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.labels import LabelSources, Mismatch
 from orchestrator.policy.verdicts import FAULT
-from orchestrator.spool.records import RecordId, RecordKind, SpoolError
+from orchestrator.spool.records import RecordId, RecordKind, SpoolError, SpoolFull
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
-from orchestrator.telemetry.names import DENIALS, MISMATCHES, PLACEMENTS, TOKENS, Event
+from orchestrator.telemetry.names import (
+    DENIALS,
+    MISMATCHES,
+    NOT_PLACED_POOLS,
+    PLACEMENTS,
+    SPOOL_REFUSALS,
+    TOKENS,
+    Event,
+)
 from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.deadlines import TOTAL
 from orchestrator.wire.frames import Broken, Done, StreamFrame
@@ -282,24 +291,29 @@ class Attempts:
             durable = attempt.asked.departure is not None
             await hands.spool.append_async(kind, record_id, data, durable=durable, closes=True)
         except SpoolError as error:
-            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
+            self._not_kept(record.id, error)
         counts_by_name = {"received": attempt.tally.received, "delivered": attempt.tally.delivered}
         for name, amount in counts_by_name.items():
             hands.metrics.count(TOKENS, amount, pool=attempt.pool.id, count=name)
 
     def _count(self, decision: Decision, record: DecisionRecord) -> None:
-        """Count the choice, and the rules behind each pool that the law refuses."""
+        """Count the choice, the pools that were left out, and the rules behind each that the law refuses."""
         metrics = self._hands.metrics
         if record.pool is not None:
             metrics.count(PLACEMENTS, pool=record.pool)
         for mismatch in _mismatches(decision.sources):
             metrics.count(MISMATCHES, axis=mismatch.axis)
             log.warning(Event.LABEL_MISMATCH, decision_id=record.id, axis=mismatch.axis, source=mismatch.source)
+        dropped: dict[Drop, int] = {}
         for candidate in decision.placement.candidates:
+            if candidate.drop is not None:
+                dropped[candidate.drop] = dropped.get(candidate.drop, 0) + 1
             if FAULT in candidate.verdict.rules:  # a bug in the law's code: refused, and told
                 log.error(Event.POLICY_DISAGREED, decision_id=record.id, pool=candidate.pool.id, rule=FAULT)
             for rule in () if candidate.verdict.allowed else candidate.verdict.rules:
                 metrics.count(DENIALS, rule=rule)
+        for drop, pools in dropped.items():
+            metrics.count(NOT_PLACED_POOLS, pools, reason=drop)
 
     async def _spool(self, record: DecisionRecord, *, durable: bool, mandatory: bool) -> None:
         """Put a record into the spool. Without it nothing is sent; a refusal is said even when it is not recorded."""
@@ -312,9 +326,14 @@ class Attempts:
                 retain_until_ms=retain_until_ms(record.retention, record.decided_ms),
             )
         except SpoolError as error:
-            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
+            self._not_kept(record.id, error)
             if mandatory:
                 raise ProblemError(Problem("evidence_unavailable")) from error
+
+    def _not_kept(self, record_id: str, error: SpoolError) -> None:
+        log.error(Event.SPOOL_FAILED, record_id=record_id, exception=type(error).__name__)
+        if isinstance(error, SpoolFull):
+            self._hands.metrics.count(SPOOL_REFUSALS, reason=error.reason)
 
     def _line(self, attempt: Attempt, outcome: Outcome, last: Done | Broken | None) -> bytes:
         """Return what a trace says of an attempt that has ended."""

@@ -50,34 +50,36 @@ def _closed(name: str, *values: str) -> Label:
 
 
 POOL: Final = Label("pool", None)
-EDGE: Final = Label("edge", None)
 MODEL: Final = Label("model", None)
 RULE: Final = Label("rule", None)
 AXIS: Final = _closed("axis", *RANK_AXES, *SET_AXES)
 CODE: Final = Label("code", None)
-PEER: Final = Label("peer", None)
 SIDE: Final = _closed("side", "overseas", "domestic")
 OUTCOME: Final = _closed("outcome", "answered", "refused", "cut", "cancelled", "failed")
 TOKEN_COUNT: Final = _closed("count", "prompt", "cached", "generated", "sent", "received", "delivered")
-SESSION_STATE: Final = _closed("state", "connecting", "open", "suspect", "reattaching", "draining", "closed")
 NOT_PLACED: Final = _closed(
     "reason",
-    "budget",
-    "capability",
-    "context_length",
-    "drained",
-    "model",
-    "no_opening",
-    "not_live",
     "not_permitted",
+    "not_entitled",
+    "model_not_served",
+    "revision_not_served",
+    "capability_not_offered",
+    "context_too_short",
     "not_reachable",
-    "slo",
-    "stale_load",
+    "drained",
+    "tried",
+    "down",
+    "breaker_open",
+    "capped",
+    "full",
+    "no_opening",
+    "no_price",
+    "over_budget",
 )
+"""The reasons of `placement.pick.Drop`."""
 CONTINUED: Final = _closed("how", "reattached", "resumed_ids", "resumed_text", "not_resumable", "refused", "failed")
 DROPPED_FRAME: Final = _closed("cause", "dead_stream", "old_epoch", "malformed", "over_credit", "unknown_stream")
 SPOOL_FULL: Final = _closed("reason", "regulated_reserve", "closing_reserve", "capacity", "backlog", "pending", "disk")
-SPOOL_BYTES: Final = _closed("what", "used", "free")
 IDEMPOTENCY_ANSWER: Final = _closed(
     "answer", "new", "replayed", "running", "not_kept", "uncertain", "other_body", "full", "unavailable"
 )
@@ -86,7 +88,6 @@ PROCESS: Final = _closed("process", *(str(index) for index in range(64)))
 TELEMETRY_FAULT: Final = _closed("what", "label_value", "log_value", "log_line")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-_MICROSECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 
 
 def _counter(name: str, text: str, *labels: Label) -> Metric:
@@ -114,30 +115,14 @@ DENIALS: Final = _counter("tidegate_denials_total", "Verdicts that deny, by the 
 MISMATCHES: Final = _counter(
     "tidegate_label_mismatches_total", "Labels that said less than what counts, by axis.", AXIS
 )
-PERMIT_SECONDS: Final = _histogram("tidegate_permit_seconds", "Time of one permit over all pools.", _MICROSECONDS)
-PLACEMENT_SECONDS: Final = _histogram("tidegate_placement_seconds", "Time of one placement.", _MICROSECONDS)
 PLACEMENTS: Final = _counter("tidegate_placements_total", "Attempts by the pool that was chosen.", POOL)
 NOT_PLACED_POOLS: Final = _counter(
     "tidegate_not_placed_pools_total", "Pools that were left out of a placement, by reason.", NOT_PLACED
 )
 TOKENS: Final = _counter("tidegate_tokens_total", "Tokens by pool and by who counted them where.", POOL, TOKEN_COUNT)
 STREAMS_CONTINUED: Final = _counter("tidegate_streams_continued_total", "Cut streams by how they went on.", CONTINUED)
-SESSIONS: Final = _gauge("tidegate_sessions", "Sessions by peer and state.", PEER, SESSION_STATE)
-SESSION_RTT_SECONDS: Final = _gauge("tidegate_session_rtt_seconds", "Round trip of the last beat.", PEER)
-CLOCK_SKEW_SECONDS: Final = _gauge("tidegate_clock_skew_seconds", "Clock of the peer minus ours.", PEER)
-FRAMES_DROPPED: Final = _counter("tidegate_frames_dropped_total", "Frames that reached no request.", DROPPED_FRAME)
-QUEUE_DEPTH: Final = _gauge("tidegate_queue_depth", "Requests that wait for a replica.", POOL)
-SLOTS_FREE: Final = _gauge("tidegate_slots_free", "Free slots of the replicas.", POOL)
-REPLICAS_LIVE: Final = _gauge("tidegate_replicas_live", "Replicas that take requests.", POOL)
-BUNDLE_AGE_SECONDS: Final = _gauge("tidegate_bundle_age_seconds", "Age of the manifest in use, by its side.", SIDE)
 MANIFEST_NUMBER: Final = _gauge("tidegate_manifest_number", "Number of the manifest in use, by its side.", SIDE)
-POLICY_DISAGREEMENTS: Final = _counter(
-    "tidegate_policy_disagreements_total", "Second permits that differ from the first on the same manifest.", EDGE
-)
-SPOOL_SIZE_BYTES: Final = _gauge("tidegate_spool_bytes", "Bytes of the spool.", SPOOL_BYTES)
-SPOOL_BACKLOG: Final = _gauge("tidegate_spool_backlog", "Records of the spool that wait to be shipped.")
 SPOOL_REFUSALS: Final = _counter("tidegate_spool_refusals_total", "Records that the spool refused.", SPOOL_FULL)
-SPOOL_SYNC_SECONDS: Final = _histogram("tidegate_spool_sync_seconds", "Time until a durable record is.", _SECONDS)
 IDEMPOTENCY: Final = _counter(
     "tidegate_idempotency_total", "Requests with an Idempotency-Key by what they were told.", IDEMPOTENCY_ANSWER
 )
@@ -155,32 +140,18 @@ METRICS: Final = (
     REFUSALS,
     DENIALS,
     MISMATCHES,
-    PERMIT_SECONDS,
-    PLACEMENT_SECONDS,
     PLACEMENTS,
     NOT_PLACED_POOLS,
     TOKENS,
     STREAMS_CONTINUED,
-    SESSIONS,
-    SESSION_RTT_SECONDS,
-    CLOCK_SKEW_SECONDS,
-    FRAMES_DROPPED,
-    QUEUE_DEPTH,
-    SLOTS_FREE,
-    REPLICAS_LIVE,
-    BUNDLE_AGE_SECONDS,
     MANIFEST_NUMBER,
-    POLICY_DISAGREEMENTS,
-    SPOOL_SIZE_BYTES,
-    SPOOL_BACKLOG,
     SPOOL_REFUSALS,
-    SPOOL_SYNC_SECONDS,
     IDEMPOTENCY,
     IDEMPOTENCY_KEYS,
     IDEMPOTENCY_BYTES,
     TELEMETRY_FAULTS,
 )
-"""Every metric of the three programs; one that a program does not use stays absent or zero."""
+"""Every metric there is; one that nothing was counted of stays absent or zero."""
 
 
 class Event(Enum):
@@ -280,7 +251,7 @@ _WHOLES = (
     " delivered_tokens http_status exit_status process_id port segment offset attempt limit free_slots torn_bytes"
     " revision"
 )
-_CHOICES = (OUTCOME, CONTINUED, DROPPED_FRAME, SESSION_STATE)
+_CHOICES = (OUTCOME, CONTINUED, DROPPED_FRAME)
 
 FIELDS: Final = {
     **{name: LogField(name, FieldKind.ID) for name in _IDS.split()},

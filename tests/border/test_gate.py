@@ -60,6 +60,19 @@ async def test_without_evidence_nothing_is_sent(
         await edge.gate.ask(edge.asked("acme-sg"))
     assert refused.value.problem.code == "evidence_unavailable"
     assert edge.routes.sent == []
+    assert 'tidegate_spool_refusals_total{reason="capacity"} 1.0' in edge.metrics.render().decode()
+
+
+async def test_pools_that_were_left_out_are_counted_by_reason(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    edge.routes.down = frozenset({"cn-guizhou"})
+    for _ in range(2):
+        await edge.text(edge.asked("acme-sg"))
+    record = edge.records("decision")[-1]
+    assert record["placement"]["dropped"] == {"down": 1, "not_reachable": 1}
+    told = edge.metrics.render().decode()
+    for reason in record["placement"]["dropped"]:
+        assert f'tidegate_not_placed_pools_total{{reason="{reason}"}} 2.0' in told
 
 
 async def test_the_law_refuses_and_says_what_would_be_needed(make_edge: Callable[..., Edge]) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import node_agent
+import orchestrator
+import scheduler
+from orchestrator.placement.pick import Drop
+from orchestrator.spool.records import FullReason
 from orchestrator.telemetry import names
 from orchestrator.telemetry.logs import TelemetryError
 from orchestrator.telemetry.metrics import IDS_MAX, Metrics
@@ -35,17 +42,16 @@ def test_counters_gauges_and_histograms_are_rendered() -> None:
     metrics.count(names.REQUESTS, outcome=Outcome.ANSWERED)
     metrics.count(names.REQUESTS, 2, outcome="answered")
     metrics.count(names.TOKENS, 40, pool="hz-1", count="delivered")
-    metrics.set(names.BUNDLE_AGE_SECONDS, 3.5, side="domestic")
+    metrics.set(names.MANIFEST_NUMBER, 3, side="domestic")
     metrics.set(names.REQUESTS_ACTIVE, 2)
     metrics.observe(names.FIRST_TOKEN_SECONDS, 0.2, pool="hz-1")
-    metrics.observe(names.PERMIT_SECONDS, 0.00002)
     got = samples(metrics)
     assert got["tidegate_requests_total", (("outcome", "answered"),)] == 3
     assert got["tidegate_tokens_total", (("count", "delivered"), ("pool", "hz-1"))] == 40
-    assert got["tidegate_bundle_age_seconds", (("side", "domestic"),)] == 3.5
+    assert got["tidegate_manifest_number", (("side", "domestic"),)] == 3
     assert got["tidegate_requests_active", ()] == 2
     assert got["tidegate_first_token_seconds_count", (("pool", "hz-1"),)] == 1
-    assert got["tidegate_permit_seconds_bucket", (("le", "2.5e-05"),)] == 1
+    assert got["tidegate_first_token_seconds_bucket", (("le", "0.25"), ("pool", "hz-1"))] == 1
     assert b"_created" not in metrics.render()
 
 
@@ -69,6 +75,20 @@ def test_every_metric_can_be_used_as_it_is_declared(metric: names.Metric) -> Non
         if kind is not metric.kind:
             with pytest.raises(TelemetryError):
                 wrong(metric, 1, **labels)
+
+
+def test_something_counts_every_metric() -> None:
+    folders = [Path(inspect.getfile(package)).parent for package in (node_agent, orchestrator, scheduler)]
+    paths = [path for folder in folders for path in folder.rglob("*.py") if path != Path(inspect.getfile(names))]
+    words = set(re.findall(r"\b[A-Z_]+\b", "\n".join(path.read_text() for path in paths)))
+    declared = {name for name, value in vars(names).items() if isinstance(value, names.Metric)}
+    assert declared <= words
+    assert len(declared) == len(names.METRICS)
+
+
+def test_labels_have_the_reasons_that_there_are() -> None:
+    assert names.NOT_PLACED.values == {drop.value for drop in Drop}
+    assert names.SPOOL_FULL.values == {reason.value for reason in FullReason}
 
 
 def test_a_metric_of_another_place_and_other_labels_are_mistakes() -> None:
