@@ -79,6 +79,17 @@ class _Sample(msgspec.Struct, frozen=True):
         return max(self.begun_us, since_us) + int(ratio * self.expected_us)
 
 
+class _Usual(msgspec.Struct, frozen=True):
+    """How siblings are."""
+
+    ratio: float
+    since_us: int
+
+    def exceeded_by(self, sample: _Sample) -> bool:
+        """Whether it took far longer, of that what lies after `since_us`."""
+        return sample.ratio(self.since_us) > SLOW_FACTOR * self.ratio
+
+
 @dataclass(slots=True)
 class _Series:
     """Times of one kind of one place."""
@@ -104,16 +115,20 @@ class _Series:
         """Return what ended since, and had begun by then."""
         return [one.ratio() for one in self.done if one.ended_us >= since_us and one.begun_us <= until_us]
 
-    def open(self) -> list[_Sample]:
-        """Return what can still be held against it."""
-        return [sample for sample in self.done if sample.ended_us > self.settled_us]
+    def last_run(self, usual: _Usual, *, settle: bool = False) -> list[_Sample]:
+        """Return the last ones that are far slower than usual, up to one that is not, or is settled.
 
-    def settle(self, run: list[_Sample]) -> None:
-        """All but the last few that are slow are not: nor will they be, when siblings become quicker."""
+        With `settle` that one is: nor will it be slow when siblings become quicker.
+        """
+        run: list[_Sample] = []
         for sample in reversed(self.done):
-            if sample not in run:
-                self.settled_us = sample.ended_us
-                return
+            if sample.ended_us <= self.settled_us:
+                break
+            if not usual.exceeded_by(sample):
+                self.settled_us = sample.ended_us if settle else self.settled_us
+                break
+            run.append(sample)
+        return run
 
 
 @dataclass(slots=True)
@@ -152,13 +167,6 @@ class _Place:
         self.first.done.clear()
         self.rest.done.clear()
         self.failed.clear()
-
-
-class _Usual(msgspec.Struct, frozen=True):
-    """How siblings are."""
-
-    ratio: float
-    since_us: int
 
 
 @dataclass(slots=True)
@@ -300,8 +308,7 @@ class Outliers:
 
     def _exceeds(self, found: _Place, sent: _Sent, now_us: int) -> bool:
         usual = self._usual(found, sent.model, True, now_us - ACTIVE_US, now_us)
-        waited = _Sample(sent.begun_us, now_us, sent.expected_us)
-        return usual is not None and waited.ratio(usual.since_us) > SLOW_FACTOR * usual.ratio
+        return usual is not None and usual.exceeded_by(_Sample(sent.begun_us, now_us, sent.expected_us))
 
     def _others(self, found: _Place, model: ModelId, now_us: int) -> list[_Place]:
         """Return the siblings that work."""
@@ -357,20 +364,15 @@ class Outliers:
     ) -> bool:
         """Whether the last few are slow, by what siblings took since they were, until the last of them ended."""
         series = found.first if first else found.rest
-        run = _last_run(series.open(), waiting, _Usual(least, 0))
-        series.settle(run)
+        run = _last_run(series, waiting, _Usual(least, 0), settle=True)
         if len(run) < SLOW_MIN:
             return False
         usual = self._usual(found, model, first, now_us - ACTIVE_US, _until_us(run))
-        if usual is None or len(run := _last_run(series.open(), waiting, usual)) < SLOW_MIN:
+        if usual is None or len(run := _last_run(series, waiting, usual)) < SLOW_MIN:
             return False
         slow_us = min(sample.slow_since_us(SLOW_FACTOR * usual.ratio, usual.since_us) for sample in run)
         usual = self._usual(found, model, first, slow_us, _until_us(run))
-        if usual is None:
-            return False
-        run = _last_run(series.open(), waiting, usual)
-        series.settle(run)
-        return len(run) >= SLOW_MIN
+        return usual is not None and len(_last_run(series, waiting, usual, settle=True)) >= SLOW_MIN
 
     def _failing(self, found: _Place, model: ModelId, now_us: int) -> bool:
         fails = found.fails(now_us)
@@ -385,7 +387,7 @@ class Outliers:
         kinds = ((True, found.first), (False, found.rest)) if self._watch_first else ((False, found.rest),)
         for first, series in kinds:
             usual = self._usual(found, sent.model, first, now_us - ACTIVE_US, now_us)
-            if usual is not None and _last_run(list(series.done)[-1:], [], usual):
+            if usual is not None and series.done and usual.exceeded_by(series.done[-1]):
                 self._again(found, sent, now_us)
                 return False
         found.until_us = found.trial = None
@@ -413,15 +415,9 @@ def _until_us(run: list[_Sample]) -> int:
     return max(sample.ended_us for sample in run) + LOOK_EVERY_US
 
 
-def _last_run(done: list[_Sample], waiting: list[_Sample], usual: _Usual) -> list[_Sample]:
+def _last_run(series: _Series, waiting: list[_Sample], usual: _Usual, *, settle: bool = False) -> list[_Sample]:
     """Return what is far slower than usual: of what waits all, of what came the last, up to one that is not.
 
     What still waits and is not slow yet says nothing.
     """
-    limit = SLOW_FACTOR * usual.ratio
-    run = [sample for sample in waiting if sample.ratio(usual.since_us) > limit]
-    for sample in reversed(done):
-        if sample.ratio(usual.since_us) <= limit:
-            break
-        run.append(sample)
-    return run
+    return [sample for sample in waiting if usual.exceeded_by(sample)] + series.last_run(usual, settle=settle)
