@@ -1,8 +1,9 @@
 """The OpenAI surface: which request goes where, and what every request has in common.
 
-`/healthz`, `/readyz` and `/metrics` answer without a key, because probes and scrapers have none, and `/openapi.json`
-because it is the same for everybody. The first three say nothing of a tenant or a payload, but they name pools, models
-and rules: where tenants reach this port from outside, the way there should pass on `/v1/` and the document alone.
+`/healthz` (or `/health`), `/readyz` and `/metrics` answer without a key, because probes and scrapers have none, and
+`/openapi.json` because it is the same for everybody. The first say nothing of a tenant or a payload, but they name
+pools, models and rules: where tenants reach this port from outside, the way there should pass on `/v1/` and the
+document alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 
 from node_agent.front.completions import LOADERS, Ask, Completions
 from node_agent.front.document import document_bytes
-from node_agent.front.endpoints import DOCUMENT, HEALTH, METRICS, MODELS, OPEN, allowed_method
+from node_agent.front.endpoints import DOCUMENT, HEALTH, METHODS, METRICS, MODELS, OPEN, PLAIN_HEALTH, allowed_methods
 from node_agent.front.exchange import Exchange
 from node_agent.front.http import Client, FramingError, Head, check_encoding, check_our_headers
 from node_agent.front.interest import Gone
@@ -114,7 +115,7 @@ class Front:
     async def _operate(self, exchange: Exchange, now_ms: int, elsewhere: Elsewhere | None) -> bool:
         """Answer a probe or a scraper. Returns whether it was one."""
         head = exchange.head
-        if head.method != "GET" or head.path not in OPEN:
+        if head.path not in OPEN or head.method not in METHODS[head.path]:
             return False
         if head.path == METRICS:
             self._metrics.set(REQUESTS_ACTIVE, self._admission.running)
@@ -122,7 +123,7 @@ class Front:
             await exchange.answer(200, own if elsewhere is None else await elsewhere.metrics(own), CONTENT_TYPE)
         elif head.path == DOCUMENT:
             await exchange.answer(200, document_bytes())
-        elif head.path == HEALTH:
+        elif head.path in (HEALTH, PLAIN_HEALTH):
             await exchange.answer(200, msgspec.json.encode({"alive": True}))
         else:
             reason = unready_reason(self._bundle(), self._edge, now_ms, draining=self._draining)
@@ -136,11 +137,11 @@ class Front:
         head = exchange.head
         if head.fault is not None:
             raise FramingError(head.fault)
-        allowed = allowed_method(head.path)
+        allowed = allowed_methods(head.path)
         if allowed is None:
             raise ProblemError(Problem("unknown_endpoint"))
-        if head.method != allowed:
-            exchange.add_header("allow", allowed)
+        if head.method not in allowed:
+            exchange.add_header("allow", ", ".join(allowed))
             # What a client means by TRACE or CONNECT is not asked: nothing that follows is read.
             raise FramingError(Problem("method_not_allowed"))
         check_encoding(head)

@@ -22,6 +22,7 @@ from node_agent.front.endpoints import (
     MODELS,
     ONE_MODEL,
     OPEN,
+    PLAIN_HEALTH,
     READY,
 )
 from node_agent.front.http import JSON_TYPE, RESUME_HEADER, TIMEOUT_HEADER
@@ -71,10 +72,21 @@ _TITLES = {
     MODELS: ("listModels", "The models that the caller may use here."),
     ONE_MODEL: ("retrieveModel", "One of these models."),
     HEALTH: ("health", "Whether the program runs."),
+    PLAIN_HEALTH: ("plainHealth", "The same as `/healthz`."),
     READY: ("readiness", "Whether this edge can serve, or why not."),
     METRICS: ("metrics", "Figures for Prometheus."),
     DOCUMENT: ("document", "This document."),
 }
+_ANSWERS = {
+    CHAT: "ChatCompletion",
+    COMPLETIONS: "TextCompletion",
+    MODELS: "ModelList",
+    ONE_MODEL: "Model",
+    HEALTH: "Health",
+    PLAIN_HEALTH: "Health",
+    DOCUMENT: "Document",
+}
+"""The shape of each whole answer that is JSON and has one."""
 _STREAM = (
     "With `stream: true`: server-sent events, each `data:` with one chunk as JSON in one line, then `data: [DONE]`."
     " Comments keep the connection alive. A stream that is cut ends with an event that holds an error object, and never"
@@ -101,7 +113,7 @@ def document() -> Json:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"key": []}],
-        "paths": {path: {method.lower(): _operation(path)} for path, method in METHODS.items()},
+        "paths": {path: {one.lower(): _operation(path, one) for one in methods} for path, methods in METHODS.items()},
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "tg_<keyid>_<secret>"}},
             "schemas": {**_body_schemas(), **_answer_schemas()},
@@ -109,9 +121,14 @@ def document() -> Json:
     }
 
 
-def _operation(path: str) -> Json:
+def _operation(path: str, method: str) -> Json:
     name, summary = _TITLES[path]
     operation: Json = {"operationId": name, "summary": summary, "responses": _responses(path)}
+    if method == "HEAD":
+        operation["operationId"] = name + "Head"
+        operation["summary"] = f"{summary} The status and the headers alone."
+        for response in operation["responses"].values():
+            del response["content"]
     if path in OPEN:
         operation["security"] = []
     if path == ONE_MODEL:
@@ -133,8 +150,7 @@ def _responses(path: str) -> Json:
     if path == READY:
         unready = {"description": "Not ready.", **_content("Readiness")}
         return {"200": {"description": "Ready.", **_content("Readiness")}} | _errors() | {"503": unready}
-    names = {MODELS: "ModelList", ONE_MODEL: "Model", HEALTH: "Health", DOCUMENT: "Document", CHAT: "ChatCompletion"}
-    good: Json = {"description": "It went well.", **_content(names.get(path, "TextCompletion"))}
+    good: Json = {"description": "It went well.", **_content(_ANSWERS[path])}
     if path in BODIES:
         good["description"] = _STREAM
         good["content"]["text/event-stream"] = {"schema": {"type": "string", "description": _STREAM}}

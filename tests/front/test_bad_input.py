@@ -83,6 +83,7 @@ PATHS = [
     Case("a made-up method", 405, "method_not_allowed", method="PROPFIND"),
     Case("POST to models", 405, "method_not_allowed", path="/v1/models"),
     Case("POST to health", 405, "method_not_allowed", path="/healthz"),
+    Case("POST to vLLM's health", 405, "method_not_allowed", path="/health"),
     Case("OPTIONS of the server", 400, "invalid_request_line", method="OPTIONS", path="*"),
 ]
 FRAMING = [
@@ -268,9 +269,9 @@ async def test_bad_input_is_refused_and_the_gate_is_not_asked(tmp_path: Path) ->
 async def test_a_wrong_method_is_told_the_right_one(tmp_path: Path) -> None:
     async with room_in(tmp_path, saying(done())) as room:
         assert (await room.call("GET", CHAT)).header("allow") == "POST"
-        assert (await room.call("POST", "/v1/models")).header("allow") == "GET"
-        head_of_models = await room.call("HEAD", "/v1/models")
-        assert (head_of_models.status, head_of_models.body) == (405, b"")
+        assert (await room.call("POST", "/v1/models")).header("allow") == "GET, HEAD"
+        head_of_chat = await room.call("HEAD", CHAT)
+        assert (head_of_chat.status, head_of_chat.header("allow"), head_of_chat.body) == (405, "POST", b"")
         assert (await room.call("CONNECT", "evil.example:443")).status == 400
 
 
@@ -366,12 +367,12 @@ async def test_an_unknown_key_costs_the_same_comparison(tmp_path: Path, monkeypa
     assert {len(expected) for expected, _ in compared} == {64}
 
 
-async def test_everything_but_the_three_open_endpoints_asks_for_a_key(tmp_path: Path) -> None:
+async def test_everything_but_the_open_endpoints_asks_for_a_key(tmp_path: Path) -> None:
     async def status(room: Room, method: str, path: str) -> int:
         return (await room.call(method, path, key=None)).status
 
     async with room_in(tmp_path, saying(done())) as room:
-        assert [await status(room, "GET", path) for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 200]
+        assert [await status(room, "GET", path) for path in ("/healthz", "/health", "/readyz", "/metrics")] == [200] * 4
         assert [await status(room, "GET", path) for path in ("/v1/models", "/v1/models/demo")] == [401, 401]
         assert await status(room, "POST", CHAT) == 401
         shown = await room.call("GET", "/metrics", key=None)

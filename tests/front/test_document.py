@@ -37,19 +37,30 @@ async def test_it_is_served_to_everybody_and_is_what_is_made(tmp_path: Path) -> 
 
 async def test_every_endpoint_that_answers_is_in_it_and_no_other(tmp_path: Path) -> None:
     assert {path: [*found] for path, found in DOCUMENT["paths"].items()} == {
-        path: [method.lower()] for path, method in endpoints.METHODS.items()
+        path: [method.lower() for method in methods] for path, methods in endpoints.METHODS.items()
     }
     # Whatever the front compares a path with is an endpoint of the table.
     paths = {value for name, value in vars(app).items() if name.isupper() and str(value).startswith("/")}
     assert paths | LOADERS.keys() <= endpoints.METHODS.keys()
     async with room_in(tmp_path, HELLO) as room:
-        for path, method in endpoints.METHODS.items():
+        for path, methods in endpoints.METHODS.items():
             body = {CHAT: chat_body(), endpoints.COMPLETIONS: RAW}.get(path)
             key = {"key": None} if path in endpoints.OPEN else {}
-            reply = await room.call(method, path.replace("{model}", MODEL), body=body, **key)  # type: ignore[arg-type]
-            assert reply.status == 200, path
-            wrong = "POST" if method == "GET" else "GET"
-            assert (await room.call(wrong, path.replace("{model}", MODEL))).status == 405, path
+            for method in methods:
+                reply = await room.call(
+                    method, path.replace("{model}", MODEL), body=body, **key  # type: ignore[arg-type]
+                )
+                assert reply.status == 200, path
+            for wrong in {"GET", "HEAD", "POST"} - {*methods}:
+                refused = await room.call(wrong, path.replace("{model}", MODEL))
+                assert (refused.status, refused.header("allow")) == (405, ", ".join(methods)), path
+
+
+def test_every_operation_has_a_name_of_its_own() -> None:
+    names = [one["operationId"] for found in DOCUMENT["paths"].values() for one in found.values()]
+    assert len(names) == len(set(names))
+    for found in DOCUMENT["paths"].values():
+        assert "head" not in found or all("content" not in one for one in found["head"]["responses"].values())
 
 
 def test_every_field_that_is_read_is_in_it_and_every_other_is_refused_by_it() -> None:
@@ -73,9 +84,10 @@ def test_every_header_of_ours_that_is_taken_is_in_it() -> None:
 def test_every_code_and_status_of_the_catalogue_is_in_it() -> None:
     error = DOCUMENT["components"]["schemas"]["Error"]["properties"]["error"]
     assert set(error["properties"]["code"]["enum"]) == set(CATALOGUE)
-    for path, method in endpoints.METHODS.items():
-        told = DOCUMENT["paths"][path][method.lower()]["responses"]
-        assert {entry.http for entry in CATALOGUE.values()} - {499} <= {int(status) for status in told}
+    for path, methods in endpoints.METHODS.items():
+        for method in methods:
+            told = DOCUMENT["paths"][path][method.lower()]["responses"]
+            assert {entry.http for entry in CATALOGUE.values()} - {499} <= {int(status) for status in told}
 
 
 def test_every_reference_in_it_leads_somewhere() -> None:

@@ -229,6 +229,31 @@ async def test_requests_in_a_row_are_answered_in_a_row(tmp_path: Path) -> None:
             assert [asked.body for asked in room.gate.asked] == [BODY, BODY]
 
 
+async def test_head_is_get_without_the_body_and_keeps_the_connection(tmp_path: Path) -> None:
+    async with room_in(tmp_path, saying(done())) as room:
+        for path in ("/healthz", "/health", "/readyz", "/metrics", "/openapi.json", "/v1/models", "/v1/models/none"):
+            lines = [("Host", "e"), ("Authorization", f"Bearer {ACME.text()}")]
+            whole = await room.raw(request_bytes("GET", path, [*lines, ("Connection", "close")]))
+            alone = request_bytes("HEAD", path, lines)
+            reader, writer = await asyncio.open_connection("127.0.0.1", room.server.port)
+            writer.write(alone)
+            head = parse_reply(await reader.readuntil(b"\r\n\r\n"))
+            # Where bytes of a body followed, they would be taken for the next answer.
+            writer.write(request_bytes("HEAD", "/healthz", [("Host", "e"), ("Connection", "close")]))
+            after = parse_reply(await reader.read())
+            writer.close()
+            await writer.wait_closed()
+            assert (head.status, after.status, after.body) == (whole.status, 200, b""), path
+            changing = {"x-request-id", "date", "connection"}
+            if path == "/metrics" or path.endswith("none"):
+                changing.add("content-length")  # counts and ids of their own
+            assert [pair for pair in head.headers if pair[0] not in changing] == [
+                pair for pair in whole.headers if pair[0] not in changing
+            ], path
+            assert int(head.header("content-length") or "0") > 0
+            assert head.header("connection") is None
+
+
 async def test_after_the_last_answer_nothing_is_read_as_a_request(tmp_path: Path) -> None:
     async with room_in(tmp_path, saying(done())) as room:
         last = GOOD.replace(HOST, HOST + b"Connection: keep-alive, close\r\n")
