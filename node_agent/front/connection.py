@@ -34,7 +34,10 @@ class House(Protocol):
     """What the connections of one server share."""
 
     app: App
+    head_timeout_s: float
+    """How long a head may take, and how long a new connection may say nothing."""
     idle_timeout_s: float
+    """How long a connection may stay without another request after an answer."""
     draining: bool
 
     def came(self, connection: Connection) -> bool:
@@ -90,7 +93,7 @@ class Connection(asyncio.Protocol):
         if not self._house.came(self):
             self._transport.abort()
             return
-        self._await_head()
+        self._wait_for(self._house.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leaving = True
@@ -119,7 +122,7 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
             return
         if not self._buffer and self._serving is None:
-            self.deadline_s = self._loop.time() + self._house.idle_timeout_s
+            self._wait_for(self._house.head_timeout_s)
         self._buffer += data
         if self._serving is None:
             self._next_request()
@@ -153,8 +156,8 @@ class Connection(asyncio.Protocol):
         else:
             self.close_when_idle()
 
-    def _await_head(self) -> None:
-        self.deadline_s = self._loop.time() + self._house.idle_timeout_s
+    def _wait_for(self, within_s: float) -> None:
+        self.deadline_s = self._loop.time() + within_s
 
     def _next_request(self) -> None:
         buffer = self._buffer
@@ -210,7 +213,8 @@ class Connection(asyncio.Protocol):
         elif serving.close or self._house.draining:
             self.close_when_idle()
         else:
-            self._await_head()
+            # What is here already of the next request is part of a head.
+            self._wait_for(self._house.head_timeout_s if self._buffer else self._house.idle_timeout_s)
             self._hold_back()
             if self._buffer:
                 self._next_request()

@@ -12,8 +12,11 @@ from node_agent.front.http import App
 BACKLOG = 1_024
 CONNECTIONS_MAX = 4_096
 """Connections that are held at once, idle ones among them; for one more, the oldest that has no request is ended."""
-IDLE_TIMEOUT_MS = 15_000
-"""How long headers may take, and how long a connection may stay without a request."""
+HEAD_TIMEOUT_MS = 15_000
+"""How long a head may take from its first byte on, and how long a new connection may say nothing."""
+IDLE_TIMEOUT_MS = 75_000
+"""How long a connection may stay without another request after an answer. Longer than the 60 s for which load
+balancers keep theirs: who closes first must be the one that sends, or a request meets a closed connection."""
 CUT_TIMEOUT_S = 2.0
 """How long the answers that were cut at the deadline have for their last event."""
 SWEEP_S_MAX = 1.0
@@ -25,11 +28,19 @@ class FrontServer:
     """Listens, and stops in an orderly way. It installs no signal handlers and starts no thread."""
 
     def __init__(
-        self, app: Front, host: str, port: int, *, idle_timeout_ms: int = IDLE_TIMEOUT_MS, shared: bool = False
+        self,
+        app: Front,
+        host: str,
+        port: int,
+        *,
+        head_timeout_ms: int = HEAD_TIMEOUT_MS,
+        idle_timeout_ms: int = IDLE_TIMEOUT_MS,
+        shared: bool = False,
     ) -> None:
         """`host` is an address. Port 0 lets the system choose. A `shared` port is also that of other processes, among
         which the system spreads the connections."""
         self.app: App = app
+        self.head_timeout_s = head_timeout_ms / 1000
         self.idle_timeout_s = idle_timeout_ms / 1000
         self.draining = False
         self.port = port
@@ -120,4 +131,5 @@ class FrontServer:
         for connection in tuple(self._connections):
             if connection.deadline_s is not None and now_s > connection.deadline_s:
                 connection.expire()
-        self._sweeping = loop.call_later(min(self.idle_timeout_s / 4, SWEEP_S_MAX), self._sweep)
+        every_s = min(self.head_timeout_s / 4, self.idle_timeout_s / 4, SWEEP_S_MAX)
+        self._sweeping = loop.call_later(every_s, self._sweep)

@@ -310,6 +310,7 @@ async def room_in(
     folder: Path,
     plan: Plan,
     *,
+    head_timeout_ms: int = 5_000,
     idle_timeout_ms: int = 5_000,
     now_ms: int = NOW_MS,
     keeps: Sequence[str] = (),
@@ -341,7 +342,7 @@ async def room_in(
         desk=desk,
         elsewhere=elsewhere,
     )
-    server = FrontServer(front, "127.0.0.1", 0, idle_timeout_ms=idle_timeout_ms)
+    server = FrontServer(front, "127.0.0.1", 0, head_timeout_ms=head_timeout_ms, idle_timeout_ms=idle_timeout_ms)
     room = Room(front, server, gate, metrics, bundle, desk, now_ms)
     await server.start()
     try:

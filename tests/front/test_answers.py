@@ -207,14 +207,14 @@ async def test_what_other_readers_take_for_line_ends_stays_inside_an_event(tmp_p
     assert json.loads(lines[1].removeprefix("data: "))["choices"][0]["delta"]["content"] == text
 
 
-async def test_a_stream_outlives_the_idle_timeout_of_its_connection(tmp_path: Path) -> None:
+async def test_a_stream_outlives_the_timeouts_of_its_connection(tmp_path: Path) -> None:
     async def long(asked: Asked) -> Frames:
         for number in range(8):
             yield tokens(str(number))
             await asyncio.sleep(0.1)
         yield done()
 
-    async with room_in(tmp_path, long, idle_timeout_ms=200) as room:
+    async with room_in(tmp_path, long, head_timeout_ms=200, idle_timeout_ms=200) as room:
         reply = await room.call(body=chat_body(stream=True))
     assert reply.events()[-1] == "[DONE]"
 

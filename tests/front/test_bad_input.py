@@ -323,7 +323,7 @@ async def test_a_refused_head_is_told_before_the_body_is_asked_for(tmp_path: Pat
 
 
 async def test_a_connection_that_says_nothing_is_dropped(tmp_path: Path) -> None:
-    async with room_in(tmp_path, saying(done()), idle_timeout_ms=200) as room:
+    async with room_in(tmp_path, saying(done()), head_timeout_ms=200) as room:
         reader, writer = await asyncio.open_connection("127.0.0.1", room.server.port)
         slow, slow_writer = await asyncio.open_connection("127.0.0.1", room.server.port)
         slow_writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: e\r\n")

@@ -273,9 +273,45 @@ async def test_a_client_that_asks_first_is_told_to_go_on_once(tmp_path: Path) ->
 
 
 async def test_slow_headers_are_told_so_and_dropped(tmp_path: Path) -> None:
-    async with room_in(tmp_path, saying(done()), idle_timeout_ms=200) as room:
+    async with room_in(tmp_path, saying(done()), head_timeout_ms=200) as room:
         reply = await room.raw(LINE + HOST)
         assert (reply.status, reply.error()["code"], reply.header("connection")) == (408, "head_timeout", "close")
+
+
+async def test_after_an_answer_a_connection_is_kept_longer_than_a_head_may_take(tmp_path: Path) -> None:
+    health = request_bytes("GET", "/healthz", [("Host", "e")])
+    loop = asyncio.get_running_loop()
+    async with room_in(tmp_path, saying(done()), head_timeout_ms=200, idle_timeout_ms=900) as room:
+        reader, writer = await asyncio.open_connection("127.0.0.1", room.server.port)
+        writer.write(health)
+        assert parse_reply(await reader.read(4096)).status == 200
+        await asyncio.sleep(0.6)
+        writer.write(health)
+        assert parse_reply(await reader.read(4096)).status == 200
+        answered_s = loop.time()
+        async with asyncio.timeout(3):
+            assert await reader.read() == b"", "it is closed without a word"
+        assert loop.time() - answered_s > 0.8
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_the_head_of_a_later_request_has_the_time_of_a_head(tmp_path: Path, together: bool) -> None:
+    health = request_bytes("GET", "/healthz", [("Host", "e")])
+    async with room_in(tmp_path, saying(done()), head_timeout_ms=200, idle_timeout_ms=60_000) as room:
+        reader, writer = await asyncio.open_connection("127.0.0.1", room.server.port)
+        writer.write(health + LINE if together else health)
+        got = await reader.read(4096)
+        if not together:
+            writer.write(LINE)
+        async with asyncio.timeout(3):
+            got += await reader.read()
+        first = parse_reply(got)
+        late = parse_reply(first.rest)
+        assert (first.status, late.status, late.error()["code"]) == (200, 408, "head_timeout")
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_body_of_ten_gigabytes_is_refused_by_its_head(tmp_path: Path) -> None:
