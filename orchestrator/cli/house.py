@@ -233,9 +233,13 @@ class House:
         for side in ("overseas", "domestic"):
             lines.append(f"TIDEGATE_DEMO_{side.upper()}_CONTROL={LOOPBACK}:{self.ports.control[side]}")
             lines.append(f"TIDEGATE_DEMO_{side.upper()}_TOKEN_FILE={self.secret(f'{side}-operator.token')}")
-        path = self.folder / "demo.env"
-        _write_private(path, "\n".join(lines) + "\n")
-        return path
+        _write_private(self.env_file, "\n".join(lines) + "\n")
+        return self.env_file
+
+    @property
+    def env_file(self) -> Path:
+        """Where keys and URLs are for people."""
+        return self.folder / "demo.env"
 
     def _scheduler(self, site: str, model_dir: Path) -> dict[str, Any]:
         labels = {"region": f"cn-{site}", "jurisdiction": "CN", "accelerator": "cpu-emulated", "model": MODEL}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -166,6 +167,11 @@ class Up:
         spool = house.data(f"edge-{town}") / "spool"
         return Caller(town, f"http://{LOOPBACK}:{port}/v1", house.keys.api[tenant], spool)
 
+    @property
+    def env_file(self) -> Path:
+        """The file with the keys and URLs of this house."""
+        return self._house.env_file
+
     async def start(self) -> None:
         """Start everything and wait until `status` shows it whole. Raises UpError and ProcessFailure."""
         for site in SITES:
@@ -323,18 +329,18 @@ def _sent_to(outcome: Outcome) -> str | None:
     return None if outcome.decision is None else outcome.decision["pool"]
 
 
-def examples(up: Up) -> list[str]:
-    """Return ready-to-paste calls."""
-    caller = up.caller("singapore")
+def examples(caller: Caller, env: Path) -> list[str]:
+    """Return ready-to-paste calls; `env` is the file that holds the keys and URLs."""
+    python = shlex.quote(_from_here(Path(sys.executable)))
     return [
         "",
-        "The house stands. Keys and URLs are in .tidegate/demo.env. Try:",
+        f"The house stands. Keys and URLs are in {_from_here(env)}. Try:",
         "",
         f"  curl -N {caller.url}/chat/completions \\",
         f"    -H 'Authorization: Bearer {caller.key}' -H 'Content-Type: application/json' \\",
         f"""    -d '{{"model": "{MODEL}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'""",
         "",
-        "  .venv/bin/python - <<'PY'",
+        f"  {python} - <<'PY'",
         "  import openai",
         f'  client = openai.OpenAI(base_url="{caller.url}", api_key="{caller.key}")',
         f'  answer = client.chat.completions.create(model="{MODEL}",',
@@ -344,6 +350,12 @@ def examples(up: Up) -> list[str]:
         "",
         "Ctrl-C stops everything.",
     ]
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as people would write it in the folder where they are."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 async def run(house: House, options: Options, gguf: Path, say: Say) -> int:
@@ -379,7 +391,7 @@ async def _live(up: Up, options: Options, say: Say, stopping: asyncio.Event) -> 
     if options.once:
         say("\nall five went as they must")
         return
-    for line in examples(up):
+    for line in examples(up.caller("singapore"), up.env_file):
         say(line)
     await stopping.wait()
 
