@@ -167,6 +167,8 @@ class ChatBody(Strict, frozen=True):
     # Accepted and never forwarded.
     user: Opaque | None = None
     safety_identifier: Opaque | None = None
+    prompt_cache_key: Opaque | None = None
+    prompt_cache_retention: Opaque | None = None
     # Neutral values only.
     n: int | None = None
     store: bool | None = None
@@ -193,7 +195,8 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     """The request of one chat completion. Raises RequestError, which names the field and repeats no content.
 
     A negative seed means its two's complement in 64 bits: the engines count seeds from 0 to 2**64 - 1. The text parts
-    of one message are joined by a line end. `user` and `safety_identifier` end here.
+    of one message are joined by a line end. `user`, `safety_identifier` and the hints about prompt
+    caches end here.
     """
     value = parse_strict(body, depth_max=limits.depth_max)
     _check_count(value, limits)

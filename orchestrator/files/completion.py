@@ -68,7 +68,9 @@ class CompletionBody(Strict, frozen=True):
 
 def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     """The request of one completion. Raises RequestError, which names the field and repeats no content."""
-    request = typed(parse_strict(body, depth_max=limits.depth_max), CompletionBody)
+    value = parse_strict(body, depth_max=limits.depth_max)
+    _check_prompt(value)
+    request = typed(value, CompletionBody)
     _check_neutral(request)
     check_named(request.model, request.stream, request.stream_options)
     stops = stops_of(request.stop)
@@ -84,6 +86,21 @@ def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
         capabilities=frozenset(_needs(request, stops)),
         prompt_chars=len(prompt),
     )
+
+
+def _check_prompt(value: object) -> None:
+    """Refuse in words of their own the prompts that OpenAI takes and no pool here does."""
+    prompt = value.get("prompt") if isinstance(value, dict) else None
+    if not isinstance(prompt, list):
+        return
+    if any(_is_token_ids(item) for item in (prompt, *prompt)):
+        raise unsupported(("prompt",), "expected text: token ids are not supported")
+    if len(prompt) > 1:
+        raise unsupported(("prompt",), "expected one text: several prompts in one request are not supported")
+
+
+def _is_token_ids(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(item, int) and not isinstance(item, bool) for item in value)
 
 
 def _check_neutral(request: CompletionBody) -> None:

@@ -180,7 +180,7 @@ SMUGGLED = (
     "web_search_options add_generation_prompt continue_final_message top_k min_p repetition_penalty length_penalty "
     "stop_token_ids include_stop_str_in_output skip_special_tokens bad_words logits_processors prompt prompt_ids "
     "mm_processor_kwargs kv_transfer_params structured_outputs priority cache_salt documents timeout fallbacks "
-    "previous_response_id prompt_cache_key session_id tenant route upstream"
+    "previous_response_id session_id tenant route upstream"
 ).split()
 
 
@@ -253,6 +253,8 @@ NEUTRAL: list[dict[str, object]] = [
     {"n": 1},
     {"user": "u" * 256},
     {"safety_identifier": "x"},
+    {"prompt_cache_key": "k" * 256},
+    {"prompt_cache_retention": "24h"},
     {"store": False},
     {"metadata": {}},
     {"service_tier": "auto"},

@@ -35,10 +35,13 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": ""}, "invalid_value", "prompt"),
     ({"prompt": []}, "invalid_value", "prompt"),
     ({"prompt": [""]}, "invalid_value", "prompt[0]"),
-    ({"prompt": ["a", "b"]}, "invalid_value", "prompt"),
-    ({"prompt": [1, 2]}, "invalid_value", "prompt"),
-    ({"prompt": [1]}, "invalid_type", "prompt[0]"),
-    ({"prompt": [[1, 2]]}, "invalid_type", "prompt[0]"),
+    ({"prompt": ["a", "b"]}, "unsupported_value", "prompt"),
+    ({"prompt": [1, 2]}, "unsupported_value", "prompt"),
+    ({"prompt": [1]}, "unsupported_value", "prompt"),
+    ({"prompt": [[1, 2]]}, "unsupported_value", "prompt"),
+    ({"prompt": [[]]}, "invalid_type", "prompt[0]"),
+    ({"prompt": [True]}, "invalid_type", "prompt[0]"),
+    ({"prompt": {"a": 1}}, "invalid_type", "prompt"),
     ({"prompt": "a\x00b"}, "invalid_value", "prompt"),
     ({"prompt": "\ud800"}, "invalid_value", "prompt"),
     ({"messages": []}, "unknown_field", "messages"),
@@ -72,6 +75,22 @@ def test_what_is_not_understood_is_refused_by_field(fields: dict[str, Any], code
     with pytest.raises(RequestError) as found:
         load(**fields)
     assert (found.value.code, found.value.param) == (code, param)
+    assert "canary5531" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ([1, 2], "token ids are not supported"),
+        ([5], "token ids are not supported"),
+        ([[1], [2]], "token ids are not supported"),
+        ([PROMPT, PROMPT], "several prompts in one request are not supported"),
+    ],
+)
+def test_prompts_of_another_kind_are_told_apart(prompt: object, words: str) -> None:
+    with pytest.raises(RequestError) as found:
+        load(prompt=prompt)
+    assert words in found.value.message
     assert "canary5531" not in str(found.value)
 
 
