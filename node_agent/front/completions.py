@@ -161,19 +161,20 @@ class Completions:
         self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest, interest: Interest
     ) -> None:
         """Send the answer as it comes. The next frame is taken only when the connection has the last one."""
-        chunks = Chunks(self._answering(exchange, request), request.include_usage)
+        chunks = Chunks(self._answering(exchange, request), request.include_usage, request.continuous_usage)
         # The first frame is here before the status: what is broken by now still gets a status of its own.
         frame = await _next(answer, visit.delivered)
         exchange.start(200, (*HEADERS, *_origin(answer)))
         async with EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt) as events:
             lead = chunks.role()
             while isinstance(frame, Tokens):
-                data = lead + chunks.text(frame.text) if frame.text else lead
+                delivered = visit.delivered + frame.count
+                data = lead + chunks.text(frame.text, delivered) if frame.text else lead
                 if data:
                     await events.write(data)
                     visit.first_token()
                 lead = b""
-                visit.delivered += frame.count
+                visit.delivered = delivered
                 frame = await _next(answer, visit.delivered)
             usage = Usage.of(frame.counts, visit.delivered)
             end = lead + chunks.last(_reason(frame), usage, ours_of(answer.segments))

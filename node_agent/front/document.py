@@ -90,7 +90,8 @@ _ANSWERS = {
 _STREAM = (
     "With `stream: true`: server-sent events, each `data:` with one chunk as JSON in one line, then `data: [DONE]`."
     " Comments keep the connection alive. A stream that is cut ends with an event that holds an error object, and never"
-    " with `[DONE]`. With `stream_options.include_usage` the last chunk has the usage and no choices."
+    " with `[DONE]`. With `stream_options.include_usage` the last chunk has the usage and no choices; with"
+    " `continuous_usage_stats` beside it every chunk has the usage so far, in which the prompt is 0 until its end."
 )
 _NEVER_ANSWERED = frozenset({499})
 """Statuses that nobody receives: the client is gone or does not read."""

@@ -15,7 +15,8 @@ from orchestrator.policy.ids import ModelId, RequestId
 OWNER = "tidegate"
 TEXT = "text_completion"
 _TEXT_PLACE, _CHAT_PLACE = b'"text":@', b'"content":@'
-"""Where the text goes, written as no string of JSON can be."""
+_USAGE_PLACE = b'"usage":@'
+"""Where the text and the usage go, written as no string of JSON can be."""
 Ours = Mapping[str, object]
 """Fields beside those of the OpenAI API: empty, or one named `tidegate`."""
 NOTHING: Ours = MappingProxyType({})
@@ -78,45 +79,66 @@ def ours_of(segments: Sequence[Segment]) -> Ours:
 
 
 class Chunks:
-    """The events of one streamed answer. `include_usage` is the tenant's wish for a last chunk with the usage."""
+    """The events of one streamed answer.
 
-    __slots__ = ("_after", "_answering", "_before", "_include_usage")
+    `include_usage` is the tenant's wish for a last chunk with the usage, and `continuous` for the usage so far in
+    every other chunk as well, which it has no meaning without. The prompt is counted by the pool and told with the
+    end: until then its tokens are 0.
+    """
 
-    def __init__(self, answering: Answering, include_usage: bool) -> None:
+    __slots__ = ("_after", "_answering", "_before", "_between", "_continuous", "_include_usage")
+
+    def __init__(self, answering: Answering, include_usage: bool, continuous: bool = False) -> None:
         self._answering = answering
         self._include_usage = include_usage
-        # All events with text differ in their text alone.
+        self._continuous = include_usage and continuous
+        # All events with text differ in their text alone, and in the usage so far where that is told.
         place = _TEXT_PLACE if answering.raw else _CHAT_PLACE
-        before, self._after = self._chunk({"content": msgspec.Raw(b"@")}, None).split(place)
+        usage = msgspec.Raw(b"@") if self._continuous else None
+        before, self._after = self._chunk({"content": msgspec.Raw(b"@")}, None, usage).split(place)
         self._before = before + place[:-1]
+        self._between = b""
+        if self._continuous:
+            self._between, self._after = self._after.split(_USAGE_PLACE)
+            self._between += _USAGE_PLACE[:-1]
 
     def role(self) -> bytes:
         """The first chunk: who speaks. A continuation has no speaker."""
         if self._answering.raw:
             return b""
-        return self._chunk({"role": "assistant", "content": "", "refusal": None}, None)
+        usage = _so_far(0) if self._continuous else None
+        return self._chunk({"role": "assistant", "content": "", "refusal": None}, None, usage)
 
-    def text(self, text: str) -> bytes:
-        """Some more of the answer."""
-        return self._before + json_line(text) + self._after
+    def text(self, text: str, delivered: int) -> bytes:
+        """Some more of the answer, with which the tenant has `delivered` tokens."""
+        if not self._continuous:
+            return self._before + json_line(text) + self._after
+        return self._before + json_line(text) + self._between + json_line(_so_far(delivered)) + self._after
 
     def last(self, reason: str, usage: Usage, ours: Ours) -> bytes:
         """The end of a complete answer: why, the usage when it was asked for, and [DONE]. The last chunk has `ours`."""
         if not self._include_usage:
-            return self._chunk({}, reason, ours) + DONE
+            return self._chunk({}, reason, ours=ours) + DONE
         frame = self._answering.frame(TEXT if self._answering.raw else "chat.completion.chunk")
         told = event({**frame, "choices": [], "usage": usage.to_json(), **ours})
-        return self._chunk({}, reason) + told + DONE
+        return self._chunk({}, reason, usage.to_json() if self._continuous else None) + told + DONE
 
-    def _chunk(self, delta: dict[str, object], reason: str | None, ours: Ours = NOTHING) -> bytes:
+    def _chunk(
+        self, delta: dict[str, object], reason: str | None, usage: object = None, ours: Ours = NOTHING
+    ) -> bytes:
         if self._answering.raw:
             chunk = {**self._answering.frame(TEXT), "choices": [text_choice(delta.get("content", ""), reason)], **ours}
         else:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
             chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice], **ours}
         if self._include_usage:
-            chunk["usage"] = None
+            chunk["usage"] = usage
         return event(chunk)
+
+
+def _so_far(delivered: int) -> dict[str, int]:
+    """Return the `usage` object of an answer under way."""
+    return {"prompt_tokens": 0, "completion_tokens": delivered, "total_tokens": delivered}
 
 
 def text_choice(text: object, reason: str | None) -> dict[str, object]:

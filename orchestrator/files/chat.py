@@ -77,6 +77,8 @@ class ChatRequest:
     """What the request needs of a pool."""
     prompt_chars: int
     """Characters of all message texts."""
+    continuous_usage: bool = False
+    """Whether every other chunk tells the usage so far as well; only where `include_usage` is true."""
 
     @property
     def carried(self) -> bool:
@@ -124,7 +126,14 @@ class StreamOptions(Strict, frozen=True):
     """What a tenant wants of a stream."""
 
     include_usage: bool | None = None
+    # vLLM's: every chunk tells the usage so far. As there, it has an effect only beside include_usage.
+    continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
+
+    @property
+    def continuous(self) -> bool:
+        """Whether every chunk tells the usage so far."""
+        return bool(self.include_usage and self.continuous_usage_stats)
 
 
 class _TextFormat(Strict, frozen=True, tag_field="type", tag="text"):
@@ -215,6 +224,7 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
         capabilities=frozenset(_needs(request, stops)),
         prompt_chars=sum(len(message.text) for message in messages),
+        continuous_usage=request.stream_options is not None and request.stream_options.continuous,
     )
 
 

@@ -85,6 +85,7 @@ def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
         capabilities=frozenset(_needs(request, stops)),
         prompt_chars=len(prompt),
+        continuous_usage=request.stream_options is not None and request.stream_options.continuous,
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import openai
+import pytest
 
 from node_agent.border.decider import Asked
+from node_agent.front.endpoints import COMPLETIONS
 from orchestrator.files.label_header import parse_label_header
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Grade, Labels, Personal
@@ -18,10 +21,12 @@ from tests.front.room import (
     ACME,
     ACME_SECOND,
     BETA,
+    CHAT,
     DECISION,
     OTHER_MODEL,
     QUESTION,
     Frames,
+    Room,
     chat_body,
     done,
     room_in,
@@ -142,6 +147,37 @@ async def test_usage_is_streamed_only_to_those_who_ask(tmp_path: Path) -> None:
     assert told[-1].usage is not None
     assert told[-1].usage.total_tokens == 11
     assert "".join(chunk.choices[0].delta.content or "" for chunk in told if chunk.choices) == "Hello"
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_usage_so_far_is_in_every_chunk_for_those_who_ask(tmp_path: Path, path: str) -> None:
+    fields: dict[str, object] = {"model": MODEL, "stream": True}
+    fields |= {"messages": QUESTION} if path == CHAT else {"prompt": "x"}
+
+    async def ask(room: Room, **options: bool) -> list[dict[str, Any]]:
+        reply = await room.call(path=path, body=json.dumps(fields | {"stream_options": options}).encode())
+        *chunks, end = reply.events()
+        assert (reply.status, end) == (200, "[DONE]")
+        return [json.loads(chunk) for chunk in chunks]
+
+    async with room_in(tmp_path, HELLO) as room:
+        usual = await ask(room, include_usage=True)
+        told = await ask(room, include_usage=True, continuous_usage_stats=True)
+        switched_off = await ask(room, include_usage=True, continuous_usage_stats=False)
+        alone = await ask(room, continuous_usage_stats=True)
+    # A token without text of its own counts with the next text.
+    delivered = [0, 2, 4] if path == CHAT else [2, 4]
+    *texts, finished, last = told
+    assert [chunk["usage"] for chunk in texts] == [
+        {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count} for count in delivered
+    ]
+    # With its end the pool tells how long the prompt was.
+    assert finished["usage"] == last["usage"] == usual[-1]["usage"]
+    assert (last["choices"], last["usage"]["prompt_tokens"], last["usage"]["total_tokens"]) == ([], 7, 11)
+    assert [chunk["choices"] for chunk in told] == [chunk["choices"] for chunk in usual]
+    assert [chunk["usage"] for chunk in switched_off] == [None] * len(texts) + [None, last["usage"]]
+    # As with vLLM: without include_usage no usage is told.
+    assert all("usage" not in chunk for chunk in alone)
 
 
 async def test_an_answer_without_a_token_is_an_answer(tmp_path: Path) -> None:

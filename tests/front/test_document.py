@@ -113,11 +113,12 @@ async def test_answers_have_the_shapes_that_it_tells(
 
     async with room_in(tmp_path, HELLO) as room:
         validator(whole).validate((await ask(room)).json())
-        streamed = await ask(room, stream=True, stream_options={"include_usage": True})
-        *events, last = streamed.events()
-        assert last == "[DONE]"
-        for event in events:
-            validator(chunk).validate(json.loads(event))
+        for continuous in (False, True):
+            options = {"include_usage": True, "continuous_usage_stats": continuous}
+            *events, last = (await ask(room, stream=True, stream_options=options)).events()
+            assert last == "[DONE]"
+            for event in events:
+                validator(chunk).validate(json.loads(event))
         refused = await ask(room, n=2)
         validator("Error").validate(refused.json())
         for name in ("ModelList", "Model"):

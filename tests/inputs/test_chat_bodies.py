@@ -94,8 +94,8 @@ BAD: list[tuple[dict[str, Any], str, str | None]] = [
     ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
     ({"stream": True, "stream_options": {"include_usage": 1}}, "invalid_type", "stream_options.include_usage"),
     (
-        {"stream": True, "stream_options": {"continuous_usage_stats": True}},
-        "unknown_field",
+        {"stream": True, "stream_options": {"continuous_usage_stats": 1}},
+        "invalid_type",
         "stream_options.continuous_usage_stats",
     ),
     (
@@ -228,6 +228,20 @@ def test_sampling_is_carried_over() -> None:
     assert request.capabilities == {C.CHAT, C.STREAM, C.SEED, C.STOP}
     assert request.include_usage
     assert request.carried
+
+
+@pytest.mark.parametrize(
+    ("options", "continuous"),
+    [
+        ({"include_usage": True, "continuous_usage_stats": True}, True),
+        ({"include_usage": True, "continuous_usage_stats": False}, False),
+        ({"include_usage": True, "continuous_usage_stats": None}, False),
+        ({"include_usage": False, "continuous_usage_stats": True}, False),
+        ({"continuous_usage_stats": True}, False),
+    ],
+)
+def test_usage_so_far_is_a_wish_beside_usage_alone(options: dict[str, object], continuous: bool) -> None:
+    assert load(stream=True, stream_options=options).continuous_usage is continuous
 
 
 def test_both_token_bounds_may_be_given_when_they_agree() -> None:
