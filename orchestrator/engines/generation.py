@@ -48,6 +48,15 @@ class Sampling(msgspec.Struct, frozen=True):
     """Strings that end the answer and are not part of it; at most four."""
     max_tokens: int | None = None
     """The most tokens to generate; None is the room left in the context."""
+    ignore_eos: bool = False
+    """Whether the model never ends the answer: only its length and stop strings do."""
+    min_tokens: int = 0
+    """Tokens of the answer before the model may end it; `max_tokens` at most. Stop strings end it anywhere."""
+
+    @property
+    def ends_from(self) -> int | None:
+        """How many tokens the answer has before the model may end it; None where it never may."""
+        return None if self.ignore_eos else self.min_tokens
 
     def __repr__(self) -> str:
         # Stop strings are the tenant's words.

@@ -275,6 +275,11 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
         fields["stop"] = sampling.stop
     if sampling.max_tokens is not None:
         fields["max_tokens"] = sampling.max_tokens - generation.first_token()
+    # No part of OpenAI's API: sent only where they are asked for, which is only where the pool declares them.
+    if sampling.ignore_eos:
+        fields["ignore_eos"] = True
+    if sampling.min_tokens > generation.first_token():
+        fields["min_tokens"] = sampling.min_tokens - generation.first_token()
     try:
         return msgspec.json.encode(fields)
     except UnicodeEncodeError:

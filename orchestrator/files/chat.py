@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -29,7 +29,15 @@ TOOLS_MAX: Final = 128
 BIASES_MAX: Final = 1024
 
 CARRIED: Final = frozenset(
-    {Capability.CHAT, Capability.COMPLETIONS, Capability.STREAM, Capability.SEED, Capability.STOP}
+    {
+        Capability.CHAT,
+        Capability.COMPLETIONS,
+        Capability.STREAM,
+        Capability.SEED,
+        Capability.STOP,
+        Capability.IGNORE_EOS,
+        Capability.MIN_TOKENS,
+    }
 )
 """The capabilities that a `Generation` can express. A request that needs another one must not be sent to any engine."""
 
@@ -151,6 +159,7 @@ class _JsonSchemaFormat(Strict, frozen=True, tag_field="type", tag="json_schema"
 # What these two say beyond the type is checked by hand, in better words; the document tells it.
 ModelName = Annotated[str, Meta(extra_json_schema={"pattern": f"^{_MODEL_NAME}$"})]
 Most = Annotated[int, Meta(extra_json_schema={"minimum": 1})]
+Fewest = Annotated[int, Meta(extra_json_schema={"minimum": 0})]
 _Stop = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": STOP_CHARS_MAX})]
 Stops = _Stop | Annotated[list[_Stop], Meta(extra_json_schema={"maxItems": STOPS_MAX})]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -158,6 +167,30 @@ Opaque = Annotated[str, Meta(max_length=256)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
 Biases = Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=BIASES_MAX)]
+
+
+class Sampled(Protocol):
+    """What both bodies say of how tokens are drawn."""
+
+    @property
+    def temperature(self) -> float | None:
+        """0 to 2."""
+
+    @property
+    def top_p(self) -> float | None:
+        """Above 0, at most 1."""
+
+    @property
+    def seed(self) -> int | None:
+        """Any integer."""
+
+    @property
+    def ignore_eos(self) -> bool | None:
+        """Whether the model never ends the answer."""
+
+    @property
+    def min_tokens(self) -> int | None:
+        """How many tokens the answer has before the model may end it."""
 
 
 class ChatBody(Strict, frozen=True):
@@ -196,6 +229,9 @@ class ChatBody(Strict, frozen=True):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: Biases | None = None
+    # vLLM's.
+    ignore_eos: bool | None = None
+    min_tokens: Fewest | None = None
     modalities: list[str] | None = None
     audio: dict[str, object] | None = None
 
@@ -216,13 +252,13 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     stops = stops_of(request.stop)
     asked = {"max_tokens": request.max_tokens, "max_completion_tokens": request.max_completion_tokens}
     most = most_tokens(asked, limits)
-    sampling = sampling_of(request.temperature, request.top_p, request.seed, stops, most)
+    sampling = sampling_of(request, stops, most, limits)
     generation = Generation(ModelId(request.model), messages, sampling)
     return ChatRequest(
         generation=generation,
         stream=bool(request.stream),
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
-        capabilities=frozenset(_needs(request, stops)),
+        capabilities=frozenset((*_needs(request), *sampling_needs(sampling))),
         prompt_chars=sum(len(message.text) for message in messages),
         continuous_usage=request.stream_options is not None and request.stream_options.continuous,
     )
@@ -331,28 +367,46 @@ def most_tokens(asked: Mapping[str, int | None], limits: ChatLimits) -> int | No
     return next(iter(given.values()), None)
 
 
-def sampling_of(
-    temperature: float | None, top_p: float | None, seed: int | None, stops: tuple[str, ...], most: int | None
-) -> Sampling:
-    """Return how tokens are drawn."""
+def _fewest_tokens(asked: int | None, most: int | None, limits: ChatLimits) -> int:
+    """Return how many tokens the answer must have: no more than it may."""
+    if asked is None:
+        return 0
+    bound, why = (limits.max_tokens_max, "") if most is None else (most, ": no more than max_tokens")
+    if not 0 <= asked <= bound:
+        raise RequestError("invalid_value", f"expected 0 to {bound}{why}", "min_tokens")
+    return asked
+
+
+def sampling_of(request: Sampled, stops: tuple[str, ...], most: int | None, limits: ChatLimits) -> Sampling:
+    """Return how tokens are drawn. Raises RequestError."""
     return Sampling(
         # Adding zero turns -0.0 into 0.0, so that equal requests have equal bytes.
-        temperature=1.0 if temperature is None else temperature + 0.0,
-        top_p=1.0 if top_p is None else top_p,
-        seed=None if seed is None else seed % _SEED_SPACE,
+        temperature=1.0 if request.temperature is None else request.temperature + 0.0,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        seed=None if request.seed is None else request.seed % _SEED_SPACE,
         stop=stops,
         max_tokens=most,
+        ignore_eos=bool(request.ignore_eos),
+        min_tokens=_fewest_tokens(request.min_tokens, most, limits),
     )
 
 
-def _needs(request: ChatBody, stops: tuple[str, ...]) -> Iterator[Capability]:
+def sampling_needs(sampling: Sampling) -> Iterator[Capability]:
+    """Yield what the drawing of tokens needs of a pool."""
+    if sampling.seed is not None:
+        yield Capability.SEED
+    if sampling.stop:
+        yield Capability.STOP
+    if sampling.ignore_eos:
+        yield Capability.IGNORE_EOS
+    if sampling.min_tokens:
+        yield Capability.MIN_TOKENS
+
+
+def _needs(request: ChatBody) -> Iterator[Capability]:
     yield Capability.CHAT
     if request.stream:
         yield Capability.STREAM
-    if request.seed is not None:
-        yield Capability.SEED
-    if stops:
-        yield Capability.STOP
     if request.tools or isinstance(request.tool_choice, dict) or request.tool_choice == "required":
         yield Capability.TOOLS
     if isinstance(request.response_format, _JsonObjectFormat):

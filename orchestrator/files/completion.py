@@ -15,6 +15,7 @@ from orchestrator.files.chat import (
     Biases,
     ChatLimits,
     ChatRequest,
+    Fewest,
     ModelName,
     Most,
     Opaque,
@@ -26,6 +27,7 @@ from orchestrator.files.chat import (
     TopP,
     check_named,
     most_tokens,
+    sampling_needs,
     sampling_of,
     stops_of,
     typed,
@@ -64,6 +66,9 @@ class CompletionBody(Strict, frozen=True):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: Biases | None = None
+    # vLLM's.
+    ignore_eos: bool | None = None
+    min_tokens: Fewest | None = None
 
 
 def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
@@ -77,13 +82,13 @@ def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     most = most_tokens({"max_tokens": request.max_tokens}, limits)
     if most is None:
         most = min(TOKENS_UNASKED, limits.max_tokens_max)
-    sampling = sampling_of(request.temperature, request.top_p, request.seed, stops, most)
+    sampling = sampling_of(request, stops, most, limits)
     prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
     return ChatRequest(
         generation=Generation(ModelId(request.model), (Message(Role.PROMPT, prompt),), sampling),
         stream=bool(request.stream),
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
-        capabilities=frozenset(_needs(request, stops)),
+        capabilities=frozenset((*_needs(request), *sampling_needs(sampling))),
         prompt_chars=len(prompt),
         continuous_usage=request.stream_options is not None and request.stream_options.continuous,
     )
@@ -115,14 +120,10 @@ def _check_neutral(request: CompletionBody) -> None:
         raise unsupported(("suffix",), "expected no suffix: text is continued at its end alone")
 
 
-def _needs(request: CompletionBody, stops: tuple[str, ...]) -> Iterator[Capability]:
+def _needs(request: CompletionBody) -> Iterator[Capability]:
     yield Capability.COMPLETIONS
     if request.stream:
         yield Capability.STREAM
-    if request.seed is not None:
-        yield Capability.SEED
-    if stops:
-        yield Capability.STOP
     if request.logprobs is not None:
         yield Capability.LOGPROBS
     if request.frequency_penalty or request.presence_penalty:

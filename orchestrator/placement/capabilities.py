@@ -22,6 +22,10 @@ class Capability(Enum):
     AUDIO = "audio"
     EMBEDDINGS = "embeddings"
     COMPLETIONS = "completions"
+    IGNORE_EOS = "ignore_eos"
+    """An answer that the model does not end."""
+    MIN_TOKENS = "min_tokens"
+    """An answer that the model does not end before it has so many tokens."""
     RESUME_IDS = "resume_ids"
     RESUME_TEXT = "resume_text"
 

@@ -51,6 +51,8 @@ def generation_out(generation: Generation) -> pb.Generation:
             seed=sampling.seed,
             stop=sampling.stop,
             max_tokens=sampling.max_tokens,
+            ignore_eos=sampling.ignore_eos,
+            min_tokens=sampling.min_tokens,
         ),
         said=None if generation.said is None else _said_out(generation.said),
     )
@@ -70,6 +72,8 @@ def generation_in(message: pb.Generation) -> Generation:
         raise WireError("generation.sampling.stop", f"at most {STOPS_MAX} strings")
     if sampling.HasField("max_tokens") and sampling.max_tokens < 1:
         raise WireError("generation.sampling.max_tokens", "1 or more")
+    if sampling.HasField("max_tokens") and sampling.min_tokens > sampling.max_tokens:
+        raise WireError("generation.sampling.min_tokens", "at most max_tokens")
     messages = tuple(
         Message(read("generation.messages.role", "a known role", lambda m=m: Role(m.role)), m.text)  # type: ignore[misc]
         for m in message.messages
@@ -83,6 +87,8 @@ def generation_in(message: pb.Generation) -> Generation:
             sampling.seed if sampling.HasField("seed") else None,
             tuple(sampling.stop),
             sampling.max_tokens if sampling.HasField("max_tokens") else None,
+            sampling.ignore_eos,
+            sampling.min_tokens,
         ),
         _said_in(message.said) if message.HasField("said") else None,
     )

@@ -119,9 +119,11 @@ def generation(
     top_p: float = 1.0,
     seed: int | None = None,
     stop: tuple[str, ...] = (),
+    ignore_eos: bool = False,
+    min_tokens: int = 0,
 ) -> Generation:
     """One user message; greedy unless told otherwise."""
-    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, stop=stop, max_tokens=max_tokens)
+    sampling = Sampling(temperature, top_p, seed, stop, max_tokens, ignore_eos, min_tokens)
     return Generation(ModelId(model), (Message(Role.USER, text),), sampling)
 
 

@@ -38,6 +38,75 @@ def test_end_token_ends_with_stop_and_is_counted(engine: Engine, make_engine: Ma
     assert answer.token_ids == plain.token_ids[: first_at + 1]
 
 
+class Ending:
+    """An engine whose model ends its greedy answer early, and that answer."""
+
+    def __init__(self, engine: Engine, make_engine: MakeEngine, folder: Path) -> None:
+        self.end_id = ask(engine, generation(max_tokens=30)).wait().token_ids[-1]
+        self.engine = make_engine(model_dir=build_tiny_model(folder, end_id=self.end_id))
+        self.usual = ask(self.engine, generation(max_tokens=30)).wait()
+        assert self.usual.finished.reason is FinishReason.STOP
+
+    @property
+    def end_at(self) -> int:
+        """How many tokens the usual answer has before its end."""
+        return len(self.usual.token_ids) - 1
+
+
+@pytest.fixture
+def ending(engine: Engine, make_engine: MakeEngine, tmp_path: Path) -> Ending:
+    return Ending(engine, make_engine, tmp_path)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_an_end_that_is_ignored_is_not_drawn_and_the_answer_has_its_length(ending: Ending, seed: int | None) -> None:
+    temperature = 0.0 if seed is None else 1.3
+    wanted = generation(temperature=temperature, seed=seed, max_tokens=60, ignore_eos=True)
+    answer = ask(ending.engine, wanted).wait()
+    assert (answer.finished.reason, answer.finished.completion_tokens) == (FinishReason.LENGTH, 60)
+    assert ending.end_id not in answer.token_ids
+    if seed is None:
+        assert answer.token_ids[: ending.end_at] == ending.usual.token_ids[:-1]
+
+
+def test_an_end_that_is_ignored_leaves_the_context_as_the_bound(ending: Ending) -> None:
+    answer = ask(ending.engine, generation(max_tokens=None, ignore_eos=True)).wait()
+    assert answer.finished.reason is FinishReason.LENGTH
+    assert answer.finished.prompt_tokens + answer.finished.completion_tokens == 256
+
+
+def test_the_model_may_end_an_answer_once_it_has_the_fewest_tokens(ending: Ending) -> None:
+    same = ask(ending.engine, generation(max_tokens=30, min_tokens=ending.end_at)).wait()
+    assert same.token_ids == ending.usual.token_ids, "the end is the token after the fewest"
+    for fewest in (ending.end_at + 1, 20, 30):
+        longer = ask(ending.engine, generation(max_tokens=30, min_tokens=fewest)).wait()
+        assert len(longer.token_ids) >= fewest
+        assert ending.end_id not in longer.token_ids[:fewest]
+        assert longer.token_ids[: ending.end_at] == ending.usual.token_ids[:-1]
+
+
+@pytest.mark.parametrize("fields", [{"ignore_eos": True}, {"min_tokens": 60}])
+def test_a_stop_string_ends_what_the_model_may_not(engine: Engine, fields: dict[str, Any]) -> None:
+    plain = ask(engine, generation("user", max_tokens=60)).wait()
+    stop = plain.text[20:25]
+    answer = ask(engine, generation("user", max_tokens=60, stop=(stop,), **fields)).wait()
+    assert answer.finished.reason is FinishReason.STOP
+    assert answer.text == plain.text[: plain.text.index(stop)]
+
+
+def test_more_tokens_than_the_context_holds_cannot_be_the_fewest(make_engine: MakeEngine) -> None:
+    wanted = generation(max_tokens=None, min_tokens=64)
+    refused = ask(make_engine(context_tokens=64), wanted).wait().refused
+    assert refused.code == "context_length_exceeded"
+    assert "at least 64" in refused.detail
+
+
+def test_who_waits_for_its_end_changes_nothing_for_others(ending: Ending) -> None:
+    beside = [ask(ending.engine, generation(max_tokens=100, ignore_eos=True)) for _ in range(2)]
+    assert ask(ending.engine, generation(max_tokens=30)).wait().token_ids == ending.usual.token_ids
+    assert beside[0].wait().token_ids == beside[1].wait().token_ids
+
+
 def test_stop_string_ends_the_answer_and_is_not_part_of_it(engine: Engine) -> None:
     plain = ask(engine, generation("user", max_tokens=60)).wait()
     # Wider than a token here, so its head had to be held back.

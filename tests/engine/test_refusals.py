@@ -70,6 +70,8 @@ def test_another_model_is_refused(engine: Engine) -> None:
         (Sampling(seed=-1), "seed"),
         (Sampling(seed=1 << 64), "seed"),
         (Sampling(max_tokens=0), "max_tokens"),
+        (Sampling(max_tokens=4, min_tokens=5), "min_tokens"),
+        (Sampling(min_tokens=-1), "min_tokens"),
         (Sampling(stop=("a",) * 5), "stop"),
         (Sampling(stop=("",)), "stop"),
         (Sampling(stop=("a" * 2000,)), "stop"),

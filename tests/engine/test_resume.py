@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from orchestrator.engines.generation import Delta, FinishReason, Generation, Resume, Said
@@ -9,6 +12,7 @@ from orchestrator.policy.ids import digest_of
 from scheduler.pools.engine.loop import Engine
 from tests.engine.answers import Answer, ask, generation
 from tests.engine.conftest import MakeEngine
+from tests.engine.tiny_model import build_tiny_model
 from tests.values import replace
 
 IDENTITY = digest_of(b"tiny")
@@ -48,6 +52,25 @@ def test_cut_at_every_token_the_answer_and_its_count_are_those_of_the_undisturbe
         assert rest.finished.completion_tokens == TOKENS - tokens
     second.cancel(beside.handle)
     beside.wait()
+
+
+@pytest.mark.parametrize("fields", [{"ignore_eos": True}, {"min_tokens": 17}], ids=["ignored", "fewest"])
+def test_where_an_answer_may_end_is_counted_from_its_first_token(
+    engine: Engine, make_engine: MakeEngine, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    end_id = ask(engine, GREEDY).wait().token_ids[8]
+    ending = make_engine(model_dir=build_tiny_model(tmp_path, end_id=end_id))
+    wanted = generation(max_tokens=TOKENS, **fields)
+    whole = ask(ending, wanted).wait()
+    assert len(whole.token_ids) >= 17
+    for tokens in range(len(whole.token_ids)):
+        said = cut_after(whole, tokens)
+        rest = resumed(ending, wanted, said)
+        assert [*said.ids, *rest.token_ids] == whole.token_ids, f"cut behind token {tokens}"
+        assert rest.finished.reason is whole.finished.reason
+    early = Said(Resume.IDS, IDENTITY, 1, "", (end_id,))
+    assert resumed(ending, wanted, early).refused.code == "identity_mismatch"
+    assert resumed(ending, GREEDY, early).finished.reason is FinishReason.STOP
 
 
 def test_what_was_held_back_of_a_stop_string_is_held_back_again(make_engine: MakeEngine) -> None:

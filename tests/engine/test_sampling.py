@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.pools.engine.sampling import Drawing, next_token, uniform
+from scheduler.pools.engine.sampling import Drawing, may_end, next_token, uniform
 
 PINNED = [0.011546754286331562, 0.8824668302545412, 0.5629364492557579]
 SEEDS = st.integers(0, (1 << 64) - 1)
@@ -53,6 +53,31 @@ def test_draws_follow_the_shares() -> None:
     assert np.allclose(counts / 4000, [0.5, 0.3, 0.2], atol=0.03)
     half = np.bincount([next_token(logits, Drawing(1.0, 0.7, 3), position) for position in range(4000)], minlength=3)
     assert np.allclose(half / 4000, [0.625, 0.375, 0.0], atol=0.03)
+
+
+@given(
+    SEEDS,
+    st.integers(0, 5000),
+    st.just(0.0) | st.floats(0.05, 2.0),
+    st.floats(0.05, 1.0),
+    st.sets(st.integers(0, 49), max_size=49),
+)
+def test_a_barred_token_is_never_drawn_and_the_others_are_drawn_as_if_it_were_none(
+    seed: int, position: int, temperature: float, top_p: float, barred: set[int]
+) -> None:
+    logits = _logits(position)
+    before = logits.copy()
+    drawing = Drawing(temperature, top_p, seed)
+    chosen = next_token(logits, drawing, position, tuple(barred))
+    assert chosen not in barred
+    assert np.array_equal(logits, before), "the logits of the model stay as they are"
+    left = [token for token in range(len(logits)) if token not in barred]
+    assert chosen == left[next_token(logits[left], drawing, position)]
+
+
+@given(st.none() | st.integers(0, 100), st.integers(0, 100))
+def test_an_answer_may_end_from_a_token_on_or_never(ends_from: int | None, generated: int) -> None:
+    assert may_end(ends_from, generated) is (ends_from is not None and generated >= ends_from)
 
 
 @pytest.mark.parametrize("drawing", [Drawing(0.0, 1.0, 5), Drawing(1e-9, 1.0, 5), Drawing(1.0, 1e-9, 5)])

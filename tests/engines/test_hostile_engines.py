@@ -138,7 +138,7 @@ async def pause(_server: Server, _writer: asyncio.StreamWriter) -> None:
 
 async def test_only_the_fields_we_know_are_sent() -> None:
     async with serving(STREAM_HEAD + WHOLE) as server, engine_at(server.port, api_key=KEY) as engine:
-        sampling = Sampling(temperature=0.5, top_p=0.9, seed=2**64 - 1, stop=("a", "b"), max_tokens=7)
+        sampling = Sampling(0.5, 0.9, 2**64 - 1, ("a", "b"), 7, ignore_eos=True, min_tokens=3)
         full = Generation(ModelId("m"), (Message(Role.SYSTEM, "s"), Message(Role.USER, "u")), sampling)
         assert joined([event async for event in engine.generate(full)]) == WHOLE_EVENTS
         plain = Generation(ModelId("m"), (Message(Role.USER, "u"),), Sampling())
@@ -152,6 +152,8 @@ async def test_only_the_fields_we_know_are_sent() -> None:
         "seed": 2**63 - 1,
         "stop": ["a", "b"],
         "max_tokens": 7,
+        "ignore_eos": True,
+        "min_tokens": 3,
     }
     assert json.loads(plain_body) == always | {
         "messages": [{"role": "user", "content": "u"}],

@@ -31,6 +31,7 @@ from orchestrator.engines.generation import (
 )
 from orchestrator.engines.health import EngineHealth, probe
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
+from tests.values import replace
 
 pytestmark = [pytest.mark.e2e]
 
@@ -111,6 +112,21 @@ async def test_an_answer_streams_and_its_usage_is_what_the_server_counts(url: st
     assert finished.reason.value == plain["choices"][0]["finish_reason"]
     assert finished.prompt_tokens == plain["usage"]["prompt_tokens"]
     assert finished.completion_tokens == plain["usage"]["completion_tokens"]
+
+
+@pytest.mark.parametrize("role", [Role.USER, Role.PROMPT])
+async def test_an_end_that_is_ignored_does_not_end_the_answer(url: str, role: Role) -> None:
+    usual = generation(QUESTION, 96)
+    usual = replace(usual, messages=(Message(role, QUESTION),))
+    async with engine_at(url) as engine:
+        *_, short = [event async for event in engine.generate(usual)]
+        longer = replace(usual, sampling=replace(usual.sampling, ignore_eos=True))
+        *_, whole = [event async for event in engine.generate(longer)]
+    assert isinstance(short, Finished)
+    assert isinstance(whole, Finished)
+    if role is Role.USER:
+        assert short.reason is FinishReason.STOP, "the positive control: the model would end it"
+    assert (whole.reason, whole.completion_tokens) == (FinishReason.LENGTH, 96)
 
 
 async def test_a_raw_prompt_is_continued_without_a_template(url: str) -> None:

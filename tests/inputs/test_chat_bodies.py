@@ -49,6 +49,11 @@ BAD: list[tuple[dict[str, Any], str, str | None]] = [
     ({"model": "a\nb"}, "invalid_value", "model"),
     ({"model": "http://x\x1b[31m"}, "invalid_value", "model"),
     ({"model": "m" * 129}, "invalid_value", "model"),
+    ({"ignore_eos": 1}, "invalid_type", "ignore_eos"),
+    ({"ignore_eos": "true"}, "invalid_type", "ignore_eos"),
+    ({"min_tokens": True}, "invalid_type", "min_tokens"),
+    ({"min_tokens": 1.5}, "invalid_type", "min_tokens"),
+    ({"min_tokens": "1"}, "invalid_type", "min_tokens"),
     ({"messages": ABSENT}, "missing_field", "messages"),
     ({"messages": None}, "invalid_type", "messages"),
     ({"messages": "hi"}, "invalid_type", "messages"),
@@ -175,8 +180,9 @@ def test_each_bad_field_has_its_code_and_its_path(fields: dict[str, Any], code: 
 
 
 SMUGGLED = (
-    "api_base base_url custom_host api_key chat_template chat_template_kwargs prompt_embeds best_of echo ignore_eos "
-    "min_tokens guided_json guided_regex guided_grammar guided_choice extra_body extra_headers functions function_call "
+    "api_base base_url custom_host api_key chat_template chat_template_kwargs prompt_embeds best_of echo "
+    "min_new_tokens guided_json guided_regex guided_grammar guided_choice extra_body extra_headers functions "
+    "function_call "
     "web_search_options add_generation_prompt continue_final_message top_k min_p repetition_penalty length_penalty "
     "stop_token_ids include_stop_str_in_output skip_special_tokens bad_words logits_processors prompt prompt_ids "
     "mm_processor_kwargs kv_transfer_params structured_outputs priority cache_salt documents timeout fallbacks "
@@ -244,6 +250,30 @@ def test_usage_so_far_is_a_wish_beside_usage_alone(options: dict[str, object], c
     assert load(stream=True, stream_options=options).continuous_usage is continuous
 
 
+def test_where_an_answer_may_end_is_carried_and_asks_for_what_a_pool_declares() -> None:
+    request = load(ignore_eos=True, min_tokens=5, max_tokens=5)
+    assert request.generation.sampling == Sampling(max_tokens=5, ignore_eos=True, min_tokens=5)
+    assert request.capabilities == {C.CHAT, C.IGNORE_EOS, C.MIN_TOKENS}
+    assert request.carried
+    assert load(ignore_eos=True).capabilities == {C.CHAT, C.IGNORE_EOS}
+    assert load(min_tokens=4096).capabilities == {C.CHAT, C.MIN_TOKENS}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"max_tokens": 4, "min_tokens": 5}, "expected 0 to 4: no more than max_tokens"),
+        ({"max_completion_tokens": 4, "min_tokens": 5}, "expected 0 to 4: no more than max_tokens"),
+        ({"min_tokens": 4097}, "expected 0 to 4096"),
+        ({"min_tokens": -1}, "expected 0 to 4096"),
+    ],
+)
+def test_the_fewest_tokens_are_no_more_than_the_most(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        load(**fields)
+    assert (caught.value.code, caught.value.param, caught.value.message) == ("invalid_value", "min_tokens", words)
+
+
 def test_both_token_bounds_may_be_given_when_they_agree() -> None:
     assert load(max_tokens=5, max_completion_tokens=5).generation.sampling.max_tokens == 5
     assert load(max_tokens=5).generation.sampling.max_tokens == 5
@@ -284,6 +314,8 @@ NEUTRAL: list[dict[str, object]] = [
     {"frequency_penalty": 0, "presence_penalty": 0.0},
     {"logit_bias": {}},
     {"verbosity": "medium"},
+    {"ignore_eos": False},
+    {"min_tokens": 0},
 ]
 
 

@@ -67,6 +67,11 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "stream_options.include_obfuscation",
     ),
     ({"user": "u" * 257}, "invalid_value", "user"),
+    ({"ignore_eos": 1}, "invalid_type", "ignore_eos"),
+    ({"min_tokens": True}, "invalid_type", "min_tokens"),
+    # Sixteen are asked for where nothing is said.
+    ({"min_tokens": 17}, "invalid_value", "min_tokens"),
+    ({"max_tokens": 4, "min_tokens": 5}, "invalid_value", "min_tokens"),
 ]
 
 
@@ -113,10 +118,19 @@ def test_every_field_that_counts_arrives() -> None:
         stream=True,
         stream_options={"include_usage": True},
         user="u",
+        ignore_eos=True,
+        min_tokens=6,
     )
-    assert request.generation.sampling == Sampling(0.0, 0.5, 2**64 - 1, ("x",), 7)
+    assert request.generation.sampling == Sampling(0.0, 0.5, 2**64 - 1, ("x",), 7, True, 6)
     assert (request.stream, request.include_usage) == (True, True)
-    assert request.capabilities == {Capability.COMPLETIONS, Capability.STREAM, Capability.SEED, Capability.STOP}
+    assert request.capabilities == {
+        Capability.COMPLETIONS,
+        Capability.STREAM,
+        Capability.SEED,
+        Capability.STOP,
+        Capability.IGNORE_EOS,
+        Capability.MIN_TOKENS,
+    }
     assert request.carried
 
 
@@ -124,7 +138,16 @@ def test_neutral_values_ask_for_nothing() -> None:
     plain = load()
     assert plain.generation.sampling == Sampling(max_tokens=16)
     neutral = load(
-        n=1, best_of=1, echo=False, suffix="", frequency_penalty=0, presence_penalty=0.0, logit_bias={}, logprobs=None
+        n=1,
+        best_of=1,
+        echo=False,
+        suffix="",
+        frequency_penalty=0,
+        presence_penalty=0.0,
+        logit_bias={},
+        logprobs=None,
+        ignore_eos=False,
+        min_tokens=0,
     )
     assert neutral == plain
     assert plain.capabilities == {Capability.COMPLETIONS}

@@ -144,6 +144,17 @@ async def test_nothing_said_is_no_partial_message() -> None:
     assert body["max_tokens"] == WORDS - 2
 
 
+@pytest.mark.parametrize(("fewest", "asked"), [(6, 4), (2, None), (1, None)])
+async def test_the_fewest_tokens_are_those_of_the_whole_answer(fewest: int, asked: int | None) -> None:
+    wanted = going_on(Said(Resume.TEXT, IDENTITY, 2, "w0 w1 "))
+    wanted = replace(wanted, sampling=replace(wanted.sampling, min_tokens=fewest, ignore_eos=True))
+    async with Writer().serving() as writer, _closing(writer) as engine:
+        events = [event async for event in engine.generate(wanted)]
+    assert isinstance(events[-1], Finished)
+    (body,) = writer.bodies
+    assert (body.get("min_tokens"), body["ignore_eos"]) == (asked, True)
+
+
 @asynccontextmanager
 async def _closing(writer: Writer) -> AsyncIterator[OpenAIEngine]:
     engine = writer.client()

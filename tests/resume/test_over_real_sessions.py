@@ -105,8 +105,12 @@ async def test_a_site_gives_an_answer_that_goes_on_to_equals_alone(tmp_path: Pat
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(temperature=0, max_tokens=40), Sampling(temperature=1.1, top_p=0.9, seed=7, max_tokens=40)],
-    ids=["greedy", "seeded"],
+    [
+        Sampling(temperature=0, max_tokens=40),
+        Sampling(temperature=1.1, top_p=0.9, seed=7, max_tokens=40),
+        Sampling(temperature=1.1, seed=7, max_tokens=40, ignore_eos=True, min_tokens=20),
+    ],
+    ids=["greedy", "seeded", "endless"],
 )
 async def test_real_engines_go_on_with_each_others_answers(
     tmp_path: Path, tiny_model: Path, sampling: Sampling

@@ -112,17 +112,22 @@ SAID = st.builds(Said, st.just(Resume.TEXT), DIGESTS, U32, TEXT) | st.builds(
     lambda digest, text, ids: Said(Resume.IDS, digest, len(ids), text, ids), DIGESTS, TEXT, IDS
 )
 CONTINUING = st.builds(Continuing, st.none() | DIGESTS, st.sampled_from(Resume))
+MOST_AND_FEWEST = st.one_of(
+    st.tuples(st.none(), U32),
+    st.integers(1, 2**32 - 1).flatmap(lambda most: st.tuples(st.just(most), st.integers(0, most))),
+)
 GENERATIONS = st.builds(
     Generation,
     NAME,
     CONVERSATIONS | st.builds(Message, st.just(Speaker.PROMPT), TEXT).map(lambda message: (message,)),
     st.builds(
-        Sampling,
+        lambda bounds, *drawn: Sampling(*drawn[:4], bounds[0], drawn[4], bounds[1]),
+        MOST_AND_FEWEST,
         st.floats(0, 2),
         st.floats(0.001, 1),
         st.none() | U64,
         st.lists(TEXT, max_size=4).map(tuple),
-        st.none() | st.integers(1, 2**32 - 1),
+        st.booleans(),
     ),
     st.none() | SAID,
 )

@@ -131,6 +131,10 @@ OPENS: list[tuple[str, Break]] = [
     ("generation.sampling.top_p", put("generation.sampling.top_p", math.inf)),
     ("generation.sampling.stop", lambda m: m.generation.sampling.stop.extend([CANARY] * STOPS_MAX)),
     ("generation.sampling.max_tokens", put("generation.sampling.max_tokens", 0)),
+    (
+        "generation.sampling.min_tokens",
+        lambda m: m.generation.sampling.MergeFrom(session_pb2.Sampling(max_tokens=1, min_tokens=2)),
+    ),
     ("said.by", put("generation.said.by", "none")),
     ("said.by", put("generation.said.by", CANARY)),
     ("said.by", clear("generation.said.by")),

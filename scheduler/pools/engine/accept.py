@@ -34,6 +34,8 @@ def _sampling_refusal(sampling: Sampling) -> Refused | None:
         return Refused("bad_generation", "seed is a 64-bit unsigned number.", "seed")
     if sampling.max_tokens is not None and sampling.max_tokens < 1:
         return Refused("bad_generation", "max_tokens is at least 1.", "max_tokens")
+    if sampling.min_tokens < 0 or (sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens):
+        return Refused("bad_generation", "min_tokens is from 0 to max_tokens.", "min_tokens")
     if len(sampling.stop) > STOP_STRINGS_MAX:
         return Refused("bad_generation", f"At most {STOP_STRINGS_MAX} stop strings are taken.", "stop")
     if not all(1 <= len(stop) <= STOP_CHARS_MAX for stop in sampling.stop):

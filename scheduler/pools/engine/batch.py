@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NewType
 
+import numpy as np
+import numpy.typing as npt
+
 from orchestrator.engines.generation import Delta, FinishReason
 from scheduler.pools.engine.detokenise import AnswerText
 from scheduler.pools.engine.model import ServedModel
 from scheduler.pools.engine.prompt import Prompt
 from scheduler.pools.engine.resume import end_of
-from scheduler.pools.engine.sampling import Drawing, next_token
+from scheduler.pools.engine.sampling import Drawing, may_end, next_token
 
 Handle = NewType("Handle", int)
 """One submitted request; never reused by its engine."""
@@ -100,7 +103,7 @@ class Batch:
         steps = []
         for row, row_logits in zip(rows, logits, strict=True):
             row.fed += 1
-            steps.append(self._accept(row, next_token(row_logits, row.drawing, row.fed)))
+            steps.append(self._accept(row, self._draw(row, row_logits)))
         for step in steps:
             if step.finished is not None:
                 self.leave(step.row.handle)
@@ -116,11 +119,18 @@ class Batch:
         row.fed += len(chunk)
         if row.fed < len(row.prompt.read_ids):
             return None
-        step = self._accept(row, next_token(logits, row.drawing, row.fed))
+        step = self._accept(row, self._draw(row, logits))
         self._joining = None
         if step.finished is None:
             self._decoding.append(row)
         return step
+
+    def _draw(self, row: Row, logits: npt.NDArray[np.float32]) -> int:
+        barred: tuple[int, ...] = ()
+        if not may_end(row.drawing.ends_from, row.generated):
+            # A configuration may name an end that the model's head does not know.
+            barred = tuple(end_id for end_id in self._model.end_ids if end_id < len(logits))
+        return next_token(logits, row.drawing, row.fed, barred)
 
     def _accept(self, row: Row, token_id: int) -> Step:
         row.last_id = token_id

@@ -349,8 +349,9 @@ class Engine:
         if isinstance(prompt, Refused):
             return prompt
         said = request.generation.said
-        text = AnswerText(model.prompter.token_table, request.generation.sampling.stop)
-        taken = Taken("", None) if said is None else take_up(text, said, model.end_ids, prompt.tokens_max)
+        sampling = request.generation.sampling
+        text = AnswerText(model.prompter.token_table, sampling.stop)
+        taken = Taken("", None) if said is None else take_up(text, said, model.end_ids, prompt.tokens_max, sampling)
         if isinstance(taken, Refused):
             return taken
         request.prompt, request.text, request.taken = prompt, text, taken
@@ -369,7 +370,7 @@ class Engine:
         if prompt is None or text is None or request.taken is None:
             raise RuntimeError("a request without a prompt was taken from the line")
         seed = self._entropy() & SEED_MASK if sampling.seed is None else sampling.seed
-        drawing = Drawing(sampling.temperature, sampling.top_p, seed)
+        drawing = Drawing(sampling.temperature, sampling.top_p, seed, sampling.ends_from)
         request.row = Row(request.handle, prompt, drawing, text, 0, len(prompt.said_ids), request.taken.owed)
         batch.join(request.row)
 

@@ -78,8 +78,9 @@ class Prompter:
             return Refused("bad_generation", "The conversation renders to an empty prompt.", "messages")
         room = self._context_tokens - len(token_ids)
         wanted = generation.sampling.max_tokens
-        if room < (wanted or 1):
-            answer = f"max_tokens asks for {wanted}" if wanted else "an answer needs at least 1"
+        fewest = max(1, generation.sampling.min_tokens)
+        if room < (wanted or fewest):
+            answer = f"max_tokens asks for {wanted}" if wanted else f"an answer needs at least {fewest}"
             return Refused(
                 "context_length_exceeded",
                 f"The prompt holds {len(token_ids)} tokens and {answer}; the context of this engine is "

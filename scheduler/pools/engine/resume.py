@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-from orchestrator.engines.generation import FinishReason, Refused, Said
+from orchestrator.engines.generation import FinishReason, Refused, Said, Sampling
 from scheduler.pools.engine.detokenise import AnswerText
+from scheduler.pools.engine.sampling import may_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,15 @@ def end_of(
     return FinishReason.LENGTH if generated >= tokens_max else None
 
 
-def take_up(text: AnswerText, said: Said, end_ids: Set[int], tokens_max: int) -> Taken | Refused:
+def take_up(
+    text: AnswerText, said: Said, end_ids: Set[int], tokens_max: int, sampling: Sampling
+) -> Taken | Refused:
     """Bring `text` to where the answer was cut. Refused where these tokens are not those of this model's answer."""
     parts: list[str] = []
     finished: FinishReason | None = None
     for number, token_id in enumerate(said.ids, 1):
-        if finished is not None or not text.knows(token_id):
+        early = token_id in end_ids and not may_end(sampling.ends_from, number - 1)
+        if early or finished is not None or not text.knows(token_id):
             return _unequal("The tokens that were said are not an answer of this model.")
         parts.append(text.push(token_id))
         finished = end_of(token_id, number, text, end_ids, tokens_max)

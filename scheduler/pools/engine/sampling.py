@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,13 @@ class Drawing:
     top_p: float
     seed: int
     """64-bit unsigned."""
+    ends_from: int | None = 0
+    """How many tokens the answer has before one that ends it may be drawn; None where none ever is."""
+
+
+def may_end(ends_from: int | None, generated: int) -> bool:
+    """Whether the token after `generated` tokens of an answer may be one that ends it."""
+    return ends_from is not None and generated >= ends_from
 
 
 def uniform(seed: int, position: int) -> float:
@@ -27,11 +35,17 @@ def uniform(seed: int, position: int) -> float:
     return float(int(raw) >> 11) * 2.0**-53
 
 
-def next_token(logits: npt.NDArray[np.float32], drawing: Drawing, position: int) -> int:
+def next_token(
+    logits: npt.NDArray[np.float32], drawing: Drawing, position: int, barred: Sequence[int] = ()
+) -> int:
     """The token for `position`, counted from the first token of the prompt, so that a resumed answer draws alike.
 
-    Raises FloatingPointError when the model gave no finite logit: an answer made of that would be noise.
+    The `barred` tokens are never drawn: the others share their likelihood. Raises FloatingPointError when the model
+    gave no finite logit: an answer made of that would be noise.
     """
+    if barred:
+        logits = logits.copy()
+        logits[list(barred)] = -np.inf
     best = int(np.argmax(logits))
     if not np.isfinite(logits[best]):
         raise FloatingPointError("the model's logits are not finite")
