@@ -9,6 +9,7 @@ and what ran beside it is kept here too, for the choice learns from it and edges
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -20,7 +21,8 @@ from orchestrator.placement.sight import End, Ending
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from orchestrator.wire.deadlines import TOTAL
 from scheduler.intake.choice import Asked, Candidate, Choice, Chooser
-from scheduler.intake.fair import FairQueue, Waiting
+from scheduler.intake.fair import FairQueue, Waiting, any_flow
+from scheduler.intake.kept import MOST_OF_SLOTS, Lately
 from scheduler.intake.replica import Replica, ReplicaCondition, Told
 
 SUSPECT_MS = 750
@@ -31,10 +33,6 @@ RETRY_MIN_MS = 1_000
 RETRY_MAX_MS = 30_000
 """Whoever is turned away is told to wait as long as the first of its flow has waited, within these."""
 NOTHING = PoolCounts()
-KEPT_OF_SLOTS = 8
-"""Of so many slots one is kept from whoever has its share, while there are others."""
-RECENT_US = 10_000_000
-"""A flow that asked for something since then may ask again."""
 
 
 class Assign(msgspec.Struct, frozen=True):
@@ -152,8 +150,9 @@ class Dispatcher:
         self._given: dict[int, _Given] = {}  # bounded: by the slots
         self._unread: dict[ReplicaId, dict[int, _Given]] = {}
         """Of these, what has not brought a token, in the order in which its replica got it."""
-        self._seen: dict[str, int] = {}  # bounded: by the flows of RECENT_US
-        """When each flow last asked for something, in that order."""
+        self._held: Counter[str] = Counter()
+        """How many of these each flow has."""
+        self._lately = Lately()
         self._last_given = 0
         self._chooser = Chooser()
 
@@ -204,7 +203,7 @@ class Dispatcher:
         del self._replicas[replica_id], self._unread[replica_id]
         detail = "The replica that made the answer is gone."
         for work in replica.work:
-            self._given.pop(work, None)
+            self._let_go(work)
         return [Break(work, "engine_failed", detail) for work in sorted(replica.work)]
 
     def continuing(self, replica_id: ReplicaId) -> Continuing:
@@ -267,7 +266,7 @@ class Dispatcher:
         if not self._fitting(asked):
             return [self._unequal(work)]
         new = Waiting(work, asked, now_us, now_us + budget_ms * 1000)
-        self._saw(asked.flow, now_us)
+        self._lately.asked(asked.flow, now_us)
         self._waiting.push(new)
         out = self._assign(now_us)
         if work not in self._given and (over := self._waiting.outgrown(new)) is not None:
@@ -291,7 +290,7 @@ class Dispatcher:
             if not given.first:
                 self._moved_on(work, given, now_us)
             replica.work.discard(work)
-            del self._given[work]
+            self._let_go(work)
             more = counts.prompt + counts.generated - given.asked.tokens()
             # What was cut short was not counted to its end.
             self._waiting.correct(given.asked, more if end is End.COMPLETE else max(0, more))
@@ -359,9 +358,7 @@ class Dispatcher:
         out: list[Instruction] = []
         for model in self._waiting.models():
             aside: list[Waiting] = []
-            while (waiting := self._waiting.head(model)) is not None:
-                if self._is_kept(now_us):
-                    break
+            while (waiting := self._waiting.head(model, self._served(now_us))) is not None:
                 choice = self._best(waiting.asked, now_us)
                 if choice is None and waiting.asked.needs is None:
                     break
@@ -377,26 +374,16 @@ class Dispatcher:
                 self._waiting.push(waiting)
         return out
 
-    def _is_kept(self, now_us: int) -> bool:
-        """Whether the last slots are kept from flows that have their share of them, for others that were here lately.
-
-        A slot that is given away is gone for a whole answer: without this, whoever comes now and then waits for the
-        end of somebody's answer each time, however fair the queue is.
-        """
-        slots = sum(replica.slots for replica in self._replicas.values() if replica.healthy)
-        kept = slots // KEPT_OF_SLOTS
-        if not kept or sum(replica.free() for replica in self._replicas.values() if replica.healthy) > kept:
-            return False
-        flows = sum(1 for seen_us in self._seen.values() if now_us - seen_us < RECENT_US)
-        held = Counter(given.asked.flow for given in self._given.values())
-        return flows > 1 and all(held[flow] * flows >= slots - kept for flow in self._waiting.flows())
-
-    def _saw(self, flow: str, now_us: int) -> None:
-        """A flow has asked for something."""
-        self._seen.pop(flow, None)
-        self._seen[flow] = now_us
-        while now_us - next(iter(self._seen.values())) >= RECENT_US:
-            del self._seen[next(iter(self._seen))]
+    def _served(self, now_us: int) -> Callable[[str], bool]:
+        """Return which flows may have a turn: at what is kept only those that are below their share."""
+        up = [replica for replica in self._replicas.values() if replica.healthy]
+        slots, free = sum(replica.slots for replica in up), sum(replica.free() for replica in up)
+        if free > slots // MOST_OF_SLOTS:
+            return any_flow
+        kept, share = self._lately.kept(self._held, slots, now_us)
+        if free > kept:
+            return any_flow
+        return lambda flow: self._held[flow] < share
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
         # Work rather waits for a sibling than goes to one that is far slower than all of them.
@@ -438,6 +425,17 @@ class Dispatcher:
             tokens=uncached,
         )
         self._chooser.given(work, asked, choice, now_us)
+        self._held[asked.flow] += 1
+        self._lately.given(asked.flow, self._held[asked.flow], now_us)
+
+    def _let_go(self, work: int) -> None:
+        """A replica has this work no more."""
+        given = self._given.pop(work, None)
+        if given is not None:
+            flow = given.asked.flow
+            self._held[flow] -= 1
+            if not self._held[flow]:
+                del self._held[flow]
 
     def _load(self, replica: Replica, asked: Asked, now_us: int) -> PoolLoad:
         """Return how full a replica is now. What we gave it is known here, and a beat can only be older."""

@@ -14,7 +14,7 @@ flow with less than its share comes, the newest of the flow that holds most make
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -29,6 +29,11 @@ DEBT_TOKENS_MAX = 8_192
 """At most so much is charged at once for an answer that was longer than expected."""
 FLOWS_MAX = 4_096
 """Accounts of flows that have nothing waiting; beyond them the one that is furthest behind is forgotten."""
+
+
+def any_flow(_: str) -> bool:
+    """Any flow."""
+    return True
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -68,11 +73,10 @@ class _Turns:
             flow = self.waiting[one.asked.flow] = _Flow(max(taken, least), self._order)
         flow.queue.append(one)
 
-    def head(self) -> Waiting | None:
+    def head(self, among: Callable[[str], bool]) -> Waiting | None:
         """Return whose turn it is. Asked again without a `remove`, it answers the same."""
-        if not self.waiting:
-            return None
-        return min(self.waiting.values(), key=lambda flow: (flow.taken_tokens, flow.order)).queue[0]
+        found = [flow for name, flow in self.waiting.items() if among(name)]
+        return min(found, key=lambda flow: (flow.taken_tokens, flow.order)).queue[0] if found else None
 
     def served(self, one: Waiting) -> None:
         """The head was given to a replica."""
@@ -139,10 +143,10 @@ class FairQueue:
         self._waiting[one.work] = one
         self._held[one.asked.flow] = self._held.get(one.asked.flow, 0) + 1
 
-    def head(self, model: ModelId) -> Waiting | None:
-        """Return the work whose turn it is, or None when nothing waits for `model`."""
+    def head(self, model: ModelId, among: Callable[[str], bool] = any_flow) -> Waiting | None:
+        """Return the work whose turn it is, or None when nothing of the flows that are asked for waits for `model`."""
         turns = self._turns.get(model)
-        return None if turns is None else turns.head()
+        return None if turns is None else turns.head(among)
 
     def served(self, one: Waiting) -> None:
         """The head of its model was given to a replica."""

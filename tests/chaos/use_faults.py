@@ -23,7 +23,8 @@ SHARE = 22
 """Workers that, with those of the calm tenant, leave a slot or two of the 32 abroad free."""
 NOISE = 80
 """Ten workers for each of the calm tenant's."""
-NOISE_S = 12.0
+NOISE_S = 20.0
+"""So long that the slowest hundredth is more than two or three answers."""
 FREE_S = 1.0
 """A slot is free this soon after its tenant hung up."""
 P99_SHARE = 1.2

@@ -1,14 +1,20 @@
-"""The last slots of a large pool are kept from flows that have their share, while there are others."""
+"""Slots are kept from flows that have their share for others that were here lately, as many as these had at once."""
 
 from __future__ import annotations
 
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
-from scheduler.intake.dispatch import KEPT_OF_SLOTS, RECENT_US, Assign, Dispatcher
+from scheduler.intake.dispatch import Assign, Dispatcher
+from scheduler.intake.kept import MOST_OF_SLOTS, OF_SLOTS, RECENT_US, Lately
 from scheduler.intake.replica import Replica
 
 MODEL = ModelId("m")
-SLOTS = 2 * KEPT_OF_SLOTS
+SLOTS = 2 * OF_SLOTS
 BUDGET_MS = 60_000
 
 
@@ -30,6 +36,10 @@ class Pool:
             ran += sum(isinstance(one, Assign) for one in told)
         return ran
 
+    def end(self, *works: int) -> int:
+        """These works end. Returns how many others begin."""
+        return sum(isinstance(one, Assign) for work in works for one in self.queue.ended(work, self.now_us))
+
 
 def test_one_flow_alone_gets_every_slot() -> None:
     assert Pool().ask("one", SLOTS + 5) == SLOTS
@@ -38,18 +48,36 @@ def test_one_flow_alone_gets_every_slot() -> None:
 def test_the_last_slots_are_kept_for_whoever_was_here_lately_and_are_theirs_at_once() -> None:
     pool = Pool()
     assert pool.ask("calm") == 1
-    pool.queue.ended(1, pool.now_us)
-    assert pool.ask("many", SLOTS + 5) == SLOTS - SLOTS // KEPT_OF_SLOTS
+    pool.end(1)
+    assert pool.ask("many", SLOTS + 5) == SLOTS - SLOTS // OF_SLOTS
     assert pool.ask("calm", 2) == 2
+
+
+def test_who_had_several_at_once_finds_as_many_again() -> None:
+    pool = Pool()
+    assert pool.ask("calm", 6) == 6
+    pool.end(1, 2, 3, 4)
+    assert pool.ask("many", SLOTS) == SLOTS - 6
+    assert pool.ask("calm", 4) == 4
+    # And again: what one flow gives back is not given to the other at once.
+    assert pool.end(5, 6, 39) == 0
+    assert pool.ask("calm", 3) == 3
+
+
+def test_no_more_is_kept_than_an_eighth_of_the_pool() -> None:
+    pool = Pool()
+    pool.ask("calm", SLOTS // 2)
+    pool.end(*range(1, SLOTS // 2 + 1))
+    assert pool.ask("many", SLOTS) == SLOTS - SLOTS // MOST_OF_SLOTS
 
 
 def test_what_was_kept_is_given_away_when_nobody_comes() -> None:
     pool = Pool()
-    pool.ask("calm")
-    pool.queue.ended(1, pool.now_us)
+    pool.ask("calm", 6)
+    pool.end(*range(1, 7))
     pool.ask("many", SLOTS + 5)
     pool.now_us += RECENT_US
-    assert sum(isinstance(one, Assign) for one in pool.queue.tick(pool.now_us)) == SLOTS // KEPT_OF_SLOTS
+    assert sum(isinstance(one, Assign) for one in pool.queue.tick(pool.now_us)) == SLOTS // MOST_OF_SLOTS
 
 
 def test_a_flow_below_its_share_takes_the_last_slot() -> None:
@@ -58,7 +86,24 @@ def test_a_flow_below_its_share_takes_the_last_slot() -> None:
     assert pool.ask("few") == 1
 
 
-def test_a_small_pool_keeps_nothing() -> None:
-    pool = Pool(KEPT_OF_SLOTS - 1)
+def test_a_small_pool_keeps_none() -> None:
+    pool = Pool(OF_SLOTS - 1)
     pool.ask("calm")
-    assert pool.ask("many", KEPT_OF_SLOTS) == KEPT_OF_SLOTS - 2
+    pool.end(1)
+    assert pool.ask("many", OF_SLOTS) == OF_SLOTS - 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 9), st.integers(0, 4_000_000)), max_size=60))
+def test_what_is_kept_is_owed_to_somebody_and_bounded(events: list[tuple[str, int, int]]) -> None:
+    lately, now_us, held = Lately(), 0, Counter[str]()
+    for flow, slots, passed_us in events:
+        now_us += passed_us
+        lately.asked(flow, now_us)
+        held[flow] = slots
+        lately.given(flow, slots, now_us)
+        kept, share = lately.kept(held, SLOTS, now_us)
+        assert 0 <= kept <= SLOTS // MOST_OF_SLOTS
+        assert share >= SLOTS // 5
+        if kept > SLOTS // OF_SLOTS:
+            assert any(held[other] < share for other in held)
+    assert lately.kept(held, SLOTS, now_us + RECENT_US) == (0, SLOTS)

@@ -1,0 +1,84 @@
+"""How many slots of a pool are kept, from flows that have their share, for others that were here lately. Pure.
+
+A slot that is given away is gone for a whole answer. Without this, whoever comes back in a moment finds its slot taken
+each time, however fair the queue is, and waits for the end of somebody's answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+RECENT_US = 10_000_000
+"""A flow that asked for something since then may ask again, for as much at once as it had."""
+OF_SLOTS = 16
+"""Of so many slots one is kept in any case, for a flow that has nothing yet; a smaller pool keeps none."""
+MOST_OF_SLOTS = 8
+"""Of so many no more than one: what is kept and not asked for is lost to those that wait."""
+_HALF_US = RECENT_US // 2
+
+
+@dataclass(slots=True)
+class _Flow:
+    asked_us: int
+    span: int = 0
+    """Time is cut into spans of half of `RECENT_US`; this is the last in which it held something more."""
+    most: int = 0
+    """What it held at most in that span."""
+    most_before: int = 0
+    """And in the one before."""
+
+    def holds(self, slots: int, now_us: int) -> None:
+        span = now_us // _HALF_US
+        if span != self.span:
+            self.most_before = self.most if span == self.span + 1 else 0
+            self.span, self.most = span, 0
+        self.most = max(self.most, slots)
+
+    def lately(self, now_us: int) -> int:
+        passed = now_us // _HALF_US - self.span
+        return max(self.most, self.most_before) if passed == 0 else self.most if passed == 1 else 0
+
+
+class Lately:
+    """The flows that were here lately, and how many slots each had at once."""
+
+    def __init__(self) -> None:
+        self._flows: dict[str, _Flow] = {}  # bounded: by the flows of RECENT_US
+
+    def asked(self, flow: str, now_us: int) -> None:
+        """A flow has asked for something."""
+        found = self._flows.pop(flow, None) or _Flow(now_us)
+        found.asked_us = now_us
+        self._flows[flow] = found
+        self._forget(now_us)
+
+    def given(self, flow: str, held: int, now_us: int) -> None:
+        """A flow got a slot, and now holds so many."""
+        found = self._flows.get(flow)
+        if found is not None:
+            found.holds(held, now_us)
+
+    def kept(self, held: Mapping[str, int], slots: int, now_us: int) -> tuple[int, int]:
+        """Return (how many of `slots` are kept, the share of a flow). `held` is what each has.
+
+        One below its share finds as many as it had at once lately, within its share.
+        """
+        self._forget(now_us)
+        flows = len(self._flows)
+        if flows < 2 or slots < OF_SLOTS:
+            return 0, slots
+        least, share = slots // OF_SLOTS, slots // flows
+        owed = 0
+        if share:
+            owed = sum(
+                max(0, min(found.lately(now_us), share) - held.get(flow, 0)) for flow, found in self._flows.items()
+            )
+        return min(max(least, owed), slots // MOST_OF_SLOTS), share
+
+    def _forget(self, now_us: int) -> None:
+        while self._flows:
+            first = next(iter(self._flows))
+            if now_us - self._flows[first].asked_us < RECENT_US:
+                return
+            del self._flows[first]
