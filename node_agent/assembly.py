@@ -24,11 +24,8 @@ from node_agent.uplink.recorder import Recorder
 from node_agent.uplink.report import edge_report
 from node_agent.uplink.routes import Routes
 from node_agent.watch.moving import settle_keys
-from node_agent.watch.places import socket_of
-from node_agent.watch.shares import member_name
 from node_agent.workers.local import LocalServer
 from node_agent.workers.relay import Siblings
-from node_agent.workers.tether import die_with
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.blobs import Report
 from orchestrator.bundles.clock import HighestTime
@@ -46,6 +43,9 @@ from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.names import CODE, MANIFEST_NUMBER, MODEL, POOL, RULE, STREAMS_CONTINUED, Event
+from orchestrator.watch.places import socket_of
+from orchestrator.watch.shares import member_name
+from orchestrator.watch.tether import die_with
 from orchestrator.wire.catalogue import CATALOGUE
 from orchestrator.wire.deadlines import Waits
 

@@ -8,6 +8,7 @@ import msgspec
 
 from orchestrator.bundles.roots import RootSetting
 from orchestrator.engines.identity import DeclaredIdentity
+from orchestrator.watch.shares import PROCESSES_MAX, WorkerSettings
 
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,20 +22,6 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`text` where it goes on from a partial last message (vLLM, SGLang: `continue_final_message`)."""
     identity: DeclaredIdentity | None = None
     """What the model is. With `resume: text`, answers go on between engines that declare the same."""
-
-
-PROCESSES_MAX = 64
-
-
-class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which of several processes of one edge a process is. An edge writes this for its own, and nobody else does."""
-
-    index: int
-    """From 0, below `processes`."""
-    parent_pid: int
-    """Of the watch that started it."""
-    run_dir: str
-    """Folder of the local sockets."""
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

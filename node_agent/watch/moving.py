@@ -13,8 +13,8 @@ from pathlib import Path
 from node_agent.idempotency.rules import KeyDigest, owner
 from node_agent.idempotency.store import Bounds, KeyStore, StoreError
 from node_agent.settings import EdgeSettings
-from node_agent.watch.places import folder_of, folders_in, private_folder, run_folder
 from orchestrator.bundles.store import write_whole
+from orchestrator.watch.places import folder_of, folders_in, private_folder, run_folder
 
 ROWS = 64
 """Keys that are moved in one transaction."""

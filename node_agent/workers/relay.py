@@ -19,10 +19,10 @@ from node_agent.front.tenants import Caller
 from node_agent.front.visit import Visit
 from node_agent.idempotency.rules import HEADER, owner
 from node_agent.idempotency.sealing import Sealer
-from node_agent.watch.places import socket_of
 from node_agent.workers.scrape import merged, page_of
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
+from orchestrator.watch.places import socket_of
 from orchestrator.wire.catalogue import Problem, ProblemError
 
 BUFFER_BYTES = 64 * 1024

@@ -323,7 +323,7 @@ async def test_two_edges_do_not_share_a_folder_and_limits_may_be_as_small_as_can
         whole, another = edge.settings.read_text(), free_port()
         edge.settings.write_text(whole.replace(f"port: {edge.port}", f"port: {another}"))
         ended = run(edge)
-        assert (ended.returncode, "another edge has the lock" in ended.stderr) == (1, True), ended.stderr
+        assert (ended.returncode, "another program has the lock" in ended.stderr) == (1, True), ended.stderr
         # One that is alone does not move what the processes work with, either.
         edge.settings.write_text(whole.replace(f"port: {edge.port}", f"port: {another}").replace(least, ""))
         ended = run(edge)

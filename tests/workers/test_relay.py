@@ -18,11 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from node_agent.border.decider import Asked
 from node_agent.front.limits import Limits
 from node_agent.idempotency.rules import owner
-from node_agent.watch.places import private_folder, socket_of
 from node_agent.workers import relay, scrape
 from node_agent.workers.local import LocalServer
 from node_agent.workers.relay import Siblings
 from orchestrator.policy.ids import TenantId
+from orchestrator.watch.places import private_folder, socket_of
 from tests.bundles.sides import MODEL
 from tests.front.room import (
     ACME,

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node_agent.settings import PROCESSES_MAX, EdgeSettings
-from node_agent.watch.shares import SPOOL_BYTES_MIN, check, member_name, settings_of, share
+from node_agent.settings import EdgeSettings
+from node_agent.watch.shares import check, settings_of
 from orchestrator.config.secret import SettingsError
+from orchestrator.watch.shares import PROCESSES_MAX, SPOOL_BYTES_MIN, member_name, share
 
 SHARED = (
     "requests_max",

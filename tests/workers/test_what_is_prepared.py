@@ -17,15 +17,15 @@ from node_agent.idempotency.rules import KEEP_MS, BodyDigest, KeyDigest, State, 
 from node_agent.idempotency.store import Bounds, KeyStore, StoreError, Whole
 from node_agent.settings import EdgeSettings
 from node_agent.watch.moving import PROCESSES, settle_keys
-from node_agent.watch.places import folder_of, folders_in, run_folder
-from node_agent.watch.prepare import prepare
-from node_agent.watch.restarts import FIRST_PAUSE_S, PAUSE_S_MAX, SETTLED_S, Restarts
 from node_agent.watch.shares import settings_of
 from orchestrator.bundles.clock import HighestTime
 from orchestrator.config.program import environment_without
 from orchestrator.config.secret import SettingsError
 from orchestrator.config.settings import load_settings
 from orchestrator.policy.ids import RequestId
+from orchestrator.watch.places import folder_of, folders_in, run_folder
+from orchestrator.watch.prepare import prepare
+from orchestrator.watch.restarts import FIRST_PAUSE_S, PAUSE_S_MAX, SETTLED_S, Restarts
 
 PREFIX = "TIDEGATE_EDGE_"
 NOW_MS = 1_790_000_000_000
@@ -48,6 +48,11 @@ def edge(data_dir: Path, processes: int, **fields: Any) -> EdgeSettings:
         "processes": processes,
     }
     return msgspec.convert({**given, **fields}, EdgeSettings)
+
+
+def prepared(settings: EdgeSettings, parent_pid: int) -> list[Path]:
+    own = [settings_of(settings, index, parent_pid) for index in range(settings.processes)]
+    return prepare(Path(settings.data_dir), own)
 
 
 def key(number: int) -> KeyDigest:
@@ -161,7 +166,7 @@ def test_no_process_begins_before_what_another_has_seen(tmp_path: Path) -> None:
     for index, seen_ms in ((0, 5_000), (2, 9_000)):
         folder_of(tmp_path, index).mkdir(exist_ok=True)
         (folder_of(tmp_path, index) / "highest-time").write_text(f"{seen_ms}\n")
-    prepare(edge(tmp_path, 2), 1)
+    prepared(edge(tmp_path, 2), 1)
     for index in range(3):
         assert HighestTime(folder_of(tmp_path, index) / "highest-time", wall_ms=lambda: 0).now_ms() == 9_000
 
@@ -175,7 +180,7 @@ def test_a_new_process_begins_with_the_bundles_of_the_first(tmp_path: Path) -> N
     (folder_of(tmp_path, 1) / ".bundles" / "half").write_text("")
     (folder_of(tmp_path, 2) / "bundles" / "current").mkdir(parents=True)
     (folder_of(tmp_path, 2) / "bundles" / "current" / "overseas").write_text("1")
-    prepare(edge(tmp_path, 3), 1)
+    prepared(edge(tmp_path, 3), 1)
     current = [(folder_of(tmp_path, index) / "bundles" / "current" / "overseas").read_text() for index in range(3)]
     assert current == ["2", "2", "1"]
     assert os.listdir(folder_of(tmp_path, 1) / "bundles") == ["current"]
@@ -184,7 +189,7 @@ def test_a_new_process_begins_with_the_bundles_of_the_first(tmp_path: Path) -> N
 
 def test_each_process_reads_what_it_was_given(tmp_path: Path) -> None:
     settings = edge(tmp_path, 3, record_trace="trace", requests_max=100)
-    files = prepare(settings, 77)
+    files = prepared(settings, 77)
     assert stat.S_IMODE(run_folder(tmp_path).stat().st_mode) == 0o700
     for index, file in enumerate(files):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -192,7 +197,7 @@ def test_each_process_reads_what_it_was_given(tmp_path: Path) -> None:
 
 
 def test_no_variable_overrides_a_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (file,) = prepare(edge(tmp_path, 1), 77)
+    (file,) = prepared(edge(tmp_path, 1), 77)
     assert load_settings(EdgeSettings, file, {f"{PREFIX}PROCESSES": "4"}, PREFIX).processes == 4
     with pytest.raises(SettingsError, match=f"{PREFIX}PROCESSES"):
         load_settings(EdgeSettings, file, {f"{PREFIX}PROCESSES": "65"}, PREFIX)

@@ -1,11 +1,11 @@
-"""Where the processes of one edge keep what is theirs. Pure but for `private_folder`.
+"""Where the processes of one program keep what is theirs. Pure but for `private_folder`.
 
-    <data_dir>/             of the first process, and of an edge that is one process: bundles, spool, keys, highest time
+    <data_dir>/             of the first process, and of a program that is one: bundles, spool, keys, highest time
     <data_dir>/worker-1/    the same, of the second
     <data_dir>/run/0.sock   where the first listens for the others
     <data_dir>/run/0.json   the settings that it was started with
     <data_dir>/run/lock     held by the watch for as long as it runs
-    <data_dir>/run/processes   how many the idempotency keys are spread over
+    <data_dir>/run/processes   how many the idempotency keys of an edge are spread over
 """
 
 from __future__ import annotations

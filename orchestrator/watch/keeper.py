@@ -1,7 +1,7 @@
-"""The watch of an edge of several processes: it starts them, starts again what dies, and stops them all.
+"""The watch of a program of several processes: it starts them, starts again what dies, and stops them all.
 
 It listens nowhere and reads no secret: not a byte of a tenant passes through it. It is as small as Python allows,
-because it lasts as long as the edge.
+because it lasts as long as the program.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from node_agent.settings import EdgeSettings
-from node_agent.watch.moving import settle_keys
-from node_agent.watch.places import private_folder, run_folder, socket_of
-from node_agent.watch.prepare import prepare
-from node_agent.watch.restarts import Restarts
 from orchestrator.config.program import EXIT_CANNOT_RUN, environment_without, run_until_signal
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
+from orchestrator.watch.places import private_folder, run_folder, socket_of
+from orchestrator.watch.restarts import Restarts
 
 LOOK_S = 0.05
 """How often is looked whether a process that was started listens."""
@@ -32,20 +30,36 @@ MARGIN_S = 15.0
 KILLED_S = 5.0
 SIGNAL_BASE = 128
 
-log = logger("node_agent.watch")
+log = logger("watch")
 Process = asyncio.subprocess.Process
 
 
-def keep(settings: EdgeSettings, prefix: str) -> int:
-    """Run an edge of several processes until SIGTERM or SIGINT. Returns the exit status; raises OSError.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A program that is several processes."""
 
-    It is 0 when every process stopped in order. It is that of the process when one cannot start in the first place.
+    module: str
+    """What Python runs with `-m` and `--config`."""
+    prefix: str
+    """Of the program's variables in the environment, which its processes do not read again."""
+    host: str
+    port: int
+    """What the processes listen on together."""
+    data_dir: Path
+    grace_ms: int
+    """How long running answers have when the program stops."""
+
+
+def keep(kept: Kept, prepare: Callable[[], Sequence[Path]]) -> int:
+    """Run a program of several processes until SIGTERM or SIGINT. Returns the exit status; raises OSError.
+
+    `prepare` makes ready what they start from and returns the settings of each, once nobody else has their folders.
+    The status is 0 when every process stopped in order, and that of the process when one cannot start in the first
+    place.
     """
-    check_port(settings.host, settings.port)
-    with _alone(run_folder(Path(settings.data_dir))):
-        settle_keys(settings)
-        files = prepare(settings, os.getpid())
-        watch = Watch(settings, files, environment_without(prefix))
+    check_port(kept.host, kept.port)
+    with _alone(run_folder(kept.data_dir)):
+        watch = Watch(kept, prepare(), environment_without(kept.prefix))
         run_until_signal(watch.run)
         return watch.status
 
@@ -67,23 +81,24 @@ def _alone(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OSError(f"another edge has the lock of {run_dir}") from None
+            raise OSError(f"another program has the lock of {run_dir}") from None
         yield
     finally:
         os.close(descriptor)
 
 
 class Watch:
-    """Keeps the processes of one edge."""
+    """Keeps the processes of one program."""
 
-    def __init__(self, settings: EdgeSettings, files: Sequence[Path], environment: Mapping[str, str]) -> None:
+    def __init__(self, kept: Kept, files: Sequence[Path], environment: Mapping[str, str]) -> None:
         """`files` are the settings of the processes, one each."""
         self.status = 0
-        """Exit status of the edge, once `run` has returned."""
+        """Exit status of the program, once `run` has returned."""
         self._files = files
         self._environment = environment
-        self._run_dir = run_folder(Path(settings.data_dir))
-        self._grace_s = settings.drain_grace_ms / 1000 + MARGIN_S
+        self._module = kept.module
+        self._run_dir = run_folder(kept.data_dir)
+        self._grace_s = kept.grace_ms / 1000 + MARGIN_S
         self._stop = asyncio.Event()
         self._live: dict[int, Process] = {}
         self._unready = set(range(len(files)))
@@ -132,7 +147,7 @@ class Watch:
                 await self._stopped_within(restarts.pause_s(loop.time() - began_s))
 
     async def _started(self, index: int) -> Process:
-        command = (sys.executable, "-m", "node_agent", "--config", str(self._files[index]))
+        command = (sys.executable, "-m", self._module, "--config", str(self._files[index]))
         process = self._live[index] = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, env=self._environment
         )

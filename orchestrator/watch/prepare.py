@@ -1,42 +1,40 @@
-"""What is made ready before the processes of an edge start: their folders, what a new one begins with, their settings.
+"""What is made ready before the processes of a program start: folders, what a new one begins with, their settings.
 
-Every call here may block and raise OSError. Nothing of the edge runs meanwhile.
+Every call here may block and raise OSError. Nothing of the program runs meanwhile.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from node_agent.settings import EdgeSettings
-from node_agent.watch.places import folder_of, folders_in, private_folder, run_folder, settings_file_of
-from node_agent.watch.shares import settings_of
 from orchestrator.bundles.clock import HighestTime
+from orchestrator.watch.places import folder_of, folders_in, private_folder, run_folder, settings_file_of
 
 HIGHEST_TIME = "highest-time"
 BUNDLES = "bundles"
 
 
-def prepare(settings: EdgeSettings, parent_pid: int) -> list[Path]:
-    """Make ready what the processes start from. Returns the file with the settings of each. Raises OSError.
+def prepare(data_dir: Path, settings: Sequence[msgspec.Struct]) -> list[Path]:
+    """Make ready what the processes start from; `settings` are those of each. Returns their files. Raises OSError.
 
-    The files are written by the edge, so that a process that is started again has the settings of the others, whatever
-    has become of the edge's own file in the meantime.
+    The files are written by the watch, so that a process that is started again has the settings of the others,
+    whatever has become of the program's own file in the meantime.
     """
-    data_dir = Path(settings.data_dir)
     run_dir = run_folder(data_dir)
     private_folder(run_dir)
-    for index in range(settings.processes):
+    for index in range(len(settings)):
         folder_of(data_dir, index).mkdir(parents=True, exist_ok=True)
     _spread_highest_time(data_dir)
     files = []
-    for index in range(settings.processes):
+    for index, own in enumerate(settings):
         folder, file = folder_of(data_dir, index), settings_file_of(run_dir, index)
         _begin_with_bundles(data_dir / BUNDLES, folder / BUNDLES)
-        _write_private(file, msgspec.json.encode(settings_of(settings, index, parent_pid)))
+        _write_private(file, msgspec.json.encode(own))
         files.append(file)
     return files
 
