@@ -24,8 +24,13 @@ from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, SchedulerId, Sid
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
+from orchestrator.watch.places import socket_of
+from orchestrator.watch.shares import member_name
+from orchestrator.watch.sign import shown
+from orchestrator.watch.tether import die_with
 from orchestrator.wire.attachments import Limits
 from orchestrator.wire.channels import bind, make_server
+from orchestrator.wire.frames import Process
 from protos.tidegate.v1.replica_pb2_grpc import add_ReplicaPortServicer_to_server
 from protos.tidegate.v1.session_pb2_grpc import add_IntakeServicer_to_server
 from scheduler.intake.dispatch import Dispatcher
@@ -36,6 +41,7 @@ from scheduler.intake.sessions import IntakeService
 from scheduler.intake.shape import SALT_BYTES, site_salt
 from scheduler.intake.site import Hands, Site
 from scheduler.settings import SchedulerSettings
+from scheduler.shares import slots_of
 
 SEGMENT_BYTES = 4 << 20
 TICK_S = 0.25
@@ -60,7 +66,7 @@ class Scheduler:
         self._instance = secrets.token_hex(8)
         self._spool = Spool(data_dir / "spool", capacity_bytes=settings.spool_bytes, segment_bytes=SEGMENT_BYTES)
         self._follower = BundleFollower(
-            Following(settings.control, side, settings.id, roots.sides - {side}),
+            Following(settings.control, side, member_name(settings.id, _index(settings)), roots.sides - {side}),
             Holdings(side, BundleStore(data_dir / "bundles", roots), roots),
             clock,
             self._report,
@@ -72,8 +78,9 @@ class Scheduler:
         hands = Hands(self._follower, self._spool, clock.now_ms, now_us, os.urandom, _salt(settings))
         self._site = Site(scheduler, side, dispatchers, hands)
         limits = Limits(reattach_ms=settings.reattach_ms, detached_bytes=settings.detached_bytes)
-        self._intake = IntakeService(self._site, scheduler, self._instance, now_us, clock.now_ms, limits)
-        self._edge_server = make_server()
+        process = Process(_index(settings), settings.processes)
+        self._intake = IntakeService(self._site, scheduler, self._instance, now_us, clock.now_ms, limits, process)
+        self._edge_server = make_server(shared=settings.worker is not None)
         add_IntakeServicer_to_server(self._intake, self._edge_server)
         self._replica_server = make_server()
         token = read_secret(Path(settings.replica_token_file)).reveal()
@@ -84,18 +91,21 @@ class Scheduler:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain: no new work; what runs ends within the grace, and the rest is given back."""
         bind(self._edge_server, self._settings.listen)
-        bind(self._replica_server, self._settings.replica_listen)
         await self._follower.start()
-        await self._replica_server.start()
+        if self._settings.worker is None:
+            # A replica would give all of its slots to the one process that it reached.
+            bind(self._replica_server, self._settings.replica_listen)
+            await self._replica_server.start()
         await self._edge_server.start()
         tasks = [asyncio.create_task(self._tick())]
         tasks += [asyncio.create_task(engine.run()) for engine in self._engines]
         if self._settings.ray is not None:
             tasks.append(asyncio.create_task(keep_driver(self._config)))
-        log.info(Event.PROGRAM_READY, instance_id=self._instance)
         try:
-            await stop.wait()
-            await drain(self._site, self._intake, self._settings.drain_grace_ms)
+            async with shown(_sign(self._settings)):
+                log.info(Event.PROGRAM_READY, instance_id=self._instance)
+                await stop.wait()
+                await drain(self._site, self._intake, self._settings.drain_grace_ms)
         finally:
             for task in tasks:
                 task.cancel()
@@ -157,7 +167,9 @@ class Scheduler:
 
 
 def run(settings: SchedulerSettings, config: Path) -> int:
-    """Run a scheduler until SIGTERM or SIGINT. SIGHUP re-reads nothing."""
+    """Run a scheduler, or one process of it, until SIGTERM or SIGINT. SIGHUP re-reads nothing."""
+    if settings.worker is not None:
+        die_with(settings.worker.parent_pid)
     return run_until_signal(lambda stop: Scheduler(settings, config).run(stop))
 
 
@@ -187,6 +199,15 @@ async def keep_driver(config: Path) -> None:
         await asyncio.sleep(DRIVER_BACKOFF_S)
 
 
+def _index(settings: SchedulerSettings) -> int:
+    return 0 if settings.worker is None else settings.worker.index
+
+
+def _sign(settings: SchedulerSettings) -> Path | None:
+    worker = settings.worker
+    return None if worker is None else socket_of(Path(worker.run_dir), worker.index)
+
+
 def _roots(settings: SchedulerSettings) -> Roots:
     try:
         return pinned(settings.roots)
@@ -203,7 +224,9 @@ def _salt(settings: SchedulerSettings) -> bytes:
 def _engines(settings: SchedulerSettings, site: Site) -> list[EngineReplica]:
     found: list[EngineReplica] = []
     for pool in settings.pools:
-        for entry in pool.engines:
+        for entry, slots in zip(pool.engines, slots_of(pool, settings.processes, _index(settings)), strict=True):
+            if not slots and entry.slots:
+                continue  # other processes have all of them
             key = None if entry.api_key_file is None else read_secret(Path(entry.api_key_file)).reveal()
             try:
                 engine = OpenAIEngine(OpenAIEngineSettings(entry.base_url, entry.served_model, key))
@@ -211,5 +234,9 @@ def _engines(settings: SchedulerSettings, site: Site) -> list[EngineReplica]:
             except ValueError as error:
                 raise SettingsError("", f"pools.{pool.id}.engines.{entry.name}", str(error)) from None
             model, replica = ModelId(entry.model), ReplicaId(entry.name)
-            found.append(EngineReplica(site, PoolId(pool.id), replica, model, entry.slots, engine, now_us, declared))
+            found.append(
+                EngineReplica(
+                    site, PoolId(pool.id), replica, model, slots, engine, now_us, declared, entry.slots - slots
+                )
+            )
     return found

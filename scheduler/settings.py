@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from orchestrator.bundles.roots import RootSetting
 from orchestrator.engines.identity import DeclaredIdentity
+from orchestrator.watch.shares import PROCESSES_MAX, WorkerSettings
 
 
 class ReplicaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +85,9 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     roots: tuple[RootSetting, ...]
     """Pinned roots of both sides."""
     pools: tuple[PoolSettings, ...]
+    processes: Annotated[int, msgspec.Meta(ge=1, le=PROCESSES_MAX)] = 1
+    """Processes that listen for edges at the one address. Above 1, each has an even share of the slots of every engine,
+    of `waiting_max`, `spool_bytes` and `detached_bytes`; pools with replicas of ours are refused."""
     prefix_salt_file: str | None = None
     """Secret that salts the hashes of prefixes by which replicas are chosen; None makes one at every start."""
     ray: RaySettings | None = None
@@ -97,3 +101,5 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """What such answers may take together; beyond it, those of the edge that is away longest are given up."""
     drain_grace_ms: int = 20_000
     """How long running answers have when the program stops."""
+    worker: WorkerSettings | None = None
+    """Set in the files that a scheduler writes for its own processes, and left out of those that people write."""

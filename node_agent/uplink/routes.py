@@ -1,4 +1,4 @@
-"""Every way out of the edge: a session per scheduler of the declared fleet, and a link per configured engine."""
+"""Every way out of the edge: sessions to each scheduler of the declared fleet, and a link per configured engine."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 
 from node_agent.alarm import Alarm
 from node_agent.uplink.engine_link import EngineLink
-from node_agent.uplink.session_link import LinkState, Sendable, SessionLink, Tally
+from node_agent.uplink.session_link import LinkState, Sendable, Tally
+from node_agent.uplink.site_links import SiteLinks
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.fleet import Fleet, Pool
-from orchestrator.placement.requests import PoolLoad, PoolView
+from orchestrator.placement.requests import PoolView
 from orchestrator.policy.ids import EdgeId, PoolId, SchedulerId
 from orchestrator.wire.deadlines import Deadlines
 from orchestrator.wire.frames import Broken, Refused, StreamFrame, Tokens
@@ -34,7 +35,7 @@ class Routes:
         self._engines = dict(engines)
         self._wall_ms = wall_ms
         self._went_on = went_on
-        self._links: dict[SchedulerId, SessionLink] = {}
+        self._links: dict[SchedulerId, SiteLinks] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._in_flight: dict[PoolId, int] = {}
 
@@ -47,12 +48,12 @@ class Routes:
         """Dial every scheduler of `fleet`, and leave those that are no longer declared or have moved."""
         wanted = {pool.scheduler: pool.intake for pool in fleet.pools if pool.scheduler and pool.intake}
         for scheduler, link in list(self._links.items()):
-            if wanted.get(scheduler) != link.target and link.state().streams == 0:
+            if wanted.get(scheduler) != link.target and link.streams() == 0:
                 self._tasks.pop(f"session {scheduler}").cancel()
                 del self._links[scheduler]
         for scheduler, target in wanted.items():
             if scheduler not in self._links:
-                link = SessionLink(self._edge, scheduler, target, self._wall_ms, self._went_on)
+                link = SiteLinks(self._edge, scheduler, target, self._wall_ms, self._went_on)
                 self._links[scheduler] = link
                 self._tasks[f"session {scheduler}"] = asyncio.create_task(link.run())
 
@@ -66,28 +67,11 @@ class Routes:
         link = None if pool.scheduler is None else self._links.get(pool.scheduler)
         if link is None:
             return PoolView(pool.id, False, None, None, own)
-        state = link.state()
-        heard = link.load(pool.id)
-        load = None
-        if heard is not None:
-            said, age_ms = heard
-            load = PoolLoad(
-                said.replicas,
-                said.slots,
-                said.running,
-                said.waiting,
-                said.waiting_max,
-                age_ms,
-                said.queued_tokens,
-                said.kv_tokens,
-                said.kv_used_tokens,
-                said.openings,
-            )
-        return PoolView(pool.id, state.accepts_work and load is not None, state.rtt_us, load, own)
+        return PoolView(pool.id, *link.view(pool.id), own)
 
     def sessions(self) -> tuple[LinkState, ...]:
         """Return the state of every session, for `status`."""
-        return tuple(link.state() for link in self._links.values())
+        return tuple(state for link in self._links.values() for state in link.states())
 
     async def send(self, pool: Pool, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
         """Carry one permitted and recorded attempt to `pool`, for as long as it may take. Only the gate calls this."""

@@ -46,6 +46,7 @@ from orchestrator.wire.frames import (
     EdgeFrame,
     Load,
     Open,
+    Process,
     Refused,
     Settle,
     StreamFrame,
@@ -133,13 +134,18 @@ class SessionLink:
         target: str,
         wall_ms: Callable[[], int],
         went_on: Callable[[int], None] | None = None,
+        wanted: Callable[[SessionLink, Process], bool] | None = None,
     ) -> None:
+        """`wanted` says of each new session whether it is of use with the process of the intake that it reached."""
         self.scheduler = scheduler
         self.target = target
         self._edge = edge
         self._wall_ms = wall_ms
         self._went_on = went_on
         """Told how many answers go on over a new connection."""
+        self._wanted = wanted
+        self._unwanted = False
+        """Whether the session was given up because it reached a process that another link has."""
         self._epoch = 0
         """Of the last transport. It grows on from one session to the next."""
         self._machine: EdgeSession | None = None
@@ -149,6 +155,14 @@ class SessionLink:
         self._waiting: dict[AttemptId, tuple[asyncio.Queue[StreamFrame], Tally]] = {}
         """By attempt: stream numbers begin again with every session, and an old stream may still be read out."""
         self._load_heard_us: dict[PoolId, int] = {}
+        self._opened: dict[PoolId, int] = {}  # bounded: by the pools
+        """Attempts that were sent since a pool was last heard of."""
+
+    @property
+    def process(self) -> Process | None:
+        """Which process of the intake the session is with; None before one has answered."""
+        machine = self._machine
+        return None if machine is None or machine.welcome is None else machine.welcome.process
 
     async def run(self) -> None:
         """Dial, hold the session, dial again. Ends only when cancelled."""
@@ -184,6 +198,12 @@ class SessionLink:
         heard_us = self._load_heard_us.get(pool, _now_us())
         return machine.loads[pool], (_now_us() - heard_us) // 1000
 
+    def left(self, pool: PoolId) -> int:
+        """Return how many attempts `pool` would still take by its last report; 0 where none is granted."""
+        heard = self.load(pool)
+        openings = 0 if heard is None else heard[0].openings or 0
+        return openings - self._opened.get(pool, 0)
+
     async def send(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
         """Send one attempt, yield what comes back, and keep `tally`. Only the gate calls this, through `routes`.
 
@@ -215,6 +235,7 @@ class SessionLink:
         )
         ended = False
         following: StreamFrame | None = None
+        self._opened[sendable.pool] = self._opened.get(sendable.pool, 0) + 1
         self._act(machine.open(opened, _now_us()))
         try:
             while True:
@@ -249,11 +270,13 @@ class SessionLink:
         """Hold one session from its first greeting to its end. Returns whether it was ever live."""
         session = make_session_id(self._wall_ms(), secrets.token_bytes(RANDOM_BYTES))
         machine = self._machine = EdgeSession(self._edge, session, self._epoch)
+        self._unwanted = False
+        self._opened.clear()
         try:
             while True:
                 lived = await self._transport(machine)
                 if machine.state is State.CLOSED:
-                    return machine.welcome is not None
+                    return machine.welcome is not None and not self._unwanted
                 log.info(Event.SESSION_DETACHED, peer=self.scheduler, session_id=session, epoch=machine.epoch)
                 if not lived:
                     await asyncio.sleep(REATTACH_PAUSE_S)
@@ -261,7 +284,7 @@ class SessionLink:
         finally:
             self._act(machine.close("session_lost"))
             self._machine = None
-            if machine.welcome is not None:
+            if machine.welcome is not None and not self._unwanted:
                 log.warning(Event.SESSION_LOST, peer=self.scheduler, session_id=session)
 
     async def _transport(self, machine: EdgeSession) -> bool:
@@ -317,14 +340,25 @@ class SessionLink:
                     frame = intake_frame_in(message)
                     loads = frame.loads if isinstance(frame, Welcome) else (frame,) if isinstance(frame, Load) else ()
                     self._load_heard_us.update({load.pool: _now_us() for load in loads})
+                    for load in loads:
+                        self._opened[load.pool] = 0
                     self._act(machine.received(batch.epoch, frame, _now_us(), self._wall_ms()))
                     if isinstance(frame, Welcome) and frame.continued:
                         self._reattached(machine)
+                    elif isinstance(frame, Welcome) and not self._useful(machine):
+                        self._unwanted = True
+                        self._act(machine.close("session_lost"))
         except WireError as error:
             log.error(Event.FRAME_DROPPED, peer=self.scheduler, cause="malformed", detail=error.field)
             self._act(machine.close("protocol_violation"))
         except grpc.aio.AioRpcError as error:
             log.debug(Event.SESSION_CLOSED, peer=self.scheduler, code=error.code().name)
+
+    def _useful(self, machine: EdgeSession) -> bool:
+        """Whether a session that was just answered is one to keep."""
+        if machine.state is not State.LIVE or machine.welcome is None or self._wanted is None:
+            return True
+        return self._wanted(self, machine.welcome.process)
 
     def _reattached(self, machine: EdgeSession) -> None:
         going_on = machine.streams()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.policy.ids import EdgeId, SchedulerId, SessionId
-from orchestrator.wire.frames import STREAMS_MAX, Hello
+from orchestrator.wire.frames import ALONE, STREAMS_MAX, Hello, Process
 from orchestrator.wire.session_intake import REATTACH_MS, Instruction, IntakeSession
 
 DETACHED_BYTES_MAX = 64 << 20
@@ -32,7 +32,7 @@ class Limits:
 class Attachments:
     """Every session of one intake."""
 
-    def __init__(self, scheduler: SchedulerId, instance: str, limits: Limits) -> None:
+    def __init__(self, scheduler: SchedulerId, instance: str, limits: Limits, process: Process = ALONE) -> None:
         self.refused = 0
         """Transports that were of no use."""
         self.held_bytes = 0
@@ -40,6 +40,7 @@ class Attachments:
         self.instance = instance
         self._scheduler = scheduler
         self._limits = limits
+        self._process = process
         self._sessions: dict[tuple[EdgeId, SessionId], IntakeSession] = {}
         self._detached: dict[IntakeSession, int] = {}  # bounded: DETACHED_MAX
         """What each holds, as counted last; the one that waits longest first."""
@@ -54,7 +55,10 @@ class Attachments:
         key = (hello.edge, hello.session)
         known = self._sessions.get(key)
         if known is None and (hello.continues or key not in self._ended):
-            made = IntakeSession(self._scheduler, self.instance, self._limits.streams_max, self._limits.reattach_ms)
+            limits = self._limits
+            made = IntakeSession(
+                self._scheduler, self.instance, limits.streams_max, limits.reattach_ms, self._process
+            )
             if self._grace_ms is not None:
                 made.drain(self._grace_ms)
             if not hello.continues:

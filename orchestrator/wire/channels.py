@@ -47,13 +47,16 @@ def open_channel(target: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(target, options=options)
 
 
-def make_server() -> grpc.aio.Server:
-    """Return a server without a socket. Add servicers, `bind` it, then start it."""
+def make_server(*, shared: bool = False) -> grpc.aio.Server:
+    """Return a server without a socket. Add servicers, `bind` it, then start it.
+
+    With `shared` other processes may listen at its address too, and the system spreads connections over them.
+    """
     options = [
         *_COMMON,
         ("grpc.http2.min_recv_ping_interval_without_data_ms", SERVER_PING_FLOOR_MS),
         ("grpc.max_concurrent_streams", STREAMS_MAX),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared)),
     ]
     return grpc.aio.server(options=options)
 

@@ -438,6 +438,8 @@ def _welcome_out(welcome: f.Welcome) -> pb.Welcome:
         continued=welcome.continued,
         last_stream=welcome.last_stream,
         gone=welcome.gone,
+        process=welcome.process.index,
+        processes=welcome.process.count,
     )
 
 
@@ -452,6 +454,7 @@ def _welcome_in(welcome: pb.Welcome) -> f.Welcome:
         welcome.continued,
         welcome.last_stream,
         tuple(welcome.gone),
+        f.Process(welcome.process, max(1, welcome.processes)),
     )
 
 

@@ -150,6 +150,18 @@ class Load(msgspec.Struct, frozen=True):
     """Attempts that the receiving edge may start before the next report; None where none are granted."""
 
 
+class Process(msgspec.Struct, frozen=True):
+    """Which of the processes of an intake: they listen at one address, and each has sessions and slots of its own."""
+
+    index: int = 0
+    """From 0."""
+    count: int = 1
+    """How many there are."""
+
+
+ALONE = Process()
+
+
 class Welcome(msgspec.Struct, frozen=True):
     """First answer of the intake. `instance` is new with every start of it."""
 
@@ -165,6 +177,8 @@ class Welcome(msgspec.Struct, frozen=True):
     """The last stream that it was asked for; later ones were lost on their way and may be sent again."""
     gone: tuple[int, ...] = ()
     """Streams with which it cannot go on."""
+    process: Process = ALONE
+    """Which process of the intake answers."""
 
 
 class Accepted(msgspec.Struct, frozen=True):

@@ -369,6 +369,9 @@ class EdgeSession:
             return self.close("protocol_violation")
         if not SESSION_VERSION_MIN <= welcome.version <= SESSION_VERSION:
             return self.close("protocol_violation")
+        if before is not None and welcome.process.index != before.process.index:
+            # Of the processes behind one address another one answered; the next transport may find the right one.
+            return [*self._detached(now_us), Detach("another process")]
         if before is not None and (not welcome.continued or welcome.instance != before.instance):
             return self.close("session_lost")
         self.welcome = welcome

@@ -16,6 +16,7 @@ from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId, SessionId
 from orchestrator.wire.frames import (
+    ALONE,
     FRAME_BYTES,
     SESSION_VERSION,
     SESSION_VERSION_MIN,
@@ -33,6 +34,7 @@ from orchestrator.wire.frames import (
     IntakeFrame,
     Load,
     Open,
+    Process,
     Refused,
     Settle,
     Welcome,
@@ -104,11 +106,13 @@ class IntakeSession:
         instance: str,
         streams_max: int = STREAMS_MAX,
         reattach_ms: int = REATTACH_MS,
+        process: Process = ALONE,
     ) -> None:
         self.scheduler = scheduler
         self.instance = instance
         self.streams_max = streams_max
         self.reattach_ms = reattach_ms
+        self.process = process
         self.state = State.GREETING
         self.edge: EdgeId | None = None
         self.session: SessionId | None = None
@@ -333,7 +337,8 @@ class IntakeSession:
             return self.close("protocol_violation")
         if not hello.edge or not hello.session or epoch < 1:
             return self.close("protocol_violation")
-        welcome = Welcome(version, self.scheduler, self.instance, wall_ms, self.streams_max, loads)
+        own = (self.scheduler, self.instance)
+        welcome = Welcome(version, *own, wall_ms, self.streams_max, loads, process=self.process)
         if self.state is State.GREETING:
             self.edge, self.session = hello.edge, hello.session
             if hello.continues:

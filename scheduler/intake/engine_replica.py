@@ -46,8 +46,9 @@ class EngineReplica:
         engine: OpenAIEngine,
         now_us: Callable[[], int],
         continuing: Continuing = NOT_CONTINUED,
+        siblings_slots: int = 0,
     ) -> None:
-        """`continuing` is what its operator declares of the engine."""
+        """`continuing` is what its operator declares of the engine; `siblings_slots` of it other processes have."""
         self._site = site
         self._pool = pool
         self._replica = replica
@@ -56,6 +57,7 @@ class EngineReplica:
         self._engine = engine
         self._now_us = now_us
         self._continuing = continuing
+        self._siblings_slots = siblings_slots
         self._times_up = 0
         self._up = False
         self._pulse = Pulse()
@@ -120,7 +122,7 @@ class EngineReplica:
         load = await scrape(self._engine, PROBE_DEADLINE_MS)
         if load is not None:
             # Whatever was ours at any time while the page was made may be on it.
-            self._told = told_of(load, ours + self._assigned - assigned)
+            self._told = told_of(load, ours + self._assigned - assigned, self._siblings_slots)
             self._pages_missed = 0
             return
         self._pages_missed += 1
@@ -171,12 +173,15 @@ class EngineReplica:
         return str(self._times_up)
 
 
-def told_of(load: EngineLoad, ours: int) -> Told:
-    """Return what an engine's page says beside our own requests, of which it may hold `ours`."""
+def told_of(load: EngineLoad, ours: int, siblings_slots: int = 0) -> Told:
+    """Return what an engine's page says beside our own requests, of which it may hold `ours`.
+
+    `siblings_slots` of it are those of other processes of this intake.
+    """
     used = None
     if load.kv_tokens is not None and load.kv_used_ppm is not None:
         used = load.kv_tokens * load.kv_used_ppm // PPM
     others = max(0, load.running + load.waiting - ours)
     # Whose wait and whose run it does not say; that ours run is the better guess, for they were given to free slots.
     waiting = min(load.waiting, others)
-    return Told(None, load.kv_tokens, used, others - waiting, waiting)
+    return Told(None, load.kv_tokens, used, others - waiting, waiting, siblings_slots)

@@ -32,6 +32,8 @@ class Told:
     others_running: int = 0
     """Requests in the engine's batch that are not ours: it may be shared."""
     others_waiting: int = 0
+    siblings_slots: int = 0
+    """So many of these others may be work of sibling processes in slots that are theirs: they take none of ours."""
 
 
 @dataclass(slots=True)
@@ -59,7 +61,9 @@ class Replica:
 
     def taken(self) -> int:
         """Return how many slots are taken, by ours and by what others have in the engine."""
-        return min(self.slots, len(self.work) + self.told.others_running + self.told.others_waiting)
+        told = self.told
+        others = max(0, told.others_running + told.others_waiting - told.siblings_slots)
+        return min(self.slots, len(self.work) + others)
 
     def free(self) -> int:
         """Return how many slots are free."""

@@ -18,7 +18,7 @@ from orchestrator.wire.attachments import Attachments, Limits
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import attempt_in, edge_frame_in, intake_batch_out
-from orchestrator.wire.frames import Accepted, EdgeFrame, Hello, IntakeFrame, Load
+from orchestrator.wire.frames import ALONE, Accepted, EdgeFrame, Hello, IntakeFrame, Load, Process
 from orchestrator.wire.outbox import Outbox
 from orchestrator.wire.pace import Haste
 from orchestrator.wire.session_intake import (
@@ -263,8 +263,9 @@ class IntakeService(IntakeServicer):
         now_us: Callable[[], int],
         wall_ms: Callable[[], int],
         limits: Limits | None = None,
+        process: Process = ALONE,
     ) -> None:
-        self.attachments = Attachments(scheduler, instance, limits or Limits())
+        self.attachments = Attachments(scheduler, instance, limits or Limits(), process)
         self._site = site
         self._now_us = now_us
         self._wall_ms = wall_ms

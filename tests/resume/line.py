@@ -16,6 +16,7 @@ from node_agent.border.attempts import Hands
 from node_agent.border.decider import Asked, Commitment
 from node_agent.border.gate import Gate
 from node_agent.uplink.routes import Routes
+from node_agent.uplink.site_links import SiteLinks
 from orchestrator.engines.generation import Generation, Message, Resume, Role, Sampling
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.capabilities import Capability
@@ -144,7 +145,9 @@ async def line(folder: Path, replicas: int) -> AsyncIterator[Line]:
     """One site with so many deterministic replicas, and an edge that reaches it over its own link."""
     async with standing(folder, waiting_max=4, dead_ms=5_000) as stand:
         routes = Routes(EDGE, {}, now_ms)
-        routes._links = {SchedulerId("guizhou"): stand.link}
+        site = SiteLinks(EDGE, SchedulerId("guizhou"), stand.link.target, now_ms)
+        site._links = [stand.link]
+        routes._links = {SchedulerId("guizhou"): site}
         (folder / "edge").mkdir()
         spool = Spool(folder / "edge" / "spool", capacity_bytes=4 << 20, segment_bytes=1 << 20)
         metrics = Metrics()

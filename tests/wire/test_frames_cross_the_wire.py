@@ -202,6 +202,7 @@ INTAKE_FRAMES = st.one_of(
         st.booleans(),
         U64,
         st.lists(U64, max_size=2).map(tuple),
+        st.builds(f.Process, U32, st.integers(1, 2**32 - 1)),
     ),
     st.builds(f.Accepted, STREAM, ATTEMPT, NAME, CONTINUING),
     st.builds(

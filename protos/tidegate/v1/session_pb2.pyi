@@ -280,6 +280,8 @@ class Welcome(_message.Message):
     CONTINUED_FIELD_NUMBER: _builtins.int
     LAST_STREAM_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     scheduler: _builtins.str
     instance: _builtins.str
@@ -289,6 +291,9 @@ class Welcome(_message.Message):
     """Whether the intake knows a session that has lived before. When not, the session is over."""
     last_stream: _builtins.int
     """The last stream that it was asked for; later ones were lost on their way."""
+    process: _builtins.int
+    """Which process of the intake answers, from 0, and how many there are; 0 of an intake that does not say is 1."""
+    processes: _builtins.int
     @_builtins.property
     def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Load]: ...
     @_builtins.property
@@ -307,10 +312,12 @@ class Welcome(_message.Message):
         continued: _builtins.bool = ...,
         last_stream: _builtins.int = ...,
         gone: _abc.Iterable[_builtins.int] | None = ...,
+        process: _builtins.int = ...,
+        processes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued", b"continued", "gone", b"gone", "instance", b"instance", "last_stream", b"last_stream", "loads", b"loads", "now_ms", b"now_ms", "scheduler", b"scheduler", "streams_max", b"streams_max", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued", b"continued", "gone", b"gone", "instance", b"instance", "last_stream", b"last_stream", "loads", b"loads", "now_ms", b"now_ms", "process", b"process", "processes", b"processes", "scheduler", b"scheduler", "streams_max", b"streams_max", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
