@@ -19,6 +19,7 @@ from orchestrator.wire.frames import (
     EdgeFrame,
     Held,
     Hello,
+    Process,
     Refused,
     Settle,
     Tokens,
@@ -65,6 +66,30 @@ def test_an_intake_that_cannot_go_on_ends_the_session(answer: Welcome) -> None:
     machine.open(open_frame(1, 1, CREDIT_BYTES_MIN), 200_000)
     lost(machine)
     told = again(machine, answer)
+    assert broken(told).code == "session_lost"
+    assert told[-1] == e.Close("session_lost")
+
+
+def test_a_session_that_meets_another_process_of_its_intake_looks_on_for_its_own() -> None:
+    machine = edge()
+    machine.open(open_frame(1, 1, CREDIT_BYTES_MIN), 200_000)
+    lost(machine)
+    elsewhere = replace(welcome(), instance="two", process=Process(1, 2))
+    assert again(machine, elsewhere, 400_000) == [e.Detach("another process")]
+    assert machine.state is e.State.DETACHED
+    assert not any(isinstance(one, e.Deliver) for one in again(machine, elsewhere, 500_000))
+    found = again(machine, replace(welcome(), continued=True, last_stream=1), 600_000)
+    assert machine.state is e.State.LIVE
+    assert [type(one) for one in found] == [e.Send]
+    assert machine.streams() == 1
+
+
+def test_a_session_looks_for_its_process_no_longer_than_for_a_transport() -> None:
+    machine = edge()
+    machine.open(open_frame(1, 1, CREDIT_BYTES_MIN), 200_000)
+    lost(machine)
+    again(machine, replace(welcome(), instance="two", process=Process(1, 2)), 400_000)
+    told = ticked(machine, 450_000, 700_000 + e.REATTACH_TRY_MS * 1_000)
     assert broken(told).code == "session_lost"
     assert told[-1] == e.Close("session_lost")
 
