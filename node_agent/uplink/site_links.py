@@ -8,7 +8,7 @@ given up, and its link dials again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 
 from node_agent.uplink.session_link import LinkState, Sendable, SessionLink, Tally
 from orchestrator.placement.requests import PoolLoad
@@ -63,9 +63,14 @@ class SiteLinks:
 
         It is told of the processes that take work, and of all of them where none does.
         """
+        if len(self._links) == 1:
+            # Nearly every site, asked for each pool of it in each decision.
+            (link,) = self._links
+            state, found = link.state(), link.load(pool)
+            return state.accepts_work and found is not None, state.rtt_us, None if found is None else _told(*found)
         states = [(link, link.state()) for link in self._links]
         ready = [link for link, state in states if state.accepts_work]
-        heard = [found for link in ready or self._links if (found := link.load(pool)) is not None]
+        heard = [one for link in ready or self._links if (one := link.load(pool)) is not None]
         rtt_us = min((state.rtt_us for _, state in states if state.rtt_us is not None), default=None)
         return bool(ready and heard), rtt_us, load_of(heard) if heard else None
 
@@ -104,30 +109,49 @@ def load_of(heard: list[tuple[Load, int]]) -> PoolLoad:
 
     Each tells of its own share of the slots and the queue. The replicas, and the memory in them, all have in common.
     """
-    said = [load for load, _ in heard]
+    first, *others = (_told(load, age_ms) for load, age_ms in heard)
+    for other in others:
+        first = _joined(first, other)
+    return first
+
+
+def _told(load: Load, age_ms: int) -> PoolLoad:
     return PoolLoad(
-        replicas=max(load.replicas for load in said),
-        slots=sum(load.slots for load in said),
-        running=sum(load.running for load in said),
-        waiting=sum(load.waiting for load in said),
-        waiting_max=sum(load.waiting_max for load in said),
-        age_ms=max(age_ms for _, age_ms in heard),
-        queued_tokens=_sum(load.queued_tokens for load in said),
-        kv_tokens=_max(load.kv_tokens for load in said),
-        kv_used_tokens=_max(load.kv_used_tokens for load in said),
-        openings=_sum(load.openings for load in said),
+        load.replicas,
+        load.slots,
+        load.running,
+        load.waiting,
+        load.waiting_max,
+        age_ms,
+        load.queued_tokens,
+        load.kv_tokens,
+        load.kv_used_tokens,
+        load.openings,
     )
 
 
-def _sum(figures: Iterable[int | None]) -> int | None:
+def _joined(one: PoolLoad, other: PoolLoad) -> PoolLoad:
+    return PoolLoad(
+        max(one.replicas, other.replicas),
+        one.slots + other.slots,
+        one.running + other.running,
+        one.waiting + other.waiting,
+        one.waiting_max + other.waiting_max,
+        max(one.age_ms, other.age_ms),
+        _sum(one.queued_tokens, other.queued_tokens),
+        _most(one.kv_tokens, other.kv_tokens),
+        _most(one.kv_used_tokens, other.kv_used_tokens),
+        _sum(one.openings, other.openings),
+    )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
     """Return the sum; None where one of them is unknown, for unknown is not zero."""
-    found = tuple(figures)
-    known = [figure for figure in found if figure is not None]
-    return sum(known) if len(known) == len(found) else None
+    return None if one is None or other is None else one + other
 
 
-def _max(figures: Iterable[int | None]) -> int | None:
-    return max((figure for figure in figures if figure is not None), default=None)
+def _most(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else max(one, other)
 
 
 def _rank(link: SessionLink, pool: PoolId) -> tuple[bool, int, int]:

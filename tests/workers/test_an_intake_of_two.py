@@ -210,6 +210,9 @@ async def test_sessions_whose_connections_are_cut_find_their_processes_again() -
             # A connection reaches its process one time in two, and is tried again and again for 750 ms.
             assert reattached(stand) > SLOTS
             await until(stand, both_have_a_session)
+            running, watch = processes_of(stand), stand.process("scheduler")
+            watch.kill()
+            assert not psutil.wait_procs([watch, *running], timeout=TIMEOUT_S)[1]
 
 
 def reattached(stand: Stand) -> int:
