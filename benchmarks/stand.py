@@ -144,7 +144,7 @@ class Stand:
             self._secret(name, secrets.token_urlsafe(32))
         self._secret("edge.commitment", secrets.token_hex(32))
         self._tenant_keys = {
-            tenant: (KeyId(secrets.token_hex(6)), secrets.token_bytes(32)) for tenant in (TENANT, PERSONAL_TENANT)
+            tenant: (KeyId(f"k{secrets.token_hex(6)}"), secrets.token_bytes(32)) for tenant in (TENANT, PERSONAL_TENANT)
         }
         self._write_declared()
         self._write_configs()

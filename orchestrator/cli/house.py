@@ -315,7 +315,8 @@ class House:
             self._token(f"{site}-ray.token", secrets.token_hex(32))
         api: dict[str, str] = {}
         for tenant in TENANTS:
-            fresh = format_api_key(KeyId(secrets.token_hex(6)), secrets.token_bytes(32))
+            # A letter first: digits around an e are a number to YAML, and no id.
+            fresh = format_api_key(KeyId(f"k{secrets.token_hex(6)}"), secrets.token_bytes(32))
             api[tenant] = self._token(f"{tenant}.api-key", fresh)
         return Keys(roots, edges, api)
 

@@ -106,7 +106,7 @@ class Stand:
             self._secret(name, secrets.token_urlsafe(32))
         for edge in EDGES:
             self._secret(f"{edge}.commitment", secrets.token_hex(32))
-        self._keys = [ApiKey(one, KeyId(secrets.token_hex(6)), secrets.token_bytes(32)) for one in TENANTS]
+        self._keys = [ApiKey(one, KeyId(f"k{secrets.token_hex(6)}"), secrets.token_bytes(32)) for one in TENANTS]
         intakes = {site: f"{LOOPBACK}:{self.ports[f'link-{site}']}" for site in SITES}
         write_declared(self.declared, edge_keys, intakes, self._keys, self.pace.slots)
         self._write_configs()
