@@ -107,7 +107,7 @@ class Routes:
         if pool.engine is not None and pool.engine in self._engines:
             return self._engines[pool.engine].send(sendable, tally)
         if pool.scheduler is not None and pool.scheduler in self._links:
-            return self._links[pool.scheduler].send(sendable, tally)
+            return self._links[pool.scheduler].best(pool.id).send(sendable, tally)
         return _nowhere(sendable)
 
 

@@ -8,17 +8,17 @@ given up, and its link dials again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
-from node_agent.uplink.session_link import LinkState, Sendable, SessionLink, Tally
+from node_agent.uplink.session_link import LinkState, SessionLink
 from orchestrator.placement.requests import PoolLoad
 from orchestrator.policy.ids import EdgeId, PoolId, SchedulerId
 from orchestrator.watch.shares import PROCESSES_MAX
-from orchestrator.wire.frames import Load, Process, StreamFrame
+from orchestrator.wire.frames import Load, Process
 
 
 class SiteLinks:
-    """Keeps a session to every process of one intake, and gives each attempt to the one with the most openings."""
+    """Keeps a session to every process of one intake, and says which has the most openings."""
 
     def __init__(
         self,
@@ -74,11 +74,11 @@ class SiteLinks:
         rtt_us = min((state.rtt_us for _, state in states if state.rtt_us is not None), default=None)
         return bool(ready and heard), rtt_us, load_of(heard) if heard else None
 
-    def send(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
-        """Send one attempt, as `SessionLink.send`."""
+    def best(self, pool: PoolId) -> SessionLink:
+        """Return the link that a new attempt at `pool` goes by. `routes` sends it."""
         if len(self._links) == 1:
-            return self._links[0].send(sendable, tally)
-        return max(self._links, key=lambda link: _rank(link, sendable.pool)).send(sendable, tally)
+            return self._links[0]
+        return max(self._links, key=lambda link: _rank(link, pool))
 
     async def close(self) -> None:
         """Let what was decided leave. `run` must be cancelled after."""
