@@ -227,7 +227,8 @@ def _suspicious(stand: Stand, begun: Sequence[tuple[str, str]]) -> dict[str, lis
             if told.get("event") in SUSPICIOUS:
                 part = [name for name, at in begun if at <= told["time"]][-1:]
                 moments = found.setdefault(f"{program} {told['event']}", [])
-                moments.append(f"{told['time'][11:23]} ({''.join(part) or 'start'})")
+                why = f": {told['exception']} in {told['where']}" if "where" in told else ""
+                moments.append(f"{told['time'][11:23]} ({''.join(part) or 'start'}){why}")
     return found
 
 
