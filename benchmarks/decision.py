@@ -312,7 +312,7 @@ def _inputs(opened: Open) -> InputManifest:
 
 def _attested(opened: Open) -> bytes:
     """Return the bytes that the edge signs."""
-    inputs = None if opened.inputs is None else opened.inputs.digest()
+    inputs = None if opened.inputs is None else opened.inputs.digest
     return attestation_bytes(EDGE, opened.attempt, opened.decision, opened.pool, opened.facts, opened.citation, inputs)
 
 

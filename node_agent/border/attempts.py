@@ -366,5 +366,5 @@ class Attempts:
 
 def _attested(decided: Decided, pool: PoolId, facts: Facts) -> bytes:
     """Return what the edge signs of a decision."""
-    inputs = None if decided.inputs is None else decided.inputs.digest()
+    inputs = None if decided.inputs is None else decided.inputs.digest
     return attestation_bytes(decided.edge.id, decided.attempt, decided.id, pool, facts, decided.citation, inputs)

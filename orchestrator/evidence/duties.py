@@ -45,7 +45,7 @@ def _prove_no_domestic_input(duty: Obligation, means: Means) -> Done | None:
     inputs = means.inputs
     if inputs is None or not inputs.proves_none(duty.argument):
         return None
-    return Done(duty, f"input manifest {inputs.digest()} states none of {duty.argument}")
+    return Done(duty, f"input manifest {inputs.digest} states none of {duty.argument}")
 
 
 def _disclose(duty: Obligation, means: Means) -> Done | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from orchestrator.evidence.canonical import JsonValue, canonical_bytes, commit
+from orchestrator.evidence.canonical import JsonValue, commit, written
 from orchestrator.policy.ids import AttemptId, Digest, KeyId, digest_of
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective
@@ -34,9 +35,9 @@ class InputPart:
     """Over the texts in their order; None without any."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InputManifest:
-    """What went into one attempt."""
+    """What went into one attempt. Without slots, so that its digest is made once."""
 
     attempt: AttemptId
     parts: tuple[InputPart, ...]
@@ -63,10 +64,11 @@ class InputManifest:
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        return canonical_bytes(self.to_json())
+        return written(self.to_json())
 
+    @cached_property
     def digest(self) -> Digest:
-        """Return the digest that an edge attests with the attempt."""
+        """The digest that an edge attests with the attempt."""
         return digest_of(MANIFEST_PREFIX + self.to_bytes())
 
     def proves_none(self, country: str) -> bool:

@@ -1,7 +1,8 @@
 """Appends from an event loop: one fdatasync for all that wait together, in one thread.
 
-What needs no sync is written by the loop itself at the end of its turn, into the page cache, as long as the disk is
-idle and the segment has room: handing a record to a thread and back costs more than writing it.
+Records are written by the loop itself at the end of its turn, into the page cache, as long as the disk is idle and the
+segment has room: handing a record to a thread and back costs more than writing it, and a thread that writes contends
+with the loop for the interpreter. Then the thread does nothing but sync, for those that need it.
 """
 
 from __future__ import annotations
@@ -97,20 +98,27 @@ class GroupWriter:
         self._turning = False
         if self._ended or self._job is not None or not self._pending:
             return
-        durable = any(waiting.durable for waiting in self._pending)
-        if durable or not self._quick([waiting.record for waiting in self._pending]):
+        if not self._quick([waiting.record for waiting in self._pending]):
             self._start(loop)
             return
         batch, self._pending = self._pending, []
+        durable: list[tuple[_Waiting, Position]] = []
         for waiting in batch:
             try:
-                position = self._put(waiting.record, False, waiting.closes)
+                position = self._put(waiting.record, waiting.durable, waiting.closes)
             except SpoolError as failure:
                 _fail(waiting, failure)
+                continue
+            self._unsynced_bytes += len(waiting.record.data)
+            if waiting.durable:
+                durable.append((waiting, position))
             else:
                 _tell(waiting, position)
-                self._unsynced_bytes += len(waiting.record.data)
-        if self._unsynced_bytes > AHEAD_BYTES and self._syncing is None:
+        if durable:
+            self._unsynced_bytes = 0
+            self._job = loop.run_in_executor(self._thread, self._sync, max(position for _, position in durable))
+            self._job.add_done_callback(lambda job: self._durable(durable, job, loop))
+        elif self._unsynced_bytes > AHEAD_BYTES and self._syncing is None:
             # Else the end of a segment syncs all of it, and everybody waits for that.
             self._unsynced_bytes = 0
             self._syncing = loop.run_in_executor(self._thread, self._ahead)
@@ -121,19 +129,33 @@ class GroupWriter:
         if not syncing.cancelled():
             syncing.exception()  # the next append tells what it was
 
+    def _durable(
+        self, batch: list[tuple[_Waiting, Position]], job: asyncio.Future[None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """What the loop wrote is on the disk, or the disk failed."""
+        failure = _failure(job)
+        for waiting, position in batch:
+            if failure is None:
+                _tell(waiting, position)
+            else:
+                _fail(waiting, failure)
+        self._ended_job(loop)
+
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         batch, self._pending = self._pending, []
         self._job = loop.run_in_executor(self._thread, self._write, batch, loop)
         self._job.add_done_callback(lambda job: self._finish(batch, job, loop))
 
     def _finish(self, batch: list[_Waiting], job: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
-        self._job = None
-        failure = SpoolClosed("the spool was closed") if job.cancelled() else job.exception()
+        failure = _failure(job)
         for waiting in batch:
-            if failure is not None and not waiting.done.done():
-                waiting.done.set_exception(failure)
-        if self._pending:
-            self._start(loop)
+            if failure is not None:
+                _fail(waiting, failure)
+        self._ended_job(loop)
+
+    def _ended_job(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._job = None
+        self._turn(loop)
 
     def _write(self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
         """In the thread: writes all, tells those that need no sync, syncs once, tells the others."""
@@ -165,6 +187,10 @@ def _tell(waiting: _Waiting, position: Position) -> None:
         waiting.done.set_result(position)
 
 
-def _fail(waiting: _Waiting, failure: SpoolError) -> None:
+def _failure(job: asyncio.Future[None]) -> BaseException | None:
+    return SpoolClosed("the spool was closed") if job.cancelled() else job.exception()
+
+
+def _fail(waiting: _Waiting, failure: BaseException) -> None:
     if not waiting.done.done():
         waiting.done.set_exception(failure)

@@ -64,7 +64,7 @@ def second_permit(
     if edge is None or pool is None:
         return _alarm(opened, "the cited fleet does not declare this edge and this pool")
     key = _public_key(edge, opened.key_id)
-    inputs = None if opened.inputs is None else opened.inputs.digest()
+    inputs = None if opened.inputs is None else opened.inputs.digest
     signed = attestation_bytes(edge_id, opened.attempt, opened.decision, opened.pool, opened.facts, citation, inputs)
     if key is None or not sealed(key, signed, opened.signature):
         return _alarm(opened, "the facts are not signed by a key of this edge")

@@ -156,7 +156,7 @@ async def test_the_record_says_what_was_done_and_keeps_it_as_long_as_promised(ma
     ((_, sent),) = edge.routes.sent
     assert sent.inputs is not None
     assert done["retain:P1Y"] == "retention class P1Y on this record"
-    assert done["prove_no_domestic_input:CN"] == f"input manifest {sent.inputs.digest()} states none of CN"
+    assert done["prove_no_domestic_input:CN"] == f"input manifest {sent.inputs.digest} states none of CN"
     assert done["disclose:made-by-ai"] == f"header {DISCLOSURE_HEADER}"
     assert done["label:synthetic"] == f"header {LABEL_HEADER}"
     assert done["notify:sg-notice"] == "notice sg-notice version 2026-03"
@@ -182,7 +182,7 @@ async def test_what_went_in_is_in_the_record_and_signed_with_the_attempt(make_ed
     assert (user["kind"], user["count"], user["size_bytes"]) == ("user", 1, len(SECRET_WORDS))
     assert user["commitment"].startswith("hmac-sha256:commit:")
     assert (tools["kind"], tools["count"]) == ("tools", 0)
-    digest = sent.inputs.digest()
+    digest = sent.inputs.digest
     signed = attestation_bytes(EdgeId(edge.name), sent.attempt, sent.decision, pool, sent.facts, sent.citation, digest)
     assert sealed(edge.key.public_key, signed, sent.signature)
 

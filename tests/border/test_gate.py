@@ -195,10 +195,10 @@ async def test_what_the_law_was_told_is_signed_and_the_record_holds_no_payload(
             EdgeId(edge_name), sent.attempt, sent.decision, pool, sent.facts, sent.citation, inputs
         )
 
-    signed = attested(edge.name, sent.inputs.digest())
+    signed = attested(edge.name, sent.inputs.digest)
     assert sealed(edge.key.public_key, signed, sent.signature)
     assert not sealed(edge.key.public_key, attested(edge.name, None), sent.signature)
-    forged = attested("edge-frankfurt", sent.inputs.digest())
+    forged = attested("edge-frankfurt", sent.inputs.digest)
     assert not sealed(edge.key.public_key, forged, sent.signature)
     everything = b"".join(entry.data for entry in edge.spool.read_from())
     assert SECRET_WORDS.encode() not in everything

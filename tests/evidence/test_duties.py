@@ -39,7 +39,7 @@ ALL = (RETAIN, PROVE, DISCLOSE, LABEL, NOTIFY)
 
 DONE = {
     RETAIN: Done(RETAIN, "retention class P6M on this record"),
-    PROVE: Done(PROVE, f"input manifest {CLEAN.digest()} states none of CN"),
+    PROVE: Done(PROVE, f"input manifest {CLEAN.digest} states none of CN"),
     DISCLOSE: Done(DISCLOSE, f"header {DISCLOSURE_HEADER}", ((DISCLOSURE_HEADER, "eu-art-50"),)),
     LABEL: Done(LABEL, f"header {LABEL_HEADER}", ((LABEL_HEADER, f'synthetic; id="{DECISION}"'),)),
     NOTIFY: Done(NOTIFY, "notice eu-13-cn version 2026-03"),

@@ -223,11 +223,11 @@ def attestation(inputs: Digest | None) -> bytes:
 
 def test_an_attestation_is_signed_as_version_2() -> None:
     assert ATTESTATION_VERSION == 2
-    assert attestation(INPUTS.digest()) + b"\n" == (GOLDEN / "attestation-v2.txt").read_bytes()
+    assert attestation(INPUTS.digest) + b"\n" == (GOLDEN / "attestation-v2.txt").read_bytes()
 
 
 def test_an_attestation_without_inputs_is_another_one() -> None:
-    assert attestation(None) != attestation(INPUTS.digest())
+    assert attestation(None) != attestation(INPUTS.digest)
     assert json.loads(attestation(None).split(b"\n", 1)[1])["inputs"] is None
 
 
@@ -271,8 +271,8 @@ FACT_CHANGES: dict[str, dict[str, object]] = {
 def test_whatever_the_law_was_told_is_under_the_signature(change: dict[str, object]) -> None:
     pool = PoolId("cn-guizhou")
     facts = replace(FACTS, **change)  # type: ignore[arg-type]
-    signed = attestation_bytes(EdgeId("edge-frankfurt"), ATTEMPT, DECISION, pool, facts, CITATION, INPUTS.digest())
-    assert signed != attestation(INPUTS.digest())
+    signed = attestation_bytes(EdgeId("edge-frankfurt"), ATTEMPT, DECISION, pool, facts, CITATION, INPUTS.digest)
+    assert signed != attestation(INPUTS.digest)
 
 
 def test_every_fact_has_such_a_change() -> None:

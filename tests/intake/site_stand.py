@@ -241,7 +241,7 @@ class Stand:
         if "inputs" not in changes:
             stated = manifest_of(made.attempt, made.generation.texts(), made.facts.label, b"k" * 32, KeyId("commit"))
             made = replace(made, inputs=stated)
-        inputs = None if made.inputs is None else made.inputs.digest()
+        inputs = None if made.inputs is None else made.inputs.digest
         signed = attestation_bytes(EDGE, made.attempt, made.decision, made.pool, made.facts, made.citation, inputs)
         signature = changes.get("signature", seal(self.key.sign, [signed])[0])
         assert isinstance(signature, bytes)

@@ -202,7 +202,7 @@ def opened(
 ) -> Open:
     """An attempt as an edge signs it."""
     attempt, decision = ATTEMPT, DECISION
-    digest = None if inputs is None else inputs.digest()
+    digest = None if inputs is None else inputs.digest
     return Open(
         1,
         attempt,

@@ -252,7 +252,7 @@ async def test_the_record_of_the_site_says_what_went_in_and_what_was_done(
     (record,) = await records(stand, "decision", 1)
     assert sendable.inputs is not None
     done = {one["obligation"]: one["did"] for one in record["discharged"]}
-    assert done["prove_no_domestic_input:CN"] == f"input manifest {sendable.inputs.digest()} states none of CN"
+    assert done["prove_no_domestic_input:CN"] == f"input manifest {sendable.inputs.digest} states none of CN"
     assert done["retain:P6M"] == "retention class P6M on this record"
     assert record["inputs"] == sendable.inputs.to_json()
     assert (record["program"], record["asked"], record["labels"]) == ("scheduler", None, None)

@@ -130,7 +130,7 @@ def test_a_manifest_that_is_wrong_is_an_alarm_whether_it_is_owed_or_not(
 def test_a_proof_names_the_manifest_that_it_stands_on() -> None:
     check = bench(House(cn_rules=[grant("CN"), PROOF]), inputs=manifest()).judge()
     (done,) = check.discharged
-    assert done.did == f"input manifest {manifest().digest()} states none of CN"
+    assert done.did == f"input manifest {manifest().digest} states none of CN"
 
 
 def test_without_a_manifest_a_law_that_wants_a_proof_refuses() -> None:
