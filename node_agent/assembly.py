@@ -39,6 +39,7 @@ from orchestrator.engines.identity import continuing
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.policy.ids import EdgeId, KeyId, SideId, digest_of
 from orchestrator.policy.verdicts import HOUSE_RULES
+from orchestrator.spool.left import close_what_was_left
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
@@ -72,6 +73,7 @@ class Agent:
         self._instance = secrets.token_hex(8)
         self._draining = False
         self._spool = Spool(data_dir / "spool", capacity_bytes=settings.spool_bytes, segment_bytes=SEGMENT_BYTES)
+        close_what_was_left(self._spool, "edge", settings.timeout_ms, clock.now_ms())
         self._metrics = Metrics()
         self._metrics.admit(CODE, CATALOGUE)
         self._metrics.admit(RULE, HOUSE_RULES)

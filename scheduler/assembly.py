@@ -21,6 +21,7 @@ from orchestrator.config.secret import SettingsError, read_secret
 from orchestrator.engines.identity import continuing
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, SchedulerId, SideId
+from orchestrator.spool.left import close_what_was_left
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
@@ -44,6 +45,8 @@ from scheduler.settings import SchedulerSettings
 from scheduler.shares import slots_of
 
 SEGMENT_BYTES = 4 << 20
+ATTEMPT_MS_MAX = 3_600_000
+"""Edges give no attempt longer than their `timeout_ms`, which is ten minutes where it is not set."""
 TICK_S = 0.25
 DRIVER_BACKOFF_S = 2.0
 DRIVER_STOP_S = 3.0
@@ -65,6 +68,7 @@ class Scheduler:
         self._config = config
         self._instance = secrets.token_hex(8)
         self._spool = Spool(data_dir / "spool", capacity_bytes=settings.spool_bytes, segment_bytes=SEGMENT_BYTES)
+        close_what_was_left(self._spool, "pool", ATTEMPT_MS_MAX, clock.now_ms())
         self._follower = BundleFollower(
             Following(settings.control, side, member_name(settings.id, _index(settings)), roots.sides - {side}),
             Holdings(side, BundleStore(data_dir / "bundles", roots), roots),

@@ -19,7 +19,7 @@ from orchestrator.evidence.canonical import JsonValue, commit
 from orchestrator.evidence.citation import Citation
 from orchestrator.evidence.duties import DISCHARGERS, Done, Means, discharge, needs_inputs
 from orchestrator.evidence.inputs import InputManifest, manifest_of
-from orchestrator.evidence.records import DecisionRecord, retention_of
+from orchestrator.evidence.records import SENT, DecisionRecord, retention_of
 from orchestrator.placement.asked import Asked as RestingOn
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import NOTHING_CARRIED, Decision, Ground, decide
@@ -246,7 +246,7 @@ def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> Decisio
         key_id=asked.key_id,
         model=asked.generation.model,
         pool=chosen.pool.id if sent and chosen is not None else None,
-        outcome="sent" if problem is None else problem.entry.code,
+        outcome=SENT if problem is None else problem.entry.code,
         sources=decision.sources,
         facts=decision.facts,
         citation=decided.citation,

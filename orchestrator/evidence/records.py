@@ -21,6 +21,10 @@ from orchestrator.policy.labels import RANK_AXES, SET_AXES, Labels, LabelSources
 from orchestrator.policy.packs import Obligation, ObligationKind
 
 RECORD_VERSION = 4
+SENT = "sent"
+"""The outcome of a decision of an edge after which a payload leaves."""
+PERMITTED = "permitted"
+"""The outcome of a decision of the pool's side after which it is worked on."""
 
 
 class DecisionRecord(msgspec.Struct, frozen=True):
@@ -41,7 +45,7 @@ class DecisionRecord(msgspec.Struct, frozen=True):
     model: ModelId
     pool: PoolId | None
     outcome: str
-    """`sent`, or a code of the error catalogue."""
+    """`sent` or `permitted`, or a code of the error catalogue."""
     sources: LabelSources | None
     """Every voice on the labels; None on the side that was only told the effective one."""
     facts: Facts

@@ -10,7 +10,7 @@ from orchestrator.evidence.canonical import JsonValue, written
 from orchestrator.ledger.money import Money
 from orchestrator.policy.ids import AttemptId, DecisionId, ModelId, PoolId, RequestId, TenantId, UsageId
 
-USAGE_VERSION = 2
+USAGE_VERSION = 3
 
 
 class Counted(Enum):
@@ -31,6 +31,8 @@ class Outcome(Enum):
     CANCELLED = "cancelled"
     BROKEN = "broken"
     REFUSED = "refused"
+    LOST = "lost"
+    """The program that kept this record was killed under it. What it had counted is not known, which is not zero."""
 
 
 class Resumable(Enum):
@@ -74,7 +76,8 @@ class UsageRecord(msgspec.Struct, frozen=True):
     pool: PoolId
     model: ModelId
     outcome: Outcome
-    counted: Counted
+    counted: Counted | None
+    """None where nothing is counted."""
     pool_counts: PoolCounts | None
     edge_counts: EdgeCounts | None
     own: str
@@ -118,7 +121,7 @@ class UsageRecord(msgspec.Struct, frozen=True):
             "pool": self.pool,
             "model": self.model,
             "outcome": self.outcome.value,
-            "counted": self.counted.value,
+            "counted": None if self.counted is None else self.counted.value,
             "counts": counts,
             # Pico-units may exceed 2^53 - 1, so the amount is written as a string.
             "price": None

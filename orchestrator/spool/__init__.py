@@ -1,5 +1,5 @@
 """A bounded, durable, append-only store for evidence and usage records.
 
 Lives here: framing with checksums, fsync, recovery of a torn tail, the bound and what happens at it.
-Never here: the meaning of a record.
+Never here: the meaning of a record, but for `left`, which closes what a killed program left open.
 """

@@ -18,11 +18,12 @@ from orchestrator.spool.framing import (
     SALT_BYTES,
     SEGMENT_HEADER_BYTES,
     Scan,
+    decode_frame,
     decode_segment_header,
     encode_segment_header,
     scan_segment,
 )
-from orchestrator.spool.records import Position, SpoolBroken, SpoolCorrupt, SpoolLocked
+from orchestrator.spool.records import Entry, Position, SpoolBroken, SpoolCorrupt, SpoolLocked
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -198,3 +199,27 @@ def write_shipped(folder: Path, position: Position) -> None:
             os.close(descriptor)
         passing.rename(folder / _SHIPPED_NAME)
         sync_folder(folder)
+
+
+def entries_of(segment: Segment, offset: int, end: int) -> Iterator[Entry]:
+    """The records of a segment from `offset` to `end`; none when it was released. Raises SpoolCorrupt."""
+    offset = start = max(offset, SEGMENT_HEADER_BYTES)
+    try:
+        data, salt = read_segment(segment, start, max(start, end))
+    except FileNotFoundError:
+        # Released while the reader was on its way here.
+        return
+    while offset < end:
+        frame = decode_frame(data, offset, salt, segment.number, start)
+        if frame is None:
+            raise SpoolCorrupt(segment.number, offset, "no whole record is there")
+        record = frame.record
+        yield Entry(
+            kind=record.kind,
+            record_id=record.record_id,
+            data=record.data,
+            retain_until_ms=record.retain_until_ms,
+            position=Position(segment.number, offset),
+            following=Position(segment.number, frame.end),
+        )
+        offset = frame.end

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from orchestrator.spool.ballast import BALLAST_BYTES_MAX, Ballast
-from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, decode_frame, encode_frame, frame_size_bytes
+from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, encode_frame, frame_size_bytes
 from orchestrator.spool.group import GroupWriter
 from orchestrator.spool.records import (
     DATA_BYTES_MAX,
@@ -44,11 +44,11 @@ from orchestrator.spool.segments import (
     check_sequence,
     create_segment,
     disk,
+    entries_of,
     is_unborn,
     list_segments,
     lock_folder,
     open_segment,
-    read_segment,
     read_shipped,
     scan_file,
     sync_folder,
@@ -198,11 +198,22 @@ class Spool:
         for segment in segments:
             offset = start.offset if segment.number == start.segment else SEGMENT_HEADER_BYTES
             size_bytes = end.offset if segment.number == end.segment else segment.size_bytes
-            yield from _entries(segment, offset, size_bytes)
+            yield from entries_of(segment, offset, size_bytes)
 
     def read_batch(self, position: Position | None = None, *, records_max: int) -> tuple[Entry, ...]:
         """The first `records_max` records of `read_from`."""
         return tuple(islice(self.read_from(position), records_max))
+
+    def read_back(self) -> Iterator[Entry]:
+        """The records that are not shipped yet, the last one first. Raises SpoolCorrupt and SpoolBroken. May block."""
+        with self._lock:
+            self._check_open()
+            start, segments = self._shipped, list(self._segments)
+        for segment in reversed(segments):
+            if segment.number < start.segment:
+                return
+            offset = start.offset if segment.number == start.segment else SEGMENT_HEADER_BYTES
+            yield from reversed(list(entries_of(segment, offset, segment.size_bytes)))
 
     async def read_batch_async(self, position: Position | None = None, *, records_max: int) -> tuple[Entry, ...]:
         """As `read_batch`, without blocking the event loop."""
@@ -348,7 +359,7 @@ class Spool:
 
     def _known(self, record: Record, position: Position) -> Position:
         segment = next(s for s in self._segments if s.number == position.segment)
-        entry = next(_entries(segment, position.offset, segment.size_bytes))
+        entry = next(entries_of(segment, position.offset, segment.size_bytes))
         if (entry.kind, entry.data, entry.retain_until_ms) != (record.kind, record.data, record.retain_until_ms):
             raise SpoolConflict(f"the spool has another record with the id {record.record_id}")
         return position
@@ -468,26 +479,3 @@ class Spool:
             if descriptor >= 0:
                 os.close(descriptor)
         self._descriptor = self._folder_lock = -1
-
-
-def _entries(segment: Segment, offset: int, end: int) -> Iterator[Entry]:
-    offset = start = max(offset, SEGMENT_HEADER_BYTES)
-    try:
-        data, salt = read_segment(segment, start, max(start, end))
-    except FileNotFoundError:
-        # Released while the reader was on its way here.
-        return
-    while offset < end:
-        frame = decode_frame(data, offset, salt, segment.number, start)
-        if frame is None:
-            raise SpoolCorrupt(segment.number, offset, "no whole record is there")
-        record = frame.record
-        yield Entry(
-            kind=record.kind,
-            record_id=record.record_id,
-            data=record.data,
-            retain_until_ms=record.retain_until_ms,
-            position=Position(segment.number, offset),
-            following=Position(segment.number, frame.end),
-        )
-        offset = frame.end

@@ -207,6 +207,7 @@ class Event(Enum):
     REGISTRY_LOST = "registry_lost"
     REGISTRY_RELISTED = "registry_relisted"
     LEASE_LOST = "lease_lost"
+    ATTEMPTS_LOST = "attempts_lost"
     SPOOL_OPENED = "spool_opened"
     SPOOL_FULL = "spool_full"
     SPOOL_FAILED = "spool_failed"

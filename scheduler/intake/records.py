@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.evidence.canonical import JsonValue
-from orchestrator.evidence.records import DecisionRecord, retention_of
+from orchestrator.evidence.records import PERMITTED, DecisionRecord, retention_of
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, UsageRecord
 from orchestrator.placement.explain import verdict_to_json
 from orchestrator.policy.ids import DecisionId, EdgeId, SideId, UsageId
@@ -29,7 +29,7 @@ def decision_record(
         key_id=None,
         model=opened.generation.model,
         pool=opened.pool,
-        outcome="permitted" if problem is None else problem.entry.code,
+        outcome=PERMITTED if problem is None else problem.entry.code,
         sources=None,
         facts=opened.facts,
         citation=opened.citation,

@@ -30,8 +30,8 @@ class Findings:
     """Sends without exactly one decision record before them."""
     misbilled: int = 0
     """Requests whose usage records deliver another number of tokens than the tenant got, or bill twice."""
-    unsettled: int = 0
-    """Requests on a killed edge that delivered tokens and have no usage record there. Told only."""
+    lost: int = 0
+    """Attempts that a killed program closed when it was back, without its count. Told only."""
     sends: int = 0
     sentences: list[str] = field(default_factory=list)
 
@@ -172,6 +172,7 @@ def billed(seen: Seen, found: Findings, tries: Sequence[Told]) -> None:
     for attempt, times in Counter(one["attempt"] for one in seen.usages).items():
         if times != 1:
             found.add("misbilled", f"attempt {attempt} has {times} usage records at the edge")
+    ended(seen, found)
     by_request: dict[str, list[Json]] = defaultdict(list)
     for one in seen.usages:
         by_request[one["request"]].append(one)
@@ -187,8 +188,18 @@ def billed(seen: Seen, found: Findings, tries: Sequence[Told]) -> None:
             found.add("misbilled", f"{told.plan.tag} ({told.ending.value}): {told.received} came, {delivered} billed")
         elif told.ending is Ending.CANCELLED and delivered < told.received:
             found.add("misbilled", f"{told.plan.tag} hung up: {told.received} came, {delivered} billed")
-        elif told.ending is Ending.CLOSED and told.received and not usages:
-            found.unsettled += 1
+
+
+def ended(seen: Seen, found: Findings) -> None:
+    """Every attempt of an edge has its end, also where the edge was killed under it.
+
+    A site closes what a killed edge left only when it has waited for that edge, which may be after the look.
+    """
+    found.lost += sum(1 for one in (*seen.usages, *seen.pool_usages) if one["outcome"] == "lost")
+    closed = {one["attempt"] for one in seen.usages}
+    for one in seen.decisions:
+        if one["attempt"] not in closed:
+            found.add("misbilled", f"attempt {one['attempt']} has no usage record at the edge")
 
 
 def _keys_ran_once(seen: Seen, found: Findings, tries: Sequence[Told]) -> None:

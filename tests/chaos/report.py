@@ -144,8 +144,8 @@ def table(results: Sequence[Result]) -> str:
         figures = [f"{name} {value:g}" for name, value in result.figures.items()]
         if result.unserved:
             figures.append(f"closed before any answer began {result.unserved}")
-        if result.findings.unsettled:
-            figures.append(f"unsettled on killed edges {result.findings.unsettled}")
+        if result.findings.lost:
+            figures.append(f"closed as lost by killed programs {result.findings.lost}")
         if parts or figures:
             lines.append(f"  {result.name}: {', '.join(parts + figures)}")
         lines += [f"  {result.name}: FAILED {sentence}" for sentence in told]

@@ -212,8 +212,8 @@ def test_what_a_record_holds_can_be_read_again() -> None:
     assert asked_from_json(record["asked"]) == ASKED
 
 
-def test_a_usage_record_is_written_as_version_2() -> None:
-    assert canonical_bytes(usage().to_json()) + b"\n" == (GOLDEN / "usage-v2.json").read_bytes()
+def test_a_usage_record_is_written_as_version_3() -> None:
+    assert canonical_bytes(usage().to_json()) + b"\n" == (GOLDEN / "usage-v3.json").read_bytes()
 
 
 def attestation(inputs: Digest | None) -> bytes:

@@ -195,3 +195,13 @@ def test_a_reader_passes_over_segments_that_are_deleted_meanwhile(tmp_path: Path
         rest = [entry.record_id for entry in reader]
         assert rest[:3] == ["r1", "r2", "r3"]
         assert rest[-1] == "r11"
+
+
+def test_reading_back_begins_with_the_last_record_and_ends_where_shipping_stands(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        positions = [append(spool, f"r{number}") for number in range(10)]
+        assert [entry.record_id for entry in spool.read_back()] == [f"r{number}" for number in range(9, -1, -1)]
+        spool.release(positions[6], now_ms=0)
+        assert [entry.record_id for entry in spool.read_back()] == ["r9", "r8", "r7", "r6"]
+        spool.release(spool.end, now_ms=0)
+        assert list(spool.read_back()) == []

@@ -1,0 +1,32 @@
+"""At the start of a program: the end of what it was killed under is recorded."""
+
+from __future__ import annotations
+
+import os
+
+from orchestrator.ledger.left import left_open
+from orchestrator.policy.ids import make_usage_id
+from orchestrator.spool.records import RecordId, RecordKind, SpoolFull
+from orchestrator.spool.store import Spool
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
+
+log = logger("orchestrator.spool")
+
+
+def close_what_was_left(spool: Spool, own: str, within_ms: int, now_ms: int) -> None:
+    """Append a usage record for each attempt that this program, the `own` side of it, had begun and not ended.
+
+    `within_ms` bounds how far back it looks: the longest that an attempt may take. May block on the disk. Raises
+    SpoolCorrupt and SpoolBroken; where the spool is full, what has no room is told in the log.
+    """
+    records = ((entry.kind, entry.data) for entry in spool.read_back())
+    left = left_open(records, own, within_ms, now_ms, lambda: make_usage_id(now_ms, os.urandom(10)))
+    if left:
+        log.warning(Event.ATTEMPTS_LOST, count=len(left))
+    for record in left:
+        kind, record_id = RecordKind("usage"), RecordId(record.id)
+        try:
+            spool.append(kind, record_id, record.to_bytes(), durable=False, closes=True)
+        except SpoolFull as error:
+            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
