@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NewType
 
+import msgspec
+
 RecordKind = NewType("RecordKind", str)
 """What a record is to its reader, such as `decision`: 1 to 32 of a-z, 0-9 and `_`."""
 RecordId = NewType("RecordId", str)
@@ -87,8 +89,7 @@ class SpoolClosed(SpoolError):
     """This spool was closed."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
+class Position(msgspec.Struct, frozen=True, order=True):
     """A place between two records. Positions of one spool are ordered as its records are."""
 
     segment: int

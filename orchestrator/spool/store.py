@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from orchestrator.spool.backlog import Backlog
 from orchestrator.spool.ballast import BALLAST_BYTES_MAX, Ballast
 from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, encode_frame, frame_size_bytes
 from orchestrator.spool.group import GroupWriter
@@ -99,7 +100,7 @@ class Spool:
         self._closing_bytes = closing
         self._backlog_max = backlog_max
         self._lock = threading.Lock()
-        self._index: dict[RecordId, Position] = {}
+        self._backlog = Backlog()
         self._segments: list[Segment] = []
         self._broken: str | None = None
         self._closed = False
@@ -141,7 +142,7 @@ class Spool:
     @property
     def backlog(self) -> int:
         """Records that wait to be shipped."""
-        return len(self._index)
+        return len(self._backlog)
 
     @property
     def torn_bytes(self) -> int:
@@ -233,7 +234,7 @@ class Spool:
             if position > self._shipped:
                 write_shipped(self._folder, position)
                 self._shipped = position
-                self._forget(position)
+                self._backlog.forget(position)
             return self._delete(now_ms)
 
     async def release_async(self, position: Position, *, now_ms: int) -> Released:
@@ -322,15 +323,15 @@ class Spool:
         for frame in scan.frames:
             position = Position(segment.number, frame.offset)
             if position >= origin:
-                self._index[frame.record.record_id] = position
+                self._backlog.add(frame.record.record_id, position)
 
     def _put(self, record: Record, durable: bool, closes: bool) -> Position:
         """Writes a record without syncing it."""
         with self._lock:
             self._check_writable()
-            known = self._index.get(record.record_id)
-            if known is not None:
-                return self._known(record, known)
+            for known in self._backlog.find(record.record_id):
+                if self._is_known(record, known):
+                    return known
             size_bytes = frame_size_bytes(record)
             self._check_room(record, size_bytes, durable, closes)
             try:
@@ -349,7 +350,7 @@ class Spool:
         self._write(record, encode_frame(record, active.salt or b"", active.size_bytes), active)
         active.size_bytes += size_bytes
         active.retain_until_ms = max(active.retain_until_ms or 0, record.retain_until_ms)
-        self._index[record.record_id] = position
+        self._backlog.add(record.record_id, position)
         return position
 
     def _is_quick(self, records: Sequence[Record]) -> bool:
@@ -357,12 +358,15 @@ class Spool:
         size_bytes = sum(frame_size_bytes(record) for record in records)
         return not self._lock.locked() and self._segments[-1].size_bytes + size_bytes <= self._segment_bytes
 
-    def _known(self, record: Record, position: Position) -> Position:
+    def _is_known(self, record: Record, position: Position) -> bool:
+        """Whether `position` has this very record. Raises SpoolConflict where it has another one of the same id."""
         segment = next(s for s in self._segments if s.number == position.segment)
         entry = next(entries_of(segment, position.offset, segment.size_bytes))
+        if entry.record_id != record.record_id:
+            return False
         if (entry.kind, entry.data, entry.retain_until_ms) != (record.kind, record.data, record.retain_until_ms):
             raise SpoolConflict(f"the spool has another record with the id {record.record_id}")
-        return position
+        return True
 
     def _check_room(self, record: Record, size_bytes: int, durable: bool, closes: bool) -> None:
         left_bytes = self._capacity_bytes - self._used_bytes() - size_bytes - SEGMENT_HEADER_BYTES
@@ -370,7 +374,7 @@ class Spool:
             raise SpoolFull(record.kind, FullReason.CAPACITY)
         if closes:
             return
-        if len(self._index) >= self._backlog_max:
+        if len(self._backlog) >= self._backlog_max:
             raise SpoolFull(record.kind, FullReason.BACKLOG)
         if left_bytes < self._closing_bytes:
             raise SpoolFull(record.kind, FullReason.CLOSING_RESERVE)
@@ -447,14 +451,6 @@ class Spool:
     def _break(self, doing: str, failure: OSError) -> None:
         if self._broken is None:
             self._broken = f"the spool failed while {doing}: {failure.strerror}"
-
-    def _forget(self, position: Position) -> None:
-        """Drops the ids before `position`. The index is in the order of positions."""
-        while self._index:
-            record_id = next(iter(self._index))
-            if self._index[record_id] >= position:
-                return
-            del self._index[record_id]
 
     def _delete(self, now_ms: int) -> Released:
         shipped = [segment for segment in self._segments if segment.number < self._shipped.segment]

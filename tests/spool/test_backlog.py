@@ -1,0 +1,64 @@
+"""The backlog of a spool against a dictionary that does the same in more memory, ids of one digest included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.spool.backlog import Backlog
+from orchestrator.spool.records import Position, RecordId
+
+IDS = [RecordId(f"r{number}") for number in range(12)]
+Step = tuple[str, int]
+
+
+def two_digests(record_id: str) -> int:
+    return int(record_id[1:]) % 2
+
+
+def one_digest(_record_id: str) -> int:
+    return -1
+
+
+adding = st.tuples(st.just("add"), st.integers(0, 11))
+forgetting = st.tuples(st.just("forget"), st.integers(0, 9))
+steps = st.lists(st.one_of(adding, forgetting))
+
+
+@given(steps, st.sampled_from([hash, two_digests, one_digest]), st.integers(1, 5))
+def test_what_is_held_is_found_and_what_was_forgotten_is_not(
+    taken: list[Step], digest: Callable[[str], int], per_segment: int
+) -> None:
+    backlog = Backlog(digest)
+    model: dict[RecordId, Position] = {}
+    written = 0
+    for what, number in taken:
+        if what == "add" and IDS[number] not in model:
+            position = Position(1 + written // per_segment, 16 + 10 * (written % per_segment))
+            written += 1
+            backlog.add(IDS[number], position)
+            model[IDS[number]] = position
+        elif what == "forget":
+            later = written - number
+            before = Position(0, 0)
+            if later > 0:
+                before = Position(1 + later // per_segment, 16 + 10 * (later % per_segment))
+            backlog.forget(before)
+            model = {record_id: at for record_id, at in model.items() if at >= before}
+        assert len(backlog) == len(model)
+        for record_id, position in model.items():
+            assert position in backlog.find(record_id)
+        if digest is hash:
+            for record_id in set(IDS) - model.keys():
+                assert backlog.find(record_id) == ()
+
+
+def test_an_id_that_is_held_keeps_its_place() -> None:
+    backlog = Backlog(one_digest)
+    for offset, name in enumerate(("r0", "r1", "r1")):
+        backlog.add(RecordId(name), Position(1, offset))
+    backlog.add(RecordId("r2"), Position(2, 0))
+    assert len(backlog) == 3
+    assert backlog.find(RecordId("r2")) == (Position(1, 0), Position(2, 0))
