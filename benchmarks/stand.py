@@ -166,7 +166,7 @@ class Stand:
 
     def edge_argv(self) -> tuple[str, ...]:
         """Return the command of the edge."""
-        return (sys.executable, "-m", "node_agent", "--config", str(self._config("edge")))
+        return (sys.executable, "-m", "node_agent", "--config", str(self.config("edge")))
 
     async def start(self, *, serving: bool = True) -> None:
         """Start everything and wait until the edge sees every pool as up. Raises StandError and ProcessFailure.
@@ -191,6 +191,10 @@ class Stand:
     def data(self, program: str) -> Path:
         """Return the data folder of a program."""
         return self.folder / "data" / program
+
+    def config(self, program: str) -> Path:
+        """Return the settings file of a program."""
+        return self.folder / "config" / f"{program}.yaml"
 
     def process(self, name: str) -> psutil.Process:
         """Return a running process of the stand. Raises StandError when it does not run."""
@@ -228,7 +232,7 @@ class Stand:
 
     def _program(self, name: str, module: str, port: int) -> ProcessSpec:
         through = self._scale.through.get(module, ("-m",))
-        argv = (sys.executable, *through, module, "--config", str(self._config(name)))
+        argv = (sys.executable, *through, module, "--config", str(self.config(name)))
         return ProcessSpec(name, argv, env=PROGRAM_ENV, cwd=ROOT, ready=port_accepts(LOOPBACK, port))
 
     def _border(self) -> list[ProcessSpec]:
@@ -250,9 +254,6 @@ class Stand:
         return ProcessSpec("etcd", argv, ready=port_accepts(LOOPBACK, self._ports.etcd))
 
     # Files
-
-    def _config(self, program: str) -> Path:
-        return self.folder / "config" / f"{program}.yaml"
 
     def _file(self, secret: str) -> Path:
         return self.folder / "keys" / secret
@@ -348,9 +349,9 @@ class Stand:
             "replica_token_file": str(self._file("replica.token")),
             "pools": [{"id": engine.pool(TWO_HOP), "engines": _replicas(engine)} for engine in self.engines],
         }
-        _write(self._config("control"), {**common, **control})
-        _write(self._config("edge"), {**member, **edge, **self._scale.edge})
-        _write(self._config("scheduler"), {**member, **scheduler, **self._scale.site})
+        _write(self.config("control"), {**common, **control})
+        _write(self.config("edge"), {**member, **edge, **self._scale.edge})
+        _write(self.config("scheduler"), {**member, **scheduler, **self._scale.site})
 
 
 _AMOUNTS = {

@@ -2,10 +2,11 @@
 
     python -m benchmarks.path.processes [--of edge] [--counts 1,2] [--rounds 6] [--seconds 3] [--connections 48]
 
-Needs `wrk`. The engine answers at once, so the edge, or with `--of intake` the intake behind an edge of one process, is
-what is measured, with wrk, the engine and the rest beside it on the same cores. *Cores* is what it got of them: where
-other programs have them, more processes get no more. An intake is measured by its processor time: the edge before it
-takes more.
+The engine answers at once, so what is measured is the edge, which `wrk` calls, or with `--of intake` the intake, which
+`benchmarks.path.driver` calls as an edge would: an edge of one process cannot keep it busy. *Cores* is what it got of
+them, *load* what its load got; the engine and the rest run beside it on the same cores. *Others* is what programs got
+that are none of ours: more processes get no more of what these have. So a run in which they had more than
+`--others` cores is made again, up to a bound.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
@@ -25,69 +27,127 @@ import uvloop
 from benchmarks.figures import machine, median, table
 from benchmarks.path import wrk
 from benchmarks.path.ask import Ask, WrongAnswer, body_of, checked
-from benchmarks.path.systems import SCALE, cpu_us
-from benchmarks.stand import EDGE_ONLY, LOOPBACK, TWO_HOP, Scale, Stand, StandError
+from benchmarks.path.driven import ENGINE, driven
+from benchmarks.path.driver import DRIVER
+from benchmarks.path.systems import SCALE, engine_pid
+from benchmarks.path.watched import Spent, Watch
+from benchmarks.stand import EDGE_ONLY, LOOPBACK, Scale, Stand, StandError
 from orchestrator.cli.processes import ProcessFailure
 
 LOADS = {"whole answer of 4 tokens": (False, 4), "stream of 100 tokens": (True, 100)}
-PARTS = {"edge": ("edge", EDGE_ONLY), "intake": ("scheduler", TWO_HOP)}
-"""By what is measured: the program, and the path of the requests."""
+EDGE, INTAKE = "edge", "intake"
+PROGRAMS = {EDGE: "edge", INTAKE: "scheduler"}
+"""By what is measured: the program."""
 REQUESTS_MAX = 2_048
 """Of the edge and of its one tenant: no connection meets its share of it."""
 SETTLE_S = 3.0
 """How long the edges rest before they are loaded: of several processes, control hears of the first alone."""
+AGAIN_MAX = 5
+"""How often a run is made again."""
 
-Figures = dict[tuple[int, str], list[tuple[float, float, float]]]
-"""By processes and load: requests a second, microseconds of processor time a request, and cores that it got."""
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured, and how."""
+
+    part: str
+    counts: tuple[int, ...]
+    rounds: int
+    seconds: int
+    connections: int
+    """With a driver: attempts in flight, over all processes together."""
+    others_cores: float
+    """A run in which other programs had more is made again."""
 
 
-async def measured(
-    folder: Path, part: str, counts: tuple[int, ...], rounds: int, seconds: int, connections: int
-) -> Figures:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one load."""
+
+    requests: int
+    spent: Spent
+
+    def row(self, part: str) -> tuple[float, ...]:
+        """Return what the table shows of it, in its order."""
+        spent = self.spent
+        shown = [self.requests / spent.seconds, spent.cpu_us[part] / self.requests, spent.cores(part)]
+        if part == INTAKE:
+            shown.append(spent.cpu_us[DRIVER] / self.requests)
+        return (*shown, spent.cores(ENGINE), spent.others_cores)
+
+
+COLUMNS = {
+    EDGE: (("requests/s", 0), ("us/request", 0), ("cores", 2), ("engine, cores", 2), ("others, cores", 2)),
+    INTAKE: (
+        *(("requests/s", 0), ("us/request", 0), ("cores", 2), ("driver, us/request", 0)),
+        *(("engine, cores", 2), ("others, cores", 2)),
+    ),
+}
+"""Of a row: names, and digits after the point."""
+
+Figures = dict[tuple[int, str], list[Run]]
+"""By processes and load."""
+
+
+async def measured(folder: Path, plan: Plan) -> Figures:
     """Load the stands in turns. Raises StandError, ProcessFailure, WrkError and WrongAnswer."""
     found: Figures = defaultdict(list)
     async with AsyncExitStack() as running:
         stands = {}
-        for count in counts:
+        for count in plan.counts:
             limits = {"requests_max": REQUESTS_MAX, "tenant_requests_max": REQUESTS_MAX}
             own = {"processes": count}
-            edge = {**SCALE.edge, **limits, **(own if part == "edge" else {})}
-            site = {**SCALE.site, **(own if part == "intake" else {})}
+            edge = {**SCALE.edge, **limits, **(own if plan.part == EDGE else {})}
+            site = {**SCALE.site, **(own if plan.part == INTAKE else {})}
             scale = Scale(SCALE.slots, SCALE.context_tokens, edge=edge, site=site)
             stands[count] = stand = Stand(folder / f"stand-{count}", None, scale)
             running.push_async_callback(stand.stop)
             await stand.start()
         await asyncio.sleep(SETTLE_S)
-        for _ in range(rounds):
+        for _ in range(plan.rounds):
             for load in LOADS:
                 for count, stand in stands.items():
-                    found[count, load].append(await _loaded(stand, part, load, folder, seconds, connections))
+                    found[count, load].append(await _quiet(stand, load, folder, plan))
     return found
 
 
-async def _loaded(
-    stand: Stand, part: str, load: str, folder: Path, seconds: int, connections: int
-) -> tuple[float, float, float]:
+async def _quiet(stand: Stand, load: str, folder: Path, plan: Plan) -> Run:
+    """Return a run in which other programs had little, or of several the one in which they had the least."""
+    loaded = _driven if plan.part == INTAKE else _called
+    runs: list[Run] = []
+    while not runs or (runs[-1].spent.others_cores > plan.others_cores and len(runs) <= AGAIN_MAX):
+        runs.append(await loaded(stand, load, folder, plan))
+    return min(runs, key=lambda run: run.spent.others_cores)
+
+
+async def _called(stand: Stand, load: str, folder: Path, plan: Plan) -> Run:
+    """Load an edge with wrk."""
     stream, tokens = LOADS[load]
-    program, path = PARTS[part]
     headers = {"authorization": f"Bearer {stand.api_key}", "content-type": "application/json"}
-    model = stand.engines[0].model(path)
+    model = stand.engines[0].model(EDGE_ONLY)
     ask = Ask(LOOPBACK, stand.edge_port, headers, body_of(model, stream=stream, tokens=tokens))
     await checked(ask, tokens)
-    pid = stand.process(program).pid
-    before_us, begun_s = cpu_us(pid), time.monotonic()
-    run = await wrk.run(ask, folder, connections, seconds)
-    spent_us = cpu_us(pid) - before_us
-    return run.per_s, spent_us / run.requests, spent_us / 1e6 / (time.monotonic() - begun_s)
+    watch = Watch({EDGE: stand.process(PROGRAMS[EDGE]).pid, ENGINE: engine_pid(stand)}, os.getpid())
+    run = await wrk.run(ask, folder, plan.connections, plan.seconds)
+    return Run(run.requests, watch.spent())
+
+
+async def _driven(stand: Stand, load: str, folder: Path, plan: Plan) -> Run:
+    """Load an intake with a driver. Whether an answer streams is nothing to an intake: each does."""
+    pid = stand.process(PROGRAMS[INTAKE]).pid
+    found = await driven(stand, LOADS[load][1], folder, plan.seconds, plan.connections, pid)
+    return Run(found.requests, found.spent)
 
 
 def rendered(part: str, found: Figures) -> str:
     """Return the medians of all rounds as a table. Pure."""
-    rows = [
-        [load, str(count), *(f"{median([run[at] for run in runs]):,.{digits}f}" for at, digits in enumerate((0, 0, 2)))]
-        for (count, load), runs in sorted(found.items(), key=lambda one: (one[0][1], one[0][0]))
-    ]
-    return table(f"processes of an {part}", ["load", "processes", "requests/s", "us/request", "cores"], rows)
+    digits = [digits for _, digits in COLUMNS[part]]
+    rows = []
+    for (count, load), runs in sorted(found.items(), key=lambda one: (one[0][1], one[0][0])):
+        columns = zip(*(run.row(part) for run in runs), strict=True)
+        medians = (f"{median(column):,.{after}f}" for column, after in zip(columns, digits, strict=True))
+        rows.append([load, str(count), *medians])
+    return table(f"processes of an {part}", ["load", "processes", *(name for name, _ in COLUMNS[part])], rows)
 
 
 def main() -> int:
@@ -97,17 +157,18 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--of", default="edge", choices=PARTS, help="what has several processes")
+    parser.add_argument("--of", default=EDGE, choices=PROGRAMS, help="what has several processes")
     parser.add_argument("--counts", default="1,2", help="how many, of each stand")
     for name, default in (("rounds", 6), ("seconds", 3), ("connections", 48)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--others", type=float, default=0.2, help="cores; where others have more, a run is made again")
     options = parser.parse_args()
     counts = tuple(int(count) for count in options.counts.split(","))
+    plan = Plan(options.of, counts, options.rounds, options.seconds, options.connections, options.others)
     print(machine(), flush=True)
     try:
         with tempfile.TemporaryDirectory(prefix="tg-") as folder:
-            work = measured(Path(folder), options.of, counts, options.rounds, options.seconds, options.connections)
-            print(rendered(options.of, uvloop.run(work)))
+            print(rendered(options.of, uvloop.run(measured(Path(folder), plan))))
     except (StandError, ProcessFailure, wrk.WrkError, WrongAnswer) as failure:
         print(failure, file=sys.stderr)
         return 1
