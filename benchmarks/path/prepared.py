@@ -157,7 +157,7 @@ def written(frames: list[EdgeFrame], epoch: int = 0) -> bytes:
 
 
 def _attested(edge: EdgeId, opened: Open) -> bytes:
-    inputs = None if opened.inputs is None else opened.inputs.digest()
+    inputs = None if opened.inputs is None else opened.inputs.digest
     return attestation_bytes(
         edge, opened.attempt, opened.decision, opened.pool, opened.facts, opened.citation, inputs
     )

@@ -36,7 +36,7 @@ from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.labels import LabelSources, Mismatch
 from orchestrator.policy.verdicts import FAULT
-from orchestrator.spool.records import RecordId, RecordKind, SpoolError, SpoolFull
+from orchestrator.spool.records import Rank, RecordId, RecordKind, SpoolError, SpoolFull
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
@@ -289,7 +289,7 @@ class Attempts:
             kind, record_id = RecordKind("usage"), RecordId(record.id)
             # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
             durable = attempt.asked.departure is not None
-            await hands.spool.append_async(kind, record_id, data, durable=durable, closes=True)
+            await hands.spool.append_async(kind, record_id, data, durable=durable, rank=Rank.CLOSES)
         except SpoolError as error:
             self._not_kept(record.id, error)
         counts_by_name = {"received": attempt.tally.received, "delivered": attempt.tally.delivered}
@@ -323,6 +323,7 @@ class Attempts:
                 RecordId(record.id),
                 record.to_bytes(),
                 durable=durable,
+                rank=Rank.NEW if mandatory else Rank.SPARE,
                 retain_until_ms=retain_until_ms(record.retention, record.decided_ms),
             )
         except SpoolError as error:

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from orchestrator.spool.records import FullReason, Position, Record, SpoolClosed, SpoolError, SpoolFull
+from orchestrator.spool.records import FullReason, Position, Rank, Record, SpoolClosed, SpoolError, SpoolFull
 
 T = TypeVar("T")
 
 AHEAD_BYTES = 256 * 1024
 """Written by the loop between two syncs that nobody waits for."""
-Put = Callable[[Record, bool, bool], Position]
+Put = Callable[[Record, bool, Rank], Position]
 Sync = Callable[[Position], None]
 Quick = Callable[[Sequence[Record]], bool]
 """Whether these records could be written now without waiting for the disk."""
@@ -29,7 +29,7 @@ Quick = Callable[[Sequence[Record]], bool]
 class _Waiting:
     record: Record
     durable: bool
-    closes: bool
+    rank: Rank
     done: asyncio.Future[Position]
 
 
@@ -54,14 +54,14 @@ class GroupWriter:
         # The thread is started by the first use.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
 
-    async def append(self, record: Record, durable: bool, closes: bool) -> Position:
+    async def append(self, record: Record, durable: bool, rank: Rank) -> Position:
         """Appends one record. Raises SpoolError; when cancelled, the record may still be written."""
         if self._closed:
             raise SpoolClosed("the spool was closed")
         if len(self._pending) >= self._pending_max:
             raise SpoolFull(record.kind, FullReason.PENDING)
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(record, durable, closes, loop.create_future())
+        waiting = _Waiting(record, durable, rank, loop.create_future())
         self._pending.append(waiting)
         if self._job is None and not self._turning:
             self._turning = True
@@ -105,7 +105,7 @@ class GroupWriter:
         durable: list[tuple[_Waiting, Position]] = []
         for waiting in batch:
             try:
-                position = self._put(waiting.record, waiting.durable, waiting.closes)
+                position = self._put(waiting.record, waiting.durable, waiting.rank)
             except SpoolError as failure:
                 _fail(waiting, failure)
                 continue
@@ -162,7 +162,7 @@ class GroupWriter:
         synced: list[tuple[_Waiting, Position]] = []
         for waiting in batch:
             try:
-                position = self._put(waiting.record, waiting.durable, waiting.closes)
+                position = self._put(waiting.record, waiting.durable, waiting.rank)
             except SpoolError as failure:
                 loop.call_soon_threadsafe(_fail, waiting, failure)
                 continue

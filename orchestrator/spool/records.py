@@ -35,8 +35,21 @@ class SpoolError(Exception):
     """A spool cannot do what was asked."""
 
 
+class Rank(Enum):
+    """Who gives way when room runs out."""
+
+    SPARE = "spare"
+    """Nothing waits for it, such as a refusal: whoever makes many of these must not stop what is admitted."""
+    NEW = "new"
+    CLOSES = "closes"
+    """It completes something admitted before, and may use the reserves."""
+
+
 class FullReason(Enum):
     """Which bound of the spool was reached."""
+
+    SPARE_ROOM = "spare_room"
+    """What is left is not for records that can be spared."""
 
     REGULATED_RESERVE = "regulated_reserve"
     """What is left is not for new durable records."""

@@ -4,9 +4,10 @@ One process writes; a lock in the folder holds others off. Every public method m
 `_async` methods run in one thread of the spool's own, so that no event loop waits for the disk; durable appends that
 wait at the same time share one fdatasync.
 
-What happens at the bounds: new durable records are refused first (they announce regulated requests), then all new
-records, and only at the very end those that close something admitted before, such as its usage. A disk that others
-fill is a bound as well: some of it is kept for closing records.
+What happens at the bounds: from the half on, records that can be spared are refused, such as those of refusals; then
+new durable ones (they announce regulated requests), then all new ones, and only at the very end those that close
+something admitted before, such as its usage. A disk that others fill is a bound as well: some of it is kept for closing
+records.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from orchestrator.spool.records import (
     Entry,
     FullReason,
     Position,
+    Rank,
     Record,
     RecordId,
     RecordKind,
@@ -60,7 +62,8 @@ from orchestrator.spool.segments import (
 SEGMENT_BYTES_MIN: Final = 2 * DATA_BYTES_MAX
 SEGMENT_BYTES_MAX: Final = 64 * 1024 * 1024
 SEGMENTS_MIN: Final = 4
-BACKLOG_MAX: Final = 200_000
+BACKLOG_MAX: Final = 1_000_000
+"""Each takes some 80 bytes of memory."""
 PENDING_MAX: Final = 1024
 
 
@@ -157,15 +160,15 @@ class Spool:
         *,
         durable: bool,
         retain_until_ms: int = 0,
-        closes: bool = False,
+        rank: Rank = Rank.NEW,
     ) -> Position:
         """Appends a record and returns where it begins; when `durable`, it is on the disk by then.
 
-        `closes` marks a record that completes something admitted before; it may use the reserves. An id that waits to
+        `rank` says who gives way when room runs out. An id that waits to
         be shipped already is not written twice: the same record gives its old position, another one SpoolConflict.
         Raises SpoolFull, BadRecord, SpoolBroken, SpoolClosed. May block on the disk.
         """
-        position = self._put(Record(kind, record_id, data, retain_until_ms), durable, closes)
+        position = self._put(Record(kind, record_id, data, retain_until_ms), durable, rank)
         if durable:
             self._sync(position)
         return position
@@ -178,13 +181,13 @@ class Spool:
         *,
         durable: bool,
         retain_until_ms: int = 0,
-        closes: bool = False,
+        rank: Rank = Rank.NEW,
     ) -> Position:
         """As `append`, without blocking the event loop. A caller that is cancelled may leave the record written.
 
         An append that is not durable waits at most for the sync that is under way.
         """
-        return await self._group.append(Record(kind, record_id, data, retain_until_ms), durable, closes)
+        return await self._group.append(Record(kind, record_id, data, retain_until_ms), durable, rank)
 
     def read_from(self, position: Position | None = None) -> Iterator[Entry]:
         """The records from `position` (default: what is not shipped yet) to the end as it is now.
@@ -325,7 +328,7 @@ class Spool:
             if position >= origin:
                 self._backlog.add(frame.record.record_id, position)
 
-    def _put(self, record: Record, durable: bool, closes: bool) -> Position:
+    def _put(self, record: Record, durable: bool, rank: Rank) -> Position:
         """Writes a record without syncing it."""
         with self._lock:
             self._check_writable()
@@ -333,11 +336,11 @@ class Spool:
                 if self._is_known(record, known):
                     return known
             size_bytes = frame_size_bytes(record)
-            self._check_room(record, size_bytes, durable, closes)
+            self._check_room(record, size_bytes, durable, rank)
             try:
                 return self._place(record, size_bytes)
             except SpoolFull:
-                if not closes or not self._ballast.give_up():
+                if rank is not Rank.CLOSES or not self._ballast.give_up():
                     raise
                 return self._place(record, size_bytes)
 
@@ -368,14 +371,18 @@ class Spool:
             raise SpoolConflict(f"the spool has another record with the id {record.record_id}")
         return True
 
-    def _check_room(self, record: Record, size_bytes: int, durable: bool, closes: bool) -> None:
+    def _check_room(self, record: Record, size_bytes: int, durable: bool, rank: Rank) -> None:
         left_bytes = self._capacity_bytes - self._used_bytes() - size_bytes - SEGMENT_HEADER_BYTES
         if left_bytes < 0:
             raise SpoolFull(record.kind, FullReason.CAPACITY)
-        if closes:
+        if rank is Rank.CLOSES:
             return
-        if len(self._backlog) >= self._backlog_max:
+        waiting = len(self._backlog)
+        if waiting >= self._backlog_max:
             raise SpoolFull(record.kind, FullReason.BACKLOG)
+        half = left_bytes < self._capacity_bytes // 2 or waiting >= self._backlog_max // 2
+        if rank is Rank.SPARE and half:
+            raise SpoolFull(record.kind, FullReason.SPARE_ROOM)
         if left_bytes < self._closing_bytes:
             raise SpoolFull(record.kind, FullReason.CLOSING_RESERVE)
         if durable and left_bytes < self._reserve_bytes:

@@ -79,7 +79,9 @@ NOT_PLACED: Final = _closed(
 """The reasons of `placement.pick.Drop`."""
 CONTINUED: Final = _closed("how", "reattached", "resumed_ids", "resumed_text", "not_resumable", "refused", "failed")
 DROPPED_FRAME: Final = _closed("cause", "dead_stream", "old_epoch", "malformed", "over_credit", "unknown_stream")
-SPOOL_FULL: Final = _closed("reason", "regulated_reserve", "closing_reserve", "capacity", "backlog", "pending", "disk")
+SPOOL_FULL: Final = _closed(
+    "reason", "spare_room", "regulated_reserve", "closing_reserve", "capacity", "backlog", "pending", "disk"
+)
 IDEMPOTENCY_ANSWER: Final = _closed(
     "answer", "new", "replayed", "running", "not_kept", "uncertain", "other_body", "full", "unavailable"
 )

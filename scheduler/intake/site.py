@@ -18,7 +18,7 @@ from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import EdgeId, PoolId, ReplicaId, SchedulerId, SideId, make_decision_id, make_usage_id
 from orchestrator.policy.table import Tables
-from orchestrator.spool.records import RecordId, RecordKind, SpoolError
+from orchestrator.spool.records import Rank, RecordId, RecordKind, SpoolError
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
@@ -360,6 +360,7 @@ class Site:
                 RecordId(record.id),
                 record.to_bytes(),
                 durable=record.regulated,
+                rank=Rank.NEW if problem is None else Rank.SPARE,
                 retain_until_ms=retain_until_ms(record.retention, now_ms),
             )
         except SpoolError as error:
@@ -436,7 +437,7 @@ class Site:
         try:
             data = record.to_bytes()
             kind, record_id = RecordKind("usage"), RecordId(record.id)
-            await self._hands.spool.append_async(kind, record_id, data, durable=False, closes=True)
+            await self._hands.spool.append_async(kind, record_id, data, durable=False, rank=Rank.CLOSES)
         except SpoolError as error:
             log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
 

@@ -15,6 +15,7 @@ from orchestrator.spool.records import (
     DATA_BYTES_MAX,
     BadRecord,
     FullReason,
+    Rank,
     RecordId,
     RecordKind,
     SpoolBroken,
@@ -43,11 +44,11 @@ def opened(
     )
 
 
-def fill(spool: Spool, kind: str, *, durable: bool = False, closes: bool = False, size_bytes: int = 4000) -> SpoolFull:
+def fill(spool: Spool, kind: str, *, durable: bool = False, rank: Rank = Rank.NEW, size_bytes: int = 4000) -> SpoolFull:
     """Appends until it is refused."""
     for number in range(10_000):
         try:
-            spool.append(DECISION, RecordId(f"{kind}-{number}"), b"x" * size_bytes, durable=durable, closes=closes)
+            spool.append(DECISION, RecordId(f"{kind}-{number}"), b"x" * size_bytes, durable=durable, rank=rank)
         except SpoolFull as full:
             return full
     raise AssertionError("the spool has no bound")
@@ -63,9 +64,20 @@ def test_a_full_spool_refuses_regulated_requests_first_and_what_closes_last(tmp_
             spool.append(DECISION, RecordId("regulated"), b"x" * 40_000, durable=True)
         assert fill(spool, "more").reason is FullReason.CLOSING_RESERVE
         # What was admitted can still be closed, durable or not, up to the last byte.
-        spool.append(USAGE, RecordId("use"), b"x" * 4000, durable=True, closes=True)
-        assert fill(spool, "closing", closes=True).reason is FullReason.CAPACITY
+        spool.append(USAGE, RecordId("use"), b"x" * 4000, durable=True, rank=Rank.CLOSES)
+        assert fill(spool, "closing", rank=Rank.CLOSES).reason is FullReason.CAPACITY
         assert spool.used_bytes <= CAPACITY_BYTES
+
+
+def test_records_that_can_be_spared_leave_half_of_the_room_to_others(tmp_path: Path) -> None:
+    with opened(tmp_path / "bytes") as spool:
+        assert fill(spool, "refusal", rank=Rank.SPARE).reason is FullReason.SPARE_ROOM
+        assert CAPACITY_BYTES // 2 <= spool.free_bytes < CAPACITY_BYTES // 2 + 10_000
+        spool.append(DECISION, RecordId("regulated"), b"x" * 4000, durable=True)
+    with opened(tmp_path / "records", backlog_max=10) as spool:
+        assert fill(spool, "refusal", rank=Rank.SPARE, size_bytes=1).reason is FullReason.SPARE_ROOM
+        assert spool.backlog == 5
+        spool.append(DECISION, RecordId("general"), b"x", durable=False)
 
 
 def test_the_files_never_grow_beyond_the_capacity(tmp_path: Path) -> None:
@@ -118,7 +130,7 @@ def test_the_number_of_records_that_wait_is_bounded(tmp_path: Path) -> None:
     with opened(tmp_path, backlog_max=3) as spool:
         assert fill(spool, "r", size_bytes=1).reason is FullReason.BACKLOG
         assert spool.backlog == 3
-        spool.append(USAGE, RecordId("use"), b"", durable=False, closes=True)
+        spool.append(USAGE, RecordId("use"), b"", durable=False, rank=Rank.CLOSES)
         spool.release(spool.end, now_ms=0)
         spool.append(DECISION, RecordId("next"), b"", durable=False)
 
@@ -233,7 +245,7 @@ def test_on_a_disk_that_others_filled_what_was_admitted_is_still_closed(
             full.setattr(os, "posix_fallocate", no_room)
             with pytest.raises(SpoolFull, match="disk"):
                 spool.append(DECISION, RecordId("late"), b"", durable=False)
-            spool.append(USAGE, RecordId("use"), b"", durable=False, closes=True)
+            spool.append(USAGE, RecordId("use"), b"", durable=False, rank=Rank.CLOSES)
             assert not ballast.exists()
             # There is room for a record now, but none to close what it would admit.
             with pytest.raises(SpoolFull, match="disk"):
