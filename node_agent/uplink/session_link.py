@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import grpc
 import msgspec
 
+from node_agent.uplink.inbox import Inbox
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.citation import Citation
 from orchestrator.evidence.inputs import InputManifest
@@ -152,7 +153,7 @@ class SessionLink:
         self._outbox: Outbox[EdgeFrame] = Outbox()  # bounded: by the streams and their credit
         self._leaving = asyncio.Event()
         """Set when the transport is to be given up."""
-        self._waiting: dict[AttemptId, tuple[asyncio.Queue[StreamFrame], Tally]] = {}
+        self._waiting: dict[AttemptId, tuple[Inbox[StreamFrame], Tally]] = {}
         """By attempt: stream numbers begin again with every session, and an old stream may still be read out."""
         self._load_heard_us: dict[PoolId, int] = {}
         self._opened: dict[PoolId, int] = {}  # bounded: by the pools
@@ -215,8 +216,8 @@ class SessionLink:
             yield Refused(0, sendable.attempt, "engine_unreachable", detail)
             return
         stream = machine.next_stream()
-        queue: asyncio.Queue[StreamFrame] = asyncio.Queue(FRAMES_MAX)
-        self._waiting[sendable.attempt] = (queue, tally)
+        inbox: Inbox[StreamFrame] = Inbox()  # bounded: FRAMES_MAX
+        self._waiting[sendable.attempt] = (inbox, tally)
         opened = Open(
             stream,
             sendable.attempt,
@@ -239,11 +240,11 @@ class SessionLink:
         self._act(machine.open(opened, _now_us()))
         try:
             while True:
-                frame = following if following is not None else await queue.get()
+                frame = following if following is not None else await inbox.get()
                 following, size_bytes = None, 0
                 if isinstance(frame, Tokens):
                     # What came together is handed on together.
-                    frame, size_bytes, following = _gathered(frame, queue)
+                    frame, size_bytes, following = _gathered(frame, inbox)
                 ended = isinstance(frame, Done | Broken | Refused)
                 yield frame
                 if isinstance(frame, Tokens):
@@ -387,33 +388,31 @@ class SessionLink:
         waiting = self._waiting.get(frame.attempt)
         if waiting is None:
             return
-        queue, tally = waiting
+        inbox, tally = waiting
         if isinstance(frame, Tokens):
             tally.received += frame.count
-        try:
-            queue.put_nowait(frame)
-        except asyncio.QueueFull:
+        if len(inbox) >= FRAMES_MAX:
             # Credit bounds the tokens; only frames that cost none, sent again and again, come here. Everything that
             # waits is dropped, so that the tenant gets a prefix and never a gap.
-            while not queue.empty():
-                queue.get_nowait()
+            inbox.clear()
             detail = "The pool sent more frames than a stream has."
-            queue.put_nowait(Broken(frame.stream, frame.attempt, "protocol_violation", detail, PoolCounts()))
+            frame = Broken(frame.stream, frame.attempt, "protocol_violation", detail, PoolCounts())
+        inbox.put(frame)
 
 
 def _now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-def _gathered(first: Tokens, queue: asyncio.Queue[StreamFrame]) -> tuple[Tokens, int, StreamFrame | None]:
+def _gathered(first: Tokens, inbox: Inbox[StreamFrame]) -> tuple[Tokens, int, StreamFrame | None]:
     """Return all tokens that are here as one frame, what they count against credit, and the frame that follows."""
     size_bytes = held_bytes(first.text, first.ids)
-    if queue.empty():
+    if not len(inbox):
         return first, size_bytes, None
     texts, ids, count = [first.text], list(first.ids), first.count
     following: StreamFrame | None = None
-    while following is None and not queue.empty():
-        frame = queue.get_nowait()
+    while following is None and len(inbox):
+        frame = inbox.take()
         if isinstance(frame, Tokens):
             size_bytes += held_bytes(frame.text, frame.ids)
             texts.append(frame.text)
