@@ -7,7 +7,7 @@ It answers nothing by itself. A request that is not read goes to the application
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from time import time
@@ -260,6 +260,7 @@ class _Serving:
         "_connection",
         "_expects",
         "_head",
+        "_left",
         "_parts",
         "_silent",
         "_start",
@@ -288,6 +289,8 @@ class _Serving:
         self.gone = False
         """Whether the client has left."""
         self._waiter: asyncio.Future[None] | None = None
+        self._left: Callable[[], None] | None = None
+        """Called when the client is gone."""
         self._start: bytes | None = None
         """The head of the answer until the first part of its body leaves with it."""
         self._chunked = False
@@ -329,6 +332,9 @@ class _Serving:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        if self._left is not None and (self.gone or self._broken):
+            left, self._left = self._left, None
+            left()
 
     def here(self) -> bytes | None:
         """The whole body, where it came with the head."""
@@ -348,10 +354,11 @@ class _Serving:
                 self._transport.write(_CONTINUE)
             await self._something()
 
-    async def hung_up(self) -> None:
-        """Returns when the client is gone, or sends what is no request."""
-        while not self.gone and not self._broken:
-            await self._something()
+    def watch(self, left: Callable[[], None] | None) -> None:
+        """Call `left` once when the client is gone, or sends what is no request; None calls nobody any more."""
+        self._left = left
+        if left is not None and (self.gone or self._broken):
+            asyncio.get_running_loop().call_soon(self._wake)
 
     def _taken(self) -> bytes:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)

@@ -66,8 +66,11 @@ class Client(Protocol):
     async def part(self) -> tuple[bytes, bool] | None:
         """Return the next part of the body, and whether more follows; None when the client is gone."""
 
-    async def hung_up(self) -> None:
-        """Return when the client is gone. Only after the body was read."""
+    def watch(self, left: Callable[[], None] | None) -> None:
+        """Call `left` once when the client is gone, never before this returns; None calls nobody any more.
+
+        Only after the body was read.
+        """
 
     def begin(self, status: int, headers: Sequence[Pair]) -> None:
         """The answer begins. Its head leaves with the first of `put`. Raises ValueError for a line end in a header."""

@@ -8,9 +8,6 @@ from typing import Self
 
 from node_agent.front.http import Client
 
-WATCH_AFTER_S = 0.05
-"""A client that hangs up sooner than this after its request is noticed then."""
-
 
 class Gone(Exception):
     """The client hung up."""
@@ -23,13 +20,11 @@ class Interest:
     the cancellation becomes the exception when it leaves the block.
     """
 
-    __slots__ = ("_client", "_task", "_timer", "_watcher", "_why")
+    __slots__ = ("_client", "_task", "_why")
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._task: asyncio.Task[object] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
         self._why: Exception | None = None
 
     async def __aenter__(self) -> Self:
@@ -42,21 +37,14 @@ class Interest:
         task, self._task = self._task, None
         why = self._why
         others = task.uncancel() if why is not None and task is not None else 0
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        self._client.watch(None)
         # A cancellation from elsewhere is not ours to replace.
         if why is not None and kind is asyncio.CancelledError and others <= 0:
             raise why from None
 
     def watch(self) -> None:
-        """Soon the client's hanging up ends the work. Only after the body was read.
-
-        A request that is answered before then needs no task beside its own.
-        """
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+        """From now on the client's hanging up ends the work. Only after the body was read."""
+        self._client.watch(self._left)
 
     def interrupt(self, why: Exception) -> None:
         """End the work with `why`. Does nothing when it has ended or was interrupted before."""
@@ -64,9 +52,5 @@ class Interest:
             self._why = why
             self._task.cancel()
 
-    def _begin(self) -> None:
-        self._watcher = asyncio.create_task(self._watch())
-
-    async def _watch(self) -> None:
-        await self._client.hung_up()
+    def _left(self) -> None:
         self.interrupt(Gone())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -13,15 +14,24 @@ class Wire:
     """As much of a client as an interest watches."""
 
     def __init__(self) -> None:
-        self.gone = asyncio.Event()
+        self._left: Callable[[], None] | None = None
 
-    async def hung_up(self) -> None:
-        await self.gone.wait()
+    @property
+    def watched(self) -> bool:
+        return self._left is not None
+
+    def watch(self, left: Callable[[], None] | None) -> None:
+        self._left = left
+
+    def hang_up(self) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            left()
 
 
 async def test_hanging_up_ends_every_wait_and_leaves_no_trace() -> None:
     wire = Wire()
-    asyncio.get_running_loop().call_later(0.02, wire.gone.set)
+    asyncio.get_running_loop().call_later(0.02, wire.hang_up)
     with pytest.raises(Gone):
         async with Interest(wire) as interest:
             interest.watch()
@@ -52,8 +62,8 @@ async def test_work_that_ends_in_time_is_not_disturbed() -> None:
     async with Interest(wire) as interest:
         interest.watch()
         await asyncio.sleep(0.01)
-    wire.gone.set()
-    await asyncio.sleep(0.01)
+        assert wire.watched
+    assert not wire.watched
 
 
 async def test_an_error_of_the_work_is_not_replaced() -> None:
@@ -80,6 +90,6 @@ async def test_a_cancellation_from_elsewhere_is_not_swallowed() -> None:
     both = asyncio.create_task(work())
     await entered.wait()
     both.cancel()
-    wire.gone.set()
+    wire.hang_up()
     with pytest.raises(asyncio.CancelledError):
         await both
