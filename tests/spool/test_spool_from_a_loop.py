@@ -211,9 +211,9 @@ async def test_a_disk_that_fails_behind_the_loop_ends_the_writing(tmp_path: Path
     spool = Spool(tmp_path, capacity_bytes=16 * SEGMENT_BYTES_MAX, segment_bytes=SEGMENT_BYTES_MAX)
     disk.fails = True
     try:
-        for number in range(AHEAD_BYTES // 4096 + 2):
-            await spool.append_async(DECISION, RecordId(f"r{number}"), b"x" * 4096, durable=False)
         with pytest.raises(SpoolBroken, match="syncing"):
+            for number in range(AHEAD_BYTES // 4096 + 2):
+                await spool.append_async(DECISION, RecordId(f"r{number}"), b"x" * 4096, durable=False)
             for number in range(1_000):
                 await spool.append_async(DECISION, RecordId(f"later{number}"), b"x", durable=False)
                 await asyncio.sleep(0.001)
