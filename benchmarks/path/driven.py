@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.path.ask import WrongAnswer, body_of
-from benchmarks.path.driver import Driven
+from benchmarks.path.driver import Window
 from benchmarks.stand import INSTANT, ROOT, TENANT, TWO_HOP, Stand
 
 ENGINE = "engine"
@@ -21,8 +21,13 @@ EACH_PER_S = 4_000
 WARM_S = 1.0
 
 
-async def driven(stand: Stand, tokens: int, folder: Path, seconds: float, in_flight: int, intake_pid: int) -> Driven:
-    """Drive an intake, with attempts of general data. Raises WrongAnswer when one of them had no whole answer."""
+async def driven(
+    stand: Stand, tokens: int, folder: Path, seconds: int, in_flight: int, intake_pid: int
+) -> list[Window]:
+    """Drive an intake with attempts of general data, and measure each second.
+
+    Raises WrongAnswer when one of them had no whole answer.
+    """
     engine = next(one for one in stand.engines if one.name == INSTANT)
     body_file = folder / "body.json"
     body_file.write_bytes(body_of(engine.model(TWO_HOP), stream=True, tokens=tokens))
@@ -47,4 +52,4 @@ async def driven(stand: Stand, tokens: int, folder: Path, seconds: float, in_fli
             await process.wait()
     if process.returncode:
         raise WrongAnswer(errors.decode("utf-8", "replace").strip()[-400:])
-    return msgspec.json.decode(output, type=Driven)
+    return msgspec.json.decode(output, type=list[Window])

@@ -44,6 +44,7 @@ DIAL_S = 30.0
 REDIAL_S = 0.05
 WARM_S = 0.5
 """How long it drives before it measures."""
+WINDOW_S = 1.0
 POLL_S = 0.01
 END_S = 15.0
 """How long the last answers and settlements may take."""
@@ -51,8 +52,8 @@ END_S = 15.0
 Call = grpc.aio.StreamStreamCall[bytes, bytes]
 
 
-class Driven(msgspec.Struct, frozen=True):
-    """What was measured."""
+class Window(msgspec.Struct, frozen=True):
+    """What was measured in some of the time."""
 
     requests: int
     """Answers that were whole. One that is not ends the measurement."""
@@ -101,9 +102,9 @@ class Wire:
 
 
 async def drive(
-    made_of: Template, tokens: int, each: int, in_flight: int, seconds: float, watch: Callable[[], Watch]
-) -> Driven:
-    """Keep so many attempts in flight over all processes of the intake, and measure for some seconds.
+    made_of: Template, tokens: int, each: int, in_flight: int, windows: int, watch: Callable[[], Watch]
+) -> list[Window]:
+    """Keep so many attempts in flight over all processes of the intake, and measure one second after the other.
 
     Of `each` attempts for a process, one must be left at the end. Raises WrongAnswer, and grpc.aio.AioRpcError when the
     intake is not there.
@@ -112,7 +113,7 @@ async def drive(
         calls = await _dialled(made_of, stack)
         attempts = prepare(made_of, len(calls), each, tokens, _now_ms())
         wires = [Wire(call, Lane(one, text_of(tokens), tokens)) for call, one in zip(calls, attempts, strict=True)]
-        work = asyncio.create_task(_measured(wires, in_flight, seconds, watch))
+        work = asyncio.create_task(_measured(wires, in_flight, windows, watch))
         tasks = [asyncio.create_task(job()) for wire in wires for job in (wire.read, wire.write, wire.tick)]
         try:
             done, _ = await asyncio.wait([work, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -125,21 +126,23 @@ async def drive(
             await asyncio.gather(work, *tasks, return_exceptions=True)
 
 
-async def _measured(wires: list[Wire], in_flight: int, seconds: float, watch: Callable[[], Watch]) -> Driven:
+async def _measured(wires: list[Wire], in_flight: int, windows: int, watch: Callable[[], Watch]) -> list[Window]:
     for index, wire in enumerate(wires):
         wire.say(wire.lane.begin((in_flight + index) // len(wires)))
     await asyncio.sleep(WARM_S)
-    complete, watching = _complete(wires), watch()
-    await asyncio.sleep(seconds)
-    requests, spent = _complete(wires) - complete, watching.spent()
-    if not requests or any(wire.lane.ran_out for wire in wires):
-        raise WrongAnswer(f"{requests} answers, and for more than that no attempts were prepared")
+    found = []
+    for _ in range(windows):
+        complete, watching = _complete(wires), watch()
+        await asyncio.sleep(WINDOW_S)
+        found.append(Window(_complete(wires) - complete, watching.spent()))
+    if any(wire.lane.ran_out for wire in wires) or not all(window.requests for window in found):
+        raise WrongAnswer(f"{_complete(wires)} answers: none for a second, or all that was prepared")
     for wire in wires:
         wire.lane.close()
     async with asyncio.timeout(END_S):
         while not all(wire.over for wire in wires):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(POLL_S)
-    return Driven(requests, spent)
+    return found
 
 
 def _complete(wires: list[Wire]) -> int:
@@ -193,7 +196,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, required=True, help="how many it asks for")
     parser.add_argument("--each", type=int, default=12_000, help="attempts that are prepared for each process")
     parser.add_argument("--in-flight", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--watch", default="", help="name=pid,...: whose processor time is measured")
     parser.add_argument("--ours", type=int, default=os.getpid(), help="from which process everything of ours descends")
     options = parser.parse_args()

@@ -4,9 +4,10 @@
 
 The engine answers at once, so what is measured is the edge, which `wrk` calls, or with `--of intake` the intake, which
 `benchmarks.path.driver` calls as an edge would: an edge of one process cannot keep it busy. *Cores* is what it got of
-them, *load* what its load got; the engine and the rest run beside it on the same cores. *Others* is what programs got
-that are none of ours: more processes get no more of what these have. So a run in which they had more than
-`--others` cores is made again, up to a bound.
+them; the load, the engine and the rest run beside it on the same cores. *Others* is what programs got that are none of
+ours: more processes get no more of what these have. So each run waits for a moment in which they have no more than
+`--others` cores, and is made again where they had more in it, up to a bound. Of an intake each second is measured, and
+of a run that one counts in which the others had the least.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ SETTLE_S = 3.0
 """How long the edges rest before they are loaded: of several processes, control hears of the first alone."""
 AGAIN_MAX = 5
 """How often a run is made again."""
+LOOK_S = 1.0
+LOOKS_MAX = 60
+"""How often is looked, before a run, whether other programs are busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,11 @@ class Run:
         if part == INTAKE:
             shown.append(spent.cpu_us[DRIVER] / self.requests)
         return (*shown, spent.cores(ENGINE), spent.others_cores)
+
+    def said(self, part: str) -> str:
+        """Return its row as words."""
+        shown = zip(COLUMNS[part], self.row(part), strict=True)
+        return "; ".join(f"{name} {value:,.{digits}f}" for (name, digits), value in shown)
 
 
 COLUMNS = {
@@ -107,17 +116,27 @@ async def measured(folder: Path, plan: Plan) -> Figures:
         for _ in range(plan.rounds):
             for load in LOADS:
                 for count, stand in stands.items():
-                    found[count, load].append(await _quiet(stand, load, folder, plan))
+                    found[count, load].append(await _quiet(stand, count, load, folder, plan))
     return found
 
 
-async def _quiet(stand: Stand, load: str, folder: Path, plan: Plan) -> Run:
+async def _quiet(stand: Stand, count: int, load: str, folder: Path, plan: Plan) -> Run:
     """Return a run in which other programs had little, or of several the one in which they had the least."""
     loaded = _driven if plan.part == INTAKE else _called
     runs: list[Run] = []
     while not runs or (runs[-1].spent.others_cores > plan.others_cores and len(runs) <= AGAIN_MAX):
+        await _until_quiet(plan.others_cores)
         runs.append(await loaded(stand, load, folder, plan))
+        print(f"  {load}, {count}: {runs[-1].said(plan.part)}", file=sys.stderr, flush=True)
     return min(runs, key=lambda run: run.spent.others_cores)
+
+
+async def _until_quiet(others_cores: float) -> None:
+    for _ in range(LOOKS_MAX):
+        watch = Watch({}, os.getpid())
+        await asyncio.sleep(LOOK_S)
+        if watch.spent().others_cores <= others_cores:
+            return
 
 
 async def _called(stand: Stand, load: str, folder: Path, plan: Plan) -> Run:
@@ -135,8 +154,9 @@ async def _called(stand: Stand, load: str, folder: Path, plan: Plan) -> Run:
 async def _driven(stand: Stand, load: str, folder: Path, plan: Plan) -> Run:
     """Load an intake with a driver. Whether an answer streams is nothing to an intake: each does."""
     pid = stand.process(PROGRAMS[INTAKE]).pid
-    found = await driven(stand, LOADS[load][1], folder, plan.seconds, plan.connections, pid)
-    return Run(found.requests, found.spent)
+    windows = await driven(stand, LOADS[load][1], folder, plan.seconds, plan.connections, pid)
+    quietest = min(windows, key=lambda window: window.spent.others_cores)
+    return Run(quietest.requests, quietest.spent)
 
 
 def rendered(part: str, found: Figures) -> str:

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.path.ask import WrongAnswer, text_of
-from benchmarks.path.driven import driven
+from benchmarks.path.driven import ENGINE, driven
 from benchmarks.path.driver import DRIVER
 from benchmarks.path.lane import Lane
 from benchmarks.path.prepared import Prepared, written
+from benchmarks.path.processes import INTAKE, Run, rendered
+from benchmarks.path.watched import Spent
 from benchmarks.stand import Scale, Stand
 from orchestrator.cli.evidence import records
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
@@ -151,11 +153,12 @@ async def test_both_processes_of_an_intake_permit_what_is_driven_at_them(tmp_pat
     try:
         await stand.start()
         pid = stand.process("scheduler").pid
-        found = await driven(stand, TOKENS, tmp_path, 0.5, 8, pid)
+        found = await driven(stand, TOKENS, tmp_path, 2, 8, pid)
     finally:
         await stand.stop()
-    assert found.requests > 0
-    assert found.spent.cpu_us.keys() == {"intake", "engine", DRIVER}
+    assert len(found) == 2
+    assert all(window.requests for window in found)
+    assert {frozenset(window.spent.cpu_us) for window in found} == {frozenset({INTAKE, ENGINE, DRIVER})}
     spools = [folder / "spool" for _, folder in folders_in(stand.data("scheduler"))]
     assert len(spools) == 2
     for spool in spools:
@@ -164,3 +167,16 @@ async def test_both_processes_of_an_intake_permit_what_is_driven_at_them(tmp_pat
         assert {one["outcome"] for one in used} == {"complete"}
         told = [one["counts"]["edge"] for one in used]
         assert told == [{"received": TOKENS, "delivered": TOKENS, "reported": True}] * len(used)
+
+
+def test_the_table_of_processes_shows_medians_by_load_and_count() -> None:
+    def run(requests: int) -> Run:
+        return Run(requests, Spent(2.0, {INTAKE: 1e6, ENGINE: 5e5, DRIVER: 1e5}, 0.125))
+
+    shown = rendered(INTAKE, {(2, "b"): [run(1000)], (1, "b"): [run(500), run(5000), run(1000)], (1, "a"): [run(200)]})
+    rows = [line.split() for line in shown.splitlines()[3:]]
+    assert rows == [
+        ["a", "1", "100", "5,000", "0.50", "500", "0.25", "0.12"],
+        ["b", "1", "500", "1,000", "0.50", "100", "0.25", "0.12"],
+        ["b", "2", "500", "1,000", "0.50", "100", "0.25", "0.12"],
+    ]
