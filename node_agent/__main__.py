@@ -6,7 +6,7 @@ from pathlib import Path
 
 from node_agent.settings import EdgeSettings
 from node_agent.watch.moving import settle_keys
-from node_agent.watch.shares import check, settings_of
+from node_agent.watch.shares import check, leased_of, settings_of
 from orchestrator.config.program import program
 from orchestrator.watch.keeper import Kept, keep
 from orchestrator.watch.prepare import prepare
@@ -33,7 +33,8 @@ def _watch(settings: EdgeSettings) -> int:
         parent_pid = os.getpid()
         return prepare(data_dir, [settings_of(settings, index, parent_pid) for index in range(settings.processes)])
 
-    kept = Kept("node_agent", PREFIX, settings.host, settings.port, data_dir, settings.drain_grace_ms)
+    place = (settings.host, settings.port, data_dir)
+    kept = Kept("node_agent", PREFIX, *place, settings.drain_grace_ms, leased_of(settings))
     return keep(kept, prepared)
 
 

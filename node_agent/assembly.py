@@ -24,7 +24,9 @@ from node_agent.uplink.recorder import Recorder
 from node_agent.uplink.report import edge_report
 from node_agent.uplink.routes import Routes
 from node_agent.watch.moving import settle_keys
+from node_agent.watch.shares import leased_of
 from node_agent.workers.local import LocalServer
+from node_agent.workers.places import LeasedPlaces
 from node_agent.workers.relay import Siblings
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.blobs import Report
@@ -44,6 +46,9 @@ from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.names import CODE, MANIFEST_NUMBER, MODEL, POOL, RULE, STREAMS_CONTINUED, Event
+from orchestrator.watch.holding import Holding
+from orchestrator.watch.line import own_end
+from orchestrator.watch.parts import share
 from orchestrator.watch.places import socket_of
 from orchestrator.watch.shares import member_name
 from orchestrator.watch.tether import die_with
@@ -109,6 +114,8 @@ class Agent:
             ).write,
             retained_bytes=settings.resume_bytes,
         )
+        worker = settings.worker
+        self._holding = None if worker is None else Holding(leased_of(settings), worker.index)
         self._front = Front(
             edge=EdgeId(settings.id),
             ask=Gate(settings.id, hands).ask,
@@ -119,6 +126,7 @@ class Agent:
             metrics=self._metrics,
             desk=self._desk,
             elsewhere=_siblings(settings, sealer),
+            places=None if self._holding is None else LeasedPlaces(self._holding),
         )
         self._servers = _servers(self._front, settings)
 
@@ -128,7 +136,9 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain: no new work, running answers to their end or the grace, then leave."""
         self._routes.start()
-        purging = asyncio.create_task(self._desk.run())
+        tasks = [asyncio.create_task(self._desk.run())]
+        if self._holding is not None:
+            tasks.append(asyncio.create_task(self._holding.run(own_end())))
         await self._follower.start()
         for server in self._servers:
             await server.start()
@@ -142,8 +152,9 @@ class Agent:
         finally:
             await self._follower.stop()
             await self._routes.close()
-            purging.cancel()
-            await asyncio.gather(purging, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._desk.close()
             await self._spool.close_async()
 
@@ -179,7 +190,9 @@ def _siblings(settings: EdgeSettings, sealer: Sealer) -> Siblings | None:
     worker = settings.worker
     if worker is None:
         return None
-    return Siblings(sealer, worker.index, settings.processes, Path(worker.run_dir), _limits(settings))
+    relays_max = share(settings.requests_max, settings.processes, worker.index)
+    of = (settings.processes, Path(worker.run_dir))
+    return Siblings(sealer, worker.index, *of, _limits(settings), relays_max)
 
 
 def _servers(front: Front, settings: EdgeSettings) -> tuple[FrontServer, ...]:

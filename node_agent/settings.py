@@ -43,8 +43,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roots: tuple[RootSetting, ...]
     """Pinned roots of both sides."""
     processes: Annotated[int, msgspec.Meta(ge=1, le=PROCESSES_MAX)] = 1
-    """Processes that serve on the one port. Above 1, each has an even share of `requests_max`, `tenant_requests_max`,
-    `resume_bytes`, `spool_bytes`, `record_trace_bytes` and of what is set for idempotency keys."""
+    """Processes that serve on the one port. Above 1, each has an even share of `resume_bytes`, `spool_bytes`,
+    `record_trace_bytes` and of what is set for idempotency keys, and leases shares of `requests_max` and
+    `tenant_requests_max`."""
     engines: tuple[EngineSettings, ...] = ()
     body_bytes_max: int = 1 << 20
     body_timeout_ms: int = 10_000

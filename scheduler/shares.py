@@ -7,8 +7,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from orchestrator.config.secret import SettingsError
+from orchestrator.watch.parts import share
 from orchestrator.watch.places import folder_of, run_folder
-from orchestrator.watch.shares import WorkerSettings, check_shared, share
+from orchestrator.watch.shares import WorkerSettings, check_shared
 from scheduler.settings import PoolSettings, SchedulerSettings
 
 PORT_MAX = 65_535

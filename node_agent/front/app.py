@@ -21,7 +21,7 @@ from node_agent.front.exchange import Exchange
 from node_agent.front.http import Client, FramingError, Head, check_encoding, check_our_headers
 from node_agent.front.interest import Gone
 from node_agent.front.keyed import Elsewhere, Keyed, key_of
-from node_agent.front.limits import Admission, Limits
+from node_agent.front.limits import Admission, Limits, Places
 from node_agent.front.readiness import unready_reason
 from node_agent.front.shapes import model_list, model_object
 from node_agent.front.tenants import Caller, authenticate, entitled_models
@@ -31,7 +31,7 @@ from orchestrator.bundles.assemble import Bundle
 from orchestrator.policy.ids import RANDOM_BYTES, EdgeId, make_request_id
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import CONTENT_TYPE, Metrics
-from orchestrator.telemetry.names import REQUESTS_ACTIVE, Event
+from orchestrator.telemetry.names import PLACES, REQUESTS_ACTIVE, UNEVEN_LIMITS, Event
 from orchestrator.wire.catalogue import Problem, ProblemError
 
 log = logger("node_agent.front")
@@ -52,11 +52,13 @@ class Front:
         metrics: Metrics,
         desk: Desk | None = None,
         elsewhere: Elsewhere | None = None,
+        places: Places | None = None,
     ) -> None:
         """`ask` is the gate; `bundle` gives the one in use; `entropy` gives as many random bytes as it is told.
 
         `desk` takes requests with an `Idempotency-Key`; without one they are refused. `elsewhere` is where an edge of
-        several processes has those served for whose keys another process answers.
+        several processes has those served for whose keys another process answers, and `places` are those that such a
+        process has of `limits`.
         """
         self._edge = edge
         self._bundle = bundle
@@ -66,7 +68,8 @@ class Front:
         self._metrics = metrics
         self._desk = desk
         self._elsewhere = elsewhere
-        self._admission = Admission(limits)
+        self._places = places
+        self._admission = Admission(limits, places)
         self._completions = Completions(ask, limits, self._admission, now_ms)
         self._draining = False
 
@@ -119,6 +122,9 @@ class Front:
             return False
         if head.path == METRICS:
             self._metrics.set(REQUESTS_ACTIVE, self._admission.running)
+            if self._places is not None:
+                self._metrics.set(PLACES, self._places.of_all())
+                self._metrics.set(UNEVEN_LIMITS, self._places.uneven())
             own = self._metrics.render()
             await exchange.answer(200, own if elsewhere is None else await elsewhere.metrics(own), CONTENT_TYPE)
         elif head.path == DOCUMENT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import msgspec
 
@@ -37,6 +38,28 @@ class Limits(msgspec.Struct, frozen=True):
     waits: Waits = AS_SET
 
 
+class Places(Protocol):
+    """The places of one of several processes of an edge, which change. None of these waits for anything."""
+
+    def of_all(self) -> int:
+        """Return how many requests of all tenants may be in flight here."""
+
+    def of(self, tenant: TenantId) -> int:
+        """Return how many of them may be of one tenant."""
+
+    def uneven(self) -> int:
+        """Return of how many limits this process leases more than its even share, or lends some of it."""
+
+    def taken(self, tenant: TenantId) -> None:
+        """A request has a place."""
+
+    def freed(self, tenant: TenantId) -> None:
+        """A request has left its place."""
+
+    def short(self, tenant: TenantId | None) -> None:
+        """A request was refused for want of places: of all, or of those of a tenant."""
+
+
 class Admission:
     """Counts the requests in flight: their bodies and answers are the memory that tenants can take.
 
@@ -44,8 +67,10 @@ class Admission:
     last place is never given to it: whoever comes with little finds room, whatever another tenant sends.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, places: Places | None = None) -> None:
+        """`places` are those of one of several processes; without them, those of `limits` are all here."""
         self._limits = limits
+        self._places = places
         self._by_tenant: Counter[TenantId] = Counter()
         self.running = 0
         """Requests in flight."""
@@ -58,23 +83,32 @@ class Admission:
             raise ProblemError(problem)
         self.running += 1
         self._by_tenant[tenant] += 1
+        if self._places is not None:
+            self._places.taken(tenant)
         try:
             yield
         finally:
+            if self._places is not None:
+                self._places.freed(tenant)
             self.running -= 1
             self._by_tenant[tenant] -= 1
             if not self._by_tenant[tenant]:
                 del self._by_tenant[tenant]
 
     def _refusal(self, tenant: TenantId) -> Problem | None:
-        held, places = self._by_tenant.get(tenant, 0), self._limits.requests_max
-        if held >= self._limits.tenant_requests_max:
-            most = self._limits.tenant_requests_max
-            return Problem("tenant_limit", f"This tenant has {most} requests in flight here, as many as it may have.")
+        held, most, places = self._by_tenant.get(tenant, 0), self._limits.tenant_requests_max, self._limits.requests_max
+        if self._places is not None:
+            most, places = self._places.of(tenant), self._places.of_all()
+        if held >= most:
+            if self._places is not None:
+                self._places.short(tenant)
+            return Problem("tenant_limit", f"This tenant has {held} requests in flight here, as many as it may have.")
         holders = len(self._by_tenant) + (held == 0)
         large = held >= equal_share(places, holders + 1)
         if may_hold(held, self.running + large, places, holders):
             return None
+        if self._places is not None:
+            self._places.short(None)
         if large:
             return Problem("tenant_share", f"This edge is nearly full, and {held} requests of this tenant are in it.")
         return Problem("overloaded")

@@ -1,4 +1,7 @@
-"""What each process of an edge is told: an even share of every limit, and a folder of its own. Pure."""
+"""What each process of an edge is told: an even share of every fixed limit, and a folder of its own. Pure.
+
+The limits of requests in flight are left whole: what a process may use of them it leases.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,18 @@ import msgspec
 
 from node_agent.settings import EdgeSettings
 from orchestrator.config.secret import SettingsError
+from orchestrator.watch.leases import Leased
+from orchestrator.watch.parts import share
 from orchestrator.watch.places import folder_of, run_folder
-from orchestrator.watch.shares import WorkerSettings, check_shared, share
+from orchestrator.watch.shares import WorkerSettings, check_shared
 
 _COUNTED = ("requests_max", "tenant_requests_max", "idempotency_keys_max")
 """Limits of which a process without any could do nothing."""
+
+ALL_REQUESTS = "requests"
+"""Name of the limit of all requests in flight."""
+TENANT_REQUESTS = "tenant"
+"""Kind of the limits of the requests in flight of one tenant; a limit's name is this, a slash and the tenant's id."""
 
 
 def check(settings: EdgeSettings, file: str) -> None:
@@ -42,8 +52,6 @@ def settings_of(settings: EdgeSettings, index: int, parent_pid: int) -> EdgeSett
     return msgspec.structs.replace(
         settings,
         data_dir=str(folder_of(data_dir, index)),
-        requests_max=part(settings.requests_max),
-        tenant_requests_max=part(settings.tenant_requests_max),
         resume_bytes=part(settings.resume_bytes),
         spool_bytes=part(settings.spool_bytes),
         record_trace=trace if trace is None or index == 0 else f"{trace}.w{index}",
@@ -52,3 +60,9 @@ def settings_of(settings: EdgeSettings, index: int, parent_pid: int) -> EdgeSett
         idempotency_results_bytes=part(settings.idempotency_results_bytes),
         worker=WorkerSettings(index, parent_pid, str(run_folder(data_dir))),
     )
+
+
+def leased_of(settings: EdgeSettings) -> Leased:
+    """Return the limits of an edge that its processes lease shares of."""
+    wholes = {ALL_REQUESTS: settings.requests_max, TENANT_REQUESTS: settings.tenant_requests_max}
+    return Leased(wholes, settings.processes)

@@ -51,12 +51,15 @@ class OwnerLost(Exception):
 class Siblings:
     """The other processes of this edge."""
 
-    def __init__(self, sealer: Sealer, index: int, processes: int, run_dir: Path, limits: Limits) -> None:
+    def __init__(
+        self, sealer: Sealer, index: int, processes: int, run_dir: Path, limits: Limits, relays_max: int
+    ) -> None:
+        """`relays_max` is how many requests may be with others at once."""
         self._sealer = sealer
         self._index = index
         self._processes = processes
         self._run_dir = run_dir
-        self._relays_max = limits.requests_max
+        self._relays_max = relays_max
         self._limit_s = (limits.budget_ms + limits.body_timeout_ms) / 1000 + MARGIN_S
         # bounded: by `_relays_max`
         self._running: set[Interest] = set()

@@ -106,6 +106,13 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: Label)
 
 REQUESTS: Final = _counter("tidegate_requests_total", "Requests of tenants by how they ended.", OUTCOME)
 REQUESTS_ACTIVE: Final = _gauge("tidegate_requests_active", "Requests of tenants that are being served.")
+PLACES: Final = _gauge(
+    "tidegate_places",
+    "Requests of tenants that one of several processes may serve at once: its share, and what it leases.",
+)
+UNEVEN_LIMITS: Final = _gauge(
+    "tidegate_uneven_limits", "Limits of which a process leases more than its even share, or lends some of it."
+)
 REQUEST_SECONDS: Final = _histogram(
     "tidegate_request_seconds", "From the first byte of a request to the last of its answer.", _SECONDS, OUTCOME
 )
@@ -137,6 +144,8 @@ TELEMETRY_FAULTS: Final = _counter(
 METRICS: Final = (
     REQUESTS,
     REQUESTS_ACTIVE,
+    PLACES,
+    UNEVEN_LIMITS,
     REQUEST_SECONDS,
     FIRST_TOKEN_SECONDS,
     REFUSALS,
@@ -217,6 +226,7 @@ class Event(Enum):
     IDEMPOTENCY_FAILED = "idempotency_failed"
     PROCESS_STARTED = "process_started"
     PROCESS_EXITED = "process_exited"
+    PROCESS_HUNG = "process_hung"
 
 
 class FieldKind(Enum):

@@ -1,8 +1,4 @@
-"""An even share of every limit for each process of a program, its name, and what is asked of their settings. Pure.
-
-The shares are fixed. Together they are the whole, so no lock and no message between processes is needed for a program
-to keep within it; what one process leaves idle, another cannot use.
-"""
+"""What each process of a program is told of itself, its name, and what is asked of the settings of all. Pure."""
 
 from __future__ import annotations
 
@@ -28,17 +24,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the watch that started it."""
     run_dir: str
     """Folder of the local sockets."""
-
-
-def share(whole: int, processes: int, index: int) -> int:
-    """Return the part of `whole` that process `index` of `processes` has. No two differ by more than one.
-
-    The parts add up to the whole. Raises ValueError for a process that there is not, and for less than nothing.
-    """
-    if whole < 0 or not 0 <= index < processes:
-        raise ValueError("expected a whole of at least 0, and an index below the number of processes")
-    part, left = divmod(whole, processes)
-    return part + (index < left)
 
 
 def member_name(program: str, index: int) -> str:

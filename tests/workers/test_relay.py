@@ -69,7 +69,8 @@ def run_dir() -> Iterator[Path]:
 
 
 def siblings(run_dir: Path, **limits: int) -> Siblings:
-    return Siblings(SEALER, 0, 2, run_dir, Limits(**{**LIMITS, **limits}))
+    given = Limits(**{**LIMITS, **limits})
+    return Siblings(SEALER, 0, 2, run_dir, given, given.requests_max)
 
 
 @asynccontextmanager

@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node_agent.settings import EdgeSettings
-from node_agent.watch.shares import check, settings_of
+from node_agent.watch.shares import check, leased_of, settings_of
 from orchestrator.config.secret import SettingsError
-from orchestrator.watch.shares import PROCESSES_MAX, SPOOL_BYTES_MIN, member_name, share
+from orchestrator.watch.parts import share
+from orchestrator.watch.shares import PROCESSES_MAX, SPOOL_BYTES_MIN, member_name
 
 SHARED = (
-    "requests_max",
-    "tenant_requests_max",
     "resume_bytes",
     "spool_bytes",
     "record_trace_bytes",
@@ -78,8 +77,14 @@ def test_processes_together_have_what_the_edge_was_given(count: int, limits: dic
         check(part, "edge.yaml")
     for field in SHARED:
         assert sum(getattr(part, field) for part in parts) == getattr(whole, field)
-    for field in ("requests_max", "tenant_requests_max", "idempotency_keys_max"):
-        assert all(getattr(part, field) >= 1 for part in parts)
+    assert all(part.idempotency_keys_max >= 1 for part in parts)
+    # What is leased is left whole, and at rest each process may use its share of it.
+    for part in parts:
+        assert leased_of(part) == leased_of(whole)
+    for name, most in (("requests", whole.requests_max), ("tenant/acme", whole.tenant_requests_max)):
+        evens = [leased_of(whole).even(name, index) for index in range(count)]
+        assert sum(evens) == most
+        assert all(1 <= leased_of(whole).floor(name, index) <= even for index, even in enumerate(evens))
     assert all(part.spool_bytes >= SPOOL_BYTES_MIN for part in parts)
     # No two write into one place, and everything else is the same.
     assert len({part.data_dir for part in parts}) == len({part.record_trace for part in parts}) == count
