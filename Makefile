@@ -6,7 +6,8 @@
 #   make bench [ARGS=...]          the benchmarks
 #   make bench-path [ARGS=...]     the data path beside vllm-router, sglang-router and LiteLLM; needs wrk (apt-get install wrk)
 #   make bench-placement [FULL=1]  placement against the published routers, simulated; FULL=1 writes docs/placement.md
-#   make chaos [ARGS=...]          real faults on real programs (ARGS: scenarios, --list, --short, --json FILE)
+#   make chaos [ARGS=...]          real faults on real programs (ARGS: scenarios, --list, --short, --json FILE);
+#                                  ARGS="--random 7 --rounds 20": faults that the seeds 7 to 26 draw
 #   make soak [MINUTES=20]         mixed load for minutes: nothing grows, leaks or fails over (ARGS=--json FILE)
 #   make fuzz [SECONDS=60]         every reader of bytes from outside under fuzzers (ARGS name targets; --keep adds to the corpus)
 #   make setup                     packages and model; nothing to do: under a second

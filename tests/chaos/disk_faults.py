@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 
 from tests.chaos.client import Ending, Mode
 from tests.chaos.declared import EDGES, PERSONAL
@@ -18,16 +19,21 @@ GOES_ON_S = 2.0
 CODE = "evidence_unavailable"
 
 
-async def shrink_the_disk(running: Run) -> None:
-    """Start the edge anew with its spool on a small disk, and wait until that is full."""
+async def shrink_the_disk(running: Run, edge: str = EDGE) -> None:
+    """Start an edge anew with its spool on a small disk."""
     stand = running.stand
-    keep = stand.folder / f"kept-{len(running.load.asked)}"
+    keep = stand.folder / f"kept-{edge}-{time.monotonic_ns()}"
     running.spools.append(keep)
-    told = ("--kib", str(DISK_KIB), "--at", str(stand.data(EDGE) / "spool"), "--keep", str(keep))
+    told = ("--kib", str(DISK_KIB), "--at", str(stand.data(edge) / "spool"), "--keep", str(keep))
     wrap = (sys.executable, "-m", "tests.chaos.small_disk", *told, "--")
-    running.load.leaves(EDGE)
-    await stand.supervisor.stop(EDGE)
-    await stand.restart(EDGE, wrap=wrap)
+    running.load.leaves(edge)
+    await stand.supervisor.stop(edge)
+    await stand.restart(edge, wrap=wrap)
+
+
+async def fill_the_disk(running: Run) -> None:
+    """Shrink the disk, and wait until it is full."""
+    await shrink_the_disk(running)
 
     def full() -> bool:
         return any(one.tries and one.last.why == CODE for one in running.load.asked)
@@ -37,11 +43,11 @@ async def shrink_the_disk(running: Run) -> None:
     await asyncio.sleep(GOES_ON_S)
 
 
-async def enlarge_it(running: Run) -> None:
+async def enlarge_it(running: Run, edge: str = EDGE) -> None:
     """The edge on its own disk again."""
-    running.load.leaves(EDGE)
-    await running.stand.supervisor.stop(EDGE)
-    await running.stand.restart(EDGE)
+    running.load.leaves(edge)
+    await running.stand.supervisor.stop(edge)
+    await running.stand.restart(edge)
 
 
 async def both_kinds_were_refused(running: Run) -> None:
@@ -58,7 +64,7 @@ DISK_FAULTS = (
     Scenario(
         "disk-full",
         "an edge whose spool is on a disk of 2 MiB, until nothing more fits, and 2 s beyond",
-        (Step(0.0, shrink_the_disk, fault=True), Step(0.1, enlarge_it)),
+        (Step(0.0, fill_the_disk, fault=True), Step(0.1, enlarge_it)),
         lanes=(
             Lane(4, Mode.STREAM, tokens=8, quick=True),
             Lane(4, Mode.STREAM, tokens=8, quick=True, kind=PERSONAL, tenant="third"),

@@ -56,10 +56,10 @@ class Load:
 
     def __init__(self, stand: Stand, name: str) -> None:
         self.asked: list[Asked] = []
-        self.dying: dict[str, float] = {}
-        """Edges that were killed, with the moment: a connection to one may end without a word."""
-        self.leaving: dict[str, float] = {}
-        """Edges that were told to stop, with the moment: a connection to one may end before any answer began."""
+        self.dying: dict[str, list[float]] = {edge: [] for edge in EDGES}
+        """When each edge was killed: a connection to one may end without a word."""
+        self.leaving: dict[str, list[float]] = {edge: [] for edge in EDGES}
+        """When each edge was told to stop: a connection to one may end before any answer began."""
         self._stand = stand
         self._name = name
         self._numbers = itertools.count()
@@ -77,12 +77,12 @@ class Load:
     def dies(self, name: str) -> None:
         """A process is about to be killed."""
         if name in EDGES:
-            self.dying[name] = asyncio.get_running_loop().time()
+            self.dying[name].append(asyncio.get_running_loop().time())
 
     def leaves(self, name: str) -> None:
         """A process is about to be told to stop."""
         if name in EDGES:
-            self.leaving[name] = asyncio.get_running_loop().time()
+            self.leaving[name].append(asyncio.get_running_loop().time())
 
     async def stop(self) -> None:
         """Stop asking, and wait for the answers that are under way."""
@@ -156,11 +156,10 @@ class Load:
             return True
         if told.ending is not Ending.CLOSED:
             return False
-        died_s, left_s = self.dying.get(edge), self.leaving.get(edge)
-        if died_s is not None and told.begun_s - 1.0 < died_s < told.ended_s:
+        if any(told.begun_s - 1.0 < died_s < told.ended_s for died_s in self.dying[edge]):
             return True
         # A drain closes the listener: what was not yet taken up there ends without a word, and may be asked again.
-        return not told.request and left_s is not None and told.begun_s - 1.0 < left_s < told.ended_s
+        return not told.request and any(told.begun_s - 1.0 < left_s < told.ended_s for left_s in self.leaving[edge])
 
     async def _work(self, lane: Lane, number: int) -> None:
         # Not all at once: workers that began together would stay together.

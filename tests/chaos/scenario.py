@@ -46,6 +46,10 @@ class Run:
     """What it measured beside."""
     spools: list[Path] = field(default_factory=list)
     """Spools of edges outside of their folders, to be read as well."""
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    """Actions that go on beside the steps of the round."""
+    busy: list[str] = field(default_factory=list)
+    """Processes that only take time from the others."""
 
     def fail(self, sentence: str) -> None:
         """Say what is wrong."""
@@ -98,9 +102,12 @@ async def run(scenario: Scenario, stand: Stand, auditor: Auditor) -> Result:
             await scenario.check(running)
         await asyncio.sleep(SETTLE_S)
     finally:
+        for task in running.tasks:
+            task.cancel()
+        await asyncio.gather(*running.tasks, return_exceptions=True)
         await load.close()
     # In threads: the links go through this process, and must not stand still while it reads.
-    findings = await asyncio.to_thread(auditor.look, load.asked, running.spools)
+    findings = await asyncio.to_thread(auditor.look, load.asked, running.spools, load.dying)
     reattached = await asyncio.to_thread(heard, stand, REATTACHED) - before
     return summed(scenario.name, load.asked, running.faults, reattached, findings, running.failures, running.figures)
 
@@ -113,6 +120,8 @@ async def _round(scenario: Scenario, running: Run) -> None:
         if step.fault:
             running.faults.append(loop.time())
         await step.action(running)
+    while running.tasks:
+        await running.tasks.pop()
     await running.stand.heal()
     if scenario.recovers:
         await _recovered(scenario.lanes, running)

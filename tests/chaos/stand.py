@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import os
 import secrets
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from typing import Any
 import psutil
 
 from orchestrator.bundles.roots import SigningKey
-from orchestrator.cli.processes import ProcessSpec, Supervisor, port_accepts
+from orchestrator.cli.processes import ProcessExit, ProcessSpec, Supervisor, port_accepts
 from orchestrator.cli.publish import publish
 from orchestrator.cli.status import fetch_status
 from orchestrator.cli.up import etcd_binary
@@ -92,7 +94,10 @@ class Stand:
         """`folder` must be there."""
         self.folder = folder
         self.pace = Pace() if pace is None else pace
-        self.supervisor = Supervisor(folder, log_bytes=LOG_BYTES)
+        self._starts: Counter[str] = Counter()
+        self.exits: list[ProcessExit] = []
+        """Programs that ended, unless they were told to."""
+        self.supervisor = Supervisor(folder, log_bytes=LOG_BYTES, on_exit=self.exits.append)
         self._engines = (HOME_ENGINE, *(engine_name(site, number) for site in SITES for number in (0, 1)))
         names = ["etcd", "etcd-peer", "control", *EDGES, *self._engines]
         names += [f"{what}-{site}" for site in SITES for what in ("intake", "link", "replicas")]
@@ -182,20 +187,29 @@ class Stand:
         """Send a signal to a program; nothing when it does not run."""
         pid = self.pid(name)
         if pid is not None:
-            os.kill(pid, number)
+            # It may end in between.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     async def kill(self, name: str) -> None:
         """End a program by SIGKILL, and return when it is gone."""
-        self.signal(name, signal.SIGKILL)
-        while self.supervisor.alive(name):  # noqa: ASYNC110 - the supervisor collects it
+        starts, pid = self._starts[name], None
+        # Somebody else may start it anew before this one looks again.
+        while self.supervisor.alive(name) and self._starts[name] == starts:
+            if pid is None:  # one that was just started has no process yet
+                pid = self.pid(name)
+                self.signal(name, signal.SIGKILL)
             await asyncio.sleep(0.005)
 
     async def restart(self, name: str, env: Mapping[str, str] | None = None, wrap: tuple[str, ...] = ()) -> None:
         """Start a program that has ended, and wait until it accepts. `wrap` is a command that runs the program's."""
-        spec = self.specs[name]
-        changed = replace(spec, env={**spec.env, **(env or {})}, argv=(*wrap, *spec.argv))
-        await self.supervisor.start(changed)
+        await self._launch(name, env, wrap)
         await self.supervisor.wait_ready(name, START_MS)
+
+    async def begin(self, name: str, wrap: tuple[str, ...] = ()) -> None:
+        """Start a program unless it runs, and do not wait for it."""
+        if not self.supervisor.alive(name):
+            await self._launch(name, wrap=wrap)
 
     async def heal(self) -> None:
         """Undo every fault: links, stopped and ended programs. Returns when all is whole again."""
@@ -205,7 +219,7 @@ class Stand:
             self.signal(name, signal.SIGCONT)
         dead = [name for name in self.specs if not self.supervisor.alive(name)]
         for name in dead:
-            await self.supervisor.start(self.specs[name])
+            await self._launch(name)
         for name in dead:
             await self.supervisor.wait_ready(name, START_MS)
         await self.until_whole()
@@ -248,9 +262,14 @@ class Stand:
     def _control(self) -> str:
         return f"{LOOPBACK}:{self.ports['control']}"
 
+    async def _launch(self, name: str, env: Mapping[str, str] | None = None, wrap: tuple[str, ...] = ()) -> None:
+        spec = self.specs[name]
+        self._starts[name] += 1
+        await self.supervisor.start(replace(spec, env={**spec.env, **(env or {})}, argv=(*wrap, *spec.argv)))
+
     async def _start(self, names: list[str]) -> None:
         for name in names:
-            await self.supervisor.start(self.specs[name])
+            await self._launch(name)
         for name in names:
             await self.supervisor.wait_ready(name, START_MS)
 
