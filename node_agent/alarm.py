@@ -16,7 +16,7 @@ class Alarm:
     waits at a time, and whoever made it calls `off`.
     """
 
-    __slots__ = ("_late", "_loop", "_task", "_timer", "_until_s")
+    __slots__ = ("_late", "_loop", "_rings_s", "_task", "_timer", "_until_s")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -24,7 +24,9 @@ class Alarm:
         """Who waits."""
         self._until_s = 0.0
         """And until when it may."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._rings_s = 0.0
+        """When the timer ends. Kept here: what uvloop gives for a time that has come does not know it."""
         self._late = False
 
     async def wait(self, awaitable: Awaitable[T], timeout_s: float) -> T:
@@ -35,9 +37,9 @@ class Alarm:
         cancelling = task.cancelling()
         self._until_s = self._loop.time() + timeout_s
         self._task = task
-        if self._timer is None or self._timer.when() > self._until_s:
+        if self._timer is None or self._rings_s > self._until_s:
             self.off()
-            self._timer = self._loop.call_at(self._until_s, self._ring)
+            self._set()
         try:
             return await awaitable
         except asyncio.CancelledError:
@@ -56,12 +58,16 @@ class Alarm:
             self._timer.cancel()
             self._timer = None
 
+    def _set(self) -> None:
+        self._rings_s = self._until_s
+        self._timer = self._loop.call_at(self._until_s, self._ring)
+
     def _ring(self) -> None:
         self._timer = None
         if self._task is None:
             return
         if self._loop.time() < self._until_s:
-            self._timer = self._loop.call_at(self._until_s, self._ring)
+            self._set()
         else:
             self._late = True
             self._task.cancel()

@@ -59,7 +59,9 @@ class Reply(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._deadline_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._wakes_at = 0.0
+        """When the timer ends. Kept here: what uvloop gives for a time that has come does not know it."""
         self._fault: Fault | None = None
         self._begin()
         self.heard = False
@@ -225,9 +227,10 @@ class Reply(asyncio.Protocol):
         """Be woken at the deadline. One timer serves many waits: it is moved only when it would come too late."""
         self._deadline_at = deadline_at
         if self._timer is not None:
-            if self._timer.when() <= deadline_at:
+            if self._wakes_at <= deadline_at:
                 return
             self._timer.cancel()
+        self._wakes_at = deadline_at
         self._timer = self._loop.call_at(deadline_at, self._late)
 
     def _late(self) -> None:

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
+import uvloop
 
-from orchestrator.engines.http import Fault, HttpClient, HttpError
+from orchestrator.engines.http import Fault, HttpClient, HttpError, Reply
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: engine\r\n\r\n"
 
@@ -178,3 +179,24 @@ async def test_interim_replies_are_passed_over() -> None:
     server = Server(lambda _: b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + reply(b"answer"))
     async with serving(server) as client:
         assert await get(client) == b"answer"
+
+
+def test_a_reply_whose_first_part_comes_in_the_last_moment_is_late_and_no_error_of_ours() -> None:
+    """uvloop takes a time within half a millisecond for one that has come; what it gives for it is no timer."""
+
+    async def asked() -> None:
+        loop = asyncio.get_running_loop()
+        reply = Reply(HttpClient("127.0.0.1", 1, False, 1_000, 4))
+        first = asyncio.create_task(reply._wait(loop.time() + 0.0001))
+        await asyncio.sleep(0)
+        reply._wake()
+        # In the same turn, before the deadline of the first is looked at.
+        second = asyncio.create_task(reply._wait(loop.time() + 0.01))
+        await first
+        with pytest.raises(HttpError) as late:
+            await second
+        assert late.value.fault is Fault.LATE
+        reply.cut()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asked())

@@ -1,0 +1,46 @@
+"""One timer for many waits, on the loop that the programs run on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import uvloop
+
+from node_agent.alarm import Alarm
+
+SOON_S = 0.0001
+"""Less than half a millisecond: uvloop takes such a time for one that has come."""
+
+
+async def test_a_wait_after_one_whose_time_has_come_is_bounded_by_its_own() -> None:
+    alarm = Alarm()
+    try:
+        with pytest.raises(TimeoutError):
+            await alarm.wait(asyncio.sleep(10), 0.01)
+        assert await alarm.wait(asyncio.sleep(0.02, "late enough"), 1.0) == "late enough"
+        with pytest.raises(TimeoutError):
+            await alarm.wait(asyncio.sleep(10), 0.01)
+    finally:
+        alarm.off()
+
+
+def test_what_is_ready_in_the_last_moment_does_not_spoil_the_next_wait() -> None:
+    async def waits() -> None:
+        alarm = Alarm()
+        assert await alarm.wait(asyncio.sleep(0, "ready"), SOON_S) == "ready"
+        try:
+            assert await alarm.wait(asyncio.sleep(0.01, "next"), 1.0) == "next"
+            assert await alarm.wait(_at_once(), SOON_S) == "at once"
+            assert await alarm.wait(_at_once(), SOON_S / 2) == "at once"
+            with pytest.raises(TimeoutError):
+                await alarm.wait(asyncio.sleep(10), 0.01)
+        finally:
+            alarm.off()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(waits())
+
+
+async def _at_once() -> str:
+    return "at once"
