@@ -1,6 +1,7 @@
 """`tidegate up`: both sides of the border on this machine, every program a process of its own, and five requests.
 
-It starts programs as processes and imports none of them. Whatever ends it, however, ends them all.
+It starts programs as processes and imports none of them. What ends by itself once the house stands is started again.
+Whatever ends `tidegate up`, however, ends them all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator.cli.house import (
@@ -24,8 +26,9 @@ from orchestrator.cli.house import (
     SITES,
     House,
 )
-from orchestrator.cli.processes import ProcessExit, ProcessFailure, ProcessSpec, Supervisor, file_filled, port_accepts
+from orchestrator.cli.processes import ProcessFailure, ProcessSpec, Supervisor, file_filled, port_accepts
 from orchestrator.cli.publish import PublishFailed, publish
+from orchestrator.cli.revival import Revival
 from orchestrator.cli.samples import Caller, Outcome, ask, show
 from orchestrator.cli.status import fetch_status
 from orchestrator.config.secret import Secret, read_secret
@@ -171,6 +174,11 @@ class Up:
     def env_file(self) -> Path:
         """The file with the keys and URLs of this house."""
         return self._house.env_file
+
+    def revived_by(self, revival: Revival) -> None:
+        """Have whatever ends from now on started again."""
+        groups = specs(self._house, self._options, etcd_binary(), self._gguf)
+        revival.begin(self._supervisor, (spec for group in groups for spec in group))
 
     async def start(self) -> None:
         """Start everything and wait until `status` shows it whole. Raises UpError and ProcessFailure."""
@@ -365,12 +373,10 @@ async def run(house: House, options: Options, gguf: Path, say: Say) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
 
-    def ended(exit_: ProcessExit) -> None:
-        say(f"{exit_.name} ended with status {exit_.status}; log: {exit_.log_path}")
-
-    supervisor = Supervisor(house.folder, on_exit=ended)
+    revival = Revival(say, partial(_forget_cluster, house))
+    supervisor = Supervisor(house.folder, on_exit=revival.ended)
     up = Up(house, options, supervisor, gguf, say)
-    work = asyncio.create_task(_live(up, options, say, stopping))
+    work = asyncio.create_task(_live(up, options, say, stopping, revival))
     waiting = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -382,10 +388,18 @@ async def run(house: House, options: Options, gguf: Path, say: Say) -> int:
     finally:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
+        await revival.end()
         await supervisor.stop_all(STOP_DEADLINE_MS)
 
 
-async def _live(up: Up, options: Options, say: Say, stopping: asyncio.Event) -> None:
+def _forget_cluster(house: House, name: str) -> None:
+    """A process is about to start again: where it is a Ray cluster, the address is that of the one before."""
+    for site in SITES:
+        if name == f"ray-{site}":
+            house.ray_address(site).unlink(missing_ok=True)
+
+
+async def _live(up: Up, options: Options, say: Say, stopping: asyncio.Event, revival: Revival) -> None:
     await up.start()
     await up.samples()
     if options.once:
@@ -393,6 +407,7 @@ async def _live(up: Up, options: Options, say: Say, stopping: asyncio.Event) -> 
         return
     for line in examples(up.caller("singapore"), up.env_file):
         say(line)
+    up.revived_by(revival)
     await stopping.wait()
 
 
