@@ -1,7 +1,7 @@
 """`make chaos`: runs scenarios on one stand, prints what became of every request, and exits 1 where one was lost.
 
     python -m tests.chaos [SCENARIO ...] [--short] [--list] [--json FILE] [--folder FOLDER]
-    python -m tests.chaos --random SEED [--rounds N]
+    python -m tests.chaos --random SEED [--rounds N] [--processes N]
 
 The second draws a schedule of faults from each of N seeds, the first of them SEED. Each is printed before it runs.
 """
@@ -28,12 +28,12 @@ from tests.chaos.stand import Stand
 from tests.chaos.unforeseen import run_seeds
 
 
-async def run_random(seeds: range, folder: Path) -> list[Result]:
+async def run_random(seeds: range, folder: Path, processes: int) -> list[Result]:
     """Run the schedules of seeds one after the other on one stand."""
-    stand = Stand(folder)
+    stand = Stand(folder, processes=processes)
     try:
         await stand.start()
-        return await run_seeds(seeds, stand, Auditor(stand), partial(print, flush=True))
+        return await run_seeds(seeds, stand, Auditor(stand), partial(print, flush=True), processes)
     finally:
         await stand.stop()
 
@@ -76,6 +76,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the results to this file as well")
     parser.add_argument("--random", type=int, metavar="SEED", help="faults that this seed draws, instead of scenarios")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="with --random: so many seeds from this one")
+    parser.add_argument("--processes", type=int, default=1, help="with --random: of each edge and each scheduler")
     parser.add_argument("--folder", type=Path, help="a new folder for the stand; it stays, with logs and records")
     told = parser.parse_args()
     chosen = list(SHORT if told.short else SCENARIOS)
@@ -93,7 +94,8 @@ def main() -> int:
     results: list[Result] = []
     if told.random is not None:
         with _folder(told.folder) as folder:
-            results += asyncio.run(run_random(range(told.random, told.random + told.rounds), folder))
+            seeds = range(told.random, told.random + told.rounds)
+            results += asyncio.run(run_random(seeds, folder, told.processes))
     elif chosen:
         with _folder(told.folder) as folder:
             results += asyncio.run(run_all(chosen, folder))

@@ -17,6 +17,9 @@ LINE_CHARS = 200
 _CRASH = re.compile(r"Traceback|Error\b|Exception|Fatal|panicked|Segmentation|never (retrieved|awaited)|^[EF]\d{4} ")
 _KILLED = 128 + signal.SIGKILL
 
+_CHATTER = re.compile(r"[IW]\d{4} ")
+"""What gRPC says below an error: what a peer that was killed left behind, for one."""
+
 
 class Complaints:
     """Reads what is new in the logs since the last look."""
@@ -55,6 +58,8 @@ class Complaints:
 
 def complaint(line: str) -> str | None:
     """Return what is wrong with a log line, None where nothing is. Pure."""
+    if _CHATTER.match(line):
+        return None
     if not line.startswith("{"):
         # Programs print their configuration as they start; whatever else is no event comes from below them.
         return line[:LINE_CHARS] if _CRASH.search(line) else None

@@ -83,8 +83,8 @@ def write_declared(
         write_yaml(folder / "tenants" / f"{key.tenant}.yaml", {"version": 1, "tenants": [_tenant(key)]})
 
 
-def write_settings(folder: Path, revision: int) -> None:
-    """Write the settings, different for each revision in a way that changes no choice."""
+def write_settings(folder: Path, revision: int, drains: Sequence[str] = ()) -> None:
+    """Write the settings, different for each revision in a way that changes no choice. `drains` are pools."""
     settings: dict[str, Any] = {
         "version": 1,
         "currency": "USD",
@@ -95,7 +95,7 @@ def write_settings(folder: Path, revision: int) -> None:
         "epsilon_ppm": 20_000,
         "unknown_rtt_ms": 400,
         "expected_output_tokens": 64,
-        "drains": [],
+        "drains": list(drains),
     }
     write_yaml(folder / "settings.yaml", settings)
 

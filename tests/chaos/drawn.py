@@ -18,7 +18,9 @@ from tests.chaos.load import Lane
 from tests.chaos.proxy import HEALTHY, Toxics
 
 SITE_PROGRAMS = {site: (f"scheduler-{site}", f"engine-{site}-0", f"engine-{site}-1") for site in SITES}
-PROGRAMS = ("control", "etcd", *EDGES, HOME_ENGINE, *(name for names in SITE_PROGRAMS.values() for name in names))
+SCHEDULERS = tuple(names[0] for names in SITE_PROGRAMS.values())
+ENGINES = (HOME_ENGINE, *(name for names in SITE_PROGRAMS.values() for name in names[1:]))
+PROGRAMS = ("control", "etcd", *EDGES, *SCHEDULERS, *ENGINES)
 FAULTS_MIN, FAULTS_MAX = 2, 6
 LAST_BEGIN_S = 8.0
 LONGEST_S = 10.0
@@ -42,6 +44,9 @@ class Verb(Enum):
 
     KILL = "SIGKILL"
     BEGIN = "start"
+    KILL_ONE = "SIGKILL process"
+    FREEZE_ONE = "SIGSTOP process"
+    THAW_ONE = "SIGCONT process"
     FREEZE = "SIGSTOP"
     THAW = "SIGCONT"
     REPLACE = "SIGTERM, and a new one, for"
@@ -49,6 +54,8 @@ class Verb(Enum):
     RESET = "RST to every connection of"
     CLOSE = "close every connection of"
     PUBLISH = "publish, times"
+    DRAIN = "publish that new work leaves"
+    UNDRAIN = "publish that it comes back"
     SMALL_DISK = "a small disk for the spool of"
     LARGE_DISK = "its own disk for the spool of"
     STARVE = "processes that only work, for each core"
@@ -62,7 +69,7 @@ class Move:
     at_s: float
     verb: Verb = field(compare=False)
     target: str = field(default="", compare=False)
-    """A program or a site; a number where the verb counts."""
+    """A program, one process of one (`edge-a/1`), or a site; a number where the verb counts."""
     toxics: Toxics = field(default=HEALTHY, compare=False)
     fault: bool = field(default=False, compare=False)
     """Whether something breaks here."""
@@ -97,9 +104,9 @@ def toxics_text(toxics: Toxics) -> str:
     return ", ".join(told) or "whole"
 
 
-def drawn(seed: int) -> Schedule:
-    """Return the schedule of a seed."""
-    draw = _Draw(random.Random(f"tidegate chaos {seed}"))
+def drawn(seed: int, processes: int = 1) -> Schedule:
+    """Return the schedule of a seed, for a stand whose edges and schedulers are so many processes each."""
+    draw = _Draw(random.Random(f"tidegate chaos {seed}"), processes)
     at_s = 0.0
     for _ in range(draw.chance.randint(FAULTS_MIN, FAULTS_MAX)):
         draw.fault(round(at_s, 1))
@@ -112,8 +119,9 @@ def drawn(seed: int) -> Schedule:
 class _Draw:
     """The moves of one schedule while they are drawn."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, processes: int) -> None:
         self.chance = chance
+        self._processes = processes
         self.moves: list[Move] = []
         self.small_disk = ""
         """The edge that has one: a signal would reach what wraps it, so it gets no other fault of a process."""
@@ -128,12 +136,14 @@ class _Draw:
             (self._killed_often, 2),
             (self._frozen, 4),
             (self._replaced, 3),
-            (self._site_lost, 1),
+            (self._several, 2),
             (self._link, 6),
             (self._broken_off, 3),
             (self._published, 1),
+            (self._drained, 1),
             (self._disk_full, 1),
             (self._starve, 1),
+            *(((self._one_process, 6),) if self._processes > 1 else ()),
         )
         makers, weights = zip(*kinds, strict=True)
         self.chance.choices(makers, weights)[0](at_s)
@@ -176,12 +186,31 @@ class _Draw:
     def _replaced(self, at_s: float) -> None:
         self._add(at_s, Verb.REPLACE, self._program(), fault=True)
 
-    def _site_lost(self, at_s: float) -> None:
-        site, away_s = self.chance.choice(SITES), self._length()
-        for name in SITE_PROGRAMS[site]:
+    def _one_process(self, at_s: float) -> None:
+        """One process of a program is killed, perhaps again and again, or stands still. Who watches it starts it."""
+        name = self.chance.choice([name for name in (*EDGES, *SCHEDULERS) if name != self.small_disk])
+        self._touched.add(name)
+        target = f"{name}/{self.chance.randrange(self._processes)}"
+        if self.chance.random() < 0.5:
+            self._add(at_s, Verb.FREEZE_ONE, target, fault=True)
+            self._add(at_s + self._length(), Verb.THAW_ONE, target)
+            return
+        pause_s = self.within(0.3, 2.0)
+        for number in range(self.chance.randint(1, 4)):
+            self._add(at_s + number * pause_s, Verb.KILL_ONE, target, fault=True)
+
+    def _several(self, at_s: float) -> None:
+        """Kill or freeze at once what has something in common: a site, all that decides, all of a kind, or nothing."""
+        groups = (*SITE_PROGRAMS.values(), ("control", "etcd"), EDGES, SCHEDULERS, ENGINES, PROGRAMS)
+        drawn_names = tuple(self.chance.sample(PROGRAMS, self.chance.randint(2, 4)))
+        names = [name for name in self.chance.choice((*groups, drawn_names)) if name != self.small_disk]
+        first, last = self.chance.choice(((Verb.KILL, Verb.BEGIN), (Verb.FREEZE, Verb.THAW)))
+        away_s = self._length()
+        for name in names:
             self._touched.add(name)
-            self._add(at_s, Verb.KILL, name, fault=True)
-            self._add(at_s + away_s, Verb.BEGIN, name)
+            self._add(at_s, first, name, fault=True)
+            # Together, or one after the other in any order.
+            self._add(at_s + away_s + self.chance.choice((0.0, self.within(0.0, 1.5))), last, name)
 
     def _link(self, at_s: float) -> None:
         chance = self.chance
@@ -215,6 +244,11 @@ class _Draw:
 
     def _published(self, at_s: float) -> None:
         self._add(at_s, Verb.PUBLISH, str(self.chance.randint(1, 20)))
+
+    def _drained(self, at_s: float) -> None:
+        site = self.chance.choice(SITES)
+        self._add(at_s, Verb.DRAIN, site)
+        self._add(at_s + self._length(), Verb.UNDRAIN, site)
 
     def _disk_full(self, at_s: float) -> None:
         free = [edge for edge in EDGES if edge not in self._touched]

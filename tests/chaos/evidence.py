@@ -91,9 +91,10 @@ class Auditor:
 
     def _new(self, further: Iterable[Path]) -> Seen:
         stand = self._stand
-        edges = [stand.data(edge) / "spool" for edge in EDGES]
+        edges = [spool for edge in EDGES for spool in stand.spools(edge)]
         records = [record for folder in (*edges, *further) for record in self._records(folder)]
-        theirs = [record for site in SITES for record in self._records(stand.data(program_of(site)) / "spool")]
+        sites = [spool for site in SITES for spool in stand.spools(program_of(site))]
+        theirs = [record for folder in sites for record in self._records(folder)]
         starts = [
             (pool, line)
             for pool in (HOME, *map(pool_of, SITES))

@@ -16,21 +16,24 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import psutil
 
 from orchestrator.bundles.roots import SigningKey
 from orchestrator.cli.processes import ProcessExit, ProcessSpec, Supervisor, port_accepts
-from orchestrator.cli.publish import publish
+from orchestrator.cli.publish import PublishFailed, publish
 from orchestrator.cli.status import fetch_status
 from orchestrator.cli.up import etcd_binary
 from orchestrator.config.secret import Secret, read_secret
 from orchestrator.policy.ids import KeyId, format_api_key
+from orchestrator.watch.places import folders_in
+from orchestrator.watch.shares import member_name
 from tests.chaos import engine
 from tests.chaos.declared import (
     EDGES,
@@ -90,11 +93,16 @@ def program_of(site: str) -> str:
 class Stand:
     """The processes of the stand, the files they are told by, and the links between them."""
 
-    def __init__(self, folder: Path, pace: Pace | None = None) -> None:
-        """`folder` must be there."""
+    def __init__(self, folder: Path, pace: Pace | None = None, processes: int = 1) -> None:
+        """`folder` must be there. `processes` are those of each edge and of each scheduler."""
         self.folder = folder
+        self._processes = processes
         self.pace = Pace() if pace is None else pace
         self._starts: Counter[str] = Counter()
+        self.drains: tuple[str, ...] = ()
+        """Pools that the next publishing drains."""
+        self._drained = False
+        """Whether some may be drained by what is published."""
         self.exits: list[ProcessExit] = []
         """Programs that ended, unless they were told to."""
         self.supervisor = Supervisor(folder, log_bytes=LOG_BYTES, on_exit=self.exits.append)
@@ -139,6 +147,11 @@ class Stand:
         """Return the data folder of a program."""
         return self.folder / "data" / program
 
+    def spools(self, program: str) -> Iterator[Path]:
+        """Yield the spool of every process of a program."""
+        for _, folder in folders_in(self.data(program)):
+            yield folder / "spool"
+
     def journal(self, name: str) -> Path:
         """Return the journal of an engine."""
         return self.folder / "data" / f"{name}.jsonl"
@@ -170,8 +183,9 @@ class Stand:
             await proxy.stop()
 
     async def publish(self, revision: int) -> None:
-        """Publish the declared files, with settings of another number."""
-        write_settings(self.declared, revision)
+        """Publish the declared files, with settings of another number. Raises PublishFailed."""
+        write_settings(self.declared, revision, self.drains)
+        self._drained |= bool(self.drains)
         control, token = self.control_target()
         await publish(control, token, self.declared)
 
@@ -183,13 +197,33 @@ class Stand:
         """Return the processes that were ever started."""
         return frozenset(name for name in self.specs if self.supervisor.log_path(name).exists())
 
-    def signal(self, name: str, number: signal.Signals) -> None:
-        """Send a signal to a program; nothing when it does not run."""
+    def signal(self, name: str, number: Signals) -> None:
+        """Send a signal to a program, and to every process of one that is several; nothing when it does not run."""
         pid = self.pid(name)
         if pid is not None:
-            # It may end in between.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+            # SIGKILL of the first takes the others along; they may end in between.
+            for one in (pid, *(self._workers(pid) if number != signal.SIGKILL else ())):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, number)
+
+    def signal_one(self, name: str, index: int, number: Signals) -> None:
+        """Send a signal to one process of a program that is several; nothing when it does not run."""
+        pid = self.pid(name)
+        workers = [] if pid is None else self._workers(pid)
+        with contextlib.suppress(ProcessLookupError, IndexError):
+            os.kill(workers[index], number)
+
+    def _workers(self, pid: int) -> list[int]:
+        """Return the processes of a program that is several, in their order."""
+        if self._processes == 1:
+            return []
+        found: list[tuple[str, int]] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                    if child.cmdline()[-1:] and "/run/" in child.cmdline()[-1]:
+                        found.append((child.cmdline()[-1], child.pid))
+        return [pid for _, pid in sorted(found)]
 
     async def kill(self, name: str) -> None:
         """End a program by SIGKILL, and return when it is gone."""
@@ -212,7 +246,7 @@ class Stand:
             await self._launch(name, wrap=wrap)
 
     async def heal(self) -> None:
-        """Undo every fault: links, stopped and ended programs. Returns when all is whole again."""
+        """Undo every fault: links, stopped and ended programs, drains. Returns when all is whole again."""
         for proxy in self.proxies.values():
             proxy.set(HEALTHY)
         for name in self.specs:
@@ -222,21 +256,36 @@ class Stand:
             await self._launch(name)
         for name in dead:
             await self.supervisor.wait_ready(name, START_MS)
+        await self._undrain()
         await self.until_whole()
+
+    async def _undrain(self) -> None:
+        """Publish that no pool is drained, as soon as control takes it."""
+        loop = asyncio.get_running_loop()
+        end_at, self.drains = loop.time() + WHOLE_S, ()
+        while self._drained:
+            try:
+                await self.publish(0)
+                self._drained = False
+            except PublishFailed as error:
+                if loop.time() > end_at:
+                    raise StandError(f"control takes nothing: {error}") from error
+                await asyncio.sleep(POLL_S)
 
     async def until_whole(self) -> None:
         """Wait until both edges hold the bundle and report every pool as up, each replica too. Raises StandError."""
         target = self.control_target()
-        wanted = {(edge, pool): 0 if pool == HOME else 2 for edge in EDGES for pool in (HOME, *map(pool_of, SITES))}
+        members = [member_name(edge, index) for edge in EDGES for index in range(self._processes)]
+        wanted = {(edge, pool): 0 if pool == HOME else 2 for edge in members for pool in (HOME, *map(pool_of, SITES))}
         loop = asyncio.get_running_loop()
         end_at = loop.time() + WHOLE_S
         lacking: dict[tuple[str, str], str] = {}
         while loop.time() < end_at:
             (status,) = await fetch_status([target])
-            members = () if status.reply is None else status.reply.members
+            told = () if status.reply is None else status.reply.members
             seen = {
                 (member.report.member, pool.pool): (pool.state, pool.replicas)
-                for member in members
+                for member in told
                 for pool in member.report.pools
             }
             lacking = {
@@ -340,6 +389,7 @@ class Stand:
             "control": self._control,
             "spool_bytes": SPOOL_BYTES,
             "drain_grace_ms": DRAIN_GRACE_MS,
+            "processes": self._processes,
         }
         for edge in EDGES:
             write_yaml(self._config(edge), {**member, **self._edge(edge)})

@@ -20,6 +20,7 @@ from orchestrator.cli.publish import PublishFailed
 from tests.chaos.client import Ending
 from tests.chaos.complaints import Complaints
 from tests.chaos.counters import idle_within
+from tests.chaos.declared import pool_of
 from tests.chaos.disk_faults import enlarge_it, shrink_the_disk
 from tests.chaos.drawn import Move, Schedule, Verb, drawn
 from tests.chaos.evidence import Auditor
@@ -34,12 +35,14 @@ PUBLISH_PAUSE_S = 0.05
 _BUSY = "while True: pass"
 
 
-async def run_seeds(seeds: range, stand: Stand, auditor: Auditor, tell: Callable[[str], None]) -> list[Result]:
+async def run_seeds(
+    seeds: range, stand: Stand, auditor: Auditor, tell: Callable[[str], None], processes: int = 1
+) -> list[Result]:
     """Run the schedule of each seed on a whole stand. Ends early where the stand does not become whole again."""
     complaints = Complaints(stand)
     results: list[Result] = []
     for seed in seeds:
-        schedule = drawn(seed)
+        schedule = drawn(seed, processes)
         tell(schedule.text())
         whole = True
         try:
@@ -49,6 +52,8 @@ async def run_seeds(seeds: range, stand: Stand, auditor: Auditor, tell: Callable
             result = Result(f"random-{seed}", failures=[f"not whole again: {error}"])
         result.failures += await asyncio.to_thread(complaints.new)
         results.append(result)
+        for sentence in (*result.failures, *result.findings.sentences):
+            tell(f"  FAILED {sentence}")
         tell(f"chaos: {'ok' if result.passed else 'FAILED'} {result.name}")
         if not whole:
             break
@@ -80,6 +85,9 @@ def _action(move: Move) -> Action:
     actions: dict[Verb, Callable[[], Action]] = {
         Verb.KILL: lambda: kill(target),
         Verb.BEGIN: lambda: partial(_begin, target),
+        Verb.KILL_ONE: lambda: partial(_one, target, signal.SIGKILL),
+        Verb.FREEZE_ONE: lambda: partial(_one, target, signal.SIGSTOP),
+        Verb.THAW_ONE: lambda: partial(_one, target, signal.SIGCONT),
         Verb.FREEZE: lambda: send(target, signal.SIGSTOP),
         Verb.THAW: lambda: send(target, signal.SIGCONT),
         Verb.REPLACE: lambda: _beside(partial(_replace, target)),
@@ -87,6 +95,8 @@ def _action(move: Move) -> Action:
         Verb.RESET: lambda: reset(target),
         Verb.CLOSE: lambda: close(target),
         Verb.PUBLISH: lambda: _beside(partial(_publish, int(target))),
+        Verb.DRAIN: lambda: _beside(partial(_drain, target)),
+        Verb.UNDRAIN: lambda: _beside(partial(_undrain, target)),
         Verb.SMALL_DISK: lambda: _beside(lambda running: shrink_the_disk(running, target)),
         Verb.LARGE_DISK: lambda: _after_others(lambda running: enlarge_it(running, target)),
         Verb.STARVE: lambda: partial(_starve, int(target)),
@@ -123,6 +133,13 @@ def _after_others(action: Callable[[Run], Awaitable[None]]) -> Action:
     return act
 
 
+async def _one(target: str, number: signal.Signals, running: Run) -> None:
+    name, _, index = target.partition("/")
+    if number is signal.SIGKILL:
+        running.load.dies(name)
+    running.stand.signal_one(name, int(index), number)
+
+
 async def _begin(name: str, running: Run) -> None:
     await running.stand.begin(name)
 
@@ -148,6 +165,19 @@ async def _publish(times: int, running: Run) -> None:
         except PublishFailed:
             running.figures["not published"] = running.figures.get("not published", 0) + 1
         await asyncio.sleep(PUBLISH_PAUSE_S)
+
+
+async def _drain(site: str, running: Run) -> None:
+    """Publish that a site's pool gets no new work, where control takes it."""
+    stand = running.stand
+    stand.drains = tuple({*stand.drains, pool_of(site)})
+    await _publish(1, running)
+
+
+async def _undrain(site: str, running: Run) -> None:
+    stand = running.stand
+    stand.drains = tuple({*stand.drains} - {pool_of(site)})
+    await _publish(1, running)
 
 
 def _busy_names(each: int) -> list[str]:
