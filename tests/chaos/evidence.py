@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from orchestrator.spool.segments import list_segments, scan_file
@@ -17,10 +16,6 @@ from tests.chaos.load import Asked
 from tests.chaos.stand import CANARIES, Stand, program_of
 
 Json = dict[str, Any]
-Killed = Mapping[str, Sequence[float]]
-"""When each edge was killed, by the loop's clock."""
-NOTICES_S = 12.0
-"""How long an edge may need to notice that a tenant hung up: no fault makes one stand still for longer."""
 TOLD_MAX = 8
 """Sentences kept of each scenario."""
 
@@ -35,8 +30,8 @@ class Findings:
     """Sends without exactly one decision record before them."""
     misbilled: int = 0
     """Requests whose usage records deliver another number of tokens than the tenant got, or bill twice."""
-    unsettled: int = 0
-    """Requests on a killed edge that delivered tokens and have no usage record there. Told only."""
+    lost: int = 0
+    """Attempts that a killed program closed when it was back, without its count. Told only."""
     sends: int = 0
     sentences: list[str] = field(default_factory=list)
 
@@ -73,20 +68,15 @@ class Auditor:
         self._journals: dict[Path, int] = {}
         self._crossed = [Counter(proxy.seen) for proxy in stand.proxies.values()]
 
-    def look(
-        self, asked: Iterable[Asked], spools: Iterable[Path] = (), killed: Killed = MappingProxyType({})
-    ) -> Findings:
-        """Return what does not fit in what was written since the last look.
-
-        `spools` are further ones of edges; `killed` says when each edge was.
-        """
+    def look(self, asked: Iterable[Asked], spools: Iterable[Path] = ()) -> Findings:
+        """Return what does not fit in what was written since the last look. `spools` are further ones of edges."""
         seen = self._new(spools)
         found = Findings(sends=len(seen.decisions))
         tries = [told for one in asked for told in one.tries]
         decided(seen, found)
         lawful(seen, found)
         self._crossings(seen, found)
-        billed(seen, found, tries, killed)
+        billed(seen, found, tries)
         return found
 
     def _new(self, further: Iterable[Path]) -> Seen:
@@ -178,11 +168,12 @@ def lawful(seen: Seen, found: Findings) -> None:
             found.add("violations", f"{line['tag']} ({line['kind']}) reached {pool}")
 
 
-def billed(seen: Seen, found: Findings, tries: Sequence[Told], killed: Killed = MappingProxyType({})) -> None:
+def billed(seen: Seen, found: Findings, tries: Sequence[Told]) -> None:
     """What the usage records deliver is what the tenant got, once."""
     for attempt, times in Counter(one["attempt"] for one in seen.usages).items():
         if times != 1:
             found.add("misbilled", f"attempt {attempt} has {times} usage records at the edge")
+    ended(seen, found)
     by_request: dict[str, list[Json]] = defaultdict(list)
     for one in seen.usages:
         by_request[one["request"]].append(one)
@@ -196,19 +187,22 @@ def billed(seen: Seen, found: Findings, tries: Sequence[Told], killed: Killed = 
             found.add("misbilled", f"{told.plan.tag} was completed twice")
         if told.ending in (Ending.ANSWERED, Ending.CUT) and delivered != told.received:
             found.add("misbilled", f"{told.plan.tag} ({told.ending.value}): {told.received} came, {delivered} billed")
-        elif told.ending is Ending.CANCELLED and delivered < told.received:
-            if not usages and _killed_before_it_settled(told, killed):
-                found.unsettled += 1
-            else:
-                found.add("misbilled", f"{told.plan.tag} hung up: {told.received} came, {delivered} billed")
-        elif told.ending is Ending.CLOSED and told.received and not usages:
-            found.unsettled += 1
+        # An edge that was killed before it noticed that the tenant hung up has lost its count.
+        kept = all(one["outcome"] != "lost" for one in usages)
+        if told.ending is Ending.CANCELLED and kept and delivered < told.received:
+            found.add("misbilled", f"{told.plan.tag} hung up: {told.received} came, {delivered} billed")
 
 
-def _killed_before_it_settled(told: Told, killed: Killed) -> bool:
-    """Whether the edge of a tenant who hung up was killed before it may have noticed: it may have stood still."""
-    moments = killed.get(told.plan.edge, ())
-    return any(told.begun_s < killed_s < told.ended_s + NOTICES_S for killed_s in moments)
+def ended(seen: Seen, found: Findings) -> None:
+    """Every attempt of an edge has its end, also where the edge was killed under it.
+
+    A site closes what a killed edge left only when it has waited for that edge, which may be after the look.
+    """
+    found.lost += sum(1 for one in (*seen.usages, *seen.pool_usages) if one["outcome"] == "lost")
+    closed = {one["attempt"] for one in seen.usages}
+    for one in seen.decisions:
+        if one["attempt"] not in closed:
+            found.add("misbilled", f"attempt {one['attempt']} has no usage record at the edge")
 
 
 def _keys_ran_once(seen: Seen, found: Findings, tries: Sequence[Told]) -> None:

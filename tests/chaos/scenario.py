@@ -107,7 +107,7 @@ async def run(scenario: Scenario, stand: Stand, auditor: Auditor) -> Result:
         await asyncio.gather(*running.tasks, return_exceptions=True)
         await load.close()
     # In threads: the links go through this process, and must not stand still while it reads.
-    findings = await asyncio.to_thread(auditor.look, load.asked, running.spools, load.dying)
+    findings = await asyncio.to_thread(auditor.look, load.asked, running.spools)
     reattached = await asyncio.to_thread(heard, stand, REATTACHED) - before
     return summed(scenario.name, load.asked, running.faults, reattached, findings, running.failures, running.figures)
 

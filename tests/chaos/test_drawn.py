@@ -11,7 +11,7 @@ from tests.chaos.client import Ending, Mode, Plan, Told
 from tests.chaos.complaints import complaint
 from tests.chaos.declared import EDGES, GENERAL, SITES
 from tests.chaos.drawn import FAULTS_MIN, PROGRAMS, SCHEDULERS, Schedule, Verb, drawn
-from tests.chaos.evidence import NOTICES_S, Findings, Seen, billed
+from tests.chaos.evidence import Findings, Seen, billed
 from tests.chaos.proxy import HEALTHY
 from tests.chaos.unforeseen import scenario_of
 
@@ -19,6 +19,7 @@ SEEDS = st.integers(min_value=0, max_value=2**63)
 COUNTS = st.integers(min_value=1, max_value=2)
 PROCESSES = {f"{name}/{index}" for name in (*EDGES, *SCHEDULERS) for index in range(2)}
 ROUND_S = 40.0
+FROZEN_S_MAX = 12.0
 
 
 def broken_at_the_end(schedule: Schedule) -> set[str]:
@@ -109,7 +110,7 @@ def test_nothing_stands_still_for_longer_than_is_judged(seed: int, processes: in
         if move.verb is Verb.FREEZE:
             frozen.setdefault(move.target, move.at_s)
         elif move.verb in (Verb.THAW, Verb.KILL) and move.target in frozen:
-            assert move.at_s - frozen.pop(move.target) < NOTICES_S
+            assert move.at_s - frozen.pop(move.target) < FROZEN_S_MAX
 
 
 @given(SEEDS, COUNTS)
@@ -148,7 +149,8 @@ def test_a_log_tells_of_failed_tasks_and_tracebacks_and_of_nothing_else() -> Non
 def test_a_tenant_who_hung_up_on_an_edge_that_is_then_killed_is_told_and_not_judged() -> None:
     plan = Plan("t-1", EDGES[0], "http://127.0.0.1:1", "key", "calm", GENERAL, None, Mode.STREAM, 10)
     told = Told(plan, 5.0, Ending.CANCELLED, request="req_1", received=3, ended_s=6.0)
-    for killed, unsettled in (({EDGES[0]: [6.5]}, 1), ({EDGES[0]: [4.0]}, 0), ({EDGES[1]: [6.5]}, 0), ({}, 0)):
+    usage = {"request": "req_1", "attempt": "att_1", "outcome": "lost", "counts": {}}
+    for outcome, lost, misbilled in (("lost", 1, 0), ("cancelled", 0, 1)):
         found = Findings()
-        billed(Seen([], [], [], [], []), found, [told], killed)
-        assert (found.unsettled, found.misbilled) == (unsettled, 1 - unsettled)
+        billed(Seen([], [{**usage, "outcome": outcome}], [], [], []), found, [told])
+        assert (found.lost, found.misbilled) == (lost, misbilled)
