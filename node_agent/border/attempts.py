@@ -51,7 +51,7 @@ from orchestrator.telemetry.names import (
 )
 from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.deadlines import TOTAL
-from orchestrator.wire.frames import Broken, Done, StreamFrame
+from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
 
 HELD_UP_SHARE = 4
 """Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
@@ -254,11 +254,14 @@ class Attempts:
         self,
         attempt: Attempt,
         outcome: Outcome,
-        last: Done | Broken | None,
+        last: Done | Broken | Refused | None,
         price: Money | None,
         resumable: Resumable | None,
     ) -> None:
-        """Record what was used. The edge's own counts stand first; the pool's are marked as reported."""
+        """Record what was used, also where that is nothing.
+
+        The edge's own counts stand first; the pool's are marked as reported.
+        """
         hands = self._hands
         now_ms = hands.now_ms()
         self.ended(attempt, last)
@@ -273,7 +276,7 @@ class Attempts:
             model=attempt.asked.generation.model,
             outcome=outcome,
             counted=Counted.IDS if told else Counted.CHUNKS,
-            pool_counts=None if last is None else last.counts,
+            pool_counts=last.counts if isinstance(last, Done | Broken) else None,
             edge_counts=attempt.tally.counts(),
             own="edge",
             price=price,
@@ -282,13 +285,13 @@ class Attempts:
             first_token=attempt.asked.generation.first_token(),
             resumable=resumable,
         )
-        if hands.note is not None:
+        if hands.note is not None and not isinstance(last, Refused):
             hands.note(self._line(attempt, outcome, last))
         try:
             data = record.to_bytes()
             kind, record_id = RecordKind("usage"), RecordId(record.id)
             # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
-            durable = attempt.asked.departure is not None
+            durable = attempt.asked.departure is not None and not isinstance(last, Refused)
             await hands.spool.append_async(kind, record_id, data, durable=durable, rank=Rank.CLOSES)
         except SpoolError as error:
             self._not_kept(record.id, error)

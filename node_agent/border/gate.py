@@ -212,8 +212,7 @@ class Gate:
             elif isinstance(first, Refused):
                 if run.asked.departure is not None and not run.started:
                     run.asked.departure.not_started()
-                self._attempts.ended(attempt, first)
-                await frames.aclose()
+                await self._close(attempt, frames, Outcome.REFUSED, first)
                 refused += 1
                 problem = Problem(first.code, first.detail, first.param, first.rules, "", first.retry_after_ms)
                 await self._refused(run, attempt, problem, refused)
@@ -348,7 +347,11 @@ class Gate:
         return view.up and (view.load is None or view.load.replicas > 0)
 
     async def _close(
-        self, attempt: Attempt, frames: AsyncGenerator[StreamFrame, None], outcome: Outcome, last: Broken | None
+        self,
+        attempt: Attempt,
+        frames: AsyncGenerator[StreamFrame, None],
+        outcome: Outcome,
+        last: Broken | Refused | None,
     ) -> None:
         """Close an attempt that brought nothing, and settle it whatever closing comes to."""
         try:

@@ -102,6 +102,9 @@ async def test_a_refusal_that_did_not_start_is_placed_again_within_the_law(make_
     assert await edge.text(edge.asked("acme-sg")) == ("cn-shanghai", "S")
     assert [pool for pool, _ in edge.routes.sent] == ["cn-guizhou", "cn-shanghai"]
     assert len({record["attempt"] for record in edge.records("decision")}) == 2
+    refused_one, answered = edge.records("usage")
+    assert (refused_one["outcome"], refused_one["counts"]["edge"]["received"]) == ("refused", 0)
+    assert answered["outcome"] == "complete"
 
     lonely = make_edge("edge-frankfurt", eu_frankfurt=refuses("engine_unreachable"))
     with pytest.raises(ProblemError) as refused:
@@ -124,6 +127,7 @@ async def test_a_refusal_that_no_retry_helps_is_told_at_once(make_edge: Callable
         await edge.gate.ask(edge.asked("acme-sg"))
     assert refused.value.problem.entry.http == 400
     assert len(edge.routes.sent) == 1
+    assert [usage["outcome"] for usage in edge.records("usage")] == ["refused"]
 
 
 async def test_newer_law_is_waited_for_and_asked(make_edge: Callable[..., Edge]) -> None:

@@ -141,6 +141,8 @@ CALLERS = {
         "node_agent/border/gate.py",
         "node_agent/uplink/routes.py",
         "orchestrator/cli/warden.py",  # signals to processes
+        "orchestrator/watch/holding.py",  # leases, between a process and its watch
+        "orchestrator/watch/lending.py",
     },
     # Who gives work to a replica, and who lets it in: the site alone, after its permit.
     "assign": {"scheduler/intake/site.py"},

@@ -69,11 +69,11 @@ async def test_a_killed_edge_sends_no_key_twice_and_forgets_no_result(tmp_path: 
         await ask(edge, "new")
         assert engine.asked == 4
         assert edge.stop(signal.SIGTERM) == 0
-        # One charge for each key that brought an answer, none for what was sent again.
+        # One charge for each key that brought an answer, none for what was sent again, nor for what the kill cut.
         usage = edge.records("usage")
-        assert [record["outcome"] for record in usage] == ["complete"] * 3
-        assert all(record["price"] is not None for record in usage)
-        assert len({record["request"] for record in usage}) == 3
+        assert [record["outcome"] for record in usage] == ["complete", "complete", "lost", "complete"]
+        assert [record["price"] is not None for record in usage] == [True, True, False, True]
+        assert len({record["request"] for record in usage}) == 4
 
 
 @pytest.mark.timeout(180)
