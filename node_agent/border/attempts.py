@@ -287,7 +287,11 @@ class Attempts:
         )
         if hands.note is not None and not isinstance(last, Refused):
             hands.note(self._line(attempt, outcome, last))
+        counts_by_name = {"received": attempt.tally.received, "delivered": attempt.tally.delivered}
+        for name, amount in counts_by_name.items():
+            hands.metrics.count(TOKENS, amount, pool=attempt.pool.id, count=name)
         try:
+            # Nothing waits before this: whoever is cancelled from here on has left the record to be written.
             data = record.to_bytes()
             kind, record_id = RecordKind("usage"), RecordId(record.id)
             # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
@@ -295,9 +299,6 @@ class Attempts:
             await hands.spool.append_async(kind, record_id, data, durable=durable, rank=Rank.CLOSES)
         except SpoolError as error:
             self._not_kept(record.id, error)
-        counts_by_name = {"received": attempt.tally.received, "delivered": attempt.tally.delivered}
-        for name, amount in counts_by_name.items():
-            hands.metrics.count(TOKENS, amount, pool=attempt.pool.id, count=name)
 
     def _count(self, decision: Decision, record: DecisionRecord) -> None:
         """Count the choice, the pools that were left out, and the rules behind each that the law refuses."""

@@ -269,8 +269,7 @@ class Gate:
             going: _Begun | None = begun
             while going is not None:
                 attempt, frames, segment = going.attempt, going.frames, answer.segments[-1]
-                outcome = Outcome.CANCELLED
-                last: Done | None = None
+                outcome, settled = Outcome.CANCELLED, False
                 cut: Broken | None = None
                 try:
                     async with aclosing(frames):
@@ -283,9 +282,12 @@ class Gate:
                                 yield _placed(frame, segment.first_token)
                                 attempt.held_us += hands.now_us() - given_us
                             elif isinstance(frame, Done):
-                                outcome, last = Outcome.COMPLETE, frame
                                 self._attempts.ended(attempt, frame)
                                 answer.price = self._attempts.price(attempt, frame.counts)
+                                # Before the tenant has its end: what is told to be whole is on the bill by then.
+                                settled = True
+                                complete = Outcome.COMPLETE
+                                await self._attempts.settle(attempt, complete, frame, answer.price, kept.resumable)
                                 yield frame
                                 return
                             elif isinstance(frame, Broken) or frame is None:
@@ -293,7 +295,8 @@ class Gate:
                                 break
                             frame = await anext(frames, None)
                 finally:
-                    await self._attempts.settle(attempt, outcome, last or cut, answer.price, kept.resumable)
+                    if not settled:
+                        await self._attempts.settle(attempt, outcome, cut, answer.price, kept.resumable)
                 going = await self._go_on(run, attempt, cut, answer)
                 if going is None:
                     yield cut

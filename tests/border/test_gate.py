@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels, Personal
 from orchestrator.spool.records import FullReason, RecordKind, SpoolFull
 from orchestrator.wire.catalogue import ProblemError
-from orchestrator.wire.frames import StreamFrame
+from orchestrator.wire.frames import Done, StreamFrame
 from tests.border.edge import ALL, GERMAN, SECRET_WORDS, Edge, answers, breaks, refuses
 
 
@@ -163,6 +164,36 @@ async def test_an_answer_that_is_closed_early_is_settled_as_cancelled(make_edge:
     (usage,) = edge.records("usage")
     assert usage["outcome"] == "cancelled"
     assert edge.routes.closed == 1
+
+
+async def test_what_a_whole_answer_used_is_on_record_before_its_end_is_told(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    answer = await edge.gate.ask(edge.asked("acme-sg"))
+    while not isinstance(await anext(answer.frames), Done):
+        assert edge.records("usage") == []
+    # An edge that is killed from here on has told of an end, and accounted for it.
+    (usage,) = edge.records("usage")
+    assert (usage["outcome"], usage["counts"]["edge"]["delivered"]) == ("complete", 1)
+    await answer.frames.aclose()
+    assert len(edge.records("usage")) == 1
+
+
+async def test_hanging_up_while_the_end_is_put_on_record_leaves_one_record(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    answer = await edge.gate.ask(edge.asked("acme-sg"))
+    await anext(answer.frames)
+    reading = asyncio.create_task(anext(answer.frames))
+    for _ in range(1_000):
+        if edge.spool._group._pending:
+            break
+        await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await answer.frames.aclose()
+    await asyncio.sleep(0.05)
+    (usage,) = edge.records("usage")
+    assert usage["outcome"] == "complete"
 
 
 async def test_drained_pools_and_pools_out_of_the_fleet_get_nothing(make_edge: Callable[..., Edge]) -> None:
