@@ -131,7 +131,7 @@ class Agent:
         self._servers = _servers(self._front, settings)
 
     def _went_on(self, streams: int) -> None:
-        self._metrics.count(STREAMS_CONTINUED, streams, how="reattached")
+        self._metrics.counter(STREAMS_CONTINUED)["reattached"].value += streams
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain: no new work, running answers to their end or the grace, then leave."""
@@ -165,7 +165,7 @@ class Agent:
         metrics.admit(POOL, (pool.id for pool in bundle.fleet.pools))
         metrics.admit(MODEL, bundle.fleet.models())
         metrics.admit(RULE, (rule.id for admitted in bundle.law.packs for rule in admitted.pack.rules))
-        metrics.set(MANIFEST_NUMBER, bundle.number, side=bundle.side)
+        metrics.gauge(MANIFEST_NUMBER)[bundle.side].value = bundle.number
 
     def _report(self) -> Report:
         listen = f"{self._settings.host}:{self._settings.port}"

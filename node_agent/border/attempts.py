@@ -31,7 +31,6 @@ from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, Resumable, U
 from orchestrator.placement.decide import Decision
 from orchestrator.placement.fleet import Pool
 from orchestrator.placement.outliers import Turn
-from orchestrator.placement.pick import Drop
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.labels import LabelSources, Mismatch
@@ -110,11 +109,26 @@ class Attempt:
         return self.first_us is not None and self.held_us * HELD_UP_SHARE > now_us - self.first_us
 
 
+class Counters:
+    """The series that attempts are counted in."""
+
+    __slots__ = ("denials", "mismatches", "not_placed_pools", "placements", "spool_refusals", "tokens")
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.placements = metrics.counter(PLACEMENTS)
+        self.not_placed_pools = metrics.counter(NOT_PLACED_POOLS)
+        self.denials = metrics.counter(DENIALS)
+        self.mismatches = metrics.counter(MISMATCHES)
+        self.spool_refusals = metrics.counter(SPOOL_REFUSALS)
+        self.tokens = metrics.counter(TOKENS)
+
+
 class Attempts:
     """Makes attempts, and accounts for them."""
 
     def __init__(self, edge: EdgeId, hands: Hands) -> None:
         self._hands = hands
+        self._counters = Counters(hands.metrics)
         self._edge = edge
         self._decider = Decider(edge)
         self._memory = Memory(edge, hands.commitment)
@@ -287,9 +301,9 @@ class Attempts:
         )
         if hands.note is not None and not isinstance(last, Refused):
             hands.note(self._line(attempt, outcome, last))
-        counts_by_name = {"received": attempt.tally.received, "delivered": attempt.tally.delivered}
-        for name, amount in counts_by_name.items():
-            hands.metrics.count(TOKENS, amount, pool=attempt.pool.id, count=name)
+        pool, tokens = attempt.pool.id, self._counters.tokens
+        tokens[pool, "received"].value += attempt.tally.received
+        tokens[pool, "delivered"].value += attempt.tally.delivered
         try:
             # Nothing waits before this: whoever is cancelled from here on has left the record to be written.
             data = record.to_bytes()
@@ -302,22 +316,21 @@ class Attempts:
 
     def _count(self, decision: Decision, record: DecisionRecord) -> None:
         """Count the choice, the pools that were left out, and the rules behind each that the law refuses."""
-        metrics = self._hands.metrics
+        counters = self._counters
         if record.pool is not None:
-            metrics.count(PLACEMENTS, pool=record.pool)
+            counters.placements[record.pool].value += 1
         for mismatch in _mismatches(decision.sources):
-            metrics.count(MISMATCHES, axis=mismatch.axis)
+            counters.mismatches[mismatch.axis].value += 1
             log.warning(Event.LABEL_MISMATCH, decision_id=record.id, axis=mismatch.axis, source=mismatch.source)
-        dropped: dict[Drop, int] = {}
         for candidate in decision.placement.candidates:
             if candidate.drop is not None:
-                dropped[candidate.drop] = dropped.get(candidate.drop, 0) + 1
-            if FAULT in candidate.verdict.rules:  # a bug in the law's code: refused, and told
+                counters.not_placed_pools[candidate.drop].value += 1
+            verdict = candidate.verdict
+            if FAULT in verdict.rules:  # a bug in the law's code: refused, and told
                 log.error(Event.POLICY_DISAGREED, decision_id=record.id, pool=candidate.pool.id, rule=FAULT)
-            for rule in () if candidate.verdict.allowed else candidate.verdict.rules:
-                metrics.count(DENIALS, rule=rule)
-        for drop, pools in dropped.items():
-            metrics.count(NOT_PLACED_POOLS, pools, reason=drop)
+            if not verdict.allowed:
+                for rule in verdict.rules:
+                    counters.denials[rule].value += 1
 
     async def _spool(self, record: DecisionRecord, *, durable: bool, mandatory: bool) -> None:
         """Put a record into the spool. Without it nothing is sent; a refusal is said even when it is not recorded."""
@@ -338,7 +351,7 @@ class Attempts:
     def _not_kept(self, record_id: str, error: SpoolError) -> None:
         log.error(Event.SPOOL_FAILED, record_id=record_id, exception=type(error).__name__)
         if isinstance(error, SpoolFull):
-            self._hands.metrics.count(SPOOL_REFUSALS, reason=error.reason)
+            self._counters.spool_refusals[error.reason.value].value += 1
 
     def _line(self, attempt: Attempt, outcome: Outcome, last: Done | Broken | None) -> bytes:
         """Return what a trace says of an attempt that has ended."""

@@ -322,7 +322,7 @@ class Gate:
                 pool, decision = begun.attempt.pool, begun.attempt.decision_id
                 answer.segments.append(Segment(pool, decision, run.kept.tokens))
                 log.info(Event.STREAM_CONTINUED, request_id=run.asked.request, pool=pool.id, decision_id=decision)
-        self._hands.metrics.count(STREAMS_CONTINUED, how=how)
+        self._hands.metrics.counter(STREAMS_CONTINUED)[how].value += 1
         return begun
 
     async def _begin_when_it_can(self, run: _Run) -> _Begun:

@@ -25,7 +25,7 @@ from node_agent.front.limits import Admission, Limits, Places
 from node_agent.front.readiness import unready_reason
 from node_agent.front.shapes import model_list, model_object
 from node_agent.front.tenants import Caller, authenticate, entitled_models
-from node_agent.front.visit import Visit
+from node_agent.front.visit import Counters, Visit
 from node_agent.idempotency.desk import Desk
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.policy.ids import RANDOM_BYTES, EdgeId, make_request_id
@@ -66,6 +66,7 @@ class Front:
         self._now_ms = now_ms
         self._entropy = entropy
         self._metrics = metrics
+        self._counters = Counters(metrics)
         self._desk = desk
         self._elsewhere = elsewhere
         self._places = places
@@ -98,7 +99,7 @@ class Front:
         exchange.close = self._draining
         if await self._operate(exchange, now_ms, elsewhere):
             return
-        visit = Visit(request, self._metrics, asyncio.get_running_loop().time)
+        visit = Visit(request, self._counters, asyncio.get_running_loop().time)
         try:
             await self._serve(exchange, visit, elsewhere)
         except ProblemError as error:
@@ -121,11 +122,12 @@ class Front:
         if head.path not in OPEN or head.method not in METHODS[head.path]:
             return False
         if head.path == METRICS:
-            self._metrics.set(REQUESTS_ACTIVE, self._admission.running)
+            metrics = self._metrics
+            metrics.gauge(REQUESTS_ACTIVE)[()].value = self._admission.running
             if self._places is not None:
-                self._metrics.set(PLACES, self._places.of_all())
-                self._metrics.set(UNEVEN_LIMITS, self._places.uneven())
-            own = self._metrics.render()
+                metrics.gauge(PLACES)[()].value = self._places.of_all()
+                metrics.gauge(UNEVEN_LIMITS)[()].value = self._places.uneven()
+            own = metrics.render()
             await exchange.answer(200, own if elsewhere is None else await elsewhere.metrics(own), CONTENT_TYPE)
         elif head.path == DOCUMENT:
             await exchange.answer(200, document_bytes())

@@ -82,7 +82,9 @@ class Desk:
         self.turns = turns
         self.sealer = sealer
         self.now_ms = now_ms
-        self._metrics = metrics
+        self._keys = metrics.gauge(IDEMPOTENCY_KEYS)
+        self._bytes = metrics.gauge(IDEMPOTENCY_BYTES)
+        self._answers = metrics.counter(IDEMPOTENCY)
         # bounded: one for each request in flight that has a key
         self._claims: dict[bytes, Claim] = {}
         self._taking_bytes = 0
@@ -102,8 +104,8 @@ class Desk:
         except StoreError as failure:
             self.failed(failure)
             return
-        self._metrics.set(IDEMPOTENCY_KEYS, entries)
-        self._metrics.set(IDEMPOTENCY_BYTES, size)
+        self._keys[()].value = entries
+        self._bytes[()].value = size
 
     async def close(self) -> None:
         """Do what waits for the store, and close it."""
@@ -143,12 +145,12 @@ class Desk:
     async def _judged(self, held: Held | None, handed: Handed) -> Kept | None:
         """Return the kept result of a key, or None when the key is free. Raises ProblemError."""
         if held is None:
-            self._metrics.count(IDEMPOTENCY, answer=Answer.GO)
+            self._answers[Answer.GO.value].value += 1
             return None
         if judge(held, handed.sealed.body, self.now_ms(), here=False) is Answer.REPLAY:
             kept = await self._kept(held, handed) if handed.keeps else None
             if kept is not None:
-                self._metrics.count(IDEMPOTENCY, answer=Answer.REPLAY)
+                self._answers[Answer.REPLAY.value].value += 1
                 return kept
             why = Why.NO_ROOM if handed.keeps else Why.NOT_WANTED
             held = Held(held.request, held.body, State.ENDED, held.until_ms, why)
@@ -171,18 +173,18 @@ class Desk:
     def _refuse(self, held: Held, handed: Handed, *, here: bool) -> None:
         """Raises Taken, unless the time of the key is over."""
         answer = judge(held, handed.sealed.body, self.now_ms(), here=here)
-        self._metrics.count(IDEMPOTENCY, answer=answer)
+        self._answers[answer.value].value += 1
         if answer is not Answer.GO:
             raise Taken(_taken(answer, held), held.request)
 
     def unavailable(self, failure: StoreError) -> ProblemError:
         """Return what is said when a key cannot be looked up or noted."""
         if isinstance(failure, StoreFull):
-            self._metrics.count(IDEMPOTENCY, answer="full")
+            self._answers["full"].value += 1
             sentence = "This edge holds as many idempotency keys as it may, so nothing was sent."
             return ProblemError(Problem("idempotency_unavailable", sentence, HEADER))
         self.failed(failure)
-        self._metrics.count(IDEMPOTENCY, answer="unavailable")
+        self._answers["unavailable"].value += 1
         return ProblemError(Problem("idempotency_unavailable", param=HEADER))
 
     def failed(self, failure: StoreError) -> None:

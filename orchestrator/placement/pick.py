@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 
 import msgspec
 
@@ -22,7 +22,7 @@ from orchestrator.policy.verdicts import Verdict
 PPM = 1_000_000
 
 
-class Drop(Enum):
+class Drop(StrEnum):
     """Why a pool is no candidate. The first that applies is named; the law comes before everything else."""
 
     NOT_PERMITTED = "not_permitted"

@@ -1,18 +1,18 @@
-"""The metrics of one process, in a registry of its own, with a bound on the number of series.
+"""The metrics of one process: cells that a program counts in, with a bound on the number of series.
 
-As in `logs`: an unknown metric or label is a mistake in the program and raises TelemetryError; a label value that is
-not allowed comes from outside and becomes `other`.
+A program asks once for the series of a metric and then writes to their cells, which are plain numbers: what a request
+costs here is a look-up and an addition. They belong to one thread, that of the event loop; other threads hand over what
+is to be counted.
+
+As in `logs`: an unknown metric, or as many values as it has no labels, is a mistake in the program and raises
+TelemetryError; a label value that is not allowed comes from outside and becomes `other`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from enum import Enum
-from typing import Final
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.registry import Collector
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeVar
 
 from orchestrator.telemetry.logs import TelemetryError
 from orchestrator.telemetry.names import METRICS, OTHER, TELEMETRY_FAULTS, Label, Metric, MetricKind
@@ -22,20 +22,97 @@ IDS_MAX: Final = 512
 """The most ids that one label takes in the life of a process; later ones are `other`."""
 
 _ID_CHARS_MAX = 128
-LabelValue = str | Enum
+Labels = str | tuple[str, ...]
+"""The values of a metric's labels in their order: the value itself where there is one label, `()` where there is none.
+"""
+
+
+class Number:
+    """The cell of a counter, which only ever rises, or of a gauge."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
+
+
+class Spread:
+    """The cell of a histogram."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """How many observations are at or below each bound and above the one before; the last are above all."""
+        self.sum: float = 0
+
+    def observe(self, value: float) -> None:
+        """Adds an observation."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+
+Cell = TypeVar("Cell", Number, Spread)
+
+
+class Series(dict[Labels, Cell]):
+    """The cells of one metric by their labels: `series["hz-1"].value += 1`. One that is new is made when it is named.
+
+    Raises TelemetryError for as many values as there are not labels. Bounded: ids are, and no other value is kept.
+    """
+
+    __slots__ = ("_admitted", "_make", "_refused", "cells", "metric")
+
+    def __init__(
+        self,
+        metric: Metric,
+        make: Callable[[], Cell],
+        admitted: dict[str, set[str]],
+        refused: Callable[[], None],
+    ) -> None:
+        """`admitted` are the ids of open labels, by label; `refused` is called for each value that is not allowed."""
+        super().__init__()
+        self.metric = metric
+        self.cells: dict[tuple[str, ...], Cell] = {}
+        """By the values that are shown: with those of `other`, which are not found under the values that were given."""
+        self._make: Callable[[], Cell] = make
+        self._admitted = admitted
+        self._refused = refused
+        if not metric.labels:
+            self.__missing__(())  # told from the start, as nothing
+
+    def __missing__(self, given: Labels) -> Cell:
+        values = (given,) if isinstance(given, str) else given
+        labels = self.metric.labels
+        if len(values) != len(labels):
+            raise TelemetryError(f"{self.metric.name} was used with other labels than it has in names")
+        shown = tuple(map(self._shown, labels, values))
+        cell = self.cells.get(shown)
+        if cell is None:
+            cell = self.cells[shown] = self._make()
+        if OTHER not in shown:
+            self[given] = cell
+        return cell
+
+    def _shown(self, label: Label, value: str) -> str:
+        known = self._admitted.get(label.name, ()) if label.values is None else label.values
+        if value in known:
+            return str(value)
+        self._refused()
+        return OTHER
 
 
 class Metrics:
-    """Counters, gauges and histograms of `names`, safe to use from any thread."""
+    """The series of every metric in `names`."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._metrics: dict[Metric, Counter | Gauge | Histogram] = {}
         self._admitted: dict[str, set[str]] = {}
-        self._children: dict[tuple[object, ...], Counter | Gauge | Histogram] = {}  # bounded: by the series
-        """By metric, names and values of labels: those that were used, and fit."""
+        self._numbers: dict[Metric, Series[Number]] = {}
+        self._spreads: dict[Metric, Series[Spread]] = {}
         for metric in METRICS:
             self._add(metric)
+        self._faults = self.counter(TELEMETRY_FAULTS)
 
     def admit(self, label: Label, ids: Iterable[str]) -> int:
         """Allows ids as values of an open label, and returns how many found no room. Ids are never taken back."""
@@ -52,80 +129,41 @@ class Metrics:
                 refused += 1
         return refused
 
-    def count(self, metric: Metric, amount: int = 1, **labels: LabelValue) -> None:
-        """Adds to a counter. Raises TelemetryError for names that do not fit."""
-        child = self._child(metric, labels)
-        if not isinstance(child, Counter) or amount < 0:
-            raise TelemetryError(f"{metric.name} is not a counter of names, or was to fall")
-        child.inc(amount)
+    def counter(self, metric: Metric) -> Series[Number]:
+        """The series of a counter. Raises TelemetryError for what is none of `names`."""
+        return self._of(metric, MetricKind.COUNTER, self._numbers)
 
-    def set(self, metric: Metric, value: float, **labels: LabelValue) -> None:
-        """Sets a gauge. Raises TelemetryError for names that do not fit."""
-        child = self._child(metric, labels)
-        if not isinstance(child, Gauge):
-            raise TelemetryError(f"{metric.name} is not a gauge of names")
-        child.set(value)
+    def gauge(self, metric: Metric) -> Series[Number]:
+        """The series of a gauge. Raises TelemetryError for what is none of `names`."""
+        return self._of(metric, MetricKind.GAUGE, self._numbers)
 
-    def observe(self, metric: Metric, value: float, **labels: LabelValue) -> None:
-        """Adds an observation to a histogram. Raises TelemetryError for names that do not fit."""
-        child = self._child(metric, labels)
-        if not isinstance(child, Histogram):
-            raise TelemetryError(f"{metric.name} is not a histogram of names")
-        child.observe(value)
+    def histogram(self, metric: Metric) -> Series[Spread]:
+        """The series of a histogram. Raises TelemetryError for what is none of `names`."""
+        return self._of(metric, MetricKind.HISTOGRAM, self._spreads)
 
     def render(self) -> bytes:
         """All series in the text format of Prometheus; its content type is `CONTENT_TYPE`."""
-        return generate_latest(_WithoutCreated(self._registry))
+        # What writes the text takes 2 MB, which a process that nobody scrapes does not need.
+        from orchestrator.telemetry.exposition import page
+
+        return page(self._series())
+
+    def _series(self) -> Iterator[Series[Number] | Series[Spread]]:
+        for metric in METRICS:
+            yield self._spreads[metric] if metric.kind is MetricKind.HISTOGRAM else self._numbers[metric]
 
     def _add(self, metric: Metric) -> None:
-        names = [label.name for label in metric.labels]
-        match metric.kind:
-            case MetricKind.COUNTER:
-                self._metrics[metric] = Counter(metric.name, metric.help, names, registry=self._registry)
-            case MetricKind.GAUGE:
-                self._metrics[metric] = Gauge(metric.name, metric.help, names, registry=self._registry)
-            case MetricKind.HISTOGRAM:
-                self._metrics[metric] = Histogram(
-                    metric.name, metric.help, names, registry=self._registry, buckets=metric.buckets
-                )
+        if metric.kind is MetricKind.HISTOGRAM:
+            self._spreads[metric] = Series(metric, lambda: Spread(metric.buckets), self._admitted, self._refused)
+        else:
+            self._numbers[metric] = Series(metric, Number, self._admitted, self._refused)
 
-    def _child(self, metric: Metric, labels: dict[str, LabelValue]) -> Counter | Gauge | Histogram | None:
-        """Return the series of a metric; None for a metric that is not of `names`. Raises TelemetryError."""
-        key = (metric, *labels, *labels.values())
-        child = self._children.get(key)
-        if child is not None:
-            return child
-        whole = self._metrics.get(metric)
-        if whole is None:
-            return None
-        values = self._values(metric, labels)
-        child = whole.labels(*values) if values else whole
-        if OTHER not in values:
-            self._children[key] = child
-        return child
+    @staticmethod
+    def _of(metric: Metric, kind: MetricKind, all_: dict[Metric, Series[Cell]]) -> Series[Cell]:
+        series = all_.get(metric)
+        if series is None or metric.kind is not kind:
+            raise TelemetryError(f"{metric.name} is not a {kind.value} of names")
+        return series
 
-    def _values(self, metric: Metric, labels: dict[str, LabelValue]) -> list[str]:
-        if labels.keys() != {label.name for label in metric.labels}:
-            raise TelemetryError(f"{metric.name} was used with other labels than it has in names")
-        values: list[str] = []
-        for label in metric.labels:
-            given = labels[label.name]
-            value = str(given.value) if isinstance(given, Enum) else given
-            known = self._admitted.get(label.name, ()) if label.values is None else label.values
-            if value not in known:
-                value = OTHER
-                self.count(TELEMETRY_FAULTS, what="label_value")
-            values.append(value)
-        return values
-
-
-class _WithoutCreated(Collector):
-    """The registry without the `_created` sample that the client adds to every series."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Family]:
-        for family in self._registry.collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family
+    def _refused(self) -> None:
+        self._faults["label_value"].value += 1
