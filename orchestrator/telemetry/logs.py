@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
 from math import isfinite
@@ -21,9 +22,11 @@ from typing import Final, Self, TextIO
 
 import msgspec
 
-from orchestrator.telemetry.names import FIELDS, Event, FieldKind, LogField
+from orchestrator.telemetry.names import FIELDS, Event, FieldKind
 
 LogValue = str | int | float | bool | Enum | None
+Told = dict[str, str | int | float | bool]
+"""The fields of a line, as they may be written."""
 
 TEXT_CHARS_MAX: Final = 200
 REFUSED: Final = "(refused)"
@@ -34,8 +37,17 @@ _ROOT_LOGGER = logging.getLogger()
 _LEVELS = {number: name.lower() for name, number in logging.getLevelNamesMapping().items()}
 _FIELDS_KEY = "tidegate_fields"
 _LOGGER_NAME = re.compile(r"[a-z_]+(\.[a-z_]+)*\Z")
-_ID = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:/@+=\[\]-]{0,127}\Z")
+_ID = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:/@+=\[\]-]{0,127}\Z").match
+_WHOLE_END = 2**63
 _FRAMES_MAX = 6
+_PLAIN = frozenset({str, int, float, bool})
+_NAMES = FIELDS.keys()
+# What is looked up in an enumeration costs a search each time.
+_IS_ID = FieldKind.ID
+_IS_CHOICE = FieldKind.CHOICE
+_IS_WHOLE = FieldKind.WHOLE
+_IS_TEXT = FieldKind.TEXT
+_IS_FLAG = FieldKind.FLAG
 
 
 class TelemetryError(Exception):
@@ -45,10 +57,11 @@ class TelemetryError(Exception):
 class Log:
     """Writes the lines of one part of a program."""
 
-    __slots__ = ("_logger",)
+    __slots__ = ("_logger", "_name")
 
-    def __init__(self, logger: logging.Logger) -> None:
-        self._logger = logger
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._logger = logging.getLogger(f"{_ROOT}.{name}")
 
     def debug(self, event: Event, **fields: LogValue) -> None:
         """For a developer who follows one request. Raises TelemetryError for a field without a name of ours."""
@@ -72,37 +85,29 @@ class Log:
         self._write(logging.ERROR, event, told)
 
     def _write(self, level: int, event: Event, fields: dict[str, LogValue]) -> None:
-        if not isinstance(event, Event):
+        # Every line of a request comes through here: its names and values are judged in one pass each.
+        if type(event) is not Event:
             raise TelemetryError("expected an event of orchestrator.telemetry.names")
-        for name in fields:
-            if name not in FIELDS:
-                raise TelemetryError(f"the log field {name} is not in orchestrator.telemetry.names")
-        if not self._logger.isEnabledFor(level):
+        if not fields.keys() <= _NAMES:
+            raise TelemetryError(f"the log field {min(fields.keys() - _NAMES)} is not in orchestrator.telemetry.names")
+        logger_ = self._logger
+        if not logger_.isEnabledFor(level):
             return
-        told: dict[str, str | int | float | bool] = {}
-        refused = 0
-        for name, value in fields.items():
-            if value is None:
-                continue
-            allowed = _allowed(FIELDS[name], value.value if isinstance(value, Enum) else value)
-            refused += allowed is None
-            told[name] = REFUSED if allowed is None else allowed
-        if refused:
-            told["refused_values"] = refused
+        told = _told(fields)
         handlers = _ROOT_LOGGER.handlers
         sink = handlers[0] if len(handlers) == 1 else None
-        if isinstance(sink, _JsonLines) and not self._logger.handlers:
+        if type(sink) is _JsonLines and not logger_.handlers:
             # Nearly always nobody else listens: what the machinery of `logging` would make of it is what is known here.
-            sink.write(level, self._logger.name, event.value, told)
+            sink.write(time.time(), level, self._name, str(event), told)
         else:
-            self._logger.log(level, event.value, extra={_FIELDS_KEY: told})
+            logger_.log(level, str(event), extra={_FIELDS_KEY: told})
 
 
 def logger(name: str) -> Log:
     """The log of one part of a program, such as `node_agent.border`."""
     if not _LOGGER_NAME.match(name):
         raise TelemetryError("expected a logger name such as node_agent.border")
-    return Log(logging.getLogger(f"{_ROOT}.{name}"))
+    return Log(name)
 
 
 class LogSink:
@@ -156,84 +161,102 @@ class _JsonLines(logging.Handler):
     def __init__(self, stream: TextIO, program: str, on_fault: Callable[[str], None] | None) -> None:
         super().__init__()
         self._stream = stream
+        # A stream that flushes at the end of a line, as standard error does, need not be told to.
+        self._flush = None if getattr(stream, "line_buffering", False) else stream.flush
         self._program = program
         self._on_fault = on_fault
+        self._turn = self.lock or threading.RLock()
         self.lines = 0
         self.lines_lost = 0
-        self._names: dict[str, str] = {}  # bounded: by the loggers of the program
         self._second = 0
         self._clock = ""
 
-    def write(self, level: int, name: str, event: str, fields: Mapping[str, object]) -> None:
-        """Write a line of our own."""
-        self.acquire()
-        try:
-            self._line(self._begun(time.time(), level, name) | {"event": event, **fields})
-        finally:
-            self.release()
-        if "refused_values" in fields:
+    def write(self, now_s: float, level: int, name: str, event: str, told: Told) -> None:
+        """Write a line, from any thread. `told` is written as it is."""
+        with self._turn:
+            second = int(now_s)
+            if second != self._second:
+                self._second, self._clock = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]
+            line = {
+                "time": f"{self._clock}.{int((now_s - second) * 1000):03d}+00:00",
+                "level": _LEVELS.get(level, "other"),
+                "program": self._program,
+                "logger": name,
+                "event": event,
+                **told,
+            }
+            try:
+                self._stream.write(msgspec.json.encode(line).decode() + "\n")
+                if self._flush is not None:
+                    self._flush()
+                self.lines += 1
+            except (OSError, ValueError):
+                # A stream that is gone must not end what is being logged.
+                self.lines_lost += 1
+                self._fault("log_line")
+        if "refused_values" in told:
             self._fault("log_value")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write what came through `logging`: a line of our own, or the place of a library's."""
+        event, told = record.msg, getattr(record, _FIELDS_KEY, None)
+        if not (isinstance(told, dict) and record.name.startswith(f"{_ROOT}.")):
+            event, told = "library_log", {"where": f"{PurePath(record.pathname).name}:{record.lineno}"}
+            if record.exc_info and record.exc_info[0]:
+                told["exception"] = record.exc_info[0].__name__
+        self.write(record.created, record.levelno, _escape(record.name.removeprefix(f"{_ROOT}.")), event, told)
 
     def _fault(self, what: str) -> None:
         if self._on_fault is not None:
             self._on_fault(what)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        line = self._begun(record.created, record.levelno, record.name)
-        fields = getattr(record, _FIELDS_KEY, None)
-        if isinstance(fields, dict) and record.name.startswith(f"{_ROOT}."):
-            if "refused_values" in fields:
-                self._fault("log_value")
-            line |= {"event": record.msg, **fields}
-        else:
-            failure = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
-            line |= {"event": "library_log", "where": f"{PurePath(record.pathname).name}:{record.lineno}"}
-            line |= {"exception": failure} if failure else {}
-        self._line(line)
 
-    def _begun(self, now_s: float, level: int, name: str) -> dict[str, object]:
-        """What every line begins with."""
-        told = self._names.get(name)
-        if told is None:
-            told = self._names[name] = _escape(name.removeprefix(f"{_ROOT}."))
-        second = int(now_s)
-        if second != self._second:
-            self._second, self._clock = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]
-        return {
-            "time": f"{self._clock}.{int((now_s - second) * 1000):03d}+00:00",
-            "level": _LEVELS.get(level, "other"),
-            "program": self._program,
-            "logger": told,
-        }
-
-    def _line(self, line: dict[str, object]) -> None:
-        try:
-            self._stream.write(msgspec.json.encode(line).decode() + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            # A stream that is gone must not end what is being logged.
-            self.lines_lost += 1
-            self._fault("log_line")
-        else:
-            self.lines += 1
+def _told(fields: dict[str, LogValue]) -> Told:
+    """Each value as it may be written. The names of the fields are known to be in `FIELDS`."""
+    told: Told = {}
+    refused = 0
+    for name, value in fields.items():
+        if value is None:
+            continue
+        given = value if type(value) in _PLAIN else _plain(value)
+        field = FIELDS[name]
+        kind = field.kind
+        allowed: str | int | float | None = None
+        if kind is _IS_ID:
+            if type(given) is str and _ID(given):
+                allowed = given
+        elif kind is _IS_WHOLE:
+            if type(given) is int and -_WHOLE_END < given < _WHOLE_END:
+                allowed = given
+        elif kind is _IS_CHOICE:
+            if type(given) is str and given in field.values:
+                allowed = given
+        elif kind is _IS_TEXT:
+            if type(given) is str:
+                allowed = _escape(given[:TEXT_CHARS_MAX])[:TEXT_CHARS_MAX]
+        elif kind is _IS_FLAG:
+            if type(given) is bool:
+                allowed = given
+        elif (type(given) is int and -_WHOLE_END < given < _WHOLE_END) or (type(given) is float and isfinite(given)):
+            allowed = given
+        if allowed is None:
+            allowed = REFUSED
+            refused += 1
+        told[name] = allowed
+    if refused:
+        told["refused_values"] = refused
+    return told
 
 
-def _allowed(field: LogField, value: object) -> str | int | float | bool | None:
-    """The value as it may be written, or None."""
-    kind = field.kind
-    if kind is FieldKind.ID:
-        return value if isinstance(value, str) and _ID.match(value) else None
-    if kind is FieldKind.CHOICE:
-        return value if isinstance(value, str) and value in field.values else None
-    if kind is FieldKind.TEXT:
-        return _escape(value[:TEXT_CHARS_MAX])[:TEXT_CHARS_MAX] if isinstance(value, str) else None
-    if kind is FieldKind.FLAG:
-        return value if isinstance(value, bool) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if kind is FieldKind.WHOLE:
-        return value if isinstance(value, int) and abs(value) < 2**63 else None
-    return value if isfinite(value) else None
+def _plain(value: object) -> object:
+    """What an enumeration stands for, and what a subclass is, in one of the types that are written."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, int):
+        return int(value)
+    return float(value) if isinstance(value, float) else value
 
 
 def _escape(text: str) -> str:

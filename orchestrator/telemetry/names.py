@@ -7,7 +7,7 @@ time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Final
 
 from orchestrator.policy.labels import RANK_AXES, SET_AXES
@@ -165,7 +165,7 @@ METRICS: Final = (
 """Every metric there is; one that nothing was counted of stays absent or zero."""
 
 
-class Event(Enum):
+class Event(StrEnum):
     """What a log line tells. The value is the `event` of the line."""
 
     PROGRAM_STARTED = "program_started"

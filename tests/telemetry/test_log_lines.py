@@ -5,11 +5,17 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import re
+import threading
 from collections.abc import Iterator
-from enum import Enum
+from enum import Enum, IntEnum, StrEnum
+from math import isfinite
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.telemetry.logs import REFUSED, TEXT_CHARS_MAX, LogSink, TelemetryError, logger
 from orchestrator.telemetry.names import FIELDS, METRICS, Event, FieldKind, MetricKind
@@ -91,6 +97,28 @@ class Colour(Enum):
     OTHER = CANARY
 
 
+class Shade(StrEnum):
+    ANSWERED = "answered"
+    OTHER = CANARY
+
+
+class Size(IntEnum):
+    LARGE = 8
+
+
+class Said(str):
+    """A text that shows itself as another."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "req_1"
+
+
+class Share(float):
+    __slots__ = ()
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -102,12 +130,20 @@ class Colour(Enum):
         ("request_id", 7),
         ("outcome", CANARY),
         ("outcome", Colour.OTHER),
+        ("outcome", Shade.OTHER),
+        ("request_id", Said(f"req {CANARY}")),
+        ("request_id", CANARY.encode()),
+        ("request_id", [CANARY]),
+        ("duration_ms", Shade.OTHER),
+        ("regulated", Size.LARGE),
         ("duration_ms", CANARY),
         ("duration_ms", 1.5),
         ("duration_ms", True),
         ("duration_ms", 2**63),
         ("load", float("nan")),
         ("load", float("inf")),
+        ("load", Share("nan")),
+        ("load", 10**400),
         ("regulated", 1),
         ("regulated", CANARY),
         ("detail", 3),
@@ -134,6 +170,62 @@ def test_good_values_are_told(lines: Lines) -> None:
     assert line["address"] == "[::1]:8443"
     assert "rule" not in line
     assert lines.faults == []
+
+
+def test_an_enumeration_or_a_subclass_is_told_as_what_it_stands_for(lines: Lines) -> None:
+    told: dict[str, Any] = {"outcome": Shade.ANSWERED, "request_id": Said(CANARY), "port": Size.LARGE}
+    told |= {"load": Share(0.5)}
+    logger("node_agent.front").info(Event.REQUEST_REFUSED, **told)
+    (line,) = lines.all
+    assert {name: line[name] for name in told} == {"outcome": "answered", "request_id": CANARY, "port": 8, "load": 0.5}
+    assert lines.faults == []
+
+
+VALUES = st.one_of(
+    st.text(max_size=260),
+    st.text("abcXYZ0189._:/@+=[]- \n\x1b", max_size=140),
+    st.sampled_from(sorted({value for field in FIELDS.values() for value in field.values})),
+    st.integers(),
+    st.integers(-(2**63) - 1, 2**63),
+    st.floats(),
+    st.booleans(),
+    st.binary(max_size=8),
+    st.none(),
+)
+
+
+def may_be_told(name: str, value: object) -> bool:
+    """The rules of the fields, said once more."""
+    kind = FIELDS[name].kind
+    if kind is FieldKind.ID:
+        return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z0-9\[][A-Za-z0-9._:/@+=\[\]-]{0,127}", value))
+    if kind is FieldKind.CHOICE:
+        return value in FIELDS[name].values
+    if kind is FieldKind.TEXT:
+        return isinstance(value, str)
+    if kind is FieldKind.FLAG:
+        return isinstance(value, bool)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return -(2**63) < value < 2**63
+    return kind is FieldKind.NUMBER and isinstance(value, float) and isfinite(value)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FIELDS)), VALUES, max_size=12))
+def test_whatever_is_given_only_what_the_rules_allow_is_told(fields: dict[str, Any]) -> None:
+    stream = io.StringIO()
+    with LogSink(stream, "node_agent"):
+        logger("node_agent.front").info(Event.REQUEST_ENDED, **fields)
+    line = json.loads(stream.getvalue())
+    refused = 0
+    for name, value in fields.items():
+        if value is None:
+            assert name not in line
+        elif not may_be_told(name, value):
+            refused += 1
+            assert line[name] == REFUSED
+        elif FIELDS[name].kind is not FieldKind.TEXT:
+            assert (line[name], type(line[name])) == (value, type(value))
+    assert line.get("refused_values", 0) == refused
 
 
 def test_text_is_escaped_and_cut_and_stays_one_line(lines: Lines) -> None:
@@ -174,6 +266,30 @@ def test_a_library_tells_where_and_never_what(lines: Lines) -> None:
     assert lines.all[1]["event"] == "library_log"
     assert lines.all[1]["where"].startswith("test_log_lines.py:")
     assert CANARY not in lines.text
+
+
+def test_lines_of_several_threads_stay_whole(lines: Lines) -> None:
+    def write() -> None:
+        for number in range(200):
+            logger("node_agent.front").info(Event.REQUEST_ENDED, request_id="req_1", count=number)
+            logging.getLogger("asyncio.something").warning("nothing")
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(line["event"] == "request_ended" for line in lines.all) == 800
+    assert len(lines.all) == lines.sink.lines == 1600
+
+
+@pytest.mark.parametrize("buffering", [1, -1], ids=["by line", "by block"])
+def test_a_line_is_out_when_it_is_written(buffering: int) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as told, os.fdopen(writing, "w", buffering=buffering) as stream:
+        with LogSink(stream, "control"):
+            logger("orchestrator.control").info(Event.PROGRAM_STARTED)
+            assert json.loads(told.read(4096))["event"] == "program_started"
 
 
 def test_a_stream_that_is_gone_ends_nothing() -> None:
