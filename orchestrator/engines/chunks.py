@@ -16,6 +16,7 @@ from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished
 from orchestrator.engines.sse import SseDecoder, SseEvent, SseFault, plain_data
 
 _DONE = b"[DONE]"
+_ERROR = "error"
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
@@ -28,11 +29,12 @@ class UsageExpectation(Enum):
     """Without usage, chunks with text count as one token each, and the prompt as 0 tokens: it is not metered."""
 
 
-class _PromptDetails(msgspec.Struct, frozen=True):
+# There are thousands of these a second. They hold no cycles, so the collector need not look at them (`gc=False`).
+class _PromptDetails(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: _Count | None = None
 
 
-class _Usage(msgspec.Struct, frozen=True):
+class _Usage(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: _Count
     completion_tokens: _Count
     prompt_tokens_details: _PromptDetails | None = None
@@ -42,11 +44,11 @@ class _Usage(msgspec.Struct, frozen=True):
         return (self.prompt_tokens_details.cached_tokens or 0) if self.prompt_tokens_details else 0
 
 
-class _ChoiceDelta(msgspec.Struct, frozen=True):
+class _ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
 
 
-class _Choice(msgspec.Struct, frozen=True):
+class _Choice(msgspec.Struct, frozen=True, gc=False):
     index: int
     delta: _ChoiceDelta | None = None
     """Of a chat completion."""
@@ -55,16 +57,13 @@ class _Choice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class _Chunk(msgspec.Struct, frozen=True):
+class _Chunk(msgspec.Struct, frozen=True, gc=False):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: object = None
+    """Of an error, in one of the two shapes that are in use: {"error": {...}}."""
     kind: str = msgspec.field(name="object", default="")
-
-    @property
-    def is_error(self) -> bool:
-        # Two shapes are in use: {"error": {...}} and {"object": "error", "message": ...}.
-        return self.error is not None or self.kind == "error"
+    """The other one: {"object": "error", "message": ...}."""
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -92,23 +91,19 @@ class ChunkReader:
     and unknown ones with `engine_protocol`.
     """
 
-    __slots__ = ("_chunks_with_text", "_ended", "_finish_reason", "_usage", "_usage_expectation")
+    __slots__ = ("_chunks_with_text", "_finish_reason", "_usage", "_usage_expectation", "ended")
 
     def __init__(self, usage: UsageExpectation) -> None:
         self._usage_expectation = usage
         self._usage: _Usage | None = None
         self._finish_reason: FinishReason | None = None
         self._chunks_with_text = 0
-        self._ended = False
-
-    @property
-    def ended(self) -> bool:
+        self.ended = False
         """Whether `Finished` or `Failed` was returned."""
-        return self._ended
 
     def read(self, event: SseEvent | SseFault) -> list[EngineEvent]:
         """Takes the next event of the stream."""
-        if self._ended:
+        if self.ended:
             return []
         if isinstance(event, SseFault):
             return self._fail("engine_protocol", _FAULTS[event])
@@ -127,7 +122,7 @@ class ChunkReader:
         """
         decode = _CHUNK.decode
         for data in lines:
-            if self._ended:
+            if self.ended:
                 return
             if data == _DONE:
                 events += self._done()
@@ -139,7 +134,7 @@ class ChunkReader:
                 events += self._fail("engine_protocol", "the engine sent a chunk that cannot be read")
                 return
             choices = chunk.choices
-            if choices is not None and len(choices) == 1 and chunk.usage is None and not chunk.is_error:
+            if choices and chunk.usage is None and len(choices) == 1 and chunk.error is None and chunk.kind != _ERROR:
                 choice = choices[0]
                 delta = choice.delta
                 plain = choice.index == 0 and choice.finish_reason is None and self._finish_reason is None
@@ -155,14 +150,14 @@ class ChunkReader:
 
     def end(self) -> list[EngineEvent]:
         """Takes the end of the stream: without `[DONE]` the answer was cut, however complete it looks."""
-        if self._ended:
+        if self.ended:
             return []
         if self._finish_reason is None:
             return self._fail("engine_failed", "the engine ended its stream before the answer was complete")
         return self._fail("engine_protocol", "the engine ended its stream without [DONE]")
 
     def _chunk(self, chunk: _Chunk) -> list[EngineEvent]:
-        if chunk.is_error:
+        if chunk.error is not None or chunk.kind == _ERROR:
             return self._fail("engine_failed", "the engine reported an error in the middle of its answer")
         if chunk.choices is None:
             return self._fail("engine_protocol", "the engine sent a chunk without choices")
@@ -200,7 +195,7 @@ class ChunkReader:
             return self._fail("engine_protocol", "the engine sent [DONE] without a finish reason")
         if self._usage is None and self._usage_expectation is UsageExpectation.REQUIRED:
             return self._fail("engine_protocol", "the engine reported no usage")
-        self._ended = True
+        self.ended = True
         if self._usage is None:
             return [Finished(self._finish_reason, prompt_tokens=0, completion_tokens=self._chunks_with_text)]
         return [
@@ -213,7 +208,7 @@ class ChunkReader:
         ]
 
     def _fail(self, code: str, detail: str) -> list[EngineEvent]:
-        self._ended = True
+        self.ended = True
         return [Failed(code, detail)]
 
 
@@ -240,20 +235,23 @@ class AnswerReader:
         """
         if not data:
             return self._chunks.end()
-        texts, events = list[str](), list[EngineEvent]()
-        begin = 0
-        if not self._decoder.between:
+        texts: list[str] = []
+        events: list[EngineEvent] = []
+        begin, between = 0, self._decoder.between
+        if not between:
             begin = data.find(b"\n\n") + 2
             begin = len(data) if begin < 2 else begin
             self._decode(data[:begin], texts, events)
+            between = self._decoder.between
         end = data.rfind(b"\n\n", begin) + 2
-        if end > begin and self._decoder.between:
+        if end > begin and between:
             plain = plain_data(data[begin:end], self._line_bytes_max)
             if plain is not None:
                 self._decoder.passed()
                 self._chunks.read_data(plain, texts, events)
                 begin = end
-        self._decode(data[begin:], texts, events)
+        if begin < len(data):
+            self._decode(data[begin:], texts, events)
         return [Delta("".join(texts), (), len(texts)), *events] if texts else events
 
     def _decode(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:

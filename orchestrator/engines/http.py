@@ -17,10 +17,12 @@ import httptools
 
 HEADERS_MAX = 128
 HEADER_BYTES_MAX = 64 * 1024
+READ = frozenset((b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"))
+"""The headers that anybody here asks for; the others are counted and dropped."""
 INTERIM_MAX = 8
 """1xx replies before the real one."""
 HELD_BYTES_MAX = 256 * 1024
-"""Body bytes that wait for whoever reads; with more, the server is held back."""
+"""Bytes of a reply, its framing among them, that wait for whoever reads; with more, the server is held back."""
 REST_S = 2.0
 """How long a connection may rest before its next use. uvicorn, under vLLM and SGLang, closes after 5 s."""
 LEAVE_S = 0.25
@@ -54,8 +56,11 @@ class Reply(asyncio.Protocol):
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
-        self._loop = asyncio.get_running_loop()
+        self._loop = client.loop
         self._transport: asyncio.Transport | None = None
+        self._body: list[bytes] = []  # bounded: HELD_BYTES_MAX
+        # The parser calls this for each chunk, of which an engine makes one for each token.
+        self.on_body = self._body.append
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._deadline_at = 0.0
@@ -73,28 +78,26 @@ class Reply(asyncio.Protocol):
 
     def _begin(self) -> None:
         self.status = 0
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._header_bytes = 0
-        self._interim = 0
-        self._body: list[bytes] = []  # bounded: HELD_BYTES_MAX
-        self._body_bytes = 0
-        self._headed = self._ended = self._leaving = self._paused = self._framed = self._keeps = False
+        self._headers: dict[bytes, tuple[bytes, ...]] = {}
+        """By name, in lower case."""
+        self._header_count = self._header_bytes = self._interim = 0
+        self._body.clear()
+        self._held_bytes = 0
+        self.headed = self._ended = self._leaving = self._paused = self._framed = self._keeps = False
         self.heard = False
 
     # What callers do
 
-    async def ask(self, request: bytes, deadline_at: float) -> None:
-        """Send a request and wait for the head of its reply. Raises HttpError."""
+    def send(self, request: bytes) -> None:
+        """Send a request. Raises HttpError."""
         self._begin()
         if self._transport is None:
             raise HttpError(Fault.CLOSED)
         self._transport.write(request)
-        while not self._headed:
-            await self._wait(deadline_at)
 
-    def header(self, name: bytes) -> list[str]:
-        """Return every value of a header; the name in lower case."""
-        return [value.decode("latin-1") for found, value in self._headers if found == name]
+    def header(self, name: bytes) -> tuple[bytes, ...]:
+        """Return every value of a header, which is one of `READ`."""
+        return self._headers.get(name, ())
 
     async def read(self, deadline_at: float) -> bytes:
         """Return what has come of the body, and empty bytes at its end. Raises HttpError."""
@@ -104,10 +107,10 @@ class Reply(asyncio.Protocol):
         while not self._body:
             if self._ended:
                 return b""
-            await self._wait(deadline_at)
+            await self.wait(deadline_at)
         data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
-        self._body_bytes = 0
+        self._held_bytes = 0
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
@@ -115,13 +118,13 @@ class Reply(asyncio.Protocol):
 
     def leave(self) -> None:
         """Whoever read has the whole answer: rest as soon as the framing ends, or close."""
-        self._body.clear()
         if self._ended:
             self._rest()
         elif self._paused:
             self.cut()
         elif self._transport is not None:
             self._leaving = True
+            self._body.clear()
             self._arm(self._loop.time() + LEAVE_S)
 
     def cut(self) -> None:
@@ -142,21 +145,28 @@ class Reply(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read some of a reply."""
         self.heard = True
+        self._held_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(Fault.MALFORMED)
             self.cut()
             return
-        if self._body_bytes > HELD_BYTES_MAX and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-        self._wake()
+        if self._leaving:
+            self._body.clear()
+        elif self._held_bytes > (HELD_BYTES_MAX if self.headed else HEADER_BYTES_MAX) and not self._body:
+            self._fail(Fault.MALFORMED)  # a head, a line of framing, or a trailer without end
+            self.cut()
+        else:
+            if self._held_bytes > HELD_BYTES_MAX and not self._paused and self._transport is not None:
+                self._paused = True
+                self._transport.pause_reading()
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server is gone. A body without a length ends with its connection."""
         self._transport = None
-        if self._headed and not self._ended and not self._framed and exc is None and self._fault is None:
+        if self.headed and not self._ended and not self._framed and exc is None and self._fault is None:
             self._ended = True
             self._wake()
         else:
@@ -170,10 +180,13 @@ class Reply(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header. Raises HttpParserError beyond the bounds."""
+        self._header_count += 1
         self._header_bytes += len(name) + len(value)
-        if len(self._headers) >= HEADERS_MAX or self._header_bytes > HEADER_BYTES_MAX:
+        if self._header_count > HEADERS_MAX or self._header_bytes > HEADER_BYTES_MAX:
             raise httptools.HttpParserError("headers")
-        self._headers.append((name.lower(), value))
+        name = name.lower()
+        if name in READ:
+            self._headers[name] = (*self._headers.get(name, ()), value)
 
     def on_headers_complete(self) -> None:
         """Take the head of a reply. Raises HttpParserError for one that nobody asked for."""
@@ -183,21 +196,16 @@ class Reply(asyncio.Protocol):
         if 100 <= status < 200:
             self._interim += 1
             self._headers.clear()
+            self._header_count = 0
             if status == 101 or self._interim > INTERIM_MAX:
                 raise httptools.HttpParserError("interim")
             return
-        self.status, self._headed = status, True
-        self._framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers)
-
-    def on_body(self, body: bytes) -> None:
-        """Take some of the body."""
-        if not self._leaving:
-            self._body.append(body)
-            self._body_bytes += len(body)
+        self.status, self.headed = status, True
+        self._framed = b"content-length" in self._headers or b"transfer-encoding" in self._headers
 
     def on_message_complete(self) -> None:
         """The reply ends here."""
-        if not self._headed:
+        if not self.headed:
             return  # an interim reply
         self._ended = True
         # Only here does the parser know.
@@ -209,11 +217,13 @@ class Reply(asyncio.Protocol):
 
     def _rest(self) -> None:
         self._leaving = False
+        self._body.clear()
         self.rested_s = self._loop.time()
         if not self._keeps or self._transport is None or not self._client.rest(self):
             self.cut()
 
-    async def _wait(self, deadline_at: float) -> None:
+    async def wait(self, deadline_at: float) -> None:
+        """Wait until something of the reply came. Raises HttpError, at the deadline too."""
         if self._fault is not None:
             raise HttpError(self._fault)
         self._waiter = self._loop.create_future()
@@ -254,10 +264,11 @@ class Reply(asyncio.Protocol):
 
 
 class HttpClient:
-    """Connections to one server. Use it in one event loop, and close it there."""
+    """Connections to one server. Make it in the event loop that it is used in, and close it there."""
 
     def __init__(self, host: str, port: int, tls: bool, connect_timeout_ms: int, resting_max: int) -> None:
         """`resting_max` connections are kept for later."""
+        self.loop = asyncio.get_running_loop()
         self._host = host
         self._port = port
         self._tls = ssl.create_default_context() if tls else None
@@ -280,7 +291,9 @@ class HttpClient:
             if reply is None:
                 reply = await self._connected(deadline_at)
             try:
-                await reply.ask(request, deadline_at)
+                reply.send(request)
+                while not reply.headed:
+                    await reply.wait(deadline_at)
             except HttpError as error:
                 reply.cut()
                 if not fresh and error.fault is Fault.CLOSED and not reply.heard:
@@ -310,11 +323,11 @@ class HttpClient:
         self._open.discard(reply)
         if reply.resting:
             self._resting.remove(reply)
-            if asyncio.get_running_loop().time() - reply.rested_s < CLOSES_S:
+            if self.loop.time() - reply.rested_s < CLOSES_S:
                 self._keeps = False
 
     def _rested(self) -> Reply | None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = self.loop.time()
         while self._resting:
             reply = self._resting.pop()
             reply.resting = False
@@ -324,11 +337,10 @@ class HttpClient:
         return None
 
     async def _connected(self, deadline_at: float) -> Reply:
-        loop = asyncio.get_running_loop()
-        connect_at = loop.time() + self._connect_timeout_s
+        connect_at = self.loop.time() + self._connect_timeout_s
         try:
             async with asyncio.timeout_at(min(connect_at, deadline_at)):
-                _, reply = await loop.create_connection(lambda: Reply(self), self._host, self._port, ssl=self._tls)
+                _, reply = await self.loop.create_connection(lambda: Reply(self), self._host, self._port, ssl=self._tls)
         except TimeoutError:
             raise HttpError(Fault.UNREACHABLE if connect_at <= deadline_at else Fault.LATE) from None
         except (OSError, ValueError):

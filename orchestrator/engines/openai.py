@@ -12,12 +12,23 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import msgspec
 
 from orchestrator.engines.chunks import AnswerReader, UsageExpectation
-from orchestrator.engines.generation import EngineEvent, Failed, Finished, Generation, Refused, Resume, Role
+from orchestrator.engines.generation import (
+    EngineEvent,
+    Failed,
+    Finished,
+    Generation,
+    Refused,
+    Resume,
+    Role,
+    Said,
+    Sampling,
+)
 from orchestrator.engines.http import Fault, HttpClient, HttpError, Reply
 from orchestrator.engines.replies import outcome_of_reply
 
@@ -94,7 +105,9 @@ class OpenAIEngine:
     def __init__(self, settings: OpenAIEngineSettings) -> None:
         self._settings = settings
         self._client: HttpClient | None = None
-        self._head = _head_of(settings)
+        self._headers = _headers_of(settings)
+        self._chat = self._head("POST", CHAT_PATH)
+        self._completions = self._head("POST", COMPLETIONS_PATH)
         self._in_flight = 0
         self._closed = False
 
@@ -111,9 +124,7 @@ class OpenAIEngine:
             # The loop closes the sockets in its next turn.
             await asyncio.sleep(0)
 
-    async def generate(
-        self, generation: Generation, total_ms: int | None = None
-    ) -> AsyncGenerator[EngineEvent, None]:
+    async def generate(self, generation: Generation, total_ms: int | None = None) -> AsyncGenerator[EngineEvent, None]:
         """Streams one generation: `Delta`s, then exactly one of `Finished`, `Refused` or `Failed`. Raises nothing.
 
         There is no `Started`: such an engine tells the prompt count only at the end, in `Finished`. Wrap the generator
@@ -123,38 +134,38 @@ class OpenAIEngine:
         if self._in_flight >= self._settings.connections_max:
             yield Refused("engine_busy", "every connection to this engine is in use")
             return
-        refusal = _refusal_of_said(generation)
+        refusal = None if generation.said is None else _refusal_of_said(generation.said, generation.sampling)
         if refusal is not None:
             yield refusal
             return
-        body = _body_of(generation, self._settings.served_model)
+        raw_prompt = generation.raw_prompt
+        body = _body_of(generation, raw_prompt, self._settings.served_model)
         if body is None:
             yield Refused("bad_generation", "a message or a stop string is not valid Unicode", "messages")
             return
-        loop = asyncio.get_running_loop()
-        allowed_ms = self._settings.total_timeout_ms
-        end_at = loop.time() + min(allowed_ms, total_ms or allowed_ms) / 1000
-        silent_until = loop.time() + self._settings.first_byte_timeout_ms / 1000
+        loop, settings = asyncio.get_running_loop(), self._settings
+        began_at, allowed_ms = loop.time(), settings.total_timeout_ms
+        end_at = began_at + min(allowed_ms, total_ms or allowed_ms) / 1000
+        silent_until = began_at + settings.first_byte_timeout_ms / 1000
         reply: Reply | None = None
         whole = False
         self._in_flight += 1
         try:
-            path = CHAT_PATH if generation.raw_prompt is None else COMPLETIONS_PATH
-            opened = await self._open_stream(path, body, min(silent_until, end_at))
-            if isinstance(opened, Refused | Failed):
+            head = self._chat if raw_prompt is None else self._completions
+            opened = await self._open_stream(head, body, min(silent_until, end_at))
+            if not isinstance(opened, Reply):
                 yield opened
                 return
             reply = opened
-            reader = AnswerReader(line_bytes_max=self._settings.line_bytes_max, usage=self._settings.usage)
+            reader = AnswerReader(line_bytes_max=settings.line_bytes_max, usage=settings.usage)
             while not reader.ended:
-                data = await _read(reply, min(silent_until, end_at))
-                if isinstance(data, Failed):
-                    yield data
-                    return
+                data = await reply.read(min(silent_until, end_at))
                 for event in reader.feed(data):
                     whole = isinstance(event, Finished)
                     yield event
-                silent_until = loop.time() + self._settings.stall_timeout_ms / 1000
+                silent_until = loop.time() + settings.stall_timeout_ms / 1000
+        except HttpError as error:
+            yield _CUT.get(error.fault, _BROKE)
         finally:
             self._in_flight -= 1
             if reply is not None and whole:
@@ -169,7 +180,7 @@ class OpenAIEngine:
         own, so a full engine can still be probed.
         """
         deadline_at = asyncio.get_running_loop().time() + deadline_ms / 1000
-        reply = await self._request("GET", path, b"", deadline_at)
+        reply = await self._request(self._head("GET", path) + b"\r\n", deadline_at)
         if isinstance(reply, Failed):
             return reply
         body: bytes | Failed = b""
@@ -182,8 +193,8 @@ class OpenAIEngine:
                 reply.leave()
         return body
 
-    async def _open_stream(self, path: str, body: bytes, deadline_at: float) -> Reply | Refused | Failed:
-        reply = await self._request("POST", path, body, deadline_at)
+    async def _open_stream(self, head: bytes, body: bytes, deadline_at: float) -> Reply | Refused | Failed:
+        reply = await self._request(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), deadline_at)
         if isinstance(reply, Failed):
             return reply
         outcome: Refused | Failed | None = None
@@ -197,16 +208,19 @@ class OpenAIEngine:
         reply.cut()
         return outcome
 
-    async def _request(self, method: str, path: str, body: bytes, deadline_at: float) -> Reply | Failed:
+    def _head(self, method: str, path: str) -> bytes:
+        """Returns the head of every request for a path, but for the length of its body and its end."""
+        before = urlsplit(self._settings.base_url).path.rstrip("/")
+        return f"{method} {before}{path} HTTP/1.1\r\n".encode("ascii") + self._headers
+
+    async def _request(self, request: bytes, deadline_at: float) -> Reply | Failed:
         """Sends one request and waits for the head of its reply. The caller leaves or cuts it."""
         if self._closed:
             return Failed("engine_unreachable", "this engine's client is closed")
         if self._client is None:
             self._client = _client_of(self._settings)
-        line = f"{method} {urlsplit(self._settings.base_url).path.rstrip('/')}{path} HTTP/1.1\r\n".encode("ascii")
-        length = b"content-length: %d\r\n\r\n" % len(body) if body else b"\r\n"
         try:
-            return await self._client.ask(line + self._head + length + body, deadline_at)
+            return await self._client.ask(request, deadline_at)
         except HttpError as error:
             return _NO_REPLY[error.fault]
 
@@ -231,7 +245,7 @@ def _client_of(settings: OpenAIEngineSettings) -> HttpClient:
     return HttpClient(url.hostname or "", port, tls, settings.connect_timeout_ms, settings.connections_max)
 
 
-def _head_of(settings: OpenAIEngineSettings) -> bytes:
+def _headers_of(settings: OpenAIEngineSettings) -> bytes:
     """Returns the headers that every request has."""
     lines = [
         f"host: {urlsplit(settings.base_url).netloc}",
@@ -245,11 +259,9 @@ def _head_of(settings: OpenAIEngineSettings) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
 
-def _refusal_of_said(generation: Generation) -> Refused | None:
+def _refusal_of_said(said: Said, sampling: Sampling) -> Refused | None:
     """Return why such an engine cannot go on with an answer, or None."""
-    said, most = generation.said, generation.sampling.max_tokens
-    if said is None:
-        return None
+    most = sampling.max_tokens
     if said.by is not Resume.TEXT:
         return Refused("identity_mismatch", "such an engine goes on by text alone")
     if most is not None and said.tokens >= most:
@@ -258,12 +270,12 @@ def _refusal_of_said(generation: Generation) -> Refused | None:
     return None
 
 
-def _body_of(generation: Generation, served_model: str) -> bytes | None:
+def _body_of(generation: Generation, raw_prompt: str | None, served_model: str) -> bytes | None:
     """Returns the request body, or None when a text is not valid Unicode. Only these fields are ever sent."""
-    sampling = generation.sampling
+    sampling, first_token = generation.sampling, generation.first_token()
     fields: dict[str, object] = {
         "model": served_model,
-        **_asked_of(generation),
+        **_asked_of(generation, raw_prompt),
         "stream": True,
         "stream_options": {"include_usage": True},
         "temperature": sampling.temperature,
@@ -274,12 +286,12 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
     if sampling.stop:
         fields["stop"] = sampling.stop
     if sampling.max_tokens is not None:
-        fields["max_tokens"] = sampling.max_tokens - generation.first_token()
+        fields["max_tokens"] = sampling.max_tokens - first_token
     # No part of OpenAI's API: sent only where they are asked for, which is only where the pool declares them.
     if sampling.ignore_eos:
         fields["ignore_eos"] = True
-    if sampling.min_tokens > generation.first_token():
-        fields["min_tokens"] = sampling.min_tokens - generation.first_token()
+    if sampling.min_tokens > first_token:
+        fields["min_tokens"] = sampling.min_tokens - first_token
     try:
         return msgspec.json.encode(fields)
     except UnicodeEncodeError:
@@ -287,16 +299,17 @@ def _body_of(generation: Generation, served_model: str) -> bytes | None:
         return None
 
 
-def _asked_of(generation: Generation) -> dict[str, object]:
+def _asked_of(generation: Generation, raw_prompt: str | None) -> dict[str, object]:
     """Returns what is to be continued: a conversation, or a raw prompt, and what was said already."""
     said = "" if generation.said is None else generation.said.text
-    if generation.raw_prompt is not None:
-        return {"prompt": generation.raw_prompt + said}
-    messages = [{"role": message.role.value, "content": message.text} for message in generation.messages]
+    if raw_prompt is not None:
+        return {"prompt": raw_prompt + said}
+    # A role is encoded as its value.
+    messages = [{"role": message.role, "content": message.text} for message in generation.messages]
     if not said:
         return {"messages": messages}
     # As vLLM and SGLang take it: the last message is the beginning of the answer.
-    begun = {"role": Role.ASSISTANT.value, "content": said}
+    begun = {"role": Role.ASSISTANT, "content": said}
     return {"messages": [*messages, begun], "continue_final_message": True, "add_generation_prompt": False}
 
 
@@ -310,8 +323,7 @@ async def _outcome_of_head(reply: Reply, deadline_at: float) -> Refused | Failed
         return outcome_of_reply(reply.status, b"" if isinstance(error_body, Failed) else error_body)
     if not _is_plain(reply):
         return Failed("engine_protocol", "the engine compressed its answer unasked")
-    kinds = reply.header(b"content-type")
-    if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != "text/event-stream":
+    if not _is_stream(reply.header(b"content-type")):
         return Failed("engine_protocol", "the engine did not stream its answer")
     return None
 
@@ -328,24 +340,28 @@ async def _body_of_reply(reply: Reply, deadline_at: float) -> bytes | Failed:
     return await _read_all(reply, deadline_at, _REPLY_BYTES_MAX)
 
 
+@lru_cache(maxsize=16)
+def _is_stream(content_types: tuple[bytes, ...]) -> bool:
+    """Whether these headers say that a stream of events follows. Remembered: an engine says the same each time."""
+    return len(content_types) == 1 and _token(content_types[0].partition(b";")[0]) == "text/event-stream"
+
+
 def _is_plain(reply: Reply) -> bool:
-    return all(value.strip().lower() in ("", "identity") for value in reply.header(b"content-encoding"))
+    encodings = reply.header(b"content-encoding")
+    return not encodings or all(_token(encoding) in ("", "identity") for encoding in encodings)
 
 
-async def _read(reply: Reply, deadline_at: float) -> bytes | Failed:
-    """Returns what has arrived, at most some hundred KiB, and empty bytes at the end of the body."""
-    try:
-        return await reply.read(deadline_at)
-    except HttpError as error:
-        return _CUT.get(error.fault, _BROKE)
+def _token(value: bytes) -> str:
+    return value.decode("latin-1").strip().lower()
 
 
 async def _read_all(reply: Reply, deadline_at: float, bytes_max: int) -> bytes | Failed:
     body = bytearray()
-    while data := await _read(reply, deadline_at):
-        if isinstance(data, Failed):
-            return data
-        body += data
-        if len(body) > bytes_max:
-            return Failed("engine_protocol", "the engine's reply is beyond the bound")
+    try:
+        while data := await reply.read(deadline_at):
+            body += data
+            if len(body) > bytes_max:
+                return Failed("engine_protocol", "the engine's reply is beyond the bound")
+    except HttpError as error:
+        return _CUT.get(error.fault, _BROKE)
     return bytes(body)

@@ -14,7 +14,7 @@ import msgspec
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DATA = b"data: "
-_PLAIN = re.compile(rb"(?:data: [^\r\n]*+\n\n)++\Z")
+_EVENT_END = b"\n\n"
 
 
 class SseEvent(msgspec.Struct, frozen=True):
@@ -147,12 +147,18 @@ def plain_data(data: bytes, line_bytes_max: int) -> list[bytes] | None:
 
     It reads what `SseDecoder` reads of the same bytes, and is there because it costs a tenth of it.
     """
-    if _PLAIN.match(data) is None:
+    if not data.startswith(_DATA) or not data.endswith(_EVENT_END) or b"\r" in data:
+        return None
+    found = data[len(_DATA) : -len(_EVENT_END)].split(_EVENT_END + _DATA)
+    # The ends of the events are all line feeds that there are: none is left inside of one.
+    if data.count(b"\n") != len(_EVENT_END) * len(found):
         return None
     if not data.isascii():
         try:
             data.decode()
         except UnicodeDecodeError:
             return None
-    found = data[len(_DATA) : -2].split(b"\n\n" + _DATA)
-    return None if max(map(len, found)) + len(_DATA) > line_bytes_max else found
+    # No line is longer than all of them together.
+    if len(data) > line_bytes_max and max(map(len, found)) + len(_DATA) > line_bytes_max:
+        return None
+    return found

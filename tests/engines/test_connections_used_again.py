@@ -187,11 +187,11 @@ def test_a_reply_whose_first_part_comes_in_the_last_moment_is_late_and_no_error_
     async def asked() -> None:
         loop = asyncio.get_running_loop()
         reply = Reply(HttpClient("127.0.0.1", 1, False, 1_000, 4))
-        first = asyncio.create_task(reply._wait(loop.time() + 0.0001))
+        first = asyncio.create_task(reply.wait(loop.time() + 0.0001))
         await asyncio.sleep(0)
         reply._wake()
         # In the same turn, before the deadline of the first is looked at.
-        second = asyncio.create_task(reply._wait(loop.time() + 0.01))
+        second = asyncio.create_task(reply.wait(loop.time() + 0.01))
         await first
         with pytest.raises(HttpError) as late:
             await second
@@ -200,3 +200,22 @@ def test_a_reply_whose_first_part_comes_in_the_last_moment_is_late_and_no_error_
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(asked())
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"HTTP/1.1 200 OK\r\nx: ",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 ",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: ",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;x=",
+    ],
+    ids=["header", "name of a header", "reason", "trailer", "extension of a chunk"],
+)
+async def test_no_line_without_end_is_taken_in(begun: bytes) -> None:
+    server = Server(lambda _: begun + b"y" * 2_000_000)
+    async with serving(server) as client:
+        with pytest.raises(HttpError) as error:
+            await get(client)
+    assert error.value.fault is Fault.MALFORMED

@@ -98,7 +98,7 @@ def _request(load: Callable[[bytes, ChatLimits], ChatRequest], data: bytes) -> N
     assert sampling.max_tokens is None or 1 <= sampling.max_tokens <= LIMITS.max_tokens_max
     assert not request.generation.mixed
     assert request.carried == (request.capabilities <= CARRIED)
-    body = _body_of(request.generation, "served")
+    body = _body_of(request.generation, request.generation.raw_prompt, "served")
     assert body is not None
     sent = json.loads(body)
     assert sent.keys() <= FORWARDED
