@@ -161,7 +161,7 @@ class ChunkReader:
             return self._fail("engine_failed", "the engine reported an error in the middle of its answer")
         if chunk.choices is None:
             return self._fail("engine_protocol", "the engine sent a chunk without choices")
-        if len(chunk.choices) > 1 or any(choice.index != 0 for choice in chunk.choices):
+        if chunk.choices and (len(chunk.choices) > 1 or chunk.choices[0].index != 0):
             return self._fail("engine_protocol", "the engine sent more than the one choice asked for")
         if chunk.usage is not None:
             if chunk.usage.cached_tokens > chunk.usage.prompt_tokens:

@@ -117,6 +117,13 @@ class Generation(msgspec.Struct, frozen=True):
         """Whether a raw prompt stands beside other messages, which means nothing."""
         return len(self.messages) > 1 and any(message.role is Role.PROMPT for message in self.messages)
 
+    def payload(self) -> list[str]:
+        """Return the text of every message, and of what was said already. Payload."""
+        payload = [message.text for message in self.messages]
+        if self.said is not None:
+            payload.append(self.said.text)
+        return payload
+
     def texts(self) -> tuple[tuple[str, str], ...]:
         """Return (role, text) of every message, and of what was said already: each is an input. Payload."""
         texts = tuple((message.role.value, message.text) for message in self.messages)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.money import Currency
 from orchestrator.ledger.rating import TokenPrice
+from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.cost import Spot, Terms, cost
 from orchestrator.placement.fleet import ServedModel
 from orchestrator.placement.lengths import DECLARED_CHARS_PER_TOKEN
@@ -43,6 +44,9 @@ TIME_ALONE = PlacementSettings(
 UNDECLARED_PREFILL_NS = 200_000
 UNDECLARED_DECODE_NS = 20_000_000
 """Taken for a model that the bundle does not declare for the pool, until replies tell."""
+NONE: frozenset[PoolId] = frozenset()
+NO_CAPABILITIES: frozenset[Capability] = frozenset()
+NOT_CACHED = (0, 0)
 FREE = TokenPrice(NO_CURRENCY, 0, 0, 0)
 
 
@@ -76,6 +80,8 @@ class Candidate(msgspec.Struct, frozen=True):
     """One replica that could take the work now, and how full it is."""
 
     replica: ReplicaId
+    place: PoolId
+    """Its name to a `Sight`."""
     load: PoolLoad
 
 
@@ -104,39 +110,39 @@ class Chooser:
 
     def best(self, asked: Asked, candidates: Sequence[Candidate], now_us: int) -> Choice | None:
         """Return the candidate of least J; of equals the quicker, then by name, so that a choice can be replayed."""
-        request = PlacementRequest(asked.model, frozenset(), asked.prompt_tokens, asked.output_tokens, 0)
-        expected = self.sight.expect(asked.blocks, BLOCK_TOKENS, asked.prompt_tokens, now_us) if asked.blocks else {}
-        views = [self._view(one, asked.model, expected, now_us) for one in candidates]
+        sight, model = self.sight, asked.model
+        request = PlacementRequest(model, NO_CAPABILITIES, asked.prompt_tokens, asked.output_tokens, 0)
+        expected: Mapping[PoolId, tuple[int, int]] = {}
+        if asked.blocks:
+            expected = sight.expect(asked.blocks, BLOCK_TOKENS, asked.prompt_tokens, now_us)
+        views: list[PoolView] = []
+        for one in candidates:
+            # The load counts all that was ever given to the replica, up to now.
+            sight.heard(one.place, one.load, now_us)
+            cached = expected.get(one.place, NOT_CACHED)[0] if expected else 0
+            views.append(sight.view(one.place, model, True, now_us, cached))
         siblings = [view.speed for view in views if view.speed is not None]
-        declared_by_slots: dict[int, Speed] = {}
         best: Choice | None = None
         least: tuple[bool, int, int, ReplicaId] | None = None
+        spot: Spot | None = None
         for one, view in zip(candidates, views, strict=True):
             slots = one.load.slots
-            declared = declared_by_slots.get(slots)
-            if declared is None:
-                declared = declared_by_slots[slots] = declared_speed(asked.served, slots)
-            hoped = declared if view.speed is not None else _hoped(declared, siblings)
-            terms = cost(request, Spot(FREE, 0, None, slots, hoped), view, asked.worth)
+            if spot is None or spot.slots != slots:
+                spot = Spot(FREE, 0, None, slots, declared_speed(asked.served, slots))
+            declared = spot.speed
+            hoped = spot if view.speed is not None else _hoped(spot, siblings)
+            terms = cost(request, hoped, view, asked.worth)
             # One whose answers failed one after the other is the last choice, but still one: work never waits for it.
             rank = (view.held_off, terms.total_pico, terms.time_us + terms.others_us, one.replica)
             if least is None or rank < least:
-                before = expected.get(view.pool, (0, 0))[1]
-                least, best = rank, Choice(one.replica, declared, terms, before)
+                least = rank
+                best = Choice(one.replica, declared, terms, expected.get(one.place, NOT_CACHED)[1])
         return best
 
-    def _view(
-        self, one: Candidate, model: ModelId, expected: Mapping[PoolId, tuple[int, int]], now_us: int
-    ) -> PoolView:
-        place = PoolId(one.replica)
-        # The load counts all that was ever given to the replica, up to now.
-        self.sight.heard(place, one.load, now_us)
-        return self.sight.view(place, model, True, now_us, expected.get(place, (0, 0))[0])
-
-    def in_play(self, model: ModelId, replicas: Sequence[ReplicaId], now_us: int) -> frozenset[ReplicaId]:
-        """Return those of the replicas that are up which are no outliers; all of them, where every one is."""
-        well = frozenset(one for one in replicas if not self.sight.ejected(PoolId(one), model, now_us))
-        return well or frozenset(replicas)
+    def out_of_play(self, model: ModelId, places: Sequence[PoolId], now_us: int) -> frozenset[PoolId]:
+        """Return those of the replicas that are up which are outliers; none, where every one is."""
+        out = frozenset([one for one in places if self.sight.ejected(one, model, now_us)])
+        return NONE if len(out) == len(places) else out
 
     def given(self, work: int, asked: Asked, choice: Choice, now_us: int) -> None:
         """The chosen replica got the work."""
@@ -172,7 +178,7 @@ def declared_speed(served: ServedModel | None, slots: int) -> Speed:
     return Speed(UNDECLARED_PREFILL_NS, UNDECLARED_DECODE_NS, UNDECLARED_DECODE_NS // max(1, slots))
 
 
-def _hoped(declared: Speed, siblings: Sequence[Speed]) -> Speed:
+def _hoped(declared: Spot, siblings: Sequence[Speed]) -> Spot:
     """Return what is hoped of a replica that has told nothing yet: as declared, or like a sibling if that is better.
 
     Hope makes it tried, and its first reply tells. By the declared speed alone, replicas that are all faster than
@@ -180,9 +186,11 @@ def _hoped(declared: Speed, siblings: Sequence[Speed]) -> Speed:
     """
     if not siblings:
         return declared
-    return replace(
-        declared,
-        prefill_ns=min(declared.prefill_ns, *(speed.prefill_ns for speed in siblings)),
-        decode_ns=min(declared.decode_ns, *(speed.decode_ns for speed in siblings)),
-        stream_ns=min(declared.stream_ns, *(speed.stream_ns for speed in siblings)),
+    speed = declared.speed
+    hoped = replace(
+        speed,
+        prefill_ns=min(speed.prefill_ns, *(one.prefill_ns for one in siblings)),
+        decode_ns=min(speed.decode_ns, *(one.decode_ns for one in siblings)),
+        stream_ns=min(speed.stream_ns, *(one.stream_ns for one in siblings)),
     )
+    return replace(declared, speed=hoped)

@@ -8,22 +8,19 @@ and what ran beside it is kept here too, for the choice learns from it and edges
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import msgspec
 
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
-from orchestrator.placement.requests import PoolLoad
 from orchestrator.placement.sight import End, Ending
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from orchestrator.wire.deadlines import TOTAL
 from scheduler.intake.choice import Asked, Candidate, Choice, Chooser
-from scheduler.intake.fair import FairQueue, Waiting, any_flow
+from scheduler.intake.fair import FairQueue, Waiting
 from scheduler.intake.kept import MOST_OF_SLOTS, Lately
-from scheduler.intake.replica import Replica, ReplicaCondition, Told
+from scheduler.intake.replica import Given, Replica, ReplicaCondition, Told
 
 SUSPECT_MS = 750
 """Silence after which a replica gets no new work."""
@@ -92,33 +89,6 @@ class Passage(msgspec.Struct, frozen=True):
     """Streams that decode beside it in its replica."""
 
 
-@dataclass(slots=True)
-class _Given:
-    """A work that a replica has."""
-
-    number: int
-    """Counts what was given: a replica takes in what it got first."""
-    asked: Asked
-    replica: ReplicaId
-    submitted_us: int
-    until_us: int
-    given_us: int
-    taken_us: int
-    """When its prompt was taken in, as far as is known."""
-    cached_tokens: int
-    """Of its prompt, what the replica is expected to hold."""
-    tokens: int
-    """Of its prompt, what is not cached: estimated, until the replica has counted."""
-    started: bool = False
-    """Whether the replica has counted its prompt."""
-    counted: bool = False
-    """Whether the replica's last beat counted it."""
-    first: bool = False
-    """Whether its first token came."""
-    stopped: bool = False
-    """Whether its replica was told that its time is over."""
-
-
 class PoolState(msgspec.Struct, frozen=True):
     """What is reported of a pool."""
 
@@ -147,10 +117,8 @@ class Dispatcher:
         self._dead_ms = dead_ms
         self._replicas: dict[ReplicaId, Replica] = {}
         self._waiting = FairQueue(waiting_max)
-        self._given: dict[int, _Given] = {}  # bounded: by the slots
-        self._unread: dict[ReplicaId, dict[int, _Given]] = {}
-        """Of these, what has not brought a token, in the order in which its replica got it."""
-        self._held: Counter[str] = Counter()
+        self._given: dict[int, Given] = {}  # bounded: by the slots
+        self._held: dict[str, int] = {}
         """How many of these each flow has."""
         self._lately = Lately()
         self._last_given = 0
@@ -158,26 +126,40 @@ class Dispatcher:
 
     def state(self) -> PoolState:
         """Return what is reported of this pool."""
-        up = [replica for replica in self._replicas.values() if replica.healthy and not replica.out]
+        replicas = slots = free = others_waiting = 0
+        queued_tokens, kv_tokens, kv_used_tokens = self._waiting.prompt_tokens, list[int | None](), list[int | None]()
+        for replica in self._replicas.values():
+            if replica.healthy and not replica.out:
+                replicas += 1
+                slots += replica.slots
+                free += replica.free
+                others_waiting += replica.told.others_waiting
+                queued_tokens += replica.queued_tokens
+                kv_tokens.append(replica.told.kv_tokens)
+                kv_used_tokens.append(replica.told.kv_used_tokens)
         return PoolState(
-            len(up),
-            sum(replica.slots for replica in up),
-            sum(replica.taken() for replica in up),
-            len(self._waiting),
+            replicas,
+            slots,
+            slots - free,
+            len(self._waiting.works),
             self.waiting_max,
-            sum(replica.free() for replica in up),
-            self._queued_tokens(up),
-            _sum([replica.told.kv_tokens for replica in up]),
-            _sum([replica.told.kv_used_tokens for replica in up]),
+            free,
+            # How long the prompts are that others have waiting in an engine is not known.
+            None if others_waiting else queued_tokens,
+            _sum(kv_tokens),
+            _sum(kv_used_tokens),
         )
 
     def replicas(self, now_us: int) -> list[tuple[Replica, ReplicaCondition]]:
         """Return every replica that is known, with its condition."""
         found: list[tuple[Replica, ReplicaCondition]] = []
+        up = self._up(now_us)
         for replica in self._replicas.values():
-            condition = self._condition(replica, now_us)
-            outlier = replica.out and condition is ReplicaCondition.UP
-            found.append((replica, ReplicaCondition.OUTLIER if outlier else condition))
+            if replica in up:
+                condition = ReplicaCondition.OUTLIER if replica.out else ReplicaCondition.UP
+            else:
+                condition = ReplicaCondition.SUSPECT if replica.healthy else ReplicaCondition.DOWN
+            found.append((replica, condition))
         return found
 
     def outliers(self) -> frozenset[ReplicaId]:
@@ -190,7 +172,6 @@ class Dispatcher:
         if replica.id in self._replicas:
             out += self.left(replica.id, self._replicas[replica.id].incarnation)
         self._replicas[replica.id] = replica
-        self._unread[replica.id] = {}
         self._chooser.came(replica.id)
         self.starts[replica.id] = self.starts.get(replica.id, 0) + 1
         return out + self._assign(replica.heard_us)
@@ -200,7 +181,7 @@ class Dispatcher:
         replica = self._replicas.get(replica_id)
         if replica is None or replica.incarnation != incarnation:
             return []
-        del self._replicas[replica_id], self._unread[replica_id]
+        del self._replicas[replica_id]
         detail = "The replica that made the answer is gone."
         for work in replica.work:
             self._let_go(work)
@@ -225,20 +206,14 @@ class Dispatcher:
         replica.heard_us = now_us
         replica.healthy = replica.healthy if healthy is None else healthy
         if told is not None:
-            replica.told = told
-            for given in self._unread[replica_id].values():
-                given.counted = given.started
+            replica.hear(told)
         return self._assign(now_us)
 
     def started(self, work: int, prompt_tokens: int, now_us: int) -> None:
         """A replica has read the prompt of a work and counted it."""
         given = self._given.get(work)
-        if given is None or given.started:
-            return
-        given.started = True
-        given.tokens = max(0, prompt_tokens - given.cached_tokens)
-        if self._replicas[given.replica].beats:
-            given.taken_us = max(given.taken_us, now_us)
+        if given is not None:
+            self._replicas[given.replica].start(given, prompt_tokens, now_us)
 
     def first_token(self, work: int, now_us: int) -> None:
         """The first token of a work came."""
@@ -246,24 +221,23 @@ class Dispatcher:
         if given is None or given.first:
             return
         self._chooser.first_token(work, now_us)
-        self._moved_on(work, given, now_us)
+        self._replicas[given.replica].move_on(given, now_us)
 
     def passage(self, work: int) -> Passage:
         """Return how a work that a replica has fared. Ask before it has `ended`."""
         given = self._given.get(work)
         if given is None:
             return Passage(None, None)
-        replica = self._replicas[given.replica]
-        decoding = sum(1 for one in replica.work if one != work and one in self._given and self._given[one].first)
-        return Passage(given.taken_us - given.submitted_us, decoding + replica.told.others_running)
+        return Passage(given.taken_us - given.submitted_us, self._replicas[given.replica].beside(given))
 
     def submit(self, work: int, asked: Asked, budget_ms: int, now_us: int) -> list[Instruction]:
         """New permitted work. It runs, waits, or is refused. `budget_ms` is how long it may take in all."""
         if not self._replicas:
             return [Refuse(work, "no_replica", f"The pool {self.pool} has no replica that is up.")]
-        if all(replica.model != asked.model for replica in self._replicas.values()):
+        serving = [replica for replica in self._replicas.values() if replica.model == asked.model]
+        if not serving:
             return [Refuse(work, "model_not_served", f"The pool {self.pool} does not serve this model now.")]
-        if not self._fitting(asked):
+        if asked.needs is not None and not self._fitting(asked):
             return [self._unequal(work)]
         new = Waiting(work, asked, now_us, now_us + budget_ms * 1000)
         self._lately.asked(asked.flow, now_us)
@@ -280,21 +254,19 @@ class Dispatcher:
         self, work: int, now_us: int, end: End = End.CANCELLED, counts: PoolCounts = NOTHING
     ) -> list[Instruction]:
         """A work ended, however, with what its replica counted. Its slot is free."""
-        passage = self.passage(work)
         given = self._given.get(work)
-        queued_us = None
+        queued_us = beside = None
         if given is not None:
             replica = self._replicas[given.replica]
+            beside = replica.beside(given)
             # How an engine behind a URL takes in prompts is not known: what was expected stands for it.
             queued_us = given.taken_us - given.given_us if replica.beats else None
-            if not given.first:
-                self._moved_on(work, given, now_us)
-            replica.work.discard(work)
+            replica.drop(given, now_us)
             self._let_go(work)
             more = counts.prompt + counts.generated - given.asked.tokens()
             # What was cut short was not counted to its end.
             self._waiting.correct(given.asked, more if end is End.COMPLETE else max(0, more))
-        ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, passage.beside)
+        ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, beside)
         self._chooser.ended(work, ending, now_us)
         return self._assign(now_us)
 
@@ -345,20 +317,27 @@ class Dispatcher:
         detail = f"The pool {self.pool} has no replica that can go on with this answer."
         return Refuse(work, "identity_mismatch", detail)
 
-    def _condition(self, replica: Replica, now_us: int) -> ReplicaCondition:
-        if not replica.healthy:
-            return ReplicaCondition.DOWN
-        silent = replica.beats and now_us - replica.heard_us > SUSPECT_MS * 1000
-        return ReplicaCondition.SUSPECT if silent else ReplicaCondition.UP
+    def _up(self, now_us: int) -> list[Replica]:
+        """Return the replicas that are well and not silent."""
+        heard_us = now_us - SUSPECT_MS * 1000
+        return [one for one in self._replicas.values() if one.healthy and (not one.beats or one.heard_us >= heard_us)]
 
     def _assign(self, now_us: int) -> list[Instruction]:
         """Give waiting work to free replicas: of each model, whose turn it is."""
-        if not self._waiting or all(replica.free() <= 0 for replica in self._replicas.values()):
-            return []
         out: list[Instruction] = []
+        if not self._waiting.works:
+            return out
+        slots = free = 0
+        for replica in self._replicas.values():
+            if replica.healthy:
+                slots += replica.slots
+                free += replica.free
         for model in self._waiting.models():
             aside: list[Waiting] = []
-            while (waiting := self._waiting.head(model, self._served(now_us))) is not None:
+            while free and self._waiting.waits_for(model):
+                waiting = self._waiting.head(model, self._served(slots, free, now_us))
+                if waiting is None:
+                    break
                 choice = self._best(waiting.asked, now_us)
                 if choice is None and waiting.asked.needs is None:
                     break
@@ -369,51 +348,43 @@ class Dispatcher:
                     continue
                 self._waiting.served(waiting)
                 self._give(waiting, choice, now_us)
+                free -= 1
                 out.append(Assign(waiting.work, choice.replica))
             for waiting in aside:
                 self._waiting.push(waiting)
         return out
 
-    def _served(self, now_us: int) -> Callable[[str], bool]:
-        """Return which flows may have a turn: at what is kept only those that are below their share."""
-        up = [replica for replica in self._replicas.values() if replica.healthy]
-        slots, free = sum(replica.slots for replica in up), sum(replica.free() for replica in up)
+    def _served(self, slots: int, free: int, now_us: int) -> Callable[[str], bool] | None:
+        """Return which flows may have a turn: at what is kept only those that are below their share. None is any."""
         if free > slots // MOST_OF_SLOTS:
-            return any_flow
+            return None
         kept, share = self._lately.kept(self._held, slots, now_us)
         if free > kept:
-            return any_flow
-        return lambda flow: self._held[flow] < share
+            return None
+        return lambda flow: self._held.get(flow, 0) < share
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
         # Work rather waits for a sibling than goes to one that is far slower than all of them.
-        equals = [replica for replica in self._in_play(asked.model, now_us) if replica.fits(asked)]
-        if not equals and asked.needs is not None:
+        equals = self._in_play(asked.model, now_us)
+        if asked.needs is not None:
             # An answer that goes on takes a slow equal rather than none.
-            up = ReplicaCondition.UP
-            known = self._replicas.values()
-            equals = [one for one in known if one.fits(asked) and self._condition(one, now_us) is up]
-        fit = [Candidate(one.id, self._load(one, asked, now_us)) for one in equals if one.free() > 0]
-        return self._chooser.best(asked, fit, now_us)
+            equals = [one for one in equals if one.fits(asked)] or [one for one in self._up(now_us) if one.fits(asked)]
+        fit = [Candidate(one.id, one.place, one.load(asked)) for one in equals if one.free > 0]
+        return self._chooser.best(asked, fit, now_us) if fit else None
 
     def _in_play(self, model: ModelId, now_us: int) -> list[Replica]:
         """Return the replicas of `model` that are up and no outliers."""
-        up = [
-            replica
-            for replica in self._replicas.values()
-            if replica.model == model and self._condition(replica, now_us) is ReplicaCondition.UP
-        ]
-        well = self._chooser.in_play(model, [replica.id for replica in up], now_us)
+        up = [replica for replica in self._up(now_us) if replica.model == model]
+        out = self._chooser.out_of_play(model, [replica.place for replica in up], now_us)
         for replica in up:
-            replica.out = replica.id not in well
-        return [replica for replica in up if not replica.out]
+            replica.out = replica.place in out
+        return [replica for replica in up if not replica.out] if out else up
 
     def _give(self, waiting: Waiting, choice: Choice, now_us: int) -> None:
         work, asked, cached = waiting.work, waiting.asked, choice.terms.cached_tokens
-        self._replicas[choice.replica].work.add(work)
-        uncached = max(0, asked.prompt_tokens - cached)
         self._last_given += 1
-        self._given[work] = self._unread[choice.replica][work] = _Given(
+        given = self._given[work] = Given(
+            work,
             self._last_given,
             asked,
             choice.replica,
@@ -422,11 +393,12 @@ class Dispatcher:
             given_us=now_us,
             taken_us=now_us,
             cached_tokens=cached,
-            tokens=uncached,
+            tokens=max(0, asked.prompt_tokens - cached),
         )
+        self._replicas[choice.replica].take(given)
         self._chooser.given(work, asked, choice, now_us)
-        self._held[asked.flow] += 1
-        self._lately.given(asked.flow, self._held[asked.flow], now_us)
+        held = self._held[asked.flow] = self._held.get(asked.flow, 0) + 1
+        self._lately.given(asked.flow, held, now_us)
 
     def _let_go(self, work: int) -> None:
         """A replica has this work no more."""
@@ -436,50 +408,6 @@ class Dispatcher:
             self._held[flow] -= 1
             if not self._held[flow]:
                 del self._held[flow]
-
-    def _load(self, replica: Replica, asked: Asked, now_us: int) -> PoolLoad:
-        """Return how full a replica is now. What we gave it is known here, and a beat can only be older."""
-        told, unread = replica.told, len(self._unread[replica.id])
-        return PoolLoad(
-            replicas=1,
-            slots=replica.slots,
-            running=len(replica.work) - unread + told.others_running,
-            # In the engine, for their prompts to be taken in.
-            waiting=unread + told.others_waiting,
-            waiting_max=0,
-            age_ms=0,
-            # What others have waiting there is taken to be like this work.
-            queued_tokens=self._queued(replica) + told.others_waiting * asked.prompt_tokens,
-            kv_tokens=told.kv_tokens,
-            kv_used_tokens=told.kv_used_tokens,
-        )
-
-    def _queued(self, replica: Replica) -> int:
-        """Return the prompt tokens of ours that a replica has not taken in: as told, and what was given since."""
-        told = replica.told.queued_tokens
-        new = [one.tokens for one in self._unread[replica.id].values() if told is None or not one.counted]
-        return sum(new) + (told or 0)
-
-    def _queued_tokens(self, up: list[Replica]) -> int | None:
-        """Return the prompt tokens that wait at the pool; None where others have prompts waiting in an engine."""
-        if any(replica.told.others_waiting for replica in up):
-            return None
-        return sum(one.asked.prompt_tokens for one in self._waiting) + sum(self._queued(replica) for replica in up)
-
-    def _moved_on(self, work: int, given: _Given, now_us: int) -> None:
-        """The prompt of a work is taken in, or will not be."""
-        given.first = True
-        replica, unread = self._replicas[given.replica], self._unread[given.replica]
-        del unread[work]
-        if replica.beats:
-            # Our own engine takes in one prompt after the other: what came later began no earlier than now.
-            for later in unread.values():
-                if later.number > given.number:
-                    later.taken_us = max(later.taken_us, now_us)
-        told = replica.told.queued_tokens
-        if given.counted and told is not None:
-            left = sum(one.tokens for one in unread.values() if one.counted)
-            replica.told = replace(replica.told, queued_tokens=min(told, left))
 
 
 def _sum(values: list[int | None]) -> int | None:

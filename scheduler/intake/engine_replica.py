@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
 
 from orchestrator.engines.generation import Delta, Failed, Finished, Generation, Refused, Started
 from orchestrator.engines.health import Pulse, probe
@@ -77,9 +76,15 @@ class EngineReplica:
             if health.up and not self._up:
                 self._times_up += 1
                 replica = Replica(
-                    self._replica, self._incarnation(), self._model, self._slots, self._now_us(), beats=False
+                    self._replica,
+                    self._incarnation(),
+                    self._model,
+                    self._slots,
+                    self._now_us(),
+                    beats=False,
+                    told=self._told,
+                    continuing=self._continuing,
                 )
-                replica.told, replica.continuing = self._told, self._continuing
                 self._up = True
                 self._site.replica_joined(self._pool, replica, self)
             elif health.up:
@@ -132,23 +137,25 @@ class EngineReplica:
     async def _work(self, work: int, generation: Generation, total_ms: int) -> None:
         made = 0
         ended = False
+        events = self._engine.generate(generation, total_ms)
         try:
-            async with aclosing(self._engine.generate(generation, total_ms)) as events:
-                async for event in events:
-                    if isinstance(event, Delta):
-                        self._pulse.spoke()
-                        made += event.tokens
-                        self._site.work_tokens(work, event.text, event.token_ids, event.tokens)
-                    elif isinstance(event, Started):
-                        self._site.work_started(work, event.prompt_tokens)
-                    else:
-                        ended = True
-                        self._end(work, generation, event)
+            async for event in events:
+                if isinstance(event, Delta):
+                    self._pulse.spoke()
+                    made += event.tokens
+                    self._site.work_tokens(work, event.text, event.token_ids, event.tokens)
+                elif isinstance(event, Started):
+                    self._site.work_started(work, event.prompt_tokens)
+                else:
+                    ended = True
+                    self._end(work, generation, event)
         except asyncio.CancelledError:
             ended = True
             self._site.work_finished(work, "cancelled", PoolCounts(generated=made))
             raise
         finally:
+            # Whatever ended it, the engine's slot is free before the next step.
+            await events.aclose()
             if not ended:
                 self._site.work_failed(work, "engine_protocol", "The engine's answer ended without an end.")
 

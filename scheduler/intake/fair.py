@@ -31,11 +31,6 @@ FLOWS_MAX = 4_096
 """Accounts of flows that have nothing waiting; beyond them the one that is furthest behind is forgotten."""
 
 
-def any_flow(_: str) -> bool:
-    """Any flow."""
-    return True
-
-
 class Waiting(msgspec.Struct, frozen=True):
     """One work that waits."""
 
@@ -59,55 +54,67 @@ class _Turns:
 
     def __init__(self) -> None:
         self.waiting: dict[str, _Flow] = {}  # bounded: by the places of the whole queue
-        self._idle: dict[str, int] = {}  # bounded: FLOWS_MAX
-        """What flows took that have nothing waiting, in the order in which they ended to wait."""
+        self._idle: dict[str, _Flow] = {}  # bounded: FLOWS_MAX
+        """The flows that have nothing waiting, in the order in which they ended to wait."""
         self._common_tokens = 0
         self._order = 0
 
     def push(self, one: Waiting) -> None:
-        flow = self.waiting.get(one.asked.flow)
+        name = one.asked.flow
+        flow = self.waiting.get(name)
         if flow is None:
             self._order += 1
             least = self._common_tokens - CREDIT_TOKENS
-            taken = self._idle.pop(one.asked.flow, least)
-            flow = self.waiting[one.asked.flow] = _Flow(max(taken, least), self._order)
+            flow = self._idle.pop(name, None)
+            if flow is None:
+                flow = _Flow(least, self._order)
+            else:
+                flow.order, flow.taken_tokens = self._order, max(flow.taken_tokens, least)
+            self.waiting[name] = flow
         flow.queue.append(one)
 
-    def head(self, among: Callable[[str], bool]) -> Waiting | None:
+    def head(self, among: Callable[[str], bool] | None) -> Waiting | None:
         """Return whose turn it is. Asked again without a `remove`, it answers the same."""
-        found = [flow for name, flow in self.waiting.items() if among(name)]
-        return min(found, key=lambda flow: (flow.taken_tokens, flow.order)).queue[0] if found else None
+        first: _Flow | None = None
+        for name, flow in self.waiting.items():
+            if among is not None and not among(name):
+                continue
+            if first is None or (flow.taken_tokens, flow.order) < (first.taken_tokens, first.order):
+                first = flow
+        return None if first is None else first.queue[0]
 
     def served(self, one: Waiting) -> None:
         """The head was given to a replica."""
         flow = self.waiting[one.asked.flow]
-        self._common_tokens = max(self._common_tokens, flow.taken_tokens)
+        if flow.taken_tokens > self._common_tokens:
+            self._common_tokens = flow.taken_tokens
         flow.taken_tokens += one.asked.tokens()
         self.remove(one)
 
     def remove(self, one: Waiting) -> None:
-        flow = self.waiting[one.asked.flow]
+        name = one.asked.flow
+        flow = self.waiting[name]
         flow.queue.remove(one)
         if not flow.queue:
-            del self.waiting[one.asked.flow]
-            self._idle[one.asked.flow] = flow.taken_tokens
+            del self.waiting[name]
+            self._idle[name] = flow
             self._forget()
 
     def correct(self, name: str, tokens: int) -> None:
         """An answer took so many tokens more than was expected, or less."""
-        tokens = min(tokens, DEBT_TOKENS_MAX)
-        if name in self.waiting:
-            self.waiting[name].taken_tokens += tokens
-        elif name in self._idle:
-            self._idle[name] += tokens
+        flow = self.waiting.get(name) or self._idle.get(name)
+        if flow is not None:
+            flow.taken_tokens += min(tokens, DEBT_TOKENS_MAX)
 
     def _forget(self) -> None:
         least = self._common_tokens - CREDIT_TOKENS
-        first = next(iter(self._idle))
         if len(self._idle) > FLOWS_MAX:
-            del self._idle[min(self._idle, key=lambda name: self._idle[name])]
-        elif self._idle[first] <= least:
-            del self._idle[first]
+            del self._idle[min(self._idle, key=lambda name: self._idle[name].taken_tokens)]
+            return
+        for first, flow in self._idle.items():
+            if flow.taken_tokens <= least:
+                del self._idle[first]
+            return
 
 
 class FairQueue:
@@ -116,35 +123,45 @@ class FairQueue:
     def __init__(self, waiting_max: int) -> None:
         self._max = waiting_max
         self._turns: dict[ModelId, _Turns] = {}  # bounded: by the models that replicas here have served
-        self._waiting: dict[int, Waiting] = {}  # bounded: waiting_max, and one that is being judged
+        self.works: dict[int, Waiting] = {}  # bounded: waiting_max, and one that is being judged
+        """What waits, in the order in which it came. Changed here alone."""
+        self.prompt_tokens = 0
+        """Of all that waits."""
         self._held: dict[str, int] = {}
         """By flow, over all models."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.works)
 
     def __iter__(self) -> Iterator[Waiting]:
-        return iter(self._waiting.values())
+        return iter(self.works.values())
 
     def flows(self) -> tuple[str, ...]:
         """Return the flows that wait."""
         return tuple(self._held)
 
-    def models(self) -> tuple[ModelId, ...]:
+    def models(self) -> list[ModelId]:
         """Return the models that something waits for."""
-        return tuple(model for model, turns in self._turns.items() if turns.waiting)
+        return [model for model, turns in self._turns.items() if turns.waiting]
+
+    def waits_for(self, model: ModelId) -> bool:
+        """Whether something waits for a model."""
+        turns = self._turns.get(model)
+        return turns is not None and bool(turns.waiting)
 
     def push(self, one: Waiting) -> None:
         """One more waits. Whether it may, `outgrown` says."""
-        turns = self._turns.get(one.asked.model)
+        asked = one.asked
+        turns = self._turns.get(asked.model)
         if turns is None:
-            turns = self._turns[one.asked.model] = _Turns()
+            turns = self._turns[asked.model] = _Turns()
         turns.push(one)
-        self._waiting[one.work] = one
-        self._held[one.asked.flow] = self._held.get(one.asked.flow, 0) + 1
+        self.works[one.work] = one
+        self.prompt_tokens += asked.prompt_tokens
+        self._held[asked.flow] = self._held.get(asked.flow, 0) + 1
 
-    def head(self, model: ModelId, among: Callable[[str], bool] = any_flow) -> Waiting | None:
-        """Return the work whose turn it is, or None when nothing of the flows that are asked for waits for `model`."""
+    def head(self, model: ModelId, among: Callable[[str], bool] | None = None) -> Waiting | None:
+        """Return the work whose turn it is; of any flow, or of those that `among` takes. None when there is none."""
         turns = self._turns.get(model)
         return None if turns is None else turns.head(among)
 
@@ -155,7 +172,7 @@ class FairQueue:
 
     def drop(self, work: int) -> Waiting | None:
         """Take out one that nobody waits for any more. Returns None when it does not wait here."""
-        one = self._waiting.get(work)
+        one = self.works.get(work)
         if one is None:
             return None
         self._turns[one.asked.model].remove(one)
@@ -171,7 +188,7 @@ class FairQueue:
     def outgrown(self, newest: Waiting) -> Waiting | None:
         """Return which one must leave now that `newest` waits too: itself, one of a flow that holds more, or None."""
         flow = newest.asked.flow
-        held, taken, flows = self._held[flow] - 1, len(self._waiting) - 1, len(self._held)
+        held, taken, flows = self._held[flow] - 1, len(self.works) - 1, len(self._held)
         if may_hold(held, taken, self._max, flows):
             return None
         if held >= equal_share(self._max, flows) or taken < self._max or self._max == 0:
@@ -190,7 +207,11 @@ class FairQueue:
         return [one for one in self if one.until_us <= now_us]
 
     def _forget(self, one: Waiting) -> None:
-        del self._waiting[one.work]
-        self._held[one.asked.flow] -= 1
-        if not self._held[one.asked.flow]:
-            del self._held[one.asked.flow]
+        del self.works[one.work]
+        self.prompt_tokens -= one.asked.prompt_tokens
+        flow = one.asked.flow
+        held = self._held[flow] - 1
+        if held:
+            self._held[flow] = held
+        else:
+            del self._held[flow]

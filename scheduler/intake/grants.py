@@ -55,7 +55,8 @@ class Grants(Generic[Session]):
         second = now_us // 1_000_000
         held.starts[second] = held.starts.get(second, 0) + 1
         held.in_flight += 1
-        held.openings = None if held.openings is None else max(0, held.openings - 1)
+        if held.openings:
+            held.openings -= 1
         self._arriving += 1
         return first
 
@@ -66,8 +67,8 @@ class Grants(Generic[Session]):
     def ended(self, session: Session) -> None:
         """An attempt ended."""
         held = self._held.get(session)
-        if held is not None:
-            held.in_flight = max(0, held.in_flight - 1)
+        if held is not None and held.in_flight:
+            held.in_flight -= 1
 
     def closed(self, session: Session) -> None:
         """A session is gone. What it left running is seen in the pool's own figures."""

@@ -33,7 +33,8 @@ class _Flow:
         if span != self.span:
             self.most_before = self.most if span == self.span + 1 else 0
             self.span, self.most = span, 0
-        self.most = max(self.most, slots)
+        if slots > self.most:
+            self.most = slots
 
     def lately(self, now_us: int) -> int:
         passed = now_us // _HALF_US - self.span
@@ -77,8 +78,10 @@ class Lately:
         return min(max(least, owed), slots // MOST_OF_SLOTS), share
 
     def _forget(self, now_us: int) -> None:
-        while self._flows:
-            first = next(iter(self._flows))
-            if now_us - self._flows[first].asked_us < RECENT_US:
-                return
-            del self._flows[first]
+        gone: list[str] = []
+        for flow, found in self._flows.items():
+            if now_us - found.asked_us < RECENT_US:
+                break
+            gone.append(flow)
+        for flow in gone:
+            del self._flows[flow]

@@ -37,7 +37,7 @@ def decision_record(
         asked=None,
         inputs=opened.inputs,
         commitment=None,
-        payload_bytes=sum(len(text.encode()) for _, text in opened.generation.texts()),
+        payload_bytes=len("".join(opened.generation.payload()).encode()),
         regulated=opened.facts.label.regulated(),
         retention=() if check.verdict is None else retention_of(check.verdict.obligations),
         discharged=check.discharged,

@@ -1,12 +1,16 @@
-"""One replica of a pool, as its queue sees it. Pure."""
+"""One replica of a pool, as its queue sees it: how it is, what it has, and how full that makes it. Pure.
+
+What is asked of it for every choice is counted where it changes, and not when it is asked for.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
-from orchestrator.policy.ids import ModelId, ReplicaId
+from orchestrator.placement.requests import PoolLoad
+from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
 
 
@@ -36,9 +40,37 @@ class Told:
     """So many of these others may be work of sibling processes in slots that are theirs: they take none of ours."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class Given:
+    """A work that a replica has."""
+
+    work: int
+    number: int
+    """Counts what was given: a replica takes in what it got first."""
+    asked: Asked
+    replica: ReplicaId
+    submitted_us: int
+    until_us: int
+    given_us: int
+    taken_us: int
+    """When its prompt was taken in, as far as is known."""
+    cached_tokens: int
+    """Of its prompt, what the replica is expected to hold."""
+    tokens: int
+    """Of its prompt, what is not cached: estimated, until the replica has counted."""
+    started: bool = False
+    """Whether the replica has counted its prompt."""
+    counted: bool = False
+    """Whether the replica's last beat counted it."""
+    first: bool = False
+    """Whether its first token came."""
+    stopped: bool = False
+    """Whether its replica was told that its time is over."""
+
+
+@dataclass(slots=True, eq=False)
 class Replica:
-    """One engine serving one model, as the queue sees it."""
+    """One engine serving one model, as the queue sees it. Its work and what it told change by its methods alone."""
 
     id: ReplicaId
     incarnation: str
@@ -48,23 +80,116 @@ class Replica:
     healthy: bool = True
     beats: bool = True
     """Whether it beats; an engine reached by probes does not, and is never silent."""
-    work: set[int] = field(default_factory=set)
     told: Told = Told()
     out: bool = False
     """Whether it is an outlier among its siblings, so that its free slots are none."""
     continuing: Continuing = NOT_CONTINUED
     """What its model is, and what it continues an answer by."""
+    place: PoolId = field(init=False)
+    """Its name to a `Sight`, for which it is a place to send to."""
+    work: dict[int, Given] = field(init=False, default_factory=dict)
+    unread: dict[int, Given] = field(init=False, default_factory=dict)
+    """Of its work, what has not brought a token, in the order in which it was given."""
+    free: int = field(init=False)
+    """Slots that are free, of ours and of what others have in the engine."""
+    queued_tokens: int = field(init=False)
+    """Prompt tokens of ours that it has not taken in: as it told, and what was given since."""
+    _unread_tokens: int = field(init=False, default=0)
+    """Of the prompts of `unread`."""
+    _counted_tokens: int = field(init=False, default=0)
+    """Of these, what its last word counted."""
+    _others: int = field(init=False, default=0)
+    """Slots that others have taken in the engine."""
+
+    def __post_init__(self) -> None:
+        self.place = PoolId(self.id)
+        self.hear(self.told)
 
     def fits(self, asked: Asked) -> bool:
         """Whether it can do this work at all: its model and, of an answer that goes on, its very identity."""
         return self.model == asked.model and (asked.needs is None or asked.needs == self.continuing)
 
-    def taken(self) -> int:
-        """Return how many slots are taken, by ours and by what others have in the engine."""
-        told = self.told
-        others = max(0, told.others_running + told.others_waiting - told.siblings_slots)
-        return min(self.slots, len(self.work) + others)
+    def hear(self, told: Told) -> None:
+        """It said how full it is."""
+        self.told = told
+        self._others = max(0, told.others_running + told.others_waiting - told.siblings_slots)
+        self._counted_tokens = 0
+        for given in self.unread.values():
+            given.counted = given.started
+            if given.counted:
+                self._counted_tokens += given.tokens
+        self._count()
 
-    def free(self) -> int:
-        """Return how many slots are free."""
-        return self.slots - self.taken()
+    def take(self, given: Given) -> None:
+        """It has one more work."""
+        self.work[given.work] = self.unread[given.work] = given
+        self._unread_tokens += given.tokens
+        self._count()
+
+    def start(self, given: Given, prompt_tokens: int, now_us: int) -> None:
+        """It has read the prompt of a work and counted it."""
+        if given.started:
+            return
+        tokens = max(0, prompt_tokens - given.cached_tokens)
+        if not given.first:
+            # No word of it can have counted this one before it was started.
+            self._unread_tokens += tokens - given.tokens
+            self._count()
+        given.started, given.tokens = True, tokens
+        if self.beats:
+            given.taken_us = max(given.taken_us, now_us)
+
+    def move_on(self, given: Given, now_us: int) -> None:
+        """The prompt of a work is taken in, or will not be."""
+        given.first = True
+        del self.unread[given.work]
+        self._unread_tokens -= given.tokens
+        if self.beats:
+            # Our own engine takes in one prompt after the other: what came later began no earlier than now.
+            for later in self.unread.values():
+                if later.number > given.number:
+                    later.taken_us = max(later.taken_us, now_us)
+        if given.counted:
+            self._counted_tokens -= given.tokens
+            told = self.told.queued_tokens
+            if told is not None and told > self._counted_tokens:
+                self.told = replace(self.told, queued_tokens=self._counted_tokens)
+        self._count()
+
+    def drop(self, given: Given, now_us: int) -> None:
+        """A work ended."""
+        if not given.first:
+            self.move_on(given, now_us)
+        del self.work[given.work]
+        self._count()
+
+    def beside(self, given: Given) -> int:
+        """Return how many streams decode beside a work."""
+        decoding = len(self.work) - len(self.unread)
+        return (decoding - 1 if given.first else decoding) + self.told.others_running
+
+    def load(self, asked: Asked) -> PoolLoad:
+        """Return how full it is now. What we gave it is known here, and a beat can only be older."""
+        told, unread = self.told, len(self.unread)
+        return PoolLoad(
+            replicas=1,
+            slots=self.slots,
+            running=len(self.work) - unread + told.others_running,
+            # In the engine, for their prompts to be taken in.
+            waiting=unread + told.others_waiting,
+            waiting_max=0,
+            age_ms=0,
+            # What others have waiting there is taken to be like this work.
+            queued_tokens=self.queued_tokens + told.others_waiting * asked.prompt_tokens,
+            kv_tokens=told.kv_tokens,
+            kv_used_tokens=told.kv_used_tokens,
+        )
+
+    def _count(self) -> None:
+        free = self.slots - len(self.work) - self._others
+        self.free = free if free > 0 else 0
+        told_tokens = self.told.queued_tokens
+        if told_tokens is None:
+            self.queued_tokens = self._unread_tokens
+        else:
+            self.queued_tokens = told_tokens + self._unread_tokens - self._counted_tokens

@@ -98,13 +98,16 @@ def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int, ask_l
 
 
 def _without(facts: Facts, revoked: frozenset[PathwayId]) -> Facts:
-    if not any(pathway.id in revoked for pathway in facts.pathways):
+    if not revoked or not any(pathway.id in revoked for pathway in facts.pathways):
         return facts
     return replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in revoked))
 
 
 def _public_key(edge: Edge, key_id: KeyId) -> bytes | None:
-    return next((key.public_key for key in edge.keys if key.id == key_id), None)
+    for key in edge.keys:
+        if key.id == key_id:
+            return key.public_key
+    return None
 
 
 def _refuse(code: str, sentence: str) -> Check:

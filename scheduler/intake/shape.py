@@ -43,8 +43,7 @@ def asked_of(opened: Open, newest: Bundle | None, edge: EdgeId, salt: bytes) -> 
     generation = opened.generation
     pool = None if newest is None else newest.fleet.pool(opened.pool)
     settings = None if newest is None else newest.settings
-    texts = [part for said in generation.texts() for part in said]
-    chars = sum(len(text) for _, text in generation.texts())
+    chars = sum(map(len, generation.payload()))
     said = generation.said
     expected = EXPECTED_OUTPUT_TOKENS if settings is None else settings.expected_output_tokens
     most = generation.sampling.max_tokens
@@ -55,9 +54,14 @@ def asked_of(opened: Open, newest: Bundle | None, edge: EdgeId, salt: bytes) -> 
         generation.model,
         1 + int(chars / DECLARED_CHARS_PER_TOKEN),
         expected if most is None else max(1, min(expected, most)),
-        salted(tenant_salt(salt, opened.facts), texts) if shared else (),
+        _blocks(opened, salt) if shared else (),
         None if pool is None else pool.served(generation.model),
         TIME_ALONE if settings is None else settings.worth(None),
         flow_of(edge, opened.facts),
         None if said is None else Continuing(said.identity, said.by),
     )
+
+
+def _blocks(opened: Open, salt: bytes) -> tuple[int, ...]:
+    texts = [part for said in opened.generation.texts() for part in said]
+    return salted(tenant_salt(salt, opened.facts), texts)

@@ -37,14 +37,7 @@ FIND_MANIFEST_MS = 500
 """How long a cited manifest that is not held yet is looked for."""
 PERMITTING_MAX = 4_096
 """Attempts whose second permit is under way at once."""
-ENDS = {
-    Outcome.COMPLETE: End.COMPLETE,
-    Outcome.CANCELLED: End.CANCELLED,
-    Outcome.REFUSED: End.REFUSED,
-    Outcome.BROKEN: End.FAILED,
-}
-"""What an outcome says of the replica."""
-
+DECISION, USAGE = RecordKind("decision"), RecordKind("usage")
 CUT_BY_DRAIN = "The scheduler stopped before the answer was complete."
 
 log = logger("scheduler.intake")
@@ -92,7 +85,7 @@ class Hands(msgspec.Struct, frozen=True):
 
 
 class Site:
-    """Everything behind one intake."""
+    """Everything behind one intake. Make it in the event loop that owns it."""
 
     def __init__(
         self, scheduler: SchedulerId, side: SideId, dispatchers: Mapping[PoolId, Dispatcher], hands: Hands
@@ -105,11 +98,12 @@ class Site:
         self.draining = False
         self._hands = hands
         self._running: dict[int, _Running] = {}
-        self._by_stream: dict[tuple[int, int], int] = {}
+        self._by_stream: dict[tuple[SessionPort, int], _Running] = {}
         self._ports: dict[ReplicaId, ReplicaPort] = {}
         self._sessions: set[SessionPort] = set()
         self._out: dict[PoolId, frozenset[ReplicaId]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
         self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
         self._law = Tables()
         self._last_work = 0
@@ -131,12 +125,11 @@ class Site:
     def start(self, port: SessionPort, edge: EdgeId, opened: Open) -> None:
         """A new attempt arrived."""
         self._last_work += 1
-        until_us = self._hands.now_us() + opened.budget_ms * 1000
-        running = _Running(port, opened, edge, self._last_work, until_us)
-        self._running[running.work] = running
-        self._by_stream[(id(port), opened.stream)] = running.work
+        now_us = self._hands.now_us()
+        running = _Running(port, opened, edge, self._last_work, now_us + opened.budget_ms * 1000)
+        self._running[running.work] = self._by_stream[port, opened.stream] = running
         grants = self._grants.get(opened.pool)
-        if grants is not None and grants.started(port, self._hands.now_us()):
+        if grants is not None and grants.started(port, now_us):
             # A session that wakes up learns at once how much it may have.
             self._tell(opened.pool, port)
         if self.draining or len(self._tasks) >= PERMITTING_MAX:
@@ -146,17 +139,17 @@ class Site:
 
     def stop(self, port: SessionPort, stream: int) -> None:
         """Nobody waits for this stream any more."""
-        running = self._of(port, stream)
+        running = self._by_stream.get((port, stream))
         if running is None or running.outcome is not None:
             return
         running.stopped = True
         dispatcher = self.dispatchers.get(running.opened.pool)
         if dispatcher is not None:
-            self._act(dispatcher, dispatcher.cancel(running.work))
+            self._act(dispatcher, dispatcher.cancel(running.work), self._hands.now_us())
 
     def settled(self, port: SessionPort, stream: int, counts: EdgeCounts | None, sent: int) -> None:
         """The edge said its last word on a stream, or is gone."""
-        running = self._of(port, stream)
+        running = self._by_stream.get((port, stream))
         if running is None:
             return
         running.settled, running.edge_counts, running.sent = True, counts, sent
@@ -172,14 +165,15 @@ class Site:
             before.expel()  # an older incarnation, whose connection may only seem to be alive
         self._ports[replica.id] = port
         log.info(Event.REPLICA_LIVE, pool=pool, replica=replica.id)
-        self._act(dispatcher, dispatcher.joined(replica))
+        self._act(dispatcher, dispatcher.joined(replica), self._hands.now_us())
         self.report(pool)
 
     def replica_left(self, pool: PoolId, replica: ReplicaId, incarnation: str) -> None:
         """The connection of a replica ended."""
         dispatcher = self.dispatchers[pool]
-        held = {r.id: r.incarnation for r, _ in dispatcher.replicas(self._hands.now_us())}
-        self._act(dispatcher, dispatcher.left(replica, incarnation))
+        now_us = self._hands.now_us()
+        held = {r.id: r.incarnation for r, _ in dispatcher.replicas(now_us)}
+        self._act(dispatcher, dispatcher.left(replica, incarnation), now_us)
         if held.get(replica) == incarnation:
             self._ports.pop(replica, None)
             log.warning(Event.REPLICA_LOST, pool=pool, replica=replica)
@@ -194,7 +188,8 @@ class Site:
     ) -> None:
         """A replica gave a sign of life. `healthy` and `told` are None when it did not say how its engine is."""
         dispatcher = self.dispatchers[pool]
-        self._act(dispatcher, dispatcher.beat(replica, incarnation, healthy, self._hands.now_us(), told))
+        now_us = self._hands.now_us()
+        self._act(dispatcher, dispatcher.beat(replica, incarnation, healthy, now_us, told), now_us)
 
     def work_started(self, work: int, prompt_tokens: int) -> None:
         """The prompt was counted."""
@@ -230,7 +225,10 @@ class Site:
             running.port.broken(running.opened.stream, TOTAL, CATALOGUE[TOTAL].sentence, running.counts())
             return
         passage = self.dispatchers[running.opened.pool].passage(work)
-        self._end(running, Outcome.CANCELLED if running.stopped else Outcome.COMPLETE)
+        if running.stopped:
+            self._end(running, Outcome.CANCELLED, End.CANCELLED)
+        else:
+            self._end(running, Outcome.COMPLETE, End.COMPLETE)
         running.port.done(running.opened.stream, reason, running.counts(), passage.queued_us, passage.beside)
 
     def work_refused(self, work: int, code: str, detail: str, param: str | None) -> None:
@@ -248,7 +246,7 @@ class Site:
         running = self._running.get(work)
         if running is None or running.outcome is not None:
             return
-        self._end(running, Outcome.BROKEN)
+        self._end(running, Outcome.BROKEN, End.FAILED)
         running.port.broken(running.opened.stream, code, detail, running.counts())
 
     # Time
@@ -259,7 +257,7 @@ class Site:
         self._turn += 1
         for pool, dispatcher in self.dispatchers.items():
             before = dispatcher.state().replicas
-            self._act(dispatcher, dispatcher.tick(now_us))
+            self._act(dispatcher, dispatcher.tick(now_us), now_us)
             out, were_out = dispatcher.outliers(), self._out.get(pool, frozenset())
             self._out[pool] = out
             for replica in sorted(out ^ were_out):
@@ -289,7 +287,7 @@ class Site:
     def hand_over(self) -> None:
         """Give back what waits for a slot, so that its edge can place it elsewhere."""
         for dispatcher in self.dispatchers.values():
-            self._act(dispatcher, dispatcher.hand_over())
+            self._act(dispatcher, dispatcher.hand_over(), self._hands.now_us())
 
     def break_off(self) -> None:
         """End what is left with a word: what was not started is refused, and what was is broken and stopped."""
@@ -348,7 +346,7 @@ class Site:
             self._queued(running)
             now_us = self._hands.now_us()
             left_ms = max(0, running.until_us - now_us) // 1000
-            self._act(dispatcher, dispatcher.submit(running.work, asked, left_ms, now_us))
+            self._act(dispatcher, dispatcher.submit(running.work, asked, left_ms, now_us), now_us)
 
     async def _recorded(self, running: _Running, check: Check, problem: Problem | None, now_ms: int) -> bool:
         """Put this side's decision into its spool. Returns False when that failed."""
@@ -356,7 +354,7 @@ class Site:
         record = decision_record(decision, self.side, running.edge, running.opened, check, problem, now_ms)
         try:
             await self._hands.spool.append_async(
-                RecordKind("decision"),
+                DECISION,
                 RecordId(record.id),
                 record.to_bytes(),
                 durable=record.regulated,
@@ -368,7 +366,7 @@ class Site:
             return False
         return True
 
-    def _act(self, dispatcher: Dispatcher, instructions: list[Instruction]) -> None:
+    def _act(self, dispatcher: Dispatcher, instructions: list[Instruction], now_us: int) -> None:
         """Carry out what a queue asks for, in order."""
         for instruction in instructions:
             if isinstance(instruction, Expel):
@@ -384,7 +382,7 @@ class Site:
                 running.accepted = True
                 continuing = dispatcher.continuing(instruction.replica)
                 running.port.accepted(running.opened.stream, instruction.replica, continuing)
-                left_ms = max(0, running.until_us - self._hands.now_us()) // 1000
+                left_ms = max(0, running.until_us - now_us) // 1000
                 self._ports[instruction.replica].assign(running.work, running.opened.generation, left_ms)
             elif isinstance(instruction, Withdraw | TimeUp):
                 running.late = running.late or isinstance(instruction, TimeUp)
@@ -403,15 +401,16 @@ class Site:
         self._end(running, Outcome.REFUSED, End.FAILED if lost else End.REFUSED)
         running.port.refused(running.opened.stream, problem)
 
-    def _end(self, running: _Running, outcome: Outcome, end: End | None = None) -> None:
+    def _end(self, running: _Running, outcome: Outcome, end: End) -> None:
+        """The work of an attempt ended. `end` is what that says of its replica."""
         running.outcome = outcome
         pool = running.opened.pool
         dispatcher = self.dispatchers.get(pool)
         if dispatcher is not None:
             self._queued(running)
             self._grants[pool].ended(running.port)
-            now_us, said = self._hands.now_us(), ENDS[outcome] if end is None else end
-            self._act(dispatcher, dispatcher.ended(running.work, now_us, said, running.counts()))
+            now_us = self._hands.now_us()
+            self._act(dispatcher, dispatcher.ended(running.work, now_us, end, running.counts()), now_us)
             self._tell(pool, running.port)
         self._close(running)
 
@@ -426,7 +425,7 @@ class Site:
         if running.outcome is None or not running.settled:
             return
         del self._running[running.work]
-        self._by_stream.pop((id(running.port), running.opened.stream), None)
+        self._by_stream.pop((running.port, running.opened.stream), None)
         self._spawn(self._write_usage(running, running.outcome))
 
     async def _write_usage(self, running: _Running, outcome: Outcome) -> None:
@@ -436,14 +435,9 @@ class Site:
         record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
         try:
             data = record.to_bytes()
-            kind, record_id = RecordKind("usage"), RecordId(record.id)
-            await self._hands.spool.append_async(kind, record_id, data, durable=False, rank=Rank.CLOSES)
+            await self._hands.spool.append_async(USAGE, RecordId(record.id), data, durable=False, rank=Rank.CLOSES)
         except SpoolError as error:
             log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
-
-    def _of(self, port: SessionPort, stream: int) -> _Running | None:
-        work = self._by_stream.get((id(port), stream))
-        return None if work is None else self._running.get(work)
 
     def _live(self) -> list[SessionPort]:
         return [session for session in self._sessions if session.edge is not None]
@@ -478,6 +472,6 @@ class Site:
         return state.free + max(0, state.waiting_max - state.waiting)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -55,7 +55,7 @@ def test_something_is_served_while_anything_waits_and_each_flow_in_its_order(ste
     for _ in range(len(queue)):
         one = serve(queue)
         assert left[one.asked.flow].pop(0) == one.work
-    assert (queue.head(MODEL), len(queue), queue.models()) == (None, 0, ())
+    assert (queue.head(MODEL), len(queue), queue.models()) == (None, 0, [])
 
 
 @settings(max_examples=200, derandomize=True, deadline=None, database=None)

@@ -86,6 +86,6 @@ def test_where_only_an_outlier_is_up_work_goes_to_it() -> None:
     for name in NAMES:
         if name != SLOW:
             pool.queue.left(name, "1")
-    free = next(replica.free() for replica, _ in pool.queue.replicas(pool.now_us))
+    free = next(replica.free for replica, _ in pool.queue.replicas(pool.now_us))
     given = [one for work in range(free) for one in pool.queue.submit(10**6 + work, Asked(MODEL), 1_000, pool.now_us)]
     assert [one.replica for one in given if isinstance(one, Assign)] == [SLOW] * free

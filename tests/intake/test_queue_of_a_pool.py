@@ -22,6 +22,7 @@ from scheduler.intake.dispatch import (
     Withdraw,
 )
 from scheduler.intake.replica import Replica, ReplicaCondition
+from tests.intake.work import work_of
 
 POOL = PoolId("pool")
 MODELS = (ModelId("small"), ModelId("large"))
@@ -41,6 +42,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = Dispatcher(POOL, 0)
         self.model: dict[int, ModelId] = {}
         self.flow: dict[int, str] = {}
+        self.prompt: dict[int, int] = {}
         self.until_us: dict[int, int] = {}
         self.waiting: list[int] = []
         self.stopped: set[int] = set()
@@ -105,6 +107,7 @@ class QueueMachine(RuleBasedStateMachine):
         work = len(self.model) + 1
         self.model[work] = model
         self.flow[work] = flow
+        self.prompt[work] = prompt
         self.until_us[work] = self.now_us + budget_ms * MS
         self.waiting.append(work)
         told = self.queue.submit(work, Asked(model, prompt, flow=flow), budget_ms, self.now_us)
@@ -130,6 +133,18 @@ class QueueMachine(RuleBasedStateMachine):
             del self.running[work]
             self.ended[work] = "ended"
             self.take(self.queue.ended(work, self.now_us))
+
+    @rule(data=st.data(), tokens=st.integers(0, 1_000))
+    def started(self, data: st.DataObject, tokens: int) -> None:
+        """A replica counted a prompt."""
+        if self.running:
+            self.queue.started(data.draw(st.sampled_from(sorted(self.running))), tokens, self.now_us)
+
+    @rule(data=st.data())
+    def first_token(self, data: st.DataObject) -> None:
+        """Some work brought a token, perhaps not its first."""
+        if self.running:
+            self.queue.first_token(data.draw(st.sampled_from(sorted(self.running))), self.now_us)
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -198,7 +213,7 @@ class QueueMachine(RuleBasedStateMachine):
         """What runs where is known, and never more than there are slots."""
         for name, replica in self.alive.items():
             here = {work for work, place in self.running.items() if place == name}
-            assert replica.work == here
+            assert set(replica.work) == here
             assert len(here) <= replica.slots
         assert all(self.queue.holder(work) == place for work, place in self.running.items())
 
@@ -219,6 +234,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert state.slots == sum(replica.slots for replica in healthy)
         assert state.running == sum(len(replica.work) for replica in healthy)
         assert state.waiting == len(self.waiting)
+        assert state.free == sum(replica.free for replica in healthy)
+        waiting_tokens = sum(self.prompt[work] for work in self.waiting)
+        assert state.queued_tokens == waiting_tokens + sum(replica.queued_tokens for replica in healthy)
 
     @invariant()
     def nothing_waits_beside_a_free_slot(self) -> None:
@@ -226,7 +244,7 @@ class QueueMachine(RuleBasedStateMachine):
         up = {
             replica.model
             for replica, condition in self.queue.replicas(self.now_us)
-            if condition is ReplicaCondition.UP and replica.free() > 0
+            if condition is ReplicaCondition.UP and replica.free > 0
         }
         assert not [work for work in self.waiting if self.model[work] in up]
 
@@ -245,7 +263,8 @@ TestQueue.settings = settings(max_examples=400, stateful_step_count=40, derandom
 
 def replica(name: str, slots: int, running: int = 0, model: ModelId = MODELS[0]) -> Replica:
     made = Replica(ReplicaId(name), "1", model, slots, 0)
-    made.work |= {1_000 + number for number in range(running)}
+    for number in range(running):
+        made.take(work_of(1_000 + number, made))
     return made
 
 

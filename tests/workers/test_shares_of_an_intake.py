@@ -17,6 +17,7 @@ from scheduler.intake.engine_replica import told_of
 from scheduler.intake.replica import Replica, Told
 from scheduler.settings import SchedulerSettings
 from scheduler.shares import address_of, check, settings_of, slots_of
+from tests.intake.work import work_of
 
 processes = st.integers(1, PROCESSES_MAX)
 
@@ -113,7 +114,8 @@ def test_what_siblings_run_in_an_engine_takes_none_of_our_slots(ours: int, sibli
     page = EngineLoad(ours + siblings + by, 0, None, None, "vllm")
     told = told_of(page, ours, siblings + idle)
     replica = Replica(ReplicaId("e"), "1", ModelId("m"), 100, 0, told=told)
-    replica.work.update(range(ours))
-    assert replica.taken() == min(100, ours + max(0, by - idle))
+    for work in range(ours):
+        replica.take(work_of(work, replica))
+    assert replica.slots - replica.free == min(100, ours + max(0, by - idle))
     assert told.others_running + told.others_waiting == siblings + by
     assert told_of(page, ours) == Told(None, None, None, siblings + by, 0)
