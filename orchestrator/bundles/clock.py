@@ -30,9 +30,7 @@ class HighestTime:
 
     def now_ms(self) -> int:
         """Return the time by which to decide."""
-        wall_ms = self._wall_ms()
-        if wall_ms > self._highest_ms:
-            self._highest_ms = wall_ms
+        self._highest_ms = max(self._highest_ms, self._wall_ms())
         return self._highest_ms
 
     def behind_ms(self) -> int:

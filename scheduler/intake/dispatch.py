@@ -334,7 +334,7 @@ class Dispatcher:
                 free += replica.free
         for model in self._waiting.models():
             aside: list[Waiting] = []
-            while free and self._waiting.waits_for(model):
+            while free:
                 waiting = self._waiting.head(model, self._served(slots, free, now_us))
                 if waiting is None:
                     break
@@ -359,9 +359,7 @@ class Dispatcher:
         if free > slots // MOST_OF_SLOTS:
             return None
         kept, share = self._lately.kept(self._held, slots, now_us)
-        if free > kept:
-            return None
-        return lambda flow: self._held.get(flow, 0) < share
+        return None if free > kept else lambda flow: self._held.get(flow, 0) < share
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
         # Work rather waits for a sibling than goes to one that is far slower than all of them.

@@ -33,7 +33,7 @@ BACKSTOP_MS = 1_000
 
 
 class EngineReplica:
-    """One configured engine of one pool."""
+    """One configured engine of one pool. Make it in the event loop that runs it."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class EngineReplica:
         self._assigned = 0
         self._told = Told()
         self._pages_missed = 0
+        self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
         """Probe for as long as it lives: join when up, leave when down. Ends only when cancelled."""
@@ -105,7 +106,7 @@ class EngineReplica:
     def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
         """Run this."""
         self._assigned += 1
-        task = asyncio.create_task(self._work(work, generation, budget_ms + BACKSTOP_MS))
+        task = self._loop.create_task(self._work(work, generation, budget_ms + BACKSTOP_MS))
         self._tasks[work] = task
         task.add_done_callback(lambda ended: self._forget(work, ended))
 

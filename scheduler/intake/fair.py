@@ -69,7 +69,9 @@ class _Turns:
             if flow is None:
                 flow = _Flow(least, self._order)
             else:
-                flow.order, flow.taken_tokens = self._order, max(flow.taken_tokens, least)
+                flow.order = self._order
+                if flow.taken_tokens < least:
+                    flow.taken_tokens = least
             self.waiting[name] = flow
         flow.queue.append(one)
 
@@ -104,7 +106,7 @@ class _Turns:
         """An answer took so many tokens more than was expected, or less."""
         flow = self.waiting.get(name) or self._idle.get(name)
         if flow is not None:
-            flow.taken_tokens += min(tokens, DEBT_TOKENS_MAX)
+            flow.taken_tokens += tokens if tokens < DEBT_TOKENS_MAX else DEBT_TOKENS_MAX
 
     def _forget(self) -> None:
         least = self._common_tokens - CREDIT_TOKENS
@@ -143,11 +145,6 @@ class FairQueue:
     def models(self) -> list[ModelId]:
         """Return the models that something waits for."""
         return [model for model, turns in self._turns.items() if turns.waiting]
-
-    def waits_for(self, model: ModelId) -> bool:
-        """Whether something waits for a model."""
-        turns = self._turns.get(model)
-        return turns is not None and bool(turns.waiting)
 
     def push(self, one: Waiting) -> None:
         """One more waits. Whether it may, `outgrown` says."""

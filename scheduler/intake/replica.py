@@ -94,6 +94,10 @@ class Replica:
     """Slots that are free, of ours and of what others have in the engine."""
     queued_tokens: int = field(init=False)
     """Prompt tokens of ours that it has not taken in: as it told, and what was given since."""
+    _reading: int = field(init=False, default=0)
+    """How many works `unread` has."""
+    _decoding: int = field(init=False, default=0)
+    """How many works bring tokens."""
     _unread_tokens: int = field(init=False, default=0)
     """Of the prompts of `unread`."""
     _counted_tokens: int = field(init=False, default=0)
@@ -165,18 +169,18 @@ class Replica:
 
     def beside(self, given: Given) -> int:
         """Return how many streams decode beside a work."""
-        decoding = len(self.work) - len(self.unread)
-        return (decoding - 1 if given.first else decoding) + self.told.others_running
+        others = self.told.others_running
+        return self._decoding - 1 + others if given.first else self._decoding + others
 
     def load(self, asked: Asked) -> PoolLoad:
         """Return how full it is now. What we gave it is known here, and a beat can only be older."""
-        told, unread = self.told, len(self.unread)
+        told = self.told
         return PoolLoad(
             replicas=1,
             slots=self.slots,
-            running=len(self.work) - unread + told.others_running,
+            running=self._decoding + told.others_running,
             # In the engine, for their prompts to be taken in.
-            waiting=unread + told.others_waiting,
+            waiting=self._reading + told.others_waiting,
             waiting_max=0,
             age_ms=0,
             # What others have waiting there is taken to be like this work.
@@ -186,7 +190,9 @@ class Replica:
         )
 
     def _count(self) -> None:
-        free = self.slots - len(self.work) - self._others
+        works, self._reading = len(self.work), len(self.unread)
+        self._decoding = works - self._reading
+        free = self.slots - works - self._others
         self.free = free if free > 0 else 0
         told_tokens = self.told.queued_tokens
         if told_tokens is None:

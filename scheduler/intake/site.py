@@ -37,7 +37,7 @@ FIND_MANIFEST_MS = 500
 """How long a cited manifest that is not held yet is looked for."""
 PERMITTING_MAX = 4_096
 """Attempts whose second permit is under way at once."""
-DECISION, USAGE = RecordKind("decision"), RecordKind("usage")
+DECISION = RecordKind("decision")
 CUT_BY_DRAIN = "The scheduler stopped before the answer was complete."
 
 log = logger("scheduler.intake")
@@ -435,7 +435,8 @@ class Site:
         record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
         try:
             data = record.to_bytes()
-            await self._hands.spool.append_async(USAGE, RecordId(record.id), data, durable=False, rank=Rank.CLOSES)
+            kind, record_id = RecordKind("usage"), RecordId(record.id)
+            await self._hands.spool.append_async(kind, record_id, data, durable=False, rank=Rank.CLOSES)
         except SpoolError as error:
             log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
 

@@ -73,7 +73,10 @@ class ReplicaMachine(RuleBasedStateMachine):
         assert list(replica.unread.values()) == unread
         new = [given.tokens for given in unread if told.queued_tokens is None or not given.counted]
         assert replica.queued_tokens == sum(new) + (told.queued_tokens or 0)
-        assert replica.load(ASKED).queued_tokens == replica.queued_tokens + told.others_waiting * ASKED.prompt_tokens
+        load = replica.load(ASKED)
+        assert load.waiting == len(unread) + told.others_waiting
+        assert load.running == len(replica.work) - len(unread) + told.others_running
+        assert load.queued_tokens == replica.queued_tokens + told.others_waiting * ASKED.prompt_tokens
         for given in replica.work.values():
             decoding = [one for one in replica.work.values() if one.first and one is not given]
             assert replica.beside(given) == len(decoding) + told.others_running
