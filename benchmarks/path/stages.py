@@ -48,7 +48,15 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
         ),
         Stage("permit", ("orchestrator.placement.decide:judge",), LAW),
         Stage("place", ("orchestrator.placement.pick:place", "node_agent.uplink.routes:Routes.view"), LAW),
-        Stage("learn: prefix, lengths, speeds", ("node_agent.border.memory:Memory.*",), LAW),
+        Stage(
+            "learn: prefix, lengths, speeds",
+            (
+                "node_agent.border.memory:Memory.*",
+                "orchestrator.placement.sight:Sight.left",
+                "orchestrator.placement.sight:Sight.first_token",
+            ),
+            LAW,
+        ),
         Stage("decide, between its parts", ("node_agent.border.decider:Decider.decide",), LAW),
         Stage(
             "record: account, canonical bytes, commitment",

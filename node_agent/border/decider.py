@@ -206,12 +206,14 @@ class Decider:
                 return ground
         table = self._compiled(bundle, edge, now_ms)
         revoked = bundle.revoked
+        # Of revocations only those that could matter: a decision rests on no other.
+        pools = frozenset(pool.id for pool in bundle.fleet.pools if pool.id in revoked.pools)
         ground = Ground(
             table,
             bundle.fleet,
             Plan(self._edge, bundle.fleet, bundle.prices, settings.currency),
             settings,
-            revoked.pools,
+            pools,
             revoked.pathways,
             frozenset(DISCHARGERS),
             skew_ms,
@@ -253,8 +255,8 @@ def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> Decisio
         placement=placement_to_json(decision.placement),
         asked=decided.asked,
         inputs=decided.inputs,
-        commitment=commit(commitment.key, commitment.key_id, (asked.body, *_said(asked))),
-        payload_bytes=len(asked.body) + sum(map(len, _said(asked))),
+        commitment=commit(commitment.key, commitment.key_id, _payload(asked)),
+        payload_bytes=decided.shape.upload_bytes,
         regulated=decision.regulated,
         retention=() if chosen is None else retention_of(chosen.verdict.obligations),
         discharged=decided.discharged,
@@ -264,16 +266,17 @@ def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> Decisio
     )
 
 
-def _said(asked: Asked) -> tuple[bytes, ...]:
-    """Return what was said of the answer already: it leaves with the prompt."""
+def _payload(asked: Asked) -> tuple[bytes, ...]:
+    """Return what leaves: the body, and what was said of the answer already."""
     said = asked.generation.said
-    return () if said is None else (said.text.encode(),)
+    return (asked.body,) if said is None else (asked.body, said.text.encode())
 
 
 def _said_in_time(asked: Asked, discharged: tuple[Done, ...]) -> bool:
     """Whether every duty that is done by a header was done before the headers left."""
-    owed = {done.obligation for done in discharged if done.headers}
-    return asked.continued is None or asked.generation.said is None or owed <= asked.continued.duties
+    if asked.continued is None or asked.generation.said is None:
+        return True
+    return {done.obligation for done in discharged if done.headers} <= asked.continued.duties
 
 
 def _shape(
@@ -284,16 +287,17 @@ def _shape(
     tried: frozenset[PoolId],
     chance: int,
 ) -> PlacementRequest:
-    most = asked.generation.sampling.max_tokens
+    generation = asked.generation
+    most = generation.sampling.max_tokens
     return shape_of(
         asked.tenant,
         bundle.prices,
-        asked.generation.model,
+        generation.model,
         asked.capabilities,
         expected.prompt_tokens,
         expected.output_tokens,
-        len(asked.body) + sum(map(len, _said(asked))),
-        max_tokens=None if most is None else max(1, most - asked.generation.first_token()),
+        sum(map(len, _payload(asked))),
+        max_tokens=None if most is None else max(1, most - generation.first_token()),
         tried=tried,
         # By the request, so that all of its attempts are placed by the same settings.
         canary=in_canary(settings, int(asked.request[-DRAWN_HEX:], 16)),
@@ -304,16 +308,10 @@ def _resting_on(
     decision: Decision, ground: Ground, views: Mapping[PoolId, PoolView], shape: PlacementRequest, chance: int
 ) -> RestingOn:
     """Return what the decision rested on besides the bundle, of revocations only those that could matter to it."""
-    pools = frozenset(pool.id for pool in ground.fleet.pools)
-    pathways = frozenset(pathway.id for pathway in decision.facts.pathways)
-    return RestingOn(
-        shape,
-        views,
-        chance,
-        ground.revoked_pools & pools,
-        ground.revoked_pathways & pathways,
-        ground.skew_ms,
-    )
+    pathways = ground.revoked_pathways
+    if pathways:
+        pathways = frozenset(pathway.id for pathway in decision.facts.pathways if pathway.id in pathways)
+    return RestingOn(shape, views, chance, ground.revoked_pools, pathways, ground.skew_ms)
 
 
 def _citation(bundle: Bundle, now_ms: int) -> Citation:

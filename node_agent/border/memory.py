@@ -5,11 +5,10 @@ Decides nothing and sends nothing: the gate tells it what happens and asks it fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 
 import msgspec
-from msgspec.structs import replace
 
 from node_agent.border.decider import Asked, Commitment
 from orchestrator.ledger.usage import PoolCounts
@@ -60,16 +59,27 @@ class Memory:
         # A key of its own, derived: whoever learns one of the two learns nothing of the other.
         self._key = blake2b(commitment.key, key=SALT_PERSON, digest_size=32).digest()
         self._sight = Sight()
+        # What the gate tells of an attempt and asks after it, said to whoever knows.
+        self.left: Callable[[AttemptId, int], None] = self._sight.left
+        self.first_token: Callable[[AttemptId, int], None] = self._sight.first_token
+        self.changes: Callable[[], tuple[Change, ...]] = self._sight.changes
         self._lengths = Lengths()
         self._prompts: dict[AttemptId, tuple[Asked, Prompt]] = {}  # bounded: by the attempts in flight
 
     def prompt(self, asked: Asked, edge: Edge, fleet: Fleet) -> Prompt:
         """Return what is kept of a prompt. Its prefixes are hashed only where some pool shares prefixes."""
-        texts = [f"{message.role.value}\x1f{message.text}" for message in asked.generation.messages]
-        chars = sum(len(message.text) for message in asked.generation.messages)
-        script = script_of(max((message.text for message in asked.generation.messages), key=len, default=""))
-        shared = any(pool.prefix_cache is PrefixCache.SHARED for pool in fleet.pools)
-        blocks = salted(self._salt(asked, edge), texts) if shared else ()
+        messages = asked.generation.messages
+        longest, most, chars = "", 0, 0
+        for message in messages:
+            size = len(message.text)
+            chars += size
+            if size > most:
+                longest, most = message.text, size
+        script = script_of(longest)
+        blocks: tuple[int, ...] = ()
+        if fleet.shares_prefixes:
+            texts = [f"{message.role.value}\x1f{message.text}" for message in messages]
+            blocks = salted(self._salt(asked, edge), texts)
         return Prompt(chars, script, blocks, self._lengths.prompt_tokens(asked.generation.model, script, chars))
 
     def output_tokens(self, asked: Asked, settings: PlacementSettings) -> int:
@@ -81,16 +91,24 @@ class Memory:
 
     def known(self, asked: Asked, prompt: Prompt, fleet: Fleet, seen: Mapping[PoolId, PoolView], now_us: int) -> Known:
         """Return what is known of every pool of `fleet`; `seen` is what its links say now."""
-        per_block = max(1, prompt.tokens * BLOCK_CHARS // max(1, prompt.chars))
-        expected = self._sight.expect(prompt.blocks, per_block, prompt.tokens, now_us) if prompt.blocks else {}
+        sight, model = self._sight, asked.generation.model
+        expected: dict[PoolId, tuple[int, int]] = {}
+        if prompt.blocks:
+            per_block = max(1, prompt.tokens * BLOCK_CHARS // max(1, prompt.chars))
+            expected = sight.expect(prompt.blocks, per_block, prompt.tokens, now_us)
         views: dict[PoolId, PoolView] = {}
         before: dict[PoolId, int] = {}
         for pool in fleet.pools:
-            link = seen[pool.id]
-            self._take(link, now_us)
-            cached, whole = expected.get(pool.id, (0, 0)) if pool.prefix_cache is PrefixCache.SHARED else (0, 0)
-            before[pool.id] = whole
-            views[pool.id] = self._sight.view(pool.id, asked.generation.model, link.up, now_us, cached)
+            place = pool.id
+            link = seen[place]
+            sight.measured(place, link.rtt_us)
+            if link.load is None:
+                sight.lost(place)
+            else:
+                sight.heard(place, link.load, now_us - link.load.age_ms * 1000)
+            shares = place in expected and pool.prefix_cache is PrefixCache.SHARED
+            cached, before[place] = expected[place] if shares else (0, 0)
+            views[place] = sight.view(place, model, link.up, now_us, cached)
         return Known(views, before)
 
     def sent(
@@ -113,22 +131,16 @@ class Memory:
             attempt, pool.id, shape.model, declared, chosen.terms, shape.prompt_tokens, now_us, blocks, before
         )
 
-    def first_token(self, attempt: AttemptId, now_us: int) -> None:
-        """The first token of an attempt arrived."""
-        self._sight.first_token(attempt, now_us)
-
-    def left(self, attempt: AttemptId, now_us: int) -> None:
-        """An attempt that was about to leave leaves now."""
-        self._sight.left(attempt, now_us)
-
     def ended(self, attempt: AttemptId, last: StreamFrame | None, now_us: int, held_up: bool = False) -> None:
         """An attempt ended with this frame, or, without one, because nobody waited for it any more. The first counts.
 
         `held_up` says that the tenant was slow to take it.
         """
         found = self._prompts.pop(attempt, None)
+        if found is None:
+            return
         self._sight.ended(attempt, _ending(last, held_up), now_us)
-        if found is None or not isinstance(last, Done):
+        if not isinstance(last, Done):
             return
         asked, prompt = found
         if asked.generation.said is not None:
@@ -138,19 +150,6 @@ class Memory:
             self._lengths.learn_prompt(model, prompt.script, prompt.chars, counts.prompt)
         if last.reason != "cancelled" and counts.generated > 0:
             self._lengths.learn_output(asked.tenant.id, model, counts.generated)
-
-    def changes(self) -> tuple[Change, ...]:
-        """Return which pools became outliers, are tried or came back since this was asked last."""
-        return self._sight.changes()
-
-    def _take(self, link: PoolView, now_us: int) -> None:
-        """Take in what a link says: its distance, and its last report where that is a new one."""
-        self._sight.measured(link.pool, link.rtt_us)
-        if link.load is None:
-            self._sight.lost(link.pool)
-        else:
-            heard_us = now_us - link.load.age_ms * 1000
-            self._sight.heard(link.pool, replace(link.load, age_ms=0), heard_us)
 
     def _salt(self, asked: Asked, edge: Edge) -> bytes:
         soil = ",".join(sorted(edge.place.soil()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict as fields_of
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from orchestrator.evidence.canonical import JsonValue
 from orchestrator.placement.capabilities import Capability
@@ -15,8 +17,6 @@ from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import ModelId, PathwayId, PoolId
 from orchestrator.policy.tenants import Service
-
-_VIEW, _LOAD, _SPEED = (kind.__struct_fields__ for kind in (PoolView, PoolLoad, Speed))
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -47,11 +47,11 @@ class Asked(msgspec.Struct, frozen=True):
         request, views = self.request, self.views
         return {
             "model": request.model,
-            "capabilities": list[JsonValue](sorted(need.value for need in request.capabilities)),
+            "capabilities": _sorted([str(need) for need in request.capabilities]),
             "prompt_tokens": request.prompt_tokens,
             "output_tokens": request.output_tokens,
             "upload_bytes": request.upload_bytes,
-            "tried": list[JsonValue](sorted(request.tried)),
+            "tried": _sorted(request.tried) if request.tried else [],
             "max_tokens": request.max_tokens,
             "revision": request.revision,
             "service": None if request.service is None else _service_to_json(request.service),
@@ -63,8 +63,8 @@ class Asked(msgspec.Struct, frozen=True):
             "views": [_view_to_json(views[pool]) for pool in sorted(views)],
             # 64 bits: more than a JSON number holds exactly.
             "chance": str(self.chance),
-            "revoked_pools": list[JsonValue](sorted(self.revoked_pools)),
-            "revoked_pathways": list[JsonValue](sorted(self.revoked_pathways)),
+            "revoked_pools": _sorted(self.revoked_pools) if self.revoked_pools else [],
+            "revoked_pathways": _sorted(self.revoked_pathways) if self.revoked_pathways else [],
             "skew_ms": self.skew_ms,
         }
 
@@ -95,8 +95,12 @@ def asked_from_json(value: Mapping[str, Any]) -> Asked:
     )
 
 
+def _sorted(words: Collection[str]) -> list[JsonValue]:
+    return [*sorted(words)]
+
+
 def _service_to_json(service: Service) -> dict[str, JsonValue]:
-    return {name: None if value is None else str(value) for name, value in asdict(service).items()}
+    return {name: None if value is None else str(value) for name, value in fields_of(service).items()}
 
 
 def _service_from_json(value: Mapping[str, Any]) -> Service:
@@ -105,10 +109,11 @@ def _service_from_json(value: Mapping[str, Any]) -> Service:
 
 def _view_to_json(view: PoolView) -> dict[str, JsonValue]:
     """Return a view. Every field of it is a plain number, a word or nothing, so its names are its format."""
-    load, speed = view.load, view.speed
-    found = {name: getattr(view, name) for name in _VIEW}
-    found["load"] = None if load is None else {name: getattr(load, name) for name in _LOAD}
-    found["speed"] = None if speed is None else {name: getattr(speed, name) for name in _SPEED}
+    found = asdict(view)
+    if view.load is not None:
+        found["load"] = asdict(view.load)
+    if view.speed is not None:
+        found["speed"] = asdict(view.speed)
     return found
 
 

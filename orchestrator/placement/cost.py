@@ -67,53 +67,58 @@ class Terms(msgspec.Struct, frozen=True):
     """The queue as the last report alone makes it, before what replies taught of such reports."""
     beside: int
     """Streams that are expected to decode beside it in its replica."""
-
-    @property
-    def total_pico(self) -> int:
-        """J itself."""
-        own_pico = self.tokens_pico + self.egress_pico + self.carbon_pico + self.time_pico + self.late_pico
-        return own_pico + self.others_pico
-
-    @property
-    def first_us(self) -> int:
-        """Expected time to the first token."""
-        return self.rtt_us + self.upload_us + self.queue_us + self.prefill_us
-
-    @property
-    def time_us(self) -> int:
-        """Expected time to the last token."""
-        return self.first_us + self.decode_us
+    total_pico: int
+    """J itself."""
+    first_us: int
+    """Expected time to the first token."""
+    time_us: int
+    """Expected time to the last token."""
 
 
 def cost(request: PlacementRequest, spot: Spot, view: PoolView, worth: Worth) -> Terms:
     """Return the terms of J for this request at this spot."""
     speed = view.speed or spot.speed
     prompt, output = request.prompt_tokens, request.output_tokens
-    cached = min(view.cached_tokens, max(0, prompt - 1))
+    cached = view.cached_tokens
+    if cached and cached >= prompt:
+        cached = prompt - 1 if prompt > 1 else 0
     uncached = prompt - cached
-    rtt_us = min(TIME_MAX_US, worth.unknown_rtt_us if view.rtt_us is None else view.rtt_us)
-    bytes_per_s = view.bytes_per_s or worth.unknown_bytes_per_s
-    upload_us = min(TIME_MAX_US, request.upload_bytes * 1_000_000 // bytes_per_s)
-    prefill_us = min(TIME_MAX_US, speed.fixed_us + uncached * speed.prefill_ns // 1000)
+    rtt_us = worth.unknown_rtt_us if view.rtt_us is None else view.rtt_us
+    upload_us = request.upload_bytes * 1_000_000 // (view.bytes_per_s or worth.unknown_bytes_per_s)
+    own_prefill_us = uncached * speed.prefill_ns // 1000
+    prefill_us = speed.fixed_us + own_prefill_us
+    # Comparisons, not `min`: all of this is done for every candidate of every request.
+    rtt_us = rtt_us if rtt_us < TIME_MAX_US else TIME_MAX_US
+    upload_us = upload_us if upload_us < TIME_MAX_US else TIME_MAX_US
+    own_prefill_us = own_prefill_us if own_prefill_us < TIME_MAX_US else TIME_MAX_US
+    prefill_us = prefill_us if prefill_us < TIME_MAX_US else TIME_MAX_US
     beside, ahead, told_us = _company(request, spot, speed, view, prefill_us)
-    queue_us = min(TIME_MAX_US, told_us * speed.queue_ppm // PPM)
-    decode_us = min(TIME_MAX_US, output * (speed.decode_ns + speed.stream_ns * beside) // 1000)
-    own_prefill_us = min(TIME_MAX_US, uncached * speed.prefill_ns // 1000)
-    others_us = min(TIME_MAX_US, own_prefill_us * ahead + output * speed.stream_ns * beside // 1000)
+    queue_us = told_us * speed.queue_ppm // PPM
+    queue_us = queue_us if queue_us < TIME_MAX_US else TIME_MAX_US
+    decode_us = output * (speed.decode_ns + speed.stream_ns * beside) // 1000
+    decode_us = decode_us if decode_us < TIME_MAX_US else TIME_MAX_US
+    others_us = own_prefill_us * ahead + output * speed.stream_ns * beside // 1000
+    others_us = others_us if others_us < TIME_MAX_US else TIME_MAX_US
     first_us = rtt_us + upload_us + queue_us + prefill_us
     age_ms = 0 if view.load is None else view.load.age_ms
-    spread_us = min(TIME_MAX_US, first_us * speed.spread_ppm // PPM + age_ms * worth.age_spread_ppm // 1000)
+    spread_us = first_us * speed.spread_ppm // PPM + age_ms * worth.age_spread_ppm // 1000
+    spread_us = spread_us if spread_us < TIME_MAX_US else TIME_MAX_US
     late_first_us = mean_late_us(first_us, spread_us, worth.slo_first_us)
     late_decode_us = mean_late_us(decode_us, decode_us * speed.spread_ppm // PPM, output * worth.slo_token_us)
-    price = spot.tokens
-    moved_bytes = request.upload_bytes + output * OUTPUT_BYTES_PER_TOKEN
+    price, carbon = spot.tokens, spot.carbon
+    tokens_pico = uncached * price.input_pico + cached * price.cached_pico + output * price.output_pico
+    egress_pico = (request.upload_bytes + output * OUTPUT_BYTES_PER_TOKEN) * spot.egress_pico_per_byte
+    carbon_pico = 0 if carbon is None else _carbon_pico(carbon, uncached, output, worth.carbon_pico_per_gram)
+    time_pico = (first_us + decode_us) * worth.value_of_time_pico_per_ms // 1000
+    late_pico = (late_first_us + late_decode_us) * worth.late_price_pico_per_ms // 1000
+    others_pico = others_us * worth.others_value_pico_per_ms // 1000
     return Terms(
-        tokens_pico=uncached * price.input_pico + cached * price.cached_pico + output * price.output_pico,
-        egress_pico=moved_bytes * spot.egress_pico_per_byte,
-        carbon_pico=_carbon_pico(spot.carbon, uncached, output, worth.carbon_pico_per_gram),
-        time_pico=(first_us + decode_us) * worth.value_of_time_pico_per_ms // 1000,
-        late_pico=(late_first_us + late_decode_us) * worth.late_price_pico_per_ms // 1000,
-        others_pico=others_us * worth.others_value_pico_per_ms // 1000,
+        tokens_pico=tokens_pico,
+        egress_pico=egress_pico,
+        carbon_pico=carbon_pico,
+        time_pico=time_pico,
+        late_pico=late_pico,
+        others_pico=others_pico,
         rtt_us=rtt_us,
         rtt_measured=view.rtt_us is not None,
         upload_us=upload_us,
@@ -127,6 +132,9 @@ def cost(request: PlacementRequest, spot: Spot, view: PoolView, worth: Worth) ->
         others_us=others_us,
         told_us=told_us,
         beside=beside,
+        total_pico=tokens_pico + egress_pico + carbon_pico + time_pico + late_pico + others_pico,
+        first_us=first_us,
+        time_us=first_us + decode_us,
     )
 
 
@@ -139,10 +147,11 @@ def _company(
     """
     load = view.load
     if load is None:
-        replicas, slots, ahead = 1, max(1, spot.slots), view.own_in_flight
-        waiting, queued = max(0, ahead - slots), 0
+        replicas, slots, ahead = 1, spot.slots, view.own_in_flight
+        slots = slots if slots > 1 else 1
+        waiting, queued = ahead - slots if ahead > slots else 0, 0
     else:
-        replicas, slots = max(1, load.replicas), max(1, load.slots)
+        replicas, slots = load.replicas if load.replicas > 1 else 1, load.slots if load.slots > 1 else 1
         ahead = load.running + load.waiting + view.unseen
         waiting = load.waiting + view.unseen
         # A queue whose tokens are unknown holds prompts like this one.
@@ -151,12 +160,14 @@ def _company(
     service_us = speed.service_us
     if service_us is None:
         service_us = prefill_us + request.output_tokens * speed.decode_ns // 1000
-    # Whoever stands beyond the slots waits until as many streams have ended as stand before it.
-    over = max(0, ahead + 1 - slots, _over_memory(request, view))
+    # Whoever stands beyond the slots, or has no room for its keys and values, waits until as many streams have ended.
+    over = 0 if load is None or load.kv_tokens is None else _over_memory(request, view)
+    over = ahead + 1 - slots if ahead + 1 - slots > over else over
     before_us = (queued * speed.prefill_ns // 1000 + waiting * speed.fixed_us) // replicas
     queue_us = over * service_us // slots + before_us
-    beside = min(ahead // replicas, max(0, slots // replicas - 1))
-    return beside, ahead // replicas, min(TIME_MAX_US, queue_us)
+    ahead //= replicas
+    most = slots // replicas - 1 if slots > replicas else 0
+    return ahead if ahead < most else most, ahead, queue_us if queue_us < TIME_MAX_US else TIME_MAX_US
 
 
 def _over_memory(request: PlacementRequest, view: PoolView) -> int:
@@ -172,9 +183,7 @@ def _over_memory(request: PlacementRequest, view: PoolView) -> int:
     return min(load.running, -(-short // each))
 
 
-def _carbon_pico(carbon: Carbon | None, uncached: int, output: int, pico_per_gram: int) -> int:
-    if carbon is None:
-        return 0
+def _carbon_pico(carbon: Carbon, uncached: int, output: int, pico_per_gram: int) -> int:
     microjoules = uncached * carbon.input_uj + output * carbon.output_uj
     micrograms = microjoules * carbon.grams_per_kwh // (MICROJOULES_PER_KWH // 1_000_000)
     return micrograms * pico_per_gram // 1_000_000

@@ -113,6 +113,8 @@ class Decision(msgspec.Struct, frozen=True):
         chosen = self.placement.chosen
         if chosen is None:
             return replace(self.facts, pathways=())
+        if not self.facts.pathways:
+            return self.facts
         importers = {chosen.pool.place.operator.id, edge.place.operator.id}
         if all(pathway.importer in importers for pathway in self.facts.pathways):
             return self.facts
@@ -201,7 +203,7 @@ def _judge(ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
     asked = facts
     if ground.revoked_pathways:
         asked = replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in ground.revoked_pathways))
-    skewed = abs(ground.skew_ms) > SKEW_REGULATED_MS and facts.label.regulated()
+    skewed = not -SKEW_REGULATED_MS <= ground.skew_ms <= SKEW_REGULATED_MS and facts.label.regulated()
     told = ground.table.verdicts(asked, now_ms)
     if skewed or ground.revoked_pools:
         return _by_the_house(ground, told, skewed, now_ms)

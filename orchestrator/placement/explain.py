@@ -35,10 +35,10 @@ def candidate_to_json(candidate: Candidate) -> dict[str, JsonValue]:
     """Return one pool: its verdict, and why it was dropped or what it would cost."""
     return {
         "pool": candidate.pool.id,
-        "assurance": candidate.pool.assurance.value,
+        "assurance": str(candidate.pool.assurance),
         "places": _places(candidate.pool.place),
         "verdict": verdict_to_json(candidate.verdict),
-        "drop": None if candidate.drop is None else candidate.drop.value,
+        "drop": None if candidate.drop is None else str(candidate.drop),
         "doubtful": candidate.doubtful,
         "terms": None if candidate.terms is None else terms_to_json(candidate.terms),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 
 from orchestrator.ledger.rating import PriceBook, TokenPrice
 from orchestrator.placement.capabilities import Capability
@@ -13,7 +13,7 @@ from orchestrator.policy.ids import EdgeId, KeyId, ModelId, PlaceId, PoolId, Sch
 from orchestrator.policy.places import Place, SinkKind
 
 
-class Assurance(Enum):
+class Assurance(StrEnum):
     """Who checks a send to the pool."""
 
     TWO_PARTY = "two-party"
@@ -80,7 +80,10 @@ class Pool:
 
     def served(self, model: ModelId) -> ServedModel | None:
         """Return how this pool serves `model`, or None when it does not."""
-        return next((served for served in self.models if served.id == model), None)
+        for served in self.models:
+            if served.id == model:
+                return served
+        return None
 
     def reachable(self, edge: EdgeId) -> bool:
         """Whether `edge` may reach this pool at all."""
@@ -125,14 +128,25 @@ class Fleet:
     edges: tuple[Edge, ...] = ()
     pools: tuple[Pool, ...] = ()
     sinks: tuple[Sink, ...] = ()
+    shares_prefixes: bool = field(init=False, repr=False, compare=False, default=False)
+    """Whether some pool serves one request from what another brought in."""
+    _edges: Mapping[EdgeId, Edge] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _pools: Mapping[PoolId, Pool] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shared = any(pool.prefix_cache is PrefixCache.SHARED for pool in self.pools)
+        object.__setattr__(self, "shares_prefixes", shared)
+        # Looked up for each request. Should an id be there twice, the first is meant.
+        object.__setattr__(self, "_edges", {edge.id: edge for edge in reversed(self.edges)})
+        object.__setattr__(self, "_pools", {pool.id: pool for pool in reversed(self.pools)})
 
     def edge(self, edge: EdgeId) -> Edge | None:
         """Return the declared edge, or None."""
-        return next((found for found in self.edges if found.id == edge), None)
+        return self._edges.get(edge)
 
     def pool(self, pool: PoolId) -> Pool | None:
         """Return the declared pool, or None."""
-        return next((found for found in self.pools if found.id == pool), None)
+        return self._pools.get(pool)
 
     def models(self) -> tuple[ModelId, ...]:
         """Return every model that some pool serves, sorted."""
@@ -206,4 +220,7 @@ class Prices:
 
     def price(self, book: str, model: ModelId) -> TokenPrice | None:
         """Return the tenant's price, or None."""
-        return next((found.prices.get(model) for found in self.books if found.id == book), None)
+        for found in self.books:
+            if found.id == book:
+                return found.prices.get(model)
+        return None

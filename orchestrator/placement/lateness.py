@@ -34,7 +34,7 @@ def mean_late_us(mean_us: int, spread_us: int, slo_us: int) -> int:
     """Return the mean lateness. `spread_us` is one standard deviation, of at least 0; 0 knows t exactly."""
     short_us = slo_us - mean_us
     if spread_us <= 0 or short_us <= -Z_MAX * spread_us:
-        return max(0, -short_us)
+        return -short_us if short_us < 0 else 0
     if short_us >= Z_MAX * spread_us:
         return 0
     index, part = divmod((short_us + Z_MAX * spread_us) * STEPS, spread_us)

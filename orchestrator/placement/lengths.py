@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from enum import Enum
-from typing import Generic, TypeVar
+from enum import StrEnum
 
 from orchestrator.policy.ids import ModelId, TenantId
-
-Key = TypeVar("Key", bound=Hashable)
 
 SHARE = 0.05
 """Weight of one reply in a mean, once twenty are in; before that the mean is the plain one."""
@@ -23,7 +19,7 @@ ASCII_MAX = 0x80
 CJK_FROM = 0x2E80
 
 
-class Script(Enum):
+class Script(StrEnum):
     """Which kind of writing a prompt mostly is: tokens are of other lengths in each."""
 
     ASCII = "ascii"
@@ -46,53 +42,67 @@ def script_of(text: str) -> Script:
     return Script.ASCII if plain * 10 >= len(sample) * 9 else Script.OTHER
 
 
-class _Means(Generic[Key]):
-    """A mean per key. The key that was learned longest ago goes first when there are too many."""
-
-    def __init__(self) -> None:
-        self._means: dict[Key, tuple[float, int]] = {}  # bounded: KEYS_MAX
-
-    def get(self, key: Key) -> float | None:
-        known = self._means.get(key)
-        return None if known is None else known[0]
-
-    def learn(self, key: Key, value: float) -> None:
-        mean, count = self._means.pop(key, (value, 0))
-        count += 1
-        self._means[key] = (mean + (value - mean) * max(SHARE, 1 / count), count)
-        if len(self._means) > KEYS_MAX:
-            del self._means[next(iter(self._means))]
-
-
 class Lengths:
-    """Expected output tokens by tenant and model, and characters per prompt token by model and script."""
+    """Expected output tokens by tenant and model, and characters per prompt token by model and script.
+
+    What was learned longest ago goes first when there is too much of it.
+    """
 
     def __init__(self) -> None:
-        self._output: _Means[tuple[TenantId, ModelId]] = _Means()
-        # The ratio of two means, not a mean of ratios: short prompts, which are template mostly, would dominate that.
-        self._chars: _Means[tuple[ModelId, Script]] = _Means()
-        self._tokens: _Means[tuple[ModelId, Script]] = _Means()
+        # Means, and how many replies are in them. Bounded: KEYS_MAX.
+        self._output: dict[tuple[TenantId, ModelId], tuple[float, int]] = {}
+        # Characters and tokens: the ratio of two means, not a mean of ratios, which short prompts, template mostly,
+        # would dominate.
+        self._prompt: dict[tuple[ModelId, Script], tuple[float, float, int]] = {}
 
     def output_tokens(self, tenant: TenantId, model: ModelId, unknown: int, most: int | None) -> int:
         """Return how long an answer is expected to be: `unknown` until one was seen, and never beyond `most`."""
-        mean = self._output.get((tenant, model))
-        expected = unknown if mean is None else max(1, round(mean))
-        return expected if most is None else max(1, min(expected, most))
+        known = self._output.get((tenant, model))
+        expected = unknown if known is None else round(known[0])
+        if most is not None and most < expected:
+            expected = most
+        return expected if expected > 1 else 1
 
     def prompt_tokens(self, model: ModelId, script: Script, chars: int) -> int:
         """Return how many tokens `chars` characters probably are; at least 1."""
-        mean_chars, mean_tokens = self._chars.get((model, script)), self._tokens.get((model, script))
-        if mean_chars is None or mean_tokens is None:
+        known = self._prompt.get((model, script))
+        if known is None:
             return 1 + int(chars / DECLARED_CHARS_PER_TOKEN)
-        return 1 + int(chars / max(CHARS_PER_TOKEN_MIN, min(mean_chars / mean_tokens, CHARS_PER_TOKEN_MAX)))
+        per_token = known[0] / known[1]
+        if per_token < CHARS_PER_TOKEN_MIN:
+            per_token = CHARS_PER_TOKEN_MIN
+        elif per_token > CHARS_PER_TOKEN_MAX:
+            per_token = CHARS_PER_TOKEN_MAX
+        return 1 + int(chars / per_token)
 
     def learn_output(self, tenant: TenantId, model: ModelId, output_tokens: int) -> None:
         """A complete answer was this long."""
-        self._output.learn((tenant, model), min(output_tokens, OUTPUT_TOKENS_MAX))
+        key = (tenant, model)
+        value = output_tokens if output_tokens < OUTPUT_TOKENS_MAX else OUTPUT_TOKENS_MAX
+        # Popped and put back: the order of the dictionary is the order of learning.
+        mean, count = self._output.pop(key, (value, 0))
+        self._output[key] = (mean + (value - mean) * _share(count + 1), count + 1)
+        if len(self._output) > KEYS_MAX:
+            del self._output[next(iter(self._output))]
 
     def learn_prompt(self, model: ModelId, script: Script, chars: int, prompt_tokens: int) -> None:
         """The pool counted the tokens of a prompt. What its template adds counts with it."""
-        if chars > 0 and prompt_tokens > 0:
-            most = int(chars / CHARS_PER_TOKEN_MIN) + TEMPLATE_TOKENS_MAX
-            self._chars.learn((model, script), chars)
-            self._tokens.learn((model, script), min(prompt_tokens, most))
+        if chars <= 0 or prompt_tokens <= 0:
+            return
+        key = (model, script)
+        most = int(chars / CHARS_PER_TOKEN_MIN) + TEMPLATE_TOKENS_MAX
+        tokens = prompt_tokens if prompt_tokens < most else most
+        mean_chars, mean_tokens, count = self._prompt.pop(key, (chars, tokens, 0))
+        share = _share(count + 1)
+        self._prompt[key] = (
+            mean_chars + (chars - mean_chars) * share,
+            mean_tokens + (tokens - mean_tokens) * share,
+            count + 1,
+        )
+        if len(self._prompt) > KEYS_MAX:
+            del self._prompt[next(iter(self._prompt))]
+
+
+def _share(count: int) -> float:
+    """Return the weight of the last of `count` replies."""
+    return SHARE if 1 / count < SHARE else 1 / count

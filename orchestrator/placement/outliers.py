@@ -13,7 +13,7 @@ trial that goes badly doubles it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from enum import Enum
 from statistics import median
@@ -69,9 +69,11 @@ class _Sample(msgspec.Struct, frozen=True):
     begun_us: int
     ended_us: int
     expected_us: int
+    ratio: float
+    """How long it took, relative to what was expected."""
 
-    def ratio(self, since_us: int = 0) -> float:
-        """How long it took, of that what lies after `since_us`, relative to what was expected."""
+    def ratio_since(self, since_us: int) -> float:
+        """The same of what lies after `since_us`."""
         return (self.ended_us - max(self.begun_us, since_us)) / self.expected_us
 
     def slow_since_us(self, ratio: float, since_us: int) -> int:
@@ -87,7 +89,7 @@ class _Usual(msgspec.Struct, frozen=True):
 
     def exceeded_by(self, sample: _Sample) -> bool:
         """Whether it took far longer, of that what lies after `since_us`."""
-        return sample.ratio(self.since_us) > SLOW_FACTOR * self.ratio
+        return sample.ratio_since(self.since_us) > SLOW_FACTOR * self.ratio
 
 
 @dataclass(slots=True)
@@ -102,10 +104,10 @@ class _Series:
 
     def add(self, sample: _Sample) -> None:
         """One more came. When it is quite another than the last ones were, they say nothing of now."""
-        ratio = sample.ratio()
+        ratio = sample.ratio
         # Most are like the one before, and need no closer look.
-        if self.done and not self.done[-1].ratio() <= 2 * ratio <= 4 * self.done[-1].ratio():
-            level = median(one.ratio() for one in self.done)
+        if self.done and not self.done[-1].ratio <= 2 * ratio <= 4 * self.done[-1].ratio:
+            level = median([one.ratio for one in self.done])
             if not level <= SLOW_FACTOR * ratio <= SLOW_FACTOR * SLOW_FACTOR * level:
                 self.done.clear()
                 self.since_us = sample.begun_us
@@ -113,7 +115,7 @@ class _Series:
 
     def recent(self, since_us: int, until_us: int) -> list[float]:
         """Return what ended since, and had begun by then."""
-        return [one.ratio() for one in self.done if one.ended_us >= since_us and one.begun_us <= until_us]
+        return [one.ratio for one in self.done if one.ended_us >= since_us and one.begun_us <= until_us]
 
     def last_run(self, usual: _Usual, *, settle: bool = False) -> list[_Sample]:
         """Return the last ones that are far slower than usual, up to one that is not, or is settled.
@@ -131,8 +133,7 @@ class _Series:
         return run
 
 
-@dataclass(slots=True)
-class _Sent:
+class _Sent(msgspec.Struct):
     place: PoolId
     model: ModelId
     sent_us: int
@@ -173,7 +174,8 @@ class _Place:
 class _Siblings:
     """The places that serve one model."""
 
-    places: dict[PoolId, _Place] = field(default_factory=dict)  # bounded: by the places there are
+    places: defaultdict[PoolId, _Place] = field(default_factory=lambda: defaultdict(_Place))
+    """Bounded: by the places there are."""
     looked_us: int = -LOOK_EVERY_US
 
 
@@ -183,7 +185,9 @@ class Outliers:
     def __init__(self, watch_first: bool) -> None:
         """`watch_first` compares times to the first token too: only where no queue of another's is in them."""
         self._watch_first = watch_first
-        self._models: dict[ModelId, _Siblings] = {}
+        self.out: dict[tuple[PoolId, ModelId], _Place] = {}
+        """Places that are ejected, or wait for a trial. Nearly always none: then nothing need be asked of any."""
+        self._models: defaultdict[ModelId, _Siblings] = defaultdict(_Siblings)
         self._sent: dict[str, _Sent] = {}  # bounded: by the attempts in flight
         self._changes: dict[tuple[PoolId, ModelId], Change] = {}  # bounded: by the places and models there are
 
@@ -197,27 +201,26 @@ class Outliers:
 
     def ejected(self, place: PoolId, model: ModelId, now_us: int) -> bool:
         """Whether a place gets no new work for `model` now. After its time, until a trial is under way, it may."""
-        found = self._known(place, model)
-        if found is None or found.until_us is None:
-            return False
-        return now_us < found.until_us or found.trial is not None
+        found = self.out.get((place, model))
+        return found is not None and _resting(found, now_us)
 
     def due(self, place: PoolId, model: ModelId, now_us: int) -> bool:
         """Whether a trial is wanted: what is known of the place is what it was ejected for."""
-        found = self._known(place, model)
-        return found is not None and found.until_us is not None and not self.ejected(place, model, now_us)
+        found = self.out.get((place, model))
+        return found is not None and not _resting(found, now_us)
 
     def forget(self, place: PoolId) -> None:
         """What is there now is another than was: nothing of it is known."""
-        for siblings in self._models.values():
+        for model, siblings in self._models.items():
             siblings.places.pop(place, None)
+            self.out.pop((place, model), None)
 
     def sent(
         self, attempt: str, place: PoolId, model: ModelId, now_us: int, besides_us: int, expected_us: int
     ) -> None:
         """An attempt left. Its first token is expected after `besides_us` on the way and `expected_us` of work."""
-        found = self._place(place, model)
-        if not _active(found, now_us):
+        found = self._models[model].places[place]
+        if now_us - found.active_us >= ACTIVE_US:
             found.first.done.clear()
             found.rest.done.clear()
         found.active_us = now_us
@@ -233,11 +236,14 @@ class Outliers:
         if sent is None or sent.first_us is not None:
             return
         sent.first_us = now_us
-        found = self._place(sent.place, sent.model)
+        siblings = self._models[sent.model]
+        found = siblings.places[sent.place]
         found.waiting.pop(attempt, None)
         if self._watch_first:
-            found.first.add(_Sample(sent.begun_us, max(now_us, sent.begun_us), sent.expected_us))
-            self._look(sent.model, now_us)
+            came_us = now_us if now_us > sent.begun_us else sent.begun_us
+            found.first.add(_sample(sent.begun_us, came_us, sent.expected_us))
+            if now_us - siblings.looked_us >= LOOK_EVERY_US:
+                self._look(sent.model, now_us)
 
     def complete(self, attempt: str, now_us: int, expected_us: int | None) -> bool:
         """An attempt ended well; its tokens after the first were expected to take so long, None says nothing of it.
@@ -247,15 +253,18 @@ class Outliers:
         sent = self._sent.pop(attempt, None)
         if sent is None:
             return False
-        found = self._place(sent.place, sent.model)
-        found.waiting.pop(attempt, None)
+        siblings = self._models[sent.model]
+        found = siblings.places[sent.place]
+        if sent.first_us is None:
+            found.waiting.pop(attempt, None)
         found.active_us = now_us
         found.failed.append((now_us, False))
         if sent.first_us is not None and expected_us is not None:
-            found.rest.add(_Sample(sent.first_us, now_us, expected_us + FLOOR_US))
+            found.rest.add(_sample(sent.first_us, now_us, expected_us + FLOOR_US))
         if attempt == found.trial:
             return self._tried(found, sent, now_us)
-        self._look(sent.model, now_us)
+        if now_us - siblings.looked_us >= LOOK_EVERY_US:
+            self._look(sent.model, now_us)
         return False
 
     def failed(self, attempt: str, now_us: int) -> None:
@@ -263,7 +272,7 @@ class Outliers:
         sent = self._sent.pop(attempt, None)
         if sent is None:
             return
-        found = self._place(sent.place, sent.model)
+        found = self._models[sent.model].places[sent.place]
         found.waiting.pop(attempt, None)
         found.active_us = now_us
         if attempt == found.trial:
@@ -271,18 +280,18 @@ class Outliers:
         elif sent.sent_us > found.failed_us:
             found.failed_us = now_us
             found.failed.append((now_us, True))
-            self._look(sent.model, now_us, at_once=True)
+            self._look(sent.model, now_us)
 
     def abandoned(self, attempt: str, now_us: int) -> None:
         """An attempt ended before it told anything; that it brought no token in its time stays known."""
         sent = self._sent.pop(attempt, None)
         if sent is None:
             return
-        found = self._place(sent.place, sent.model)
+        found = self._models[sent.model].places[sent.place]
         waited = found.waiting.pop(attempt, None) is not None
         slow = waited and self._watch_first and self._exceeds(found, sent, now_us)
         if slow:
-            found.first.add(_Sample(sent.begun_us, now_us, sent.expected_us))
+            found.first.add(_sample(sent.begun_us, now_us, sent.expected_us))
         if attempt == found.trial:
             found.trial = None
             if slow:
@@ -293,22 +302,9 @@ class Outliers:
     def _changed(self, place: PoolId, model: ModelId, turn: Turn, found: _Place) -> None:
         self._changes[place, model] = Change(place, model, turn, found.hold_us)
 
-    def _known(self, place: PoolId, model: ModelId) -> _Place | None:
-        siblings = self._models.get(model)
-        return None if siblings is None else siblings.places.get(place)
-
-    def _place(self, place: PoolId, model: ModelId) -> _Place:
-        siblings = self._models.get(model)
-        if siblings is None:
-            siblings = self._models[model] = _Siblings()
-        found = siblings.places.get(place)
-        if found is None:
-            found = siblings.places[place] = _Place()
-        return found
-
     def _exceeds(self, found: _Place, sent: _Sent, now_us: int) -> bool:
         usual = self._usual(found, sent.model, True, now_us - ACTIVE_US, now_us)
-        return usual is not None and usual.exceeded_by(_Sample(sent.begun_us, now_us, sent.expected_us))
+        return usual is not None and usual.exceeded_by(_sample(sent.begun_us, now_us, sent.expected_us))
 
     def _others(self, found: _Place, model: ModelId, now_us: int) -> list[_Place]:
         """Return the siblings that work."""
@@ -324,11 +320,9 @@ class Outliers:
             return None
         return _Usual(max(LEAST_RATIO, median(one for one, _ in told)), int(median(since for _, since in told)))
 
-    def _look(self, model: ModelId, now_us: int, at_once: bool = False) -> None:
-        """Judge every place, now and then."""
+    def _look(self, model: ModelId, now_us: int) -> None:
+        """Judge every place."""
         siblings = self._models[model]
-        if now_us - siblings.looked_us < LOOK_EVERY_US and not at_once:
-            return
         siblings.looked_us = now_us
         # Against the quickest of all nearly nobody is slow, and only who is gets a closer look.
         least = {first: self._least(siblings, first, now_us) for first in (True, False)}
@@ -337,9 +331,7 @@ class Outliers:
                 continue
             slow = self._slow(found, model, least, now_us) or self._failing(found, model, now_us)
             if slow and self._may_eject(siblings, now_us):
-                found.until_us = now_us + found.hold_us
-                found.clear()
-                self._changed(place, model, Turn.OUT, found)
+                self._eject(place, model, found, now_us)
 
     def _may_eject(self, siblings: _Siblings, now_us: int) -> bool:
         active = sum(1 for one in siblings.places.values() if one.until_us is not None or _active(one, now_us))
@@ -354,7 +346,7 @@ class Outliers:
 
     def _slow(self, found: _Place, model: ModelId, least: dict[bool, float], now_us: int) -> bool:
         if self._watch_first:
-            waiting = [_Sample(one.begun_us, now_us, one.expected_us) for one in found.waiting.values()]
+            waiting = [_sample(one.begun_us, now_us, one.expected_us) for one in found.waiting.values()]
             if self._exceeding(found, model, True, waiting, least[True], now_us):
                 return True
         return self._exceeding(found, model, False, [], least[False], now_us)
@@ -390,6 +382,7 @@ class Outliers:
             if usual is not None and series.done and usual.exceeded_by(series.done[-1]):
                 self._again(found, sent, now_us)
                 return False
+        del self.out[sent.place, sent.model]
         found.until_us = found.trial = None
         # One that is out again soon is out for longer.
         found.hold_us = min(found.hold_us * 2, HOLD_MAX_US) if now_us - found.back_us < HOLD_MAX_US else HOLD_MIN_US
@@ -401,9 +394,22 @@ class Outliers:
     def _again(self, found: _Place, sent: _Sent, now_us: int) -> None:
         found.trial = None
         found.hold_us = min(found.hold_us * 2, HOLD_MAX_US)
+        self._eject(sent.place, sent.model, found, now_us)
+
+    def _eject(self, place: PoolId, model: ModelId, found: _Place, now_us: int) -> None:
         found.until_us = now_us + found.hold_us
         found.clear()
-        self._changed(sent.place, sent.model, Turn.OUT, found)
+        self.out[place, model] = found
+        self._changed(place, model, Turn.OUT, found)
+
+
+def _sample(begun_us: int, ended_us: int, expected_us: int) -> _Sample:
+    return _Sample(begun_us, ended_us, expected_us, (ended_us - begun_us) / expected_us)
+
+
+def _resting(found: _Place, now_us: int) -> bool:
+    """Whether a place that is out gets no work now."""
+    return found.until_us is not None and (now_us < found.until_us or found.trial is not None)
 
 
 def _active(found: _Place, now_us: int) -> bool:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -65,7 +64,12 @@ class Placement(msgspec.Struct, frozen=True):
 
     def counts(self) -> dict[str, int]:
         """Return how many pools were dropped for each reason."""
-        return dict(Counter(c.drop.value for c in self.candidates if c.drop is not None))
+        found: dict[str, int] = {}
+        for candidate in self.candidates:
+            if candidate.drop is not None:
+                word = str(candidate.drop)
+                found[word] = found[word] + 1 if word in found else 1
+        return found
 
     def permitted(self) -> tuple[Candidate, ...]:
         """Return the candidates that the law allows."""
@@ -73,12 +77,15 @@ class Placement(msgspec.Struct, frozen=True):
 
     def runner_up(self) -> Candidate | None:
         """Return the cheapest candidate that was not chosen, or None when there is none."""
-        others = [
-            (c.doubtful, c.terms.total_pico, c.pool.id, c)
-            for c in self.candidates
-            if c.terms is not None and c is not self.chosen
-        ]
-        return min(others, key=lambda other: other[:3])[3] if others else None
+        found: Candidate | None = None
+        least: tuple[bool, int, PoolId] | None = None
+        for candidate in self.candidates:
+            if candidate.terms is None or candidate is self.chosen:
+                continue
+            rank = (candidate.doubtful, candidate.terms.total_pico, candidate.pool.id)
+            if least is None or rank < least:
+                found, least = candidate, rank
+        return found
 
 
 def place(
@@ -93,11 +100,11 @@ def place(
     """Choose a pool. `verdicts` must hold one for every pool of the plan; `chance` is 64 random bits for ties."""
     settings = settings.arm(request.canary)
     worth = settings.worth(request.service)
-    candidates = tuple(
+    candidates = [
         _judge(request, offer, verdicts[offer.pool.id], views.get(offer.pool.id), settings, worth)
         for offer in plan.offers(request.model, now_ms)
-    )
-    return Placement(_choose(candidates, views, settings, chance), candidates)
+    ]
+    return Placement(_choose(candidates, views, settings, chance), tuple(candidates))
 
 
 def _judge(
@@ -109,9 +116,9 @@ def _judge(
     worth: Worth,
 ) -> Candidate:
     pool, served = offer.pool, offer.served
-    drop: Drop | None = Drop.NOT_PERMITTED
-    if verdict.allowed:
-        drop = _unfit(request, offer) or _unready(request, pool, view, settings)
+    if not verdict.allowed:
+        return Candidate(pool, verdict, Drop.NOT_PERMITTED, None)
+    drop = _unfit(request, offer) or _unready(request, pool, view, settings)
     if drop is None and offer.spot is None:
         drop = Drop.NO_PRICE
     if drop is None and view is not None and _over_budget(request, view):
@@ -152,8 +159,7 @@ def _unready(
         return Drop.DOWN
     if view.held_off:
         return Drop.BREAKER
-    cap = settings.caps.get(pool.id)
-    if cap is not None and view.own_in_flight >= cap:
+    if pool.id in settings.caps and view.own_in_flight >= settings.caps[pool.id]:
         return Drop.CAPPED
     if load is not None and load.full():
         return Drop.FULL
@@ -172,13 +178,13 @@ def _over_budget(request: PlacementRequest, view: PoolView) -> bool:
 
 
 def _choose(
-    candidates: tuple[Candidate, ...], views: Mapping[PoolId, PoolView], settings: PlacementSettings, chance: int
+    candidates: list[Candidate], views: Mapping[PoolId, PoolView], settings: PlacementSettings, chance: int
 ) -> Candidate | None:
     scored = [(c.terms.total_pico, c) for c in candidates if c.terms is not None and not c.doubtful]
     scored = scored or [(c.terms.total_pico, c) for c in candidates if c.terms is not None]
-    if not scored:
-        return None
-    best_pico = min(total for total, _ in scored)
+    if len(scored) <= 1:
+        return scored[0][1] if scored else None
+    best_pico = min([total for total, _ in scored])
     near = [c for total, c in scored if total <= best_pico + best_pico * settings.epsilon_ppm // PPM]
     if len(near) == 1:
         return near[0]

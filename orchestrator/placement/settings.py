@@ -15,6 +15,8 @@ UNKNOWN_BYTES_PER_S = 12_500_000
 """Taken for a link whose bandwidth was not measured yet: 100 Mbit/s."""
 AGE_SPREAD_PPM = 50_000
 """How much the estimate of a queue widens per unit of the report's age."""
+NOTHING_OWN = Service()
+"""Of a tenant that was promised nothing of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class PlacementSettings:
 
     def worth(self, service: Service | None) -> Worth:
         """Return what the terms are priced with: the tenant's own promise where it has one."""
-        own = service or Service()
+        own = NOTHING_OWN if service is None else service
         value, late = own.value_of_time_pico_per_ms, own.late_price_pico_per_ms
         first, token = own.slo_first_ms, own.slo_token_us
         return Worth(

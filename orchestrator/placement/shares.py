@@ -13,7 +13,8 @@ IDLE_FACTOR = 8
 
 def equal_share(places: int, holders: int) -> int:
     """Return what each of `holders` may have whatever the others do: at least one place."""
-    return max(1, places // max(1, holders))
+    share = places // holders if holders > 1 else places
+    return share if share > 1 else 1
 
 
 def may_hold(held: int, taken: int, places: int, holders: int) -> bool:

@@ -6,8 +6,8 @@ replay one for each edge of its world: the same code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 import msgspec
@@ -54,8 +54,7 @@ class Ending(msgspec.Struct, frozen=True):
     """Whoever read it was slow: how long its tokens took says nothing of the pool."""
 
 
-@dataclass(slots=True)
-class _Sent:
+class _Sent(msgspec.Struct):
     pool: PoolId
     model: ModelId
     declared: Speed
@@ -90,24 +89,30 @@ class Sight:
         """`watch_first` judges by times to the first token too, where nothing of another's waits before it."""
         self.index = index or PrefixIndex[PoolId]()
         self._outliers = Outliers(watch_first)
-        self._pools: dict[PoolId, _Known] = {}
+        self.changes: Callable[[], tuple[Change, ...]] = self._outliers.changes
+        """Returns which pools became outliers, are tried or came back since it was asked last."""
+        self._pools: defaultdict[PoolId, _Known] = defaultdict(_Known)
         self._speeds: dict[tuple[PoolId, ModelId], tuple[SpeedLearner, int]] = {}
         """With the time of the last reply that taught it."""
         self._sent: dict[str, _Sent] = {}  # bounded: by the attempts in flight
 
     def measured(self, pool: PoolId, rtt_us: int | None, bytes_per_s: int | None = None) -> None:
         """The distance to `pool` was measured."""
-        known = self._known(pool)
+        known = self._pools[pool]
         known.rtt_us = rtt_us
         known.bytes_per_s = bytes_per_s or known.bytes_per_s
 
     def heard(self, pool: PoolId, load: PoolLoad, now_us: int) -> None:
-        """A report arrived. What was sent less than a round trip ago, it cannot have counted; nobody knows how long
-        that is before the way was measured, so nothing is taken to be counted until then.
+        """A report arrived, at `now_us` whatever age it states. What was sent less than a round trip ago, it cannot
+        have counted; nobody knows how long that is before the way was measured, so nothing is taken to be counted
+        until then.
         """
-        known = self._known(pool)
-        known.load, known.heard_us = _bounded(load), now_us
-        if known.rtt_us is None:
+        known = self._pools[pool]
+        queued, room, used = load.queued_tokens or 0, load.kv_tokens or 0, load.kv_used_tokens or 0
+        if queued > TOKENS_MAX or room > TOKENS_MAX or used > TOKENS_MAX:
+            load = _bounded(load)
+        known.load, known.heard_us = load, now_us
+        if known.rtt_us is None or not known.unseen:
             return
         counted_us = now_us - known.rtt_us
         for attempt, (sent_us, tokens) in list(known.unseen.items()):
@@ -118,14 +123,7 @@ class Sight:
 
     def lost(self, pool: PoolId) -> None:
         """The way to `pool` is gone: what it reported says nothing any more."""
-        self._known(pool).load = None
-
-    def speed(self, pool: PoolId, model: ModelId, now_us: int) -> Speed | None:
-        """Return what was learned lately, or None: what is slow today gets another chance tomorrow."""
-        if self._outliers.due(pool, model, now_us):
-            return None  # what was learned is why it was ejected: a trial is to tell
-        known = self._speeds.get((pool, model))
-        return None if known is None or now_us - known[1] > SPEED_KEEP_US else known[0].speed()
+        self._pools[pool].load = None
 
     def view(self, pool: PoolId, model: ModelId, up: bool, now_us: int, cached_tokens: int = 0) -> PoolView:
         """Return what is known of `pool` now."""
@@ -134,28 +132,38 @@ class Sight:
             return PoolView(pool, up, None, None, 0, cached_tokens=cached_tokens)
         load = known.load
         if load is not None:
-            load = _aged(load, max(0, now_us - known.heard_us) // 1000)
+            age_ms = (now_us - known.heard_us) // 1000 if now_us > known.heard_us else 0
+            if load.age_ms != age_ms:
+                load = replace(load, age_ms=age_ms)
+        learned = self._speeds.get((pool, model))
+        # What is slow today gets another chance tomorrow.
+        speed = None if learned is None or now_us - learned[1] > SPEED_KEEP_US else learned[0].believed
+        held_off = known.breaker.failures > 0 and known.breaker.held_off(now_us)
+        if self._outliers.out:
+            held_off = held_off or self._outliers.ejected(pool, model, now_us)
+            if self._outliers.due(pool, model, now_us):
+                speed = None  # what was learned is why it was ejected: a trial is to tell
         return PoolView(
             pool,
             up,
             known.rtt_us,
             load,
             known.in_flight,
-            len(known.unseen),
+            len(known.unseen) if known.unseen else 0,
             known.unseen_tokens,
             known.bytes_per_s,
             cached_tokens,
-            self.speed(pool, model, now_us),
-            known.breaker.held_off(now_us) or self.ejected(pool, model, now_us),
+            speed,
+            held_off,
         )
 
     def ejected(self, pool: PoolId, model: ModelId, now_us: int) -> bool:
         """Whether `pool` is an outlier among those that serve `model`, and out for now."""
         return self._outliers.ejected(pool, model, now_us)
 
-    def changes(self) -> tuple[Change, ...]:
-        """Return which pools became outliers, are tried or came back since this was asked last."""
-        return self._outliers.changes()
+    def out(self, model: ModelId, now_us: int) -> frozenset[PoolId]:
+        """Return every pool of which that is so."""
+        return frozenset(pool for pool, of in self._outliers.out if of == model and self.ejected(pool, model, now_us))
 
     def anew(self, pool: PoolId) -> None:
         """What is behind this name started anew: what it held and how it fared is gone."""
@@ -188,12 +196,13 @@ class Sight:
         expected_cached: int = 0,
     ) -> None:
         """An attempt left for `pool`; `terms` are those that it was chosen by."""
-        known = self._known(pool)
+        known = self._pools[pool]
         uncached = prompt_tokens - terms.cached_tokens
         known.in_flight += 1
         known.unseen[attempt] = (now_us, uncached)
         known.unseen_tokens += uncached
-        known.breaker.sent(attempt)
+        if known.breaker.failures > 0:
+            known.breaker.sent(attempt)
         self._sent[attempt] = _Sent(pool, model, declared, terms, uncached, expected_cached, now_us)
         # The whole prompt: what a place holds of it is only believed, and a cold one is no outlier.
         expected_us = declared.fixed_us + prompt_tokens * declared.prefill_ns // 1000
@@ -220,7 +229,8 @@ class Sight:
             return
         sent.first_us = now_us
         known = self._pools[sent.pool]
-        known.breaker.succeeded(attempt)
+        if known.breaker.failures > 0:
+            known.breaker.succeeded(attempt)
         self._outliers.first_token(attempt, now_us)
         unseen = known.unseen.get(attempt)
         if unseen is not None:
@@ -240,12 +250,13 @@ class Sight:
         self._compare(attempt, sent, ending, now_us)
         if ending.end is End.FAILED:
             known.breaker.failed(attempt, sent.sent_us, now_us)
-        elif ending.end is End.CANCELLED:
-            known.breaker.abandoned(attempt)
-        else:
-            known.breaker.succeeded(attempt)
+        elif known.breaker.failures > 0:
+            if ending.end is End.CANCELLED:
+                known.breaker.abandoned(attempt)
+            else:
+                known.breaker.succeeded(attempt)
         if ending.end is End.COMPLETE:
-            if ending.prompt_tokens > 0:
+            if ending.prompt_tokens > 0 and sent.expected_cached > 0:
                 self.index.corrected(sent.pool, sent.expected_cached, ending.cached_tokens)
             if sent.first_us is not None:
                 self._learn(sent, ending, now_us)
@@ -257,10 +268,14 @@ class Sight:
         elif ending.end is not End.COMPLETE:
             self._outliers.abandoned(attempt, now_us)
         else:
-            beside = min(BESIDE_MAX, sent.terms.beside if ending.beside is None else ending.beside)
-            per_token_ns = sent.declared.decode_ns + beside * sent.declared.stream_ns
-            after_first = min(TOKENS_MAX, max(0, ending.output_tokens - 1))
-            expected_us = None if ending.held_up or not after_first else after_first * per_token_ns // 1000
+            expected_us: int | None = None
+            if not ending.held_up and ending.output_tokens > 1:
+                beside = sent.terms.beside if ending.beside is None else ending.beside
+                per_token_ns = sent.declared.decode_ns + sent.declared.stream_ns * (
+                    beside if beside < BESIDE_MAX else BESIDE_MAX
+                )
+                after_first = ending.output_tokens - 1 if ending.output_tokens <= TOKENS_MAX else TOKENS_MAX
+                expected_us = after_first * per_token_ns // 1000
             if self._outliers.complete(attempt, now_us, expected_us):
                 self._speeds.pop((sent.pool, sent.model), None)
 
@@ -275,7 +290,7 @@ class Sight:
         first_us = (sent.first_us or now_us) - sent.sent_us
         uncached = sent.uncached_tokens
         if ending.prompt_tokens > 0:
-            uncached = ending.prompt_tokens - min(ending.cached_tokens, ending.prompt_tokens)
+            uncached = ending.prompt_tokens - ending.cached_tokens if ending.cached_tokens < ending.prompt_tokens else 0
         queued_us = terms.queue_us if ending.queued_us is None else ending.queued_us
         learner.learn(
             Measured(
@@ -291,22 +306,8 @@ class Sight:
             )
         )
 
-    def _known(self, pool: PoolId) -> _Known:
-        known = self._pools.get(pool)
-        if known is None:
-            known = self._pools[pool] = _Known()
-        return known
-
 
 def _bounded(load: PoolLoad) -> PoolLoad:
     said = (load.queued_tokens, load.kv_tokens, load.kv_used_tokens)
-    if max(one or 0 for one in said) <= TOKENS_MAX:
-        return load
     queued, room, used = (None if one is None else min(one, TOKENS_MAX) for one in said)
     return replace(load, queued_tokens=queued, kv_tokens=room, kv_used_tokens=used)
-
-
-def _aged(load: PoolLoad, age_ms: int) -> PoolLoad:
-    if load.age_ms == age_ms:
-        return load
-    return replace(load, age_ms=age_ms)

@@ -8,7 +8,7 @@ them by a bounded step only (Huber, Robust Statistics, 7.3), and what a peer cou
 
 from __future__ import annotations
 
-from math import isqrt
+from math import inf, isqrt
 
 import msgspec
 
@@ -88,6 +88,35 @@ class Measured(msgspec.Struct, frozen=True):
     beside: int
     """Streams beside it in its replica while it decoded, as far as known."""
 
+    def believable(self) -> bool:
+        """Whether every figure is one that was measured. Nearly all are."""
+        queued_us, decode_us = self.queued_us, self.decode_us
+        return (
+            0 <= self.first_us <= TIME_MAX_US
+            and self.besides_us >= 0
+            and 0 <= self.expected_first_us <= TIME_MAX_US
+            and (queued_us is None or queued_us >= 0)
+            and 0 <= self.told_us <= TIME_MAX_US
+            and 0 <= self.uncached_tokens <= TOKENS_MAX
+            and (decode_us is None or 0 <= decode_us <= TIME_MAX_US)
+            and 0 <= self.beside <= BESIDE_MAX
+        )
+
+    def bounded(self) -> Measured:
+        """Return the same with every figure within its bounds."""
+        queued_us, decode_us = self.queued_us, self.decode_us
+        return Measured(
+            first_us=_within(self.first_us, 0, TIME_MAX_US),
+            besides_us=max(0, self.besides_us),
+            expected_first_us=_within(self.expected_first_us, 0, TIME_MAX_US),
+            queued_us=None if queued_us is None else max(0, queued_us),
+            told_us=_within(self.told_us, 0, TIME_MAX_US),
+            uncached_tokens=_within(self.uncached_tokens, 0, TOKENS_MAX),
+            decode_us=None if decode_us is None else _within(decode_us, 0, TIME_MAX_US),
+            output_tokens=self.output_tokens,
+            beside=_within(self.beside, 0, BESIDE_MAX),
+        )
+
 
 class _Guess(msgspec.Struct, frozen=True):
     """One number of a line before anything was seen, and where it can lie at all."""
@@ -100,7 +129,8 @@ class _Guess(msgspec.Struct, frozen=True):
 
     def hold(self, value: float) -> float:
         """Return what lies within, nearest to `value`."""
-        return max(self.least, min(value, self.most))
+        value = self.most if self.most < value else value
+        return value if value > self.least else self.least
 
 
 class _Line:
@@ -120,13 +150,16 @@ class _Line:
 
     def learn(self, x: float, y: float, least: float) -> None:
         """Take in one sample. Less than `least` is never expected."""
-        y = min(y, OUTLIER * max(self.a + self.b * x, least))
+        expected = self.a + self.b * x
+        most = OUTLIER * (least if least > expected else expected)
+        y = most if most < y else y
         self._n = self._n * FORGET + 1
         self._x = self._x * FORGET + x
         self._xx = self._xx * FORGET + x * x
         self._y = self._y * FORGET + y
         self._xy = self._xy * FORGET + x * y
-        self._faded = max(self._faded * FADE, FADED_MIN)
+        faded = self._faded * FADE
+        self._faded = FADED_MIN if faded < FADED_MIN else faded
         self.a, self.b = self._fit(self._faded * self._a.weight, self._faded * self._b.weight)
 
     def _fit(self, weight_a: float, weight_b: float) -> tuple[float, float]:
@@ -136,12 +169,22 @@ class _Line:
         scale = aa * bb - ab * ab
         if scale > 0:
             a, b = (ya * bb - yb * ab) / scale, (yb * aa - ya * ab) / scale
-            if guess_a.hold(a) == a and guess_b.hold(b) == b:
+            if guess_a.least <= a <= guess_a.most and guess_b.least <= b <= guess_b.most:
                 return a, b
         # The best of a convex loss beyond a box lies on one of its sides.
-        sides = [(guess_a.hold((ya - ab * b) / aa), b) for b in (guess_b.least, guess_b.most)]
-        sides += [(a, guess_b.hold((yb - ab * a) / bb)) for a in (guess_a.least, guess_a.most)]
-        return min(sides, key=lambda at: (aa * at[0] - 2 * ya) * at[0] + (bb * at[1] - 2 * yb + 2 * ab * at[0]) * at[1])
+        low, high, left, right = guess_b.least, guess_b.most, guess_a.least, guess_a.most
+        sides = (
+            (guess_a.hold((ya - ab * low) / aa), low),
+            (guess_a.hold((ya - ab * high) / aa), high),
+            (left, guess_b.hold((yb - ab * left) / bb)),
+            (right, guess_b.hold((yb - ab * right) / bb)),
+        )
+        best, least = sides[0], inf
+        for a, b in sides:
+            loss = (aa * a - 2 * ya) * a + (bb * b - 2 * yb + 2 * ab * a) * b
+            if loss < least:
+                best, least = (a, b), loss
+        return best
 
 
 def _rate(declared_ns: int, least_ns: int) -> _Guess:
@@ -153,8 +196,8 @@ class SpeedLearner:
     """Learns one `Speed`. Deterministic; holds a few numbers, whatever it sees."""
 
     __slots__ = (
-        "_declared", "_decode", "_expected", "_first", "_missed", "_samples", "_service", "_speed", "_streams", "_told",
-        "_waited",
+        "_declared", "_decode", "_expected", "_first", "_missed", "_samples", "_service", "_streams", "_told",
+        "_waited", "believed",
     )  # fmt: skip
 
     def __init__(self, declared: Speed) -> None:
@@ -175,11 +218,8 @@ class SpeedLearner:
         self._told = self._waited = 0.0
         self._samples = 0
         self._streams = 0 if declared.service_us is None else 1
-        self._speed = declared
-
-    def speed(self) -> Speed:
-        """Return what is believed now."""
-        return self._speed
+        self.believed = declared
+        """The speed that is believed now."""
 
     def of(self, declared: Speed) -> bool:
         """Whether it began from these declared rates. Slots may come and go."""
@@ -189,40 +229,40 @@ class SpeedLearner:
     def learn(self, seen: Measured) -> None:
         """Take in one complete reply."""
         self._samples += 1
-        first_us = min(max(0, seen.first_us), TIME_MAX_US)
-        engine_us = max(0, first_us - max(0, seen.besides_us))
-        uncached = min(max(0, seen.uncached_tokens), TOKENS_MAX)
-        self._first.learn(uncached / FIRST_SCALE_TOKENS, engine_us, OUTLIER_MIN_US)
+        if not seen.believable():
+            seen = seen.bounded()
+        first_us, expected_us = seen.first_us, seen.expected_first_us
+        engine_us = first_us - seen.besides_us if first_us > seen.besides_us else 0
+        self._first.learn(seen.uncached_tokens / FIRST_SCALE_TOKENS, engine_us, OUTLIER_MIN_US)
         if seen.decode_us is not None:
-            self._learn_stream(seen, engine_us, min(max(0, seen.decode_us), TIME_MAX_US))
-        expected_us = min(max(0, seen.expected_first_us), TIME_MAX_US)
-        missed_us = min(first_us, OUTLIER * max(expected_us, OUTLIER_MIN_US)) - expected_us
+            self._learn_stream(seen, engine_us, seen.decode_us)
+        missed_us = _at_most_far(first_us, expected_us) - expected_us
         self._expected += (float(expected_us) ** 2 - self._expected) * (1 - FORGET)
         self._missed += (float(missed_us) ** 2 - self._missed) * (1 - FORGET)
         if seen.queued_us is not None:
-            told_us = min(max(0, seen.told_us), TIME_MAX_US)
-            waited_us = min(max(0, seen.queued_us), OUTLIER * max(told_us, OUTLIER_MIN_US))
-            self._told += (told_us - self._told) * (1 - FORGET)
+            waited_us = _at_most_far(seen.queued_us, seen.told_us)
+            self._told += (seen.told_us - self._told) * (1 - FORGET)
             self._waited += (waited_us - self._waited) * (1 - FORGET)
-        self._speed = self._believed()
+        self.believed = self._speed()
 
     def _learn_stream(self, seen: Measured, engine_us: int, decode_us: int) -> None:
         """Take in how fast its tokens came, and for how long it held its slot."""
         if seen.output_tokens > 1:
             token_ns = decode_us * 1000 / (seen.output_tokens - 1)
-            beside = min(max(0, seen.beside), BESIDE_MAX)
-            self._decode.learn(beside, token_ns, RATE_MIN_NS)
+            self._decode.learn(seen.beside, token_ns, RATE_MIN_NS)
         held_us, before = engine_us + decode_us, self._service
         self._streams += 1
         if before is None:
             self._service = held_us
         else:
             # The plain mean of the first ones, so that the first is not long remembered alone.
-            step_us = min(held_us, OUTLIER * max(before, OUTLIER_MIN_US)) - before
-            self._service = before + step_us * max(1 - FORGET, 1 / self._streams)
+            step_us = _at_most_far(held_us, before) - before
+            share = 1 / self._streams
+            self._service = before + step_us * (share if share > 1 - FORGET else 1 - FORGET)
 
-    def _believed(self) -> Speed:
-        spread = isqrt(int(self._missed / max(1.0, self._expected) * PPM * PPM))
+    def _speed(self) -> Speed:
+        expected = self._expected
+        spread_ppm = isqrt(int(self._missed / (expected if expected > 1.0 else 1.0) * PPM * PPM))
         queue_ppm = round((self._waited + TOLD_US) / (self._told + TOLD_US) * PPM)
         return Speed(
             prefill_ns=round(self._first.b),
@@ -230,7 +270,17 @@ class SpeedLearner:
             stream_ns=round(self._decode.b),
             fixed_us=round(self._first.a),
             service_us=None if self._service is None else max(1, round(self._service)),
-            spread_ppm=max(SPREAD_MIN_PPM, min(spread, SPREAD_MAX_PPM)),
-            queue_ppm=max(QUEUE_MIN_PPM, min(queue_ppm, QUEUE_MAX_PPM)),
+            spread_ppm=_within(spread_ppm, SPREAD_MIN_PPM, SPREAD_MAX_PPM),
+            queue_ppm=_within(queue_ppm, QUEUE_MIN_PPM, QUEUE_MAX_PPM),
             samples=self._samples,
         )
+
+
+def _within(value: int, least: int, most: int) -> int:
+    return least if value < least else most if value > most else value
+
+
+def _at_most_far(value: float, expected: float) -> float:
+    """Return the value, or as much as it may exceed what was expected."""
+    most = OUTLIER * (expected if expected > OUTLIER_MIN_US else OUTLIER_MIN_US)
+    return most if most < value else value

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Final
 
 from orchestrator.policy.counters import CounterKind
@@ -46,7 +46,7 @@ class Confidence(Enum):
     UNCONFIRMED = "unconfirmed"
 
 
-class ObligationKind(Enum):
+class ObligationKind(StrEnum):
     """Duties that come with a permission. Each has a discharger; a duty without one is a refusal."""
 
     RETAIN = "retain"

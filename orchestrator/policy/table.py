@@ -130,16 +130,16 @@ class RouteTable:
         remembered until one can change.
         """
         try:
+            if not self.made_ms <= now_ms < self.valid_until_ms:
+                return (at_fault(),) * len(self.pools)  # another table's time: whoever asks must make that one
+            whole = self._whole.get(facts)
+            if whole is not None and whole[0] <= now_ms < whole[1]:
+                return whole[2]
             return self._verdicts_of(facts, now_ms)
         except Exception:  # noqa: BLE001  # outermost: of a decision; what cannot be worked out is no
             return (at_fault(),) * len(self.pools)
 
     def _verdicts_of(self, facts: Facts, now_ms: int) -> tuple[Verdict, ...]:
-        if not self.made_ms <= now_ms < self.valid_until_ms:
-            return (at_fault(),) * len(self.pools)  # another table's time: whoever asks must make that one
-        whole = self._whole.get(facts)
-        if whole is not None and whole[0] <= now_ms < whole[1]:
-            return whole[2]
         mask = self.allowed(facts, now_ms)
         found: list[Verdict] = []
         for index, pool in enumerate(self.pools):

@@ -141,7 +141,7 @@ class Chooser:
 
     def out_of_play(self, model: ModelId, places: Sequence[PoolId], now_us: int) -> frozenset[PoolId]:
         """Return those of the replicas that are up which are outliers; none, where every one is."""
-        out = frozenset([one for one in places if self.sight.ejected(one, model, now_us)])
+        out = self.sight.out(model, now_us).intersection(places)
         return NONE if len(out) == len(places) else out
 
     def given(self, work: int, asked: Asked, choice: Choice, now_us: int) -> None:

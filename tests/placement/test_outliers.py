@@ -71,6 +71,9 @@ class World:
         return at_us - begun_us
 
     def _note(self) -> None:
+        places = self.outliers._models[MODEL].places
+        out_or_due = {(name, MODEL) for name, place in places.items() if place.until_us is not None}
+        assert out_or_due == self.outliers.out.keys(), "who asks it need ask of nothing else"
         out = self.ejected()
         self.most_out = max(self.most_out, len(out))
         for name in out - self.out.keys():

@@ -108,7 +108,7 @@ def test_an_attempt_is_counted_from_the_choice_and_measured_from_when_it_leaves(
     assert counts(seen(sight)) == (2, 1, 100)
     sight.first_token("a", 50_000 + RTT_US + 10_000)
     sight.ended("a", COMPLETE, 200_000)
-    speed = sight.speed(HERE, MODEL, LATER_US)
+    speed = seen(sight, LATER_US).speed
     assert speed is not None
     assert speed.fixed_us + 100 * speed.prefill_ns // 1000 == pytest.approx(10_000, rel=0.01)
     sight.left("nobody", 1)
@@ -142,18 +142,18 @@ def test_only_a_complete_reply_teaches_a_speed(end: End) -> None:
     sent(sight)
     sight.first_token("a", 10_000)
     sight.ended("a", replace(COMPLETE, end=end), 20_000)
-    assert sight.speed(HERE, MODEL, LATER_US) is None
+    assert seen(sight, LATER_US).speed is None
     sent(sight, "b")
     sight.ended("b", COMPLETE, 20_000)
-    assert sight.speed(HERE, MODEL, LATER_US) is None, "without a first token there is nothing to measure"
+    assert seen(sight, LATER_US).speed is None, "without a first token there is nothing to measure"
     sent(sight, "c")
     sight.first_token("c", 10_000)
     sight.ended("c", COMPLETE, 20_000)
-    speed = sight.speed(HERE, MODEL, LATER_US)
+    speed = seen(sight, LATER_US).speed
     assert speed is not None
     assert speed.samples == 1
-    assert sight.speed(HERE, ModelId("other"), LATER_US) is None
-    assert sight.speed(THERE, MODEL, LATER_US) is None
+    assert sight.view(HERE, ModelId("other"), True, LATER_US).speed is None
+    assert seen(sight, LATER_US, THERE).speed is None
 
 
 def test_a_reply_that_its_reader_held_up_teaches_no_decoding() -> None:
@@ -161,7 +161,7 @@ def test_a_reply_that_its_reader_held_up_teaches_no_decoding() -> None:
     sent(sight)
     sight.first_token("a", 10_000)
     sight.ended("a", replace(COMPLETE, held_up=True), 10**9)
-    speed = sight.speed(HERE, MODEL, LATER_US)
+    speed = seen(sight, LATER_US).speed
     assert speed is not None
     assert (speed.decode_ns, speed.service_us) == (DECLARED.decode_ns, None)
 
@@ -180,7 +180,7 @@ def test_other_declared_rates_begin_anew() -> None:
             sight.ended("new", COMPLETE, 20_000)
         else:
             sight.ended(str(number), COMPLETE, 20_000)
-    speed = sight.speed(HERE, MODEL, LATER_US)
+    speed = seen(sight, LATER_US).speed
     assert speed is not None
     assert speed.samples == 1
 
@@ -305,11 +305,11 @@ class Attempts(RuleBasedStateMachine):
         beside: int | None,
         held_up: bool,
     ) -> None:
-        before = {pool: self.sight.speed(pool, MODEL, self.now_us) for pool in (HERE, THERE)}
+        before = {pool: seen(self.sight, self.now_us, pool).speed for pool in (HERE, THERE)}
         self.sight.ended(name, Ending(end, prompt, cached, output, queued, beside, held_up), self.now_us)
         flown = self.book.pop(name)
         if end is not End.COMPLETE or not flown.first:
-            assert {pool: self.sight.speed(pool, MODEL, self.now_us) for pool in (HERE, THERE)} == before
+            assert {pool: seen(self.sight, self.now_us, pool).speed for pool in (HERE, THERE)} == before
 
     @rule(pool=st.sampled_from([HERE, THERE]), running=st.integers(0, 20))
     def report(self, pool: PoolId, running: int) -> None:
@@ -359,7 +359,33 @@ def test_a_view_has_a_cost_whatever_was_learned() -> None:
         sight.first_token(str(number), number + 1)
         sight.ended(str(number), Ending(End.COMPLETE, 10**9, 10**9, 10**9, 0, 10**9), number + 1)
     request = PlacementRequest(MODEL, frozenset(), 1_000, 100, 0)
-    assert cost(request, SPOT, seen(sight), WORTH).total_pico > 0
+    found = cost(request, SPOT, seen(sight), WORTH)
+    assert found.total_pico > 0
+    assert found.first_us == found.rtt_us + found.upload_us + found.queue_us + found.prefill_us
+    assert found.time_us == found.first_us + found.decode_us
+
+
+def test_of_a_model_the_pools_that_are_out_are_those_that_are_ejected() -> None:
+    sight = Sight(watch_first=True)
+    names = [PoolId(f"p{number}") for number in range(4)]
+    number = 0
+    most: frozenset[PoolId] = frozenset()
+    for step in range(40):
+        now_us = step * 6_000_000
+        for name in reversed(names):
+            if sight.ejected(name, MODEL, now_us):
+                continue
+            number += 1
+            sent(sight, str(number), now_us, name)
+            took_us = 5_000_000 if name == names[0] else 100_000
+            sight.first_token(str(number), now_us + took_us)
+            sight.ended(str(number), Ending(End.COMPLETE, 10, 0, 10, 0, 0), now_us + took_us + 1)
+        out = sight.out(MODEL, now_us)
+        assert out == {name for name in names if sight.ejected(name, MODEL, now_us)}
+        assert sight.out(ModelId("other"), now_us) == frozenset()
+        assert [seen(sight, now_us, name).held_off for name in names] == [name in out for name in names]
+        most |= out
+    assert most == {names[0]}
 
 
 def test_a_learned_speed_that_no_reply_confirms_is_forgotten_and_learned_anew() -> None:
@@ -367,12 +393,12 @@ def test_a_learned_speed_that_no_reply_confirms_is_forgotten_and_learned_anew() 
     sent(sight, "slow", 0)
     sight.first_token("slow", 900_000)
     sight.ended("slow", COMPLETE, 1_000_000)
-    assert sight.speed(HERE, MODEL, 1_000_000 + SPEED_KEEP_US) is not None
-    assert sight.speed(HERE, MODEL, 1_000_001 + SPEED_KEEP_US) is None
+    assert seen(sight, 1_000_000 + SPEED_KEEP_US).speed is not None
+    assert seen(sight, 1_000_001 + SPEED_KEEP_US).speed is None
     at_us = 2_000_000 + SPEED_KEEP_US
     sent(sight, "again", at_us)
     sight.first_token("again", at_us + 10_000)
     sight.ended("again", COMPLETE, at_us + 20_000)
-    learned = sight.speed(HERE, MODEL, at_us + 20_000)
+    learned = seen(sight, at_us + 20_000).speed
     assert learned is not None
     assert learned.samples == 1

@@ -95,7 +95,7 @@ def agrees(speed: Speed, gpu: Gpu, within: float) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_noisy_replies_teach_the_true_rates_within_a_few_percent(seed: int) -> None:
     gpu = Gpu()
-    speed = learned(gpu.replies(200, seed)).speed()
+    speed = learned(gpu.replies(200, seed)).believed
     agrees(speed, gpu, 0.06)
     assert speed.prefill_ns == pytest.approx(gpu.prefill_ns, rel=0.06)
     assert speed.decode_ns == pytest.approx(gpu.decode_ns, rel=0.06)
@@ -107,21 +107,21 @@ def test_a_declaration_that_is_far_off_is_left_after_some_replies(off: float) ->
     gpu = Gpu(
         0, int(DECLARED.prefill_ns * off), int(DECLARED.decode_ns * off), int(DECLARED.stream_ns * off), noise=0.02
     )
-    agrees(learned(gpu.replies(60)).speed(), gpu, 0.1)
+    agrees(learned(gpu.replies(60)).believed, gpu, 0.1)
 
 
 def test_before_any_reply_the_declaration_is_believed() -> None:
-    assert SpeedLearner(DECLARED).speed() == DECLARED
+    assert SpeedLearner(DECLARED).believed == DECLARED
 
 
 def test_the_same_replies_teach_the_same() -> None:
-    assert learned(Gpu().replies(50)).speed() == learned(Gpu().replies(50)).speed()
+    assert learned(Gpu().replies(50)).believed == learned(Gpu().replies(50)).believed
 
 
 def test_what_lies_on_the_way_is_not_the_engines() -> None:
     far = [measured(engine_us=200_000, besides_us=900_000, expected_us=1_100_000) for _ in range(50)]
     near = [measured(engine_us=200_000, besides_us=1_000, expected_us=201_000) for _ in range(50)]
-    assert first_us(learned(iter(far)).speed(), 1_000) == first_us(learned(iter(near)).speed(), 1_000)
+    assert first_us(learned(iter(far)).believed, 1_000) == first_us(learned(iter(near)).believed, 1_000)
 
 
 @given(
@@ -130,7 +130,7 @@ def test_what_lies_on_the_way_is_not_the_engines() -> None:
     st.sampled_from([DECLARED, Speed(0, 0, 0), Speed(1, 1, 0), Speed(10**12, 10**12, 10**12)]),
 )
 def test_a_learned_rate_stays_within_reach_of_the_declared_one(seen: Measured, times: int, declared: Speed) -> None:
-    speed = learned(iter([seen] * times), declared=declared).speed()
+    speed = learned(iter([seen] * times), declared=declared).believed
     for rate, of in ((speed.prefill_ns, declared.prefill_ns), (speed.decode_ns, declared.decode_ns)):
         assert max(1, of // FAR) <= rate <= max(of, RATE_MIN_NS) * FAR
     assert 0 <= speed.stream_ns <= max(declared.stream_ns, declared.decode_ns, RATE_MIN_NS) * FAR
@@ -142,12 +142,12 @@ def test_a_learned_rate_stays_within_reach_of_the_declared_one(seen: Measured, t
 
 @given(st.lists(st.builds(Measured, *[HUGE] * 3, st.none(), *[HUGE] * 5), max_size=40))
 def test_no_replies_break_the_arithmetic(replies: list[Measured]) -> None:
-    learned(iter(replies)).speed()
+    assert learned(iter(replies)).believed.samples == len(replies)
 
 
 def test_a_declared_rate_of_nothing_can_be_learned() -> None:
     gpu = Gpu(0, 20_000, 15_000, 1_000, noise=0.0)
-    agrees(learned(gpu.replies(100), declared=Speed(0, 0, 0)).speed(), gpu, 0.05)
+    agrees(learned(gpu.replies(100), declared=Speed(0, 0, 0)).believed, gpu, 0.05)
 
 
 @pytest.mark.parametrize("after", [1, 5, 100])
@@ -155,32 +155,32 @@ def test_a_declared_rate_of_nothing_can_be_learned() -> None:
 def test_one_outlier_does_not_wreck_it(after: int, factor: int) -> None:
     gpu = Gpu(noise=0.0)
     learner = learned(gpu.replies(after))
-    before = learner.speed()
+    before = learner.believed
     (worst,) = Gpu(noise=0.0).replies(1, seed=9)
     late = replace(worst, first_us=worst.first_us * factor, decode_us=(worst.decode_us or 0) * factor)
     learner.learn(late)
     most = 4 if after < 100 else 1.35
     for tokens in (500, 6_000):
-        assert first_us(learner.speed(), tokens) <= most * max(first_us(before, tokens), gpu.first_us(tokens))
+        assert first_us(learner.believed, tokens) <= most * max(first_us(before, tokens), gpu.first_us(tokens))
     for beside in (0, 11):
-        assert token_ns(learner.speed(), beside) <= most * max(token_ns(before, beside), gpu.token_ns(beside))
+        assert token_ns(learner.believed, beside) <= most * max(token_ns(before, beside), gpu.token_ns(beside))
     for reply in gpu.replies(60, seed=10):
         learner.learn(reply)
-    agrees(learner.speed(), gpu, 0.08)
+    agrees(learner.believed, gpu, 0.08)
 
 
 @pytest.mark.parametrize(("tokens", "beside"), [(1_000, 0), (1_000, 7), (12, 3), (60_000, 0)])
 def test_prompts_of_one_length_and_constant_company_do_not_blow_up(tokens: int, beside: int) -> None:
     gpu = Gpu()
     learner = learned(gpu.replies(3_000, tokens=tokens, beside=beside))
-    speed = learner.speed()
+    speed = learner.believed
     assert first_us(speed, tokens) == pytest.approx(gpu.first_us(tokens), rel=0.05)
     assert token_ns(speed, beside) == pytest.approx(gpu.token_ns(beside), rel=0.05)
     assert 0 <= speed.fixed_us <= 1.1 * gpu.first_us(tokens)
     assert speed.prefill_ns <= 1.1 * gpu.first_us(tokens) * 1000 / tokens
     for reply in gpu.replies(100, seed=3):
         learner.learn(reply)
-    agrees(learner.speed(), gpu, 0.1)
+    agrees(learner.believed, gpu, 0.1)
 
 
 @pytest.mark.parametrize("factor", [0.2, 0.5, 2, 6])
@@ -188,44 +188,44 @@ def test_an_old_speed_is_forgotten_after_it_changed(factor: float) -> None:
     was = Gpu()
     now = Gpu(int(was.fixed_us * factor), int(was.prefill_ns * factor), int(was.decode_ns * factor),
               int(was.stream_ns * factor))  # fmt: skip
-    agrees(learned(was.replies(300), now.replies(200, seed=4)).speed(), now, 0.1)
+    agrees(learned(was.replies(300), now.replies(200, seed=4)).believed, now, 0.1)
 
 
 def test_the_spread_follows_how_far_expectations_were_off() -> None:
-    sure = learned(Gpu(noise=0.02).replies(300)).speed().spread_ppm
-    unsure = learned(Gpu(noise=0.4).replies(300)).speed().spread_ppm
+    sure = learned(Gpu(noise=0.02).replies(300)).believed.spread_ppm
+    unsure = learned(Gpu(noise=0.4).replies(300)).believed.spread_ppm
     assert SPREAD_MIN_PPM <= sure < 80_000
     assert 250_000 < unsure < 500_000
 
 
 def test_how_long_a_slot_is_held_is_the_mean_of_those_seen() -> None:
     held = [measured(engine_us=100_000, decode_us=decode_us) for decode_us in (400_000, 500_000, 600_000)]
-    assert learned(iter(held)).speed().service_us == 600_000
+    assert learned(iter(held)).believed.service_us == 600_000
     stall = measured(engine_us=100_000, decode_us=10**9)
     many = [measured(engine_us=100_000, decode_us=500_000)] * 100
-    assert learned(iter([*many, stall])).speed().service_us == pytest.approx(600_000, rel=0.1)
+    assert learned(iter([*many, stall])).believed.service_us == pytest.approx(600_000, rel=0.1)
 
 
 def test_an_answer_that_its_reader_held_up_teaches_the_first_token_alone() -> None:
     learner = learned(iter([measured()] * 20))
-    before = learner.speed()
+    before = learner.believed
     for _ in range(20):
         learner.learn(measured(engine_us=400_000, decode_us=None))
-    after = learner.speed()
+    after = learner.believed
     assert (after.decode_ns, after.stream_ns) == (before.decode_ns, before.stream_ns)
     assert after.service_us == before.service_us
     assert first_us(after, 1_000) > 1.3 * first_us(before, 1_000)
 
 
 def test_one_token_says_nothing_of_the_time_per_token() -> None:
-    speed = learned(iter([measured(decode_us=0, output=1)] * 30)).speed()
+    speed = learned(iter([measured(decode_us=0, output=1)] * 30)).believed
     assert (speed.decode_ns, speed.stream_ns) == (DECLARED.decode_ns, DECLARED.stream_ns)
 
 
 def test_a_wait_that_reports_foretell_badly_is_learned() -> None:
     told = replace(measured(), told_us=200_000, queued_us=600_000)
-    assert learned(iter([told] * 200)).speed().queue_ppm == pytest.approx(2_600_000, rel=0.03)
-    assert learned(iter([measured()] * 200)).speed().queue_ppm == DECLARED.queue_ppm
+    assert learned(iter([told] * 200)).believed.queue_ppm == pytest.approx(2_600_000, rel=0.03)
+    assert learned(iter([measured()] * 200)).believed.queue_ppm == DECLARED.queue_ppm
 
 
 def test_other_declared_rates_are_another_speed() -> None:
