@@ -31,14 +31,16 @@ class Alarm:
 
     async def wait(self, awaitable: Awaitable[T], timeout_s: float) -> T:
         """Return what is waited for. Raises TimeoutError."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("only a task can be woken")
         cancelling = task.cancelling()
         self._until_s = self._loop.time() + timeout_s
         self._task = task
-        if self._timer is None or self._rings_s > self._until_s:
-            self.off()
+        if self._timer is None:
+            self._set()
+        elif self._rings_s > self._until_s:
+            self._timer.cancel()
             self._set()
         try:
             return await awaitable

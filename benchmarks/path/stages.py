@@ -36,7 +36,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             ("node_agent.front.http:*", "node_agent.front.tenants:*", "node_agent.front.interest:Interest.*"),
         ),
         Stage("strict parse", ("orchestrator.files.chat:load_chat_request",), once=True),
-        Stage("front, between its parts", ("node_agent.front.app:Front.__call__",)),
+        Stage("front, between its parts", ("node_agent.front.app:Front._take",)),
         Stage(
             "label",
             (

@@ -8,8 +8,8 @@ document alone.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
 
 import msgspec
@@ -28,7 +28,7 @@ from node_agent.front.tenants import Caller, authenticate, entitled_models
 from node_agent.front.visit import Counters, Visit
 from node_agent.idempotency.desk import Desk
 from orchestrator.bundles.assemble import Bundle
-from orchestrator.policy.ids import RANDOM_BYTES, EdgeId, make_request_id
+from orchestrator.policy.ids import RANDOM_BYTES, EdgeId, ModelId, make_request_id
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import CONTENT_TYPE, Metrics
 from orchestrator.telemetry.names import PLACES, REQUESTS_ACTIVE, UNEVEN_LIMITS, Event
@@ -84,24 +84,25 @@ class Front:
         if self._elsewhere is not None:
             self._elsewhere.cut()
 
-    async def __call__(self, head: Head, client: Client) -> None:
+    def __call__(self, head: Head, client: Client) -> Awaitable[None]:
         """Serve one request."""
-        await self._take(head, client, self._elsewhere)
+        return self._take(head, client, self._elsewhere)
 
-    async def handed_over(self, head: Head, client: Client) -> None:
+    def handed_over(self, head: Head, client: Client) -> Awaitable[None]:
         """Serve a request that another process of this edge hands over: it is served here, whoever has its key."""
-        await self._take(head, client, None)
+        return self._take(head, client, None)
 
     async def _take(self, head: Head, client: Client, elsewhere: Elsewhere | None) -> None:
         now_ms = self._now_ms()
         request = make_request_id(now_ms, self._entropy(RANDOM_BYTES))
         exchange = Exchange(head, client, request, self._limits.write_timeout_ms)
         exchange.close = self._draining
-        if await self._operate(exchange, now_ms, elsewhere):
+        if head.path in OPEN and head.method in METHODS[head.path]:
+            await self._operate(exchange, now_ms, elsewhere)
             return
-        visit = Visit(request, self._counters, asyncio.get_running_loop().time)
+        visit = Visit(request, self._counters, time.monotonic)
         try:
-            await self._serve(exchange, visit, elsewhere)
+            await self._way(exchange, visit, elsewhere)
         except ProblemError as error:
             visit.broken(error.problem)
             exchange.close = exchange.close or isinstance(error, FramingError)
@@ -116,11 +117,9 @@ class Front:
             exchange.done()
             visit.end(exchange.status)
 
-    async def _operate(self, exchange: Exchange, now_ms: int, elsewhere: Elsewhere | None) -> bool:
-        """Answer a probe or a scraper. Returns whether it was one."""
+    async def _operate(self, exchange: Exchange, now_ms: int, elsewhere: Elsewhere | None) -> None:
+        """Answer a probe or a scraper."""
         head = exchange.head
-        if head.path not in OPEN or head.method not in METHODS[head.path]:
-            return False
         if head.path == METRICS:
             metrics = self._metrics
             metrics.gauge(REQUESTS_ACTIVE)[()].value = self._admission.running
@@ -138,10 +137,12 @@ class Front:
             body: dict[str, object] = {"ready": True} if reason is None else {"ready": False, "reason": reason}
             await exchange.answer(200 if reason is None else 503, msgspec.json.encode(body))
         exchange.done()
-        return True
 
-    async def _serve(self, exchange: Exchange, visit: Visit, elsewhere: Elsewhere | None) -> None:
-        """Check the head in the order in which a check costs and tells least, and serve. Raises ProblemError."""
+    def _way(self, exchange: Exchange, visit: Visit, elsewhere: Elsewhere | None) -> Awaitable[None]:
+        """Check the head in the order in which a check costs and tells least. Returns what then serves the request.
+
+        Raises ProblemError.
+        """
         head = exchange.head
         if head.fault is not None:
             raise FramingError(head.fault)
@@ -163,22 +164,29 @@ class Front:
         if bundle is None:
             raise ProblemError(Problem("no_bundle"))
         if head.path not in LOADERS:
-            await self._models(exchange, caller, bundle)
-            visit.complete()
-            return
+            return self._models(exchange, visit, caller, bundle)
         key = None if elsewhere is None else key_of(head)
-        if elsewhere is not None and key is not None and await elsewhere.served(exchange, visit, caller, key):
-            return
-        async with Keyed(self._desk, exchange, visit, caller) as keyed:
+        if elsewhere is not None and key is not None:
+            return self._by_owner(exchange, visit, caller, bundle, elsewhere, key)
+        keyed = Keyed(self._desk, exchange, visit, caller)
+        return self._completions.serve(exchange, visit, caller, bundle, keyed)
+
+    async def _by_owner(
+        self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle, elsewhere: Elsewhere, key: str
+    ) -> None:
+        """Have a request with a key served by the process that answers for it, which may be this one."""
+        if not await elsewhere.served(exchange, visit, caller, key):
+            keyed = Keyed(self._desk, exchange, visit, caller)
             await self._completions.serve(exchange, visit, caller, bundle, keyed)
 
-    async def _models(self, exchange: Exchange, caller: Caller, bundle: Bundle) -> None:
+    async def _models(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle) -> None:
         entitled = entitled_models(caller, bundle)
         if exchange.head.path == MODELS:
-            await exchange.answer(200, msgspec.json.encode(model_list(entitled)))
-            return
-        named = unquote(exchange.head.path.removeprefix(MODELS + "/"), errors="replace")
-        found = next((model for model in entitled if model == named), None)
-        if found is None:
-            raise ProblemError(Problem("model_not_found", param="model"))
-        await exchange.answer(200, msgspec.json.encode(model_object(found)))
+            found = model_list(entitled)
+        else:
+            named = ModelId(unquote(exchange.head.path.removeprefix(MODELS + "/"), errors="replace"))
+            if named not in entitled:
+                raise ProblemError(Problem("model_not_found", param="model"))
+            found = model_object(named)
+        await exchange.answer(200, msgspec.json.encode(found))
+        visit.complete()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 
 import msgspec
 
@@ -32,19 +33,14 @@ from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.frames import Broken, Done, Tokens
 
 Ask = Callable[[Asked], Awaitable[Answer]]
+LABELS_MAX = 256
+"""Headers of labels that are not read again. Each has 1,024 characters at most."""
+_NOTHING_DECLARED = Labels()
 LOADERS: dict[str, Callable[[bytes, ChatLimits], ChatRequest]] = {
     CHAT: load_chat_request,
     COMPLETIONS: load_completion_request,
 }
 """What reads the body of each endpoint that generates."""
-
-
-class _Whole(msgspec.Struct, frozen=True):
-    """A complete answer, gathered."""
-
-    text: str
-    reason: str
-    usage: Usage
 
 
 class Completions:
@@ -67,29 +63,36 @@ class Completions:
         """Answer one request. Raises ProblemError, and Gone when the client hung up."""
         check_content(exchange.head, self._limits.body_bytes_max)
         allowed = allowed_time(exchange.head, caller.tenant, self._limits)
+        tenant = caller.tenant.id
         # The place is taken before the body is read: bodies are memory too.
-        with self._admission.one(caller.tenant.id):
-            answer: Answer | None = None
-            interest = self._running[exchange.request_id] = Interest(exchange.client)
+        self._admission.take(tenant)
+        answer: Answer | None = None
+        interest = self._running[exchange.request_id] = Interest(exchange.client)
+        try:
+            with interest:
+                body = await read_body(exchange.client, self._limits.body_bytes_max, self._limits.body_timeout_ms)
+                interest.watch()
+                request = self._checked(exchange.head.path, body, caller, bundle)
+                if await keyed.replayed(body):
+                    return
+                answer = await self._ask(self._asked(exchange, caller, request, body, allowed, keyed))
+                if keyed.claim is not None:
+                    # Nothing is kept that was not accounted for.
+                    keyed.claim.settle = answer.frames.aclose
+                visit.pool = answer.pool.id
+                if request.stream:
+                    await self._stream(exchange, visit, answer, request, interest)
+                else:
+                    await self._whole(exchange, visit, answer, request)
+        finally:
+            del self._running[exchange.request_id]
             try:
-                async with interest:
-                    body = await read_body(exchange.client, self._limits.body_bytes_max, self._limits.body_timeout_ms)
-                    interest.watch()
-                    request = self._checked(exchange.head.path, body, caller, bundle)
-                    if await keyed.replayed(body):
-                        return
-                    answer = await self._ask(self._asked(exchange, caller, request, body, allowed, keyed))
-                    keyed.settle_with(answer.frames.aclose)
-                    visit.pool = answer.pool.id
-                    if request.stream:
-                        await self._stream(exchange, visit, answer, request, interest)
-                    else:
-                        await self._whole(exchange, visit, answer, request)
-            finally:
-                del self._running[exchange.request_id]
                 if answer is not None:
                     # Outside of the interest, so that nothing cuts short what the gate has to record at the end.
                     await answer.frames.aclose()
+            finally:
+                self._admission.free(tenant)
+                await keyed.end()
 
     def _checked(self, path: str, body: bytes, caller: Caller, bundle: Bundle) -> ChatRequest:
         """Return the request that the body holds. Raises ProblemError."""
@@ -127,8 +130,8 @@ class Completions:
             body,
             allowed.left_ms(),
             allowed.waits,
-            keyed.departure,
-            resumes=not exchange.head.all(RESUME_HEADER),
+            keyed.claim,
+            resumes=RESUME_HEADER not in exchange.head.once,
         )
 
     def _answering(self, exchange: Exchange, request: ChatRequest) -> Answering:
@@ -137,25 +140,26 @@ class Completions:
 
     async def _whole(self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest) -> None:
         """Gather the answer and send it at once. A cut answer is an error without a part of the text."""
-        whole = await self._gathered(visit, answer)
-        ours = ours_of(answer.segments)
-        body = self._answering(exchange, request).completion(whole.text, whole.reason, whole.usage, ours)
-        await exchange.answer(200, msgspec.json.encode(body), headers=_origin(answer))
-        visit.first_token()
-        visit.complete()
-
-    async def _gathered(self, visit: Visit, answer: Answer) -> _Whole:
         texts: list[str] = []
         chars = 0
-        while True:
-            frame = await _next(answer, None)
-            if isinstance(frame, Done):
-                return _Whole("".join(texts), _reason(frame), Usage.of(frame.counts, visit.delivered))
+        end: Done | Broken | None = None
+        async for frame in answer.frames:
+            if not isinstance(frame, Tokens):
+                end = frame
+                break
             visit.delivered += frame.count
             chars += len(frame.text)
             if chars > self._limits.answer_chars_max:
                 raise ProblemError(Problem("engine_protocol", "The answer is longer than any that is held here."))
             texts.append(frame.text)
+        if not isinstance(end, Done):
+            raise _cut(answer, end, None)
+        reason, usage = _reason(end), Usage.of(end.counts, visit.delivered)
+        answering = self._answering(exchange, request)
+        body = answering.completion("".join(texts), reason, usage, ours_of(answer.segments))
+        await exchange.answer(200, msgspec.json.encode(body), headers=_origin(answer))
+        visit.first_token()
+        visit.complete()
 
     async def _stream(
         self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest, interest: Interest
@@ -163,7 +167,9 @@ class Completions:
         """Send the answer as it comes. The next frame is taken only when the connection has the last one."""
         chunks = Chunks(self._answering(exchange, request), request.include_usage, request.continuous_usage)
         # The first frame is here before the status: what is broken by now still gets a status of its own.
-        frame = await _next(answer, visit.delivered)
+        frame = await anext(answer.frames, None)
+        if frame is None or isinstance(frame, Broken):
+            raise _cut(answer, frame, visit.delivered)
         exchange.start(200, (*HEADERS, *_origin(answer)))
         async with EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt) as events:
             lead = chunks.role()
@@ -175,25 +181,24 @@ class Completions:
                     visit.first_token()
                 lead = b""
                 visit.delivered = delivered
-                frame = await _next(answer, visit.delivered)
+                frame = await anext(answer.frames, None)
+            if not isinstance(frame, Done):
+                raise _cut(answer, frame, visit.delivered)
             usage = Usage.of(frame.counts, visit.delivered)
             end = lead + chunks.last(_reason(frame), usage, ours_of(answer.segments))
         await exchange.end(end)
         visit.complete()
 
 
-async def _next(answer: Answer, delivered: int | None) -> Tokens | Done:
-    """Return the next frame of an answer that goes well. Raises ProblemError when it was cut.
+def _cut(answer: Answer, end: Broken | None, delivered: int | None) -> ProblemError:
+    """Return what is raised for an answer that was cut; without an end, nobody said why.
 
     `delivered` is how many tokens the tenant has by then; None where it gets all of them or none.
     """
-    frame = await anext(answer.frames, None)
-    if frame is None:
-        raise ProblemError(Problem("session_lost"))
-    if isinstance(frame, Broken):
-        told = _told_of_cut(answer, None if delivered is None else Usage.of(frame.counts, delivered))
-        raise ProblemError(Problem(frame.code, frame.detail, cut=told))
-    return frame
+    if end is None:
+        return ProblemError(Problem("session_lost"))
+    told = _told_of_cut(answer, None if delivered is None else Usage.of(end.counts, delivered))
+    return ProblemError(Problem(end.code, end.detail, cut=told))
 
 
 def _told_of_cut(answer: Answer, usage: Usage | None) -> dict[str, object]:
@@ -212,14 +217,20 @@ def _reason(done: Done) -> str:
 
 def _declared(exchange: Exchange) -> Labels:
     """Return what the request's header declares. Raises ProblemError."""
-    given = exchange.head.all(LABEL_HEADER)
-    if not given:
-        return Labels()
+    given = exchange.head.once.get(LABEL_HEADER)
+    if given is None:
+        return _NOTHING_DECLARED
     try:
-        return parse_label_header(given[0])
+        return _labels(given)
     except LabelHeaderError as error:
         problem = Problem("invalid_label", f"{error}.", LABEL_HEADER)
     raise ProblemError(problem)
+
+
+@lru_cache(maxsize=LABELS_MAX)
+def _labels(text: str) -> Labels:
+    # A tenant declares the same of most of its requests.
+    return parse_label_header(text)
 
 
 def _origin(answer: Answer) -> tuple[Pair, ...]:

@@ -13,8 +13,8 @@ from http import HTTPStatus
 from time import time
 from typing import Protocol, cast
 
-from node_agent.front.framing import HEAD_END, Body, Malformed, RequestHead, fault_so_far, read_head
-from node_agent.front.http import App, Head, Pair, head_of, unread
+from node_agent.front.framing import HEAD_END, Body, Head, Malformed, Pair, fault_so_far, read_head, unread
+from node_agent.front.http import App
 from orchestrator.wire.catalogue import Problem
 
 BUFFER_BYTES_MAX = 64 * 1024
@@ -26,6 +26,7 @@ LINGER_BYTES_MAX = 1 << 20
 CLOSE_S = 30.0
 """How long a last answer may take to leave."""
 
+_END_BYTES = len(HEAD_END)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
@@ -121,14 +122,16 @@ class Connection(asyncio.Protocol):
             if self._thrown_away > LINGER_BYTES_MAX:
                 self._transport.abort()
             return
-        if not self._buffer and self._serving is None:
-            self._wait_for(self._house.head_timeout_s)
+        begins = not self._buffer
         self._buffer += data
-        if self._serving is None:
-            self._next_request()
-        else:
+        if self._serving is not None:
             self._serving.feed(self._buffer)
             self._hold_back()
+            return
+        self._next_request()
+        if begins and self._serving is None:
+            # Part of a head. One that came whole is waited for no more.
+            self._wait_for(self._house.head_timeout_s)
 
     def close_when_idle(self) -> None:
         """End the connection when no request is being served on it."""
@@ -161,14 +164,14 @@ class Connection(asyncio.Protocol):
 
     def _next_request(self) -> None:
         buffer = self._buffer
-        end = buffer.find(HEAD_END, max(0, self._looked_at - len(HEAD_END) + 1))
+        end = buffer.find(HEAD_END, self._looked_at - _END_BYTES if self._looked_at > _END_BYTES else 0)
         if end < 0:
             fault = fault_so_far(buffer, self._looked_at)
             self._looked_at = len(buffer)
             if fault is not None:
                 self._refuse(fault)
             return
-        end += len(HEAD_END)
+        end += _END_BYTES
         try:
             head = read_head(bytes(buffer[:end]))
         except Malformed as malformed:
@@ -176,15 +179,15 @@ class Connection(asyncio.Protocol):
             return
         del buffer[:end]
         self._looked_at = 0
-        self._serve(_Serving(self, self._transport, head), head_of(head))
+        self._serve(head)
 
     def _refuse(self, problem: Problem) -> None:
         """Let the application say what is wrong, and take nothing more from this client."""
         self._buffer.clear()
-        self._serve(_Serving(self, self._transport, None), unread(problem))
+        self._serve(unread(problem))
 
-    def _serve(self, serving: _Serving, head: Head) -> None:
-        self._serving = serving
+    def _serve(self, head: Head) -> None:
+        serving = self._serving = _Serving(self, self._transport, head)
         self.deadline_s = None
         serving.feed(self._buffer)
         self._hold_back()
@@ -208,7 +211,8 @@ class Connection(asyncio.Protocol):
             self._leaving = True
             self._buffer.clear()
             self.deadline_s = self._loop.time() + LINGER_S
-            self._read(True)
+            if not self._reading:
+                self._read(True)
             self._transport.write_eof()
         elif serving.close or self._house.draining:
             self.close_when_idle()
@@ -222,11 +226,11 @@ class Connection(asyncio.Protocol):
     def _hold_back(self) -> None:
         """Read on only while there is room for what comes."""
         held = len(self._buffer) + (0 if self._serving is None else self._serving.held_bytes)
-        self._read(held <= BUFFER_BYTES_MAX)
+        wanted = held <= BUFFER_BYTES_MAX
+        if wanted != self._reading:
+            self._read(wanted)
 
     def _read(self, wanted: bool) -> None:
-        if wanted == self._reading:
-            return
         self._reading = wanted
         if wanted:
             self._transport.resume_reading()
@@ -274,14 +278,13 @@ class _Serving:
         "task",
     )
 
-    def __init__(self, connection: Connection, transport: asyncio.Transport, head: RequestHead | None) -> None:
-        """Without a head, the request could not be read: nothing of its body is."""
+    def __init__(self, connection: Connection, transport: asyncio.Transport, head: Head) -> None:
         self._connection = connection
         self._transport = transport
         self._head = head
-        self._body = Body(0 if head is None else head.length)
+        self._body = Body(head.length)
         self._broken = False
-        self._expects = head is not None and head.expects
+        self._expects = head.expects
         self._parts: list[bytes] = []
         self.held_bytes = 0
         """Of the body, not yet taken by the application."""
@@ -294,9 +297,9 @@ class _Serving:
         self._start: bytes | None = None
         """The head of the answer until the first part of its body leaves with it."""
         self._chunked = False
-        self._silent = head is not None and head.method == "HEAD"
+        self._silent = head.method == "HEAD"
         self._answer_left: int | None = None
-        self.close = head is None or not head.keep_alive
+        self.close = not head.keep_alive
         """Whether the connection ends with this answer."""
         self.complete = False
         """Whether the whole answer was written."""
@@ -305,7 +308,7 @@ class _Serving:
     @property
     def read_to_the_end(self) -> bool:
         """Whether what follows in the connection is the next request."""
-        return self._head is not None and self._body.ended and not self._broken
+        return self._body.ended and not self._broken and self._head.fault is None
 
     def feed(self, buffer: bytearray) -> None:
         """Take what of the buffer is this request's body."""
@@ -321,7 +324,8 @@ class _Serving:
             if part:
                 self._parts.append(part)
                 self.held_bytes += len(part)
-        self._wake()
+        if self._waiter is not None or self._broken:
+            self._wake()
 
     def lost(self) -> None:
         """The client is gone."""
@@ -376,31 +380,34 @@ class _Serving:
     def begin(self, status: int, headers: Sequence[Pair]) -> None:
         """The answer begins, with how its end is told."""
         length = closes = None
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", f"date: {_date()}"]
+        start, ends = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\ndate: {_date()}\r\n", 2
         for name, value in headers:
             if name == "connection":
                 closes = value == "close"
                 continue
             if name == "content-length":
                 length = value
-            lines.append(f"{name}: {value}")
+            start += f"{name}: {value}\r\n"
+            ends += 1
         if length is not None:
             self._answer_left = int(length)
-        elif self._head is None or self._head.chunks_allowed:
+        elif self._head.chunks_allowed:
             self._chunked = True
-            lines.append("transfer-encoding: chunked")
+            start += "transfer-encoding: chunked\r\n"
+            ends += 1
         else:
             self.close = True
         if closes or not self.read_to_the_end:
             self.close = True
         if self.close:
-            lines.append("connection: close")
-        elif self._head is not None and not self._head.chunks_allowed:
-            lines.append("connection: keep-alive")
-        start = "\r\n".join(lines)
-        if start.count("\n") != len(lines) - 1 or start.count("\r") != len(lines) - 1:
+            start += "connection: close\r\n"
+            ends += 1
+        elif not self._head.chunks_allowed:
+            start += "connection: keep-alive\r\n"
+            ends += 1
+        if start.count("\n") != ends or start.count("\r") != ends:
             raise ValueError("a header of the answer holds a line end")
-        self._start = start.encode("latin-1") + HEAD_END
+        self._start = start.encode("latin-1") + b"\r\n"
 
     def put(self, data: bytes, last: bool) -> bool:
         """Write some of the answer. Returns False when the client is to take some first."""
@@ -425,13 +432,21 @@ class _Serving:
         await self._connection.writable()
 
 
-_dates: dict[int, str] = {}  # bounded: one entry
+class _Date:
+    """The `date` of answers, which is written anew once in a second."""
+
+    __slots__ = ("_from_s", "_text")
+
+    def __init__(self) -> None:
+        self._from_s = -1
+        self._text = ""
+
+    def now(self) -> str:
+        now_s = time()
+        if not self._from_s <= now_s < self._from_s + 1:
+            self._from_s = int(now_s)
+            self._text = formatdate(self._from_s, usegmt=True)
+        return self._text
 
 
-def _date() -> str:
-    second = int(time())
-    found = _dates.get(second)
-    if found is None:
-        _dates.clear()
-        found = _dates[second] = formatdate(second, usegmt=True)
-    return found
+_date = _Date().now

@@ -33,6 +33,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 def allowed_methods(path: str) -> tuple[str, ...] | None:
     """Return the methods of an endpoint, or None when there is none at this path."""
-    if path.startswith(MODELS + "/") and len(path) > len(MODELS) + 1:
+    found = METHODS.get(path)
+    if found is None and path.startswith(MODELS + "/") and path != MODELS + "/":
         return METHODS[ONE_MODEL]
-    return None if path == ONE_MODEL else METHODS.get(path)
+    return found

@@ -16,8 +16,8 @@ from orchestrator.wire.catalogue import Problem, ProblemError
 
 BREAK_TIMEOUT_MS = 1_000
 """How long the last word on a broken answer may take."""
-
-
+_EVERY = (("server", "tidegate"), ("cache-control", "no-store"))
+"""Headers of every answer."""
 
 
 class Keeper(Protocol):
@@ -85,7 +85,8 @@ class Exchange:
         # Set before the first wait: where a whole answer was interrupted, nothing may follow.
         self._ended = True
         self._start(status, pairs)
-        await self._send_within(body, self._write_timeout_ms, last=True)
+        if not self.client.put(body, True):
+            await self.taken()
 
     def start(self, status: int, headers: Iterable[Pair]) -> None:
         """Begin an answer that `write` continues and `end` ends. Its head leaves with the first of these."""
@@ -95,8 +96,7 @@ class Exchange:
         self._start(status, found)
 
     def _start(self, status: int, headers: Iterable[Pair]) -> None:
-        pairs = [("x-request-id", self.request_id), ("server", "tidegate"), ("cache-control", "no-store")]
-        pairs += [*self._extra, *headers]
+        pairs = [("x-request-id", self.request_id), *_EVERY, *self._extra, *headers]
         if self.close:
             pairs.append(("connection", "close"))
         self.status = status
@@ -116,9 +116,14 @@ class Exchange:
 
     async def write(self, data: bytes) -> None:
         """Send some more; returns when the connection has taken it. Raises ProblemError(slow_reader)."""
+        if not self.put(data):
+            await self.taken()
+
+    def put(self, data: bytes) -> bool:
+        """Send some more. Returns False when the connection is to take some first: await `taken` then."""
         if self.keeper is not None and data is not KEEP_ALIVE:
             self.keeper.add(data)
-        await self._send_within(data, self._write_timeout_ms, last=False)
+        return self.client.put(data, False)
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part. Raises ProblemError(slow_reader)."""
@@ -126,7 +131,8 @@ class Exchange:
             self.keeper.add(data)
             await self.keeper.complete()
         self._ended = True
-        await self._send_within(data, self._write_timeout_ms, last=True)
+        if not self.client.put(data, True):
+            await self.taken()
 
     async def break_off(self, problem: Problem) -> None:
         """Say that something is wrong: as the answer, or as the last event of one that has begun.
@@ -145,16 +151,19 @@ class Exchange:
             else:
                 # Only a stream of events begins before it is known how it ends.
                 self._ended = True
-                await self._send_within(event(error), BREAK_TIMEOUT_MS, last=True)
+                if not self.client.put(event(error), True):
+                    await self._taken_within(BREAK_TIMEOUT_MS)
 
     def done(self) -> None:
         """Nothing more will be sent."""
         if self._alarm is not None:
             self._alarm.off()
 
-    async def _send_within(self, data: bytes, timeout_ms: int, *, last: bool) -> None:
-        if self.client.put(data, last):
-            return
+    async def taken(self) -> None:
+        """Return when the connection has taken enough of what was sent. Raises ProblemError(slow_reader)."""
+        await self._taken_within(self._write_timeout_ms)
+
+    async def _taken_within(self, timeout_ms: int) -> None:
         if self._alarm is None:
             self._alarm = Alarm()
         try:

@@ -9,6 +9,7 @@ trailers, names with an underscore) is refused.
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import msgspec
 
@@ -19,19 +20,24 @@ HEADERS_MAX = 100
 TARGET_BYTES_MAX = 4 * 1024
 HEAD_END = b"\r\n\r\n"
 
-_NAME = rb"[!#$%&'*+.^`|~0-9A-Za-z-]{1,64}"
-_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
+Pair = tuple[str, str]
+"""A header: its name in lower case, and its value."""
+
+# A head is text of one byte a character: every expression says which of the 256 it takes.
+_NAME = r"[!#$%&'*+.^`|~0-9A-Za-z-]{1,64}"
+_VALUE = r"[\t\x20-\x7e\x80-\xff]*+"
 # Possessive throughout: nothing is tried twice, so the time is in proportion to the bytes.
 _FIRST_LINE = re.compile(
-    rb"([A-Z][A-Z-]{0,31}+) (/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*+)(?:\?([A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]*+))?"
-    rb" HTTP/1\.([01])\r\n"
+    r"([A-Z][A-Z-]{0,31}+) (/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*+)(?:\?([A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]*+))?"
+    r" HTTP/1\.([01])\r\n"
 )
-_LINES = re.compile(rb"(?:" + _NAME + rb":" + _VALUE + rb"\r\n)*+\r\n\Z")
-_LINE = re.compile(rb"(" + _NAME + rb"):[ \t]*+(" + _VALUE + rb")\r\n")
-_UNDERSCORE = re.compile(rb"\n([!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}_[!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}):")
-_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"))
-_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
-_DIGITS = re.compile(rb"[0-9]{1,18}\Z")
+_LINES = re.compile(r"(?:" + _NAME + r":" + _VALUE + r"\r\n)*+\r\n\Z")
+_LINE = re.compile(r"(" + _NAME + r"):[ \t]*+(" + _VALUE + r")\r\n")
+_UNDERSCORE = re.compile(r"\n([!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}_[!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}):")
+_FRAMING = frozenset(("host", "content-length", "transfer-encoding", "connection", "expect"))
+_NONE: frozenset[str] = frozenset()
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+_DIGITS = re.compile(r"[0-9]{1,18}\Z")
 _NEVER_IN_A_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _CHUNK_LINE_BEGUN = re.compile(rb"[0-9A-Fa-f]{0,8}\r?\Z")
@@ -45,14 +51,19 @@ class Malformed(Exception):
         self.problem = problem
 
 
-class RequestHead(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True):
     """The first lines of one request. Its repr shows no header: one of them is a key."""
 
     method: str
-    path: bytes
-    query: bytes
-    headers: list[tuple[bytes, bytes]]
-    """Names in lower case, in the order of arrival; a name may stand more than once."""
+    path: str
+    """As it was written. An escape is not undone, so that one resource has one path."""
+    query: str
+    headers: list[Pair]
+    """In the order of arrival; a name may stand more than once."""
+    once: dict[str, str]
+    """The value of every header whose name stands once."""
+    repeated: frozenset[str]
+    """The names that stand more than once."""
     length: int | None
     """Bytes of the body; None where it comes in chunks."""
     keep_alive: bool
@@ -61,31 +72,40 @@ class RequestHead(msgspec.Struct, frozen=True):
     """Whether the client waits for a word before it sends the body."""
     chunks_allowed: bool
     """Whether the client reads an answer in chunks."""
+    fault: Problem | None = None
+    """Set when the request could not be read; the rest is empty then."""
 
     def __repr__(self) -> str:
-        return f"RequestHead({self.method})"
+        return f"Head({self.method})"
 
 
-def read_head(head: bytes) -> RequestHead:
+def unread(problem: Problem) -> Head:
+    """Return the head of a request that could not be read."""
+    return Head("", "", "", [], {}, frozenset(), 0, False, False, True, problem)
+
+
+def read_head(head: bytes) -> Head:
     """Return the head that ends with an empty line. Raises Malformed."""
     if len(head) > HEAD_BYTES_MAX:
         raise Malformed(Problem("head_too_large"))
-    first = _FIRST_LINE.match(head)
+    text = head.decode("latin-1")
+    first = _FIRST_LINE.match(text)
     if first is None:
         raise Malformed(Problem("invalid_request_line"))
-    method, path, query, minor = first.groups()
-    if len(path) + len(query or b"") > TARGET_BYTES_MAX:
+    method, path, query, minor = first.groups("")
+    if len(path) + len(query) > TARGET_BYTES_MAX:
         raise Malformed(Problem("head_too_large", f"The path is longer than {TARGET_BYTES_MAX} bytes."))
-    if _LINES.match(head, first.end()) is None:
-        named = _UNDERSCORE.search(head)
+    at = first.end()
+    if _LINES.match(text, at) is None:
+        named = _UNDERSCORE.search(text)
         if named is not None:
             # Some proxies make hyphens of underscores: two headers for us may be one for them.
-            raise Malformed(_bad_header(named[1][:64].decode().lower(), "A header's name must not have an underscore."))
+            raise Malformed(_bad_header(named[1][:64].lower(), "A header's name must not have an underscore."))
         raise Malformed(Problem("invalid_header", "A line of the head is not a header."))
-    headers = [(name.lower(), value.rstrip(b" \t")) for name, value in _LINE.findall(head, first.end())]
+    headers = [(name.lower(), value.rstrip(" \t")) for name, value in _LINE.findall(text, at)]
     if len(headers) > HEADERS_MAX:
         raise Malformed(Problem("head_too_large", f"There are more than {HEADERS_MAX} headers."))
-    return _framed(method.decode(), path, query or b"", headers, minor == b"1")
+    return _framed(method, path, query, headers, minor == "1")
 
 
 def fault_so_far(begun: bytes | bytearray, since: int) -> Problem | None:
@@ -95,33 +115,31 @@ def fault_so_far(begun: bytes | bytearray, since: int) -> Problem | None:
     return Problem("head_too_large") if len(begun) > HEAD_BYTES_MAX else None
 
 
-def _framed(
-    method: str, path: bytes, query: bytes, headers: list[tuple[bytes, bytes]], current: bool
-) -> RequestHead:
+def _framed(method: str, path: str, query: str, headers: list[Pair], current: bool) -> Head:
     hosts = lengths = codings = 0
     length: int | None = 0
     keep_alive, expects = current, False
     for name, value in headers:
         if name not in _FRAMING:
             continue
-        if name == b"host":
+        if name == "host":
             hosts += 1
             if _HOST.match(value) is None:
                 raise Malformed(_bad_header("host", "There must be one Host header, with a host."))
-        elif name == b"content-length":
+        elif name == "content-length":
             lengths += 1
             if _DIGITS.match(value) is None:
                 raise Malformed(_bad_header("content-length", "There must be one Content-Length, in digits."))
             length = int(value)
-        elif name == b"transfer-encoding":
+        elif name == "transfer-encoding":
             codings += 1
-            if value.lower() != b"chunked" or not current:
+            if value.lower() != "chunked" or not current:
                 raise Malformed(_bad_header("transfer-encoding", "The only transfer coding is chunked."))
-        elif name == b"connection":
-            options = [option.strip() for option in value.lower().split(b",")]
-            keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
-        elif name == b"expect":
-            if value.lower() != b"100-continue":
+        elif name == "connection":
+            options = [option.strip(" \t") for option in value.lower().split(",")]
+            keep_alive = "close" not in options and (keep_alive or "keep-alive" in options)
+        elif name == "expect":
+            if value.lower() != "100-continue":
                 raise Malformed(_bad_header("expect", "The only expectation is 100-continue."))
             expects = current
     if hosts != 1:
@@ -133,7 +151,18 @@ def _framed(
     if codings and lengths:
         sentence = "A body has a length or a transfer coding, not both."
         raise Malformed(_bad_header("transfer-encoding", sentence))
-    return RequestHead(method, path, query, headers, None if codings else length, keep_alive, expects, current)
+    if codings:
+        length = None
+    once, repeated = dict(headers), _NONE
+    if len(once) < len(headers):
+        repeated = _repeated(headers)
+        once = {name: value for name, value in headers if name not in repeated}
+    return Head(method, path, query, headers, once, repeated, length, keep_alive, expects, current)
+
+
+def _repeated(headers: list[Pair]) -> frozenset[str]:
+    counts = Counter(name for name, _ in headers)
+    return frozenset(name for name, count in counts.items() if count > 1)
 
 
 def _bad_header(name: str, sentence: str) -> Problem:

@@ -1,7 +1,7 @@
 """The head and the body of a request, checked before anything is made of them.
 
-How a request is framed was checked in `framing`, before there was a head. Here: what the headers say, how large a body
-is, and how long it takes.
+How a request is framed was checked in `framing`, before there was a `Head`. Here: what the headers say, how large a
+body is, and how long it takes.
 """
 
 from __future__ import annotations
@@ -11,14 +11,10 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-import msgspec
-
-from node_agent.front.framing import RequestHead
+from node_agent.front.framing import Head as Head
+from node_agent.front.framing import Pair as Pair
 from orchestrator.files.label_header import HEADER as LABEL_HEADER
 from orchestrator.wire.catalogue import Problem, ProblemError
-
-Pair = tuple[str, str]
-"""A header: its name in lower case, and its value."""
 
 OUR_PREFIX = "x-tidegate-"
 TIMEOUT_HEADER = "x-tidegate-timeout-ms"
@@ -35,26 +31,6 @@ _NAME_CHARS_MAX = 64
 
 class FramingError(ProblemError):
     """What follows on this connection cannot be trusted to be where it seems: answer and close."""
-
-
-class Head(msgspec.Struct, frozen=True):
-    """The first lines of a request. Its repr shows no header: one of them is a key."""
-
-    method: str
-    path: str
-    """As it was written. An escape is not undone, so that one resource has one path."""
-    query: bytes
-    headers: tuple[tuple[str, str], ...]
-    """Names in lower case, in the order of arrival; a name may stand more than once."""
-    fault: Problem | None = None
-    """Set when the request could not be read; the rest is empty then."""
-
-    def __repr__(self) -> str:
-        return f"Head({self.method})"
-
-    def all(self, name: str) -> list[str]:
-        """Return every value of a header."""
-        return [value for found, value in self.headers if found == name]
 
 
 class Client(Protocol):
@@ -89,21 +65,10 @@ App = Callable[[Head, Client], Awaitable[None]]
 """What serves requests."""
 
 
-def head_of(head: RequestHead) -> Head:
-    """Return the head of a request as text."""
-    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers]
-    return Head(head.method, head.path.decode("ascii"), head.query, tuple(pairs))
-
-
-def unread(problem: Problem) -> Head:
-    """Return the head of a request that could not be read."""
-    return Head("", "", b"", (), problem)
-
-
 def check_encoding(head: Head) -> None:
     """Refuse a body that is packed: its size would say nothing of what it becomes. Raises ProblemError."""
-    encodings = head.all("content-encoding")
-    if len(encodings) > 1 or (encodings and encodings[0].strip().lower() != "identity"):
+    packed = "content-encoding" in head.once and head.once["content-encoding"].strip().lower() != "identity"
+    if packed or "content-encoding" in head.repeated:
         sentence = "The body must not be compressed or encoded."
         raise ProblemError(Problem("unsupported_media_type", sentence, "content-encoding"))
 
@@ -116,29 +81,28 @@ def check_our_headers(head: Head) -> None:
     """
     for name, _ in head.headers:
         # Some proxies make hyphens of underscores: what looks like ours after them is refused before them.
-        if name.replace("_", "-").startswith(OUR_PREFIX) and name not in OURS:
+        if name[0] == "x" and name not in OURS and name.replace("_", "-").startswith(OUR_PREFIX):
             raise ProblemError(_bad_header(name[:_NAME_CHARS_MAX], "A client may not send this header."))
-    for name in OURS:
-        if len(head.all(name)) > 1:
+    for name in head.repeated:
+        if name in OURS:
             raise ProblemError(_bad_header(name, "There may be one such header."))
-    if head.all(RESUME_HEADER) not in ([], [NEVER]):
+    if RESUME_HEADER in head.once and head.once[RESUME_HEADER] != NEVER:
         raise ProblemError(_bad_header(RESUME_HEADER, f"The one thing to say here is {NEVER}."))
 
 
 def check_content(head: Head, size_max: int) -> None:
     """Refuse by its head a body that is not JSON or is too large. Raises ProblemError and FramingError."""
-    kinds = head.all("content-type")
-    if len(kinds) != 1 or not _is_json(kinds[0]):
+    kind = head.once.get("content-type")
+    if kind is None or (kind != JSON_TYPE and not _is_json(kind)):
         raise ProblemError(Problem("unsupported_media_type", param="content-type"))
-    lengths = head.all("content-length")
-    if lengths and int(lengths[0]) > size_max:
+    if head.length is not None and head.length > size_max:
         raise too_large(size_max)
 
 
 def client_request(head: Head) -> str | None:
     """Return the client's own id of the request, or None when it gives none that can be kept."""
-    given = head.all("x-request-id")
-    return given[0] if len(given) == 1 and _CLIENT_REQUEST.match(given[0]) else None
+    given = head.once.get("x-request-id")
+    return given if given is not None and _CLIENT_REQUEST.match(given) else None
 
 
 async def read_body(client: Client, size_max: int, timeout_ms: int) -> bytes:

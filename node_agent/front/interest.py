@@ -14,7 +14,7 @@ class Gone(Exception):
 
 
 class Interest:
-    """`async with` round the work for one request. Ends the work with an exception when it is wanted no more.
+    """`with` round the work for one request. Ends the work with an exception when it is wanted no more.
 
     It works as `asyncio.timeout` does: the task that entered is cancelled, so that every wait in it ends at once, and
     the cancellation becomes the exception when it leaves the block.
@@ -27,11 +27,11 @@ class Interest:
         self._task: asyncio.Task[object] | None = None
         self._why: Exception | None = None
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         task, self._task = self._task, None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
-from node_agent.border.decider import Departure
 from node_agent.front.exchange import Exchange
 from node_agent.front.http import Head
 from node_agent.front.tenants import Caller
@@ -39,9 +36,9 @@ class Elsewhere(Protocol):
 
 
 class Keyed:
-    """`async with` round the serving of one request. Without the header it does nothing."""
+    """One request and its key. Without the header it does nothing."""
 
-    __slots__ = ("_caller", "_claim", "_desk", "_exchange", "_key", "_visit")
+    __slots__ = ("_caller", "_desk", "_exchange", "_key", "_visit", "claim")
 
     def __init__(self, desk: Desk | None, exchange: Exchange, visit: Visit, caller: Caller) -> None:
         """Without a desk a key is refused as one that cannot be noted. Raises ProblemError for a bad header."""
@@ -52,28 +49,15 @@ class Keyed:
         self._exchange = exchange
         self._visit = visit
         self._caller = caller
-        self._claim: Claim | None = None
+        self.claim: Claim | None = None
+        """Of the key, once the request has it: it is told before the request is sent, and waits for `end`."""
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        if self._claim is not None:
+    async def end(self) -> None:
+        """The request is over, however it ended."""
+        if self.claim is not None:
             # Asked again under its key, the request is told only that it is over.
-            self._exchange.final = self._claim.begun
-            await self._claim.end()
-
-    @property
-    def departure(self) -> Departure | None:
-        """Who is told before the request is sent."""
-        return self._claim
-
-    def settle_with(self, settle: Callable[[], Awaitable[None]]) -> None:
-        """`settle` is to be awaited before a result is kept, so that nothing is kept that was not accounted for."""
-        if self._claim is not None:
-            self._claim.settle = settle
+            self._exchange.final = self.claim.begun
+            await self.claim.end()
 
     async def replayed(self, body: bytes) -> bool:
         """Claim the key for this checked request. Returns whether a kept result was sent instead.
@@ -83,7 +67,7 @@ class Keyed:
         if self._key is None or self._desk is None:
             return False
         exchange, visit, tenant = self._exchange, self._visit, self._caller.tenant
-        labels = ",".join(exchange.head.all(LABEL_HEADER))
+        labels = exchange.head.once.get(LABEL_HEADER, "")
         sealed = self._desk.sealer.of(tenant.id, exchange.head.path, self._key, labels, body)
         handed = Handed(exchange.request_id, sealed, tenant.keep_results, lambda: visit.delivered)
         try:
@@ -95,7 +79,7 @@ class Keyed:
             await self._send_again(found)
             visit.complete()
             return True
-        self._claim = exchange.keeper = found
+        self.claim = exchange.keeper = found
         return False
 
     async def _send_again(self, kept: Kept) -> None:
@@ -111,12 +95,10 @@ class Keyed:
 
 def key_of(head: Head) -> str | None:
     """Return the key of a request, or None when it has none. Raises ProblemError."""
-    given = head.all(HEADER)
-    if not given:
-        return None
-    if len(given) > 1:
+    if HEADER in head.repeated:
         raise ProblemError(Problem("invalid_header", "There may be one Idempotency-Key.", HEADER))
-    if not well_formed(given[0]):
+    given = head.once.get(HEADER)
+    if given is not None and not well_formed(given):
         sentence = "An Idempotency-Key has 1 to 255 printable ASCII characters."
         raise ProblemError(Problem("invalid_header", sentence, HEADER))
-    return given[0]
+    return given

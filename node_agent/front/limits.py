@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import msgspec
@@ -71,29 +68,28 @@ class Admission:
         """`places` are those of one of several processes; without them, those of `limits` are all here."""
         self._limits = limits
         self._places = places
-        self._by_tenant: Counter[TenantId] = Counter()
+        self._by_tenant: dict[TenantId, int] = {}
         self.running = 0
         """Requests in flight."""
 
-    @contextmanager
-    def one(self, tenant: TenantId) -> Iterator[None]:
-        """Hold one place while a request is served. Raises ProblemError, with the limit that was reached."""
+    def take(self, tenant: TenantId) -> None:
+        """Take one place, until `free`, for a request. Raises ProblemError, with the limit that was reached."""
         problem = self._refusal(tenant)
         if problem is not None:
             raise ProblemError(problem)
         self.running += 1
-        self._by_tenant[tenant] += 1
+        self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + 1
         if self._places is not None:
             self._places.taken(tenant)
-        try:
-            yield
-        finally:
-            if self._places is not None:
-                self._places.freed(tenant)
-            self.running -= 1
-            self._by_tenant[tenant] -= 1
-            if not self._by_tenant[tenant]:
-                del self._by_tenant[tenant]
+
+    def free(self, tenant: TenantId) -> None:
+        """A request of this tenant is over, and has left its place."""
+        if self._places is not None:
+            self._places.freed(tenant)
+        self.running -= 1
+        self._by_tenant[tenant] -= 1
+        if not self._by_tenant[tenant]:
+            del self._by_tenant[tenant]
 
     def _refusal(self, tenant: TenantId) -> Problem | None:
         held, most, places = self._by_tenant.get(tenant, 0), self._limits.tenant_requests_max, self._limits.requests_max

@@ -46,12 +46,13 @@ class EventStream:
         """Write whole events; returns when the connection has taken them. Raises ProblemError(slow_reader)."""
         if self._comment is not None:
             await asyncio.wait([self._comment])
-        self._writing = True
-        try:
-            await self._exchange.write(data)
-        finally:
-            self._writing = False
-            self._wrote_s = self._loop.time()
+        if not self._exchange.put(data):
+            self._writing = True
+            try:
+                await self._exchange.taken()
+            finally:
+                self._writing = False
+        self._wrote_s = self._loop.time()
 
     def _arm(self) -> None:
         self._timer = self._loop.call_at(max(self._wrote_s + self._keep_alive_s, self._loop.time()), self._quiet)

@@ -51,13 +51,18 @@ def entitled_models(caller: Caller, bundle: Bundle) -> tuple[ModelId, ...]:
 
 def may_use(caller: Caller, bundle: Bundle, model: ModelId) -> bool:
     """Whether the tenant may use a model, and some declared pool serves it."""
-    return model in caller.tenant.models and any(pool.served(model) is not None for pool in bundle.fleet.pools)
+    if model in caller.tenant.models:
+        for pool in bundle.fleet.pools:
+            for served in pool.models:
+                if served.id == model:
+                    return True
+    return False
 
 
 def _presented(head: Head) -> ApiKey | None:
     """Return the one well-formed key of the request, or None."""
-    given = head.all("authorization")
-    if len(given) != 1:
+    given = head.once.get("authorization")
+    if given is None:
         return None
-    scheme, _, token = given[0].partition(" ")
+    scheme, _, token = given.partition(" ")
     return ApiKey.parse(token) if scheme.lower() == _SCHEME else None

@@ -9,7 +9,7 @@ import msgspec
 
 from node_agent.front.http import TIMEOUT_HEADER, Head
 from node_agent.front.limits import Limits
-from orchestrator.policy.tenants import Service, Tenant
+from orchestrator.policy.tenants import Tenant
 from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.deadlines import Waits
 
@@ -25,7 +25,8 @@ class AllowedTime(msgspec.Struct, frozen=True):
 
     def left_ms(self) -> int:
         """Return what is left of the whole."""
-        return max(0, self.until_us - _now_us()) // 1000
+        left_us = self.until_us - time.monotonic_ns() // 1000
+        return left_us // 1000 if left_us > 0 else 0
 
 
 def allowed_time(head: Head, tenant: Tenant, limits: Limits) -> AllowedTime:
@@ -33,26 +34,25 @@ def allowed_time(head: Head, tenant: Tenant, limits: Limits) -> AllowedTime:
 
     A tenant and a request can only lower what the edge allows.
     """
-    service = tenant.service or Service()
-    total_ms = _least(limits.budget_ms, service.timeout_ms, _asked_ms(head))
-    first_ms = _least(limits.waits.first_token_ms, service.first_token_timeout_ms)
-    between_ms = _least(limits.waits.between_tokens_ms, service.between_tokens_timeout_ms)
-    return AllowedTime(_now_us() + total_ms * 1000, Waits(first_ms, between_ms))
+    now_us = time.monotonic_ns() // 1000
+    asked_ms = _asked_ms(head)
+    total_ms, waits, service = limits.budget_ms, limits.waits, tenant.service
+    if service is not None:
+        total_ms = _least(total_ms, service.timeout_ms)
+        first_ms = _least(waits.first_token_ms, service.first_token_timeout_ms)
+        waits = Waits(first_ms, _least(waits.between_tokens_ms, service.between_tokens_timeout_ms))
+    return AllowedTime(now_us + _least(total_ms, asked_ms) * 1000, waits)
 
 
 def _asked_ms(head: Head) -> int | None:
-    given = head.all(TIMEOUT_HEADER)
-    if not given:
+    given = head.once.get(TIMEOUT_HEADER)
+    if given is None and TIMEOUT_HEADER not in head.repeated:
         return None
-    if len(given) > 1 or _MILLISECONDS.match(given[0]) is None:
+    if given is None or _MILLISECONDS.match(given) is None:
         sentence = "Expected one whole number of milliseconds, from 1 to 999999999."
         raise ProblemError(Problem("invalid_header", f"{TIMEOUT_HEADER}: {sentence}", TIMEOUT_HEADER))
-    return int(given[0])
+    return int(given)
 
 
-def _least(most: int, *lower: int | None) -> int:
-    return min([most, *(one for one in lower if one is not None)])
-
-
-def _now_us() -> int:
-    return time.monotonic_ns() // 1000
+def _least(most: int, lower: int | None) -> int:
+    return most if lower is None or lower > most else lower

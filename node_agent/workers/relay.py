@@ -77,7 +77,7 @@ class Siblings:
         interest = Interest(exchange.client)
         self._running.add(interest)
         try:
-            async with interest:
+            with interest:
                 await self._pass(exchange, visit, interest, socket_of(self._run_dir, to))
         except OwnerLost as lost:
             visit.elsewhere = False
@@ -131,7 +131,7 @@ class Relay:
         """Send the request as it comes, then wait for the tenant to hang up. Either end of it ends `interest`."""
         exchange, writer = self._exchange, self._writer
         writer.write(request_head(exchange.head))
-        chunked = bool(exchange.head.all("transfer-encoding"))
+        chunked = exchange.head.length is None
         more = reads = True
         while True:
             found = await exchange.client.part()
@@ -202,7 +202,7 @@ def request_head(head: Head) -> bytes:
     It grows by nothing, so that what the tenant's own head was small enough for fits here too.
     """
     kept = [(name, value) for name, value in head.headers if name not in _OF_THE_CONNECTION and name != "expect"]
-    if head.all("transfer-encoding"):
+    if head.length is None:
         kept.append(("transfer-encoding", "chunked"))
     lines = [f"{head.method} {head.path} HTTP/1.1", *(f"{name}:{value}" for name, value in kept)]
     return "\r\n".join(lines).encode("latin-1") + HEAD_END

@@ -9,7 +9,6 @@ route.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Protocol, TypeVar
 
@@ -40,6 +39,9 @@ CARRIED: Final = frozenset(
     }
 )
 """The capabilities that a `Generation` can express. A request that needs another one must not be sent to any engine."""
+
+_PLAIN = frozenset({Capability.CHAT})
+_STREAMED = _PLAIN | {Capability.STREAM}
 
 T = TypeVar("T")
 
@@ -73,8 +75,7 @@ class ChatLimits:
     """Levels of arrays and objects."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(msgspec.Struct, frozen=True):
     """One accepted request, of a conversation or of a raw prompt. Its repr holds no text of the tenant."""
 
     generation: Generation
@@ -247,19 +248,23 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     _check_count(value, limits)
     request = typed(value, ChatBody)
     _check_neutral(request)
-    messages = tuple(_message(message, index) for index, message in enumerate(request.messages))
+    messages: list[Message] = []
+    chars = 0
+    for index, given in enumerate(request.messages):
+        message = _message(given, index)
+        messages.append(message)
+        chars += len(message.text)
     check_named(request.model, request.stream, request.stream_options)
     stops = stops_of(request.stop)
-    asked = {"max_tokens": request.max_tokens, "max_completion_tokens": request.max_completion_tokens}
-    most = most_tokens(asked, limits)
+    most = most_tokens(request.max_tokens, request.max_completion_tokens, limits)
     sampling = sampling_of(request, stops, most, limits)
-    generation = Generation(ModelId(request.model), messages, sampling)
+    generation = Generation(ModelId(request.model), tuple(messages), sampling)
     return ChatRequest(
         generation=generation,
         stream=bool(request.stream),
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
-        capabilities=frozenset((*_needs(request), *sampling_needs(sampling))),
-        prompt_chars=sum(len(message.text) for message in messages),
+        capabilities=all_needs(_STREAMED if request.stream else _PLAIN, _needs(request), sampling),
+        prompt_chars=chars,
         continuous_usage=request.stream_options is not None and request.stream_options.continuous,
     )
 
@@ -316,7 +321,7 @@ def _check_neutral(request: ChatBody) -> None:
         raise unsupported(("verbosity",), "expected medium or null")
     if request.prediction:
         raise unsupported(("prediction",), "expected null")
-    if set(request.modalities or ()) - {"text", "audio"}:
+    if request.modalities and set(request.modalities) - {"text", "audio"}:
         raise unsupported(("modalities",), "expected text or audio")
     if isinstance(request.tool_choice, str) and request.tool_choice not in ("none", "auto", "required"):
         raise RequestError("invalid_value", "expected one of none, auto, required, or an object", "tool_choice")
@@ -356,15 +361,16 @@ def stops_of(given: str | list[str] | None) -> tuple[str, ...]:
     return stops
 
 
-def most_tokens(asked: Mapping[str, int | None], limits: ChatLimits) -> int | None:
-    """Return how many tokens are asked for, under whichever names. Raises RequestError."""
-    given = {name: value for name, value in asked.items() if value is not None}
-    for name, value in given.items():
-        if not 1 <= value <= limits.max_tokens_max:
+def most_tokens(max_tokens: int | None, max_completion_tokens: int | None, limits: ChatLimits) -> int | None:
+    """Return how many tokens are asked for, under either name. Raises RequestError."""
+    for name, value in (("max_tokens", max_tokens), ("max_completion_tokens", max_completion_tokens)):
+        if value is not None and not 1 <= value <= limits.max_tokens_max:
             raise RequestError("invalid_value", f"expected 1 to {limits.max_tokens_max}", name)
-    if len(set(given.values())) > 1:
+    if max_tokens is None or max_completion_tokens is None:
+        return max_completion_tokens if max_tokens is None else max_tokens
+    if max_tokens != max_completion_tokens:
         raise RequestError("invalid_value", "expected the same number as max_completion_tokens", "max_tokens")
-    return next(iter(given.values()), None)
+    return max_tokens
 
 
 def _fewest_tokens(asked: int | None, most: int | None, limits: ChatLimits) -> int:
@@ -391,46 +397,49 @@ def sampling_of(request: Sampled, stops: tuple[str, ...], most: int | None, limi
     )
 
 
-def sampling_needs(sampling: Sampling) -> Iterator[Capability]:
-    """Yield what the drawing of tokens needs of a pool."""
+def all_needs(own: frozenset[Capability], more: list[Capability], sampling: Sampling) -> frozenset[Capability]:
+    """Return what a request needs of a pool: of its endpoint, of its fields, and of how its tokens are drawn."""
     if sampling.seed is not None:
-        yield Capability.SEED
+        more.append(Capability.SEED)
     if sampling.stop:
-        yield Capability.STOP
+        more.append(Capability.STOP)
     if sampling.ignore_eos:
-        yield Capability.IGNORE_EOS
+        more.append(Capability.IGNORE_EOS)
     if sampling.min_tokens:
-        yield Capability.MIN_TOKENS
+        more.append(Capability.MIN_TOKENS)
+    return own.union(more) if more else own
 
 
-def _needs(request: ChatBody) -> Iterator[Capability]:
-    yield Capability.CHAT
-    if request.stream:
-        yield Capability.STREAM
-    if request.tools or isinstance(request.tool_choice, dict) or request.tool_choice == "required":
-        yield Capability.TOOLS
-    if isinstance(request.response_format, _JsonObjectFormat):
-        yield Capability.JSON_OBJECT
-    if isinstance(request.response_format, _JsonSchemaFormat):
-        yield Capability.JSON_SCHEMA
+def _needs(request: ChatBody) -> list[Capability]:
+    needs: list[Capability] = []
+    if request.tools or request.tool_choice == "required" or isinstance(request.tool_choice, dict):
+        needs.append(Capability.TOOLS)
+    if request.response_format is not None:
+        if isinstance(request.response_format, _JsonObjectFormat):
+            needs.append(Capability.JSON_OBJECT)
+        elif isinstance(request.response_format, _JsonSchemaFormat):
+            needs.append(Capability.JSON_SCHEMA)
     if request.logprobs or request.top_logprobs:
-        yield Capability.LOGPROBS
+        needs.append(Capability.LOGPROBS)
     if request.frequency_penalty or request.presence_penalty:
-        yield Capability.PENALTIES
+        needs.append(Capability.PENALTIES)
     if request.logit_bias:
-        yield Capability.LOGIT_BIAS
+        needs.append(Capability.LOGIT_BIAS)
     if request.audio or "audio" in (request.modalities or ()):
-        yield Capability.AUDIO
+        needs.append(Capability.AUDIO)
     for message in request.messages:
-        yield from _message_needs(message)
+        if message.role == "tool" or message.tool_calls or message.tool_call_id is not None:
+            needs.append(Capability.TOOLS)
+        if isinstance(message.content, list):
+            needs += _part_needs(message.content)
+    return needs
 
 
-def _message_needs(message: _Message) -> Iterator[Capability]:
-    if message.role == "tool" or message.tool_calls or message.tool_call_id is not None:
-        yield Capability.TOOLS
-    if isinstance(message.content, list):
-        for part in message.content:
-            if isinstance(part, _ImagePart):
-                yield Capability.VISION
-            elif isinstance(part, _AudioPart):
-                yield Capability.AUDIO
+def _part_needs(parts: list[_TextPart | _ImagePart | _AudioPart]) -> list[Capability]:
+    needs: list[Capability] = []
+    for part in parts:
+        if isinstance(part, _ImagePart):
+            needs.append(Capability.VISION)
+        elif isinstance(part, _AudioPart):
+            needs.append(Capability.AUDIO)
+    return needs

@@ -5,7 +5,6 @@ One prompt as text. The rules are those of `chat`: what is not understood is ref
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -25,9 +24,9 @@ from orchestrator.files.chat import (
     Strict,
     Temperature,
     TopP,
+    all_needs,
     check_named,
     most_tokens,
-    sampling_needs,
     sampling_of,
     stops_of,
     typed,
@@ -38,6 +37,9 @@ from orchestrator.placement.capabilities import Capability
 
 TOKENS_UNASKED: Final = 16
 """How many tokens a request without `max_tokens` gets, as OpenAI has it."""
+
+_PLAIN = frozenset({Capability.COMPLETIONS})
+_STREAMED = _PLAIN | {Capability.STREAM}
 
 _Prompt = Annotated[str, Meta(min_length=1)]
 
@@ -79,7 +81,7 @@ def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     _check_neutral(request)
     check_named(request.model, request.stream, request.stream_options)
     stops = stops_of(request.stop)
-    most = most_tokens({"max_tokens": request.max_tokens}, limits)
+    most = most_tokens(request.max_tokens, None, limits)
     if most is None:
         most = min(TOKENS_UNASKED, limits.max_tokens_max)
     sampling = sampling_of(request, stops, most, limits)
@@ -88,7 +90,7 @@ def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
         generation=Generation(ModelId(request.model), (Message(Role.PROMPT, prompt),), sampling),
         stream=bool(request.stream),
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
-        capabilities=frozenset((*_needs(request), *sampling_needs(sampling))),
+        capabilities=all_needs(_STREAMED if request.stream else _PLAIN, _needs(request), sampling),
         prompt_chars=len(prompt),
         continuous_usage=request.stream_options is not None and request.stream_options.continuous,
     )
@@ -120,13 +122,12 @@ def _check_neutral(request: CompletionBody) -> None:
         raise unsupported(("suffix",), "expected no suffix: text is continued at its end alone")
 
 
-def _needs(request: CompletionBody) -> Iterator[Capability]:
-    yield Capability.COMPLETIONS
-    if request.stream:
-        yield Capability.STREAM
+def _needs(request: CompletionBody) -> list[Capability]:
+    needs: list[Capability] = []
     if request.logprobs is not None:
-        yield Capability.LOGPROBS
+        needs.append(Capability.LOGPROBS)
     if request.frequency_penalty or request.presence_penalty:
-        yield Capability.PENALTIES
+        needs.append(Capability.PENALTIES)
     if request.logit_bias:
-        yield Capability.LOGIT_BIAS
+        needs.append(Capability.LOGIT_BIAS)
+    return needs

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from math import isfinite
@@ -66,6 +67,10 @@ class _Odd:
     key: str | None = None
 
 
+class _OddFound(Exception):
+    """The text holds a value that is refused."""
+
+
 _NOT_FINITE = _Odd("invalid_value", "expected a finite number")
 _TOO_LARGE = _Odd("invalid_value", "expected a whole number of at most 64 bits")
 _ODD_TEXT = _Odd("invalid_value", "expected text without U+0000 and without half surrogate pairs")
@@ -75,7 +80,15 @@ def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
     """The value of a JSON body as None, bool, int, float, str, list and dict. Raises RequestError."""
     text = _decode(body)
     _check_depth(body, depth_max)
-    value, marked = _parse(text)
+    value: object = None
+    try:
+        value = _parse(text, _DECODER)
+        marked = False
+    except _OddFound:
+        marked = True
+    if marked:
+        # Read once more, now to its end: what is wrong with the form of the text is told first.
+        value = _parse(text, _decoder(_in_its_place))
     # Odd values are rare; the walk that finds their path is paid only when there can be one.
     if marked or _ODD_ESCAPE.search(text):
         found = _find_odd(value)
@@ -106,13 +119,16 @@ def _check_depth(body: bytes, depth_max: int) -> None:
         raise RequestError("too_deep", f"expected at most {depth_max} levels of arrays and objects")
 
 
-def _parse(text: str) -> tuple[object, bool]:
-    """The tree, with an `_Odd` in place of each value that is refused, and whether there is one."""
-    marks: list[_Odd] = []
+def _at_once(odd: _Odd) -> object:
+    raise _OddFound
 
-    def mark(odd: _Odd) -> _Odd:
-        marks.append(odd)
-        return odd
+
+def _in_its_place(odd: _Odd) -> object:
+    return odd
+
+
+def _decoder(mark: Callable[[_Odd], object]) -> json.JSONDecoder:
+    """Return what makes a tree of a text, with what `mark` gives in place of each value that is refused."""
 
     def whole(digits: str) -> object:
         if len(digits) > _INT_DIGITS_MAX:
@@ -132,17 +148,26 @@ def _parse(text: str) -> tuple[object, bool]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         return mark(_Odd("duplicate_key", "expected each key once in an object", twice))
 
-    decoder = json.JSONDecoder(
+    return json.JSONDecoder(
         object_pairs_hook=members,
         parse_int=whole,
         parse_float=fraction,
         parse_constant=lambda _: mark(_NOT_FINITE),
         strict=True,
     )
+
+
+_DECODER = _decoder(_at_once)
+"""Made once: that costs more than most bodies."""
+
+
+def _parse(text: str, decoder: json.JSONDecoder) -> object:
     try:
-        return decoder.decode(text), bool(marks)
+        value: object = decoder.decode(text)
     except json.JSONDecodeError as failure:
         line, column = failure.lineno, failure.colno
+    else:
+        return value
     # Raised outside the handler: the error of the decoder holds the whole text.
     raise RequestError("invalid_json", f"expected well-formed JSON; the error is at line {line}, column {column}")
 

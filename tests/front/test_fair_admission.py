@@ -25,9 +25,10 @@ def fill(held: ExitStack, places: Admission, tenant: TenantId, most: int = 10_00
     """Take places until one is refused; return how many there were, and the code."""
     for number in range(most):
         try:
-            held.enter_context(places.one(tenant))
+            places.take(tenant)
         except ProblemError as error:
             return number, error.problem.code
+        held.callback(places.free, tenant)
     return most, ""
 
 
@@ -65,7 +66,8 @@ def test_whoever_holds_less_than_its_share_is_served_while_one_sends_ten_times_a
         place = ExitStack()
         turned_away = False
         try:
-            place.enter_context(edge.one(tenant))
+            edge.take(tenant)
+            place.callback(edge.free, tenant)
             running.append((tenant, place))
         except ProblemError:
             turned_away = True

@@ -33,7 +33,7 @@ async def test_hanging_up_ends_every_wait_and_leaves_no_trace() -> None:
     wire = Wire()
     asyncio.get_running_loop().call_later(0.02, wire.hang_up)
     with pytest.raises(Gone):
-        async with Interest(wire) as interest:
+        with Interest(wire) as interest:
             interest.watch()
             await asyncio.sleep(10)
     task = asyncio.current_task()
@@ -48,7 +48,7 @@ async def test_hanging_up_ends_every_wait_and_leaves_no_trace() -> None:
 async def test_the_first_reason_stands_and_one_that_is_late_does_nothing() -> None:
     wire = Wire()
     with pytest.raises(LookupError):
-        async with Interest(wire) as interest:
+        with Interest(wire) as interest:
             interest.watch()
             interest.interrupt(LookupError())
             interest.interrupt(ArithmeticError())
@@ -59,7 +59,7 @@ async def test_the_first_reason_stands_and_one_that_is_late_does_nothing() -> No
 
 async def test_work_that_ends_in_time_is_not_disturbed() -> None:
     wire = Wire()
-    async with Interest(wire) as interest:
+    with Interest(wire) as interest:
         interest.watch()
         await asyncio.sleep(0.01)
         assert wire.watched
@@ -69,7 +69,7 @@ async def test_work_that_ends_in_time_is_not_disturbed() -> None:
 async def test_an_error_of_the_work_is_not_replaced() -> None:
     wire = Wire()
     with pytest.raises(ArithmeticError):
-        async with Interest(wire) as interest:
+        with Interest(wire) as interest:
             try:
                 interest.interrupt(LookupError())
                 await asyncio.sleep(10)
@@ -82,7 +82,7 @@ async def test_a_cancellation_from_elsewhere_is_not_swallowed() -> None:
     entered = asyncio.Event()
 
     async def work() -> None:
-        async with Interest(wire) as interest:
+        with Interest(wire) as interest:
             interest.watch()
             entered.set()
             await asyncio.sleep(10)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from node_agent.front.http import Head
+from node_agent.front.framing import read_head
 from node_agent.front.limits import Limits
 from node_agent.front.timeouts import allowed_time
 from orchestrator.policy.tenants import Service
@@ -52,10 +52,11 @@ def test_a_contract_lowers_every_bound_and_raises_none(tmp_path: Path) -> None:
     tenant = next(iter(bundle_in(tmp_path).tenants))
     limits = replace(Limits(**cast(dict[str, Any], LIMITS)), waits=Waits(5_000, 1_000))
     service = Service(timeout_ms=9_000, first_token_timeout_ms=400, between_tokens_timeout_ms=50_000)
-    allowed = allowed_time(Head("POST", "/", b"", ()), replace(tenant, service=service), limits)
+    allowed = allowed_time(read_head(b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"), replace(tenant, service=service), limits)
     assert allowed.waits == Waits(400, 1_000)
     assert allowed.left_ms() <= 9_000
-    plain = allowed_time(Head("POST", "/", b"", ((HEADER, "100"),)), tenant, limits)
+    asking = read_head(f"POST / HTTP/1.1\r\nHost: a\r\n{HEADER}: 100\r\n\r\n".encode())
+    plain = allowed_time(asking, tenant, limits)
     assert plain.waits == limits.waits
     assert plain.left_ms() <= 100
 

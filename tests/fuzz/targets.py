@@ -178,9 +178,12 @@ def request_head(data: bytes) -> None:
         problem = malformed.problem
     else:
         assert end >= 0
-        assert sum(name == b"host" for name, _ in head.headers) == 1
-        assert all(name == name.lower() and b"_" not in name and b"\n" not in value for name, value in head.headers)
-        assert head.path.startswith(b"/")
+        assert sum(name == "host" for name, _ in head.headers) == 1
+        assert all(name == name.lower() and "_" not in name and "\n" not in value for name, value in head.headers)
+        assert head.path.startswith("/")
+        assert {*head.once, *head.repeated} == {name for name, _ in head.headers}
+        assert all((name, value) in head.headers for name, value in head.once.items())
+        assert all(sum(name == one for name, _ in head.headers) > 1 for one in head.repeated)
         _body(Body(head.length), data[end + len(HEAD_END) :])
         return
     assert problem.entry.http in (400, 431)

@@ -82,8 +82,9 @@ def read_here(data: bytes) -> list[Request]:
             break
         if not body.ended:
             break
-        target = head.path + (b"?" + head.query if head.query else b"")
-        found.append((head.method, target, head.headers, content))
+        target = head.path + ("?" + head.query if head.query else "")
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.headers]
+        found.append((head.method, target.encode("latin-1"), headers, content))
         if not head.keep_alive:
             break
         data = data[at:]
