@@ -8,6 +8,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+AHEAD_S = 5.0
+"""The timer is set no further ahead. Of two waits the second often may not be as long as the first: while both may be
+longer than this, one timer does for them."""
+
 
 class Alarm:
     """One timer for the waits of one answer. `asyncio.timeout` sets one for each, which costs more than most waits.
@@ -35,13 +39,14 @@ class Alarm:
         if task is None:
             raise RuntimeError("only a task can be woken")
         cancelling = task.cancelling()
-        self._until_s = self._loop.time() + timeout_s
+        now_s = self._loop.time()
+        self._until_s = now_s + timeout_s
         self._task = task
         if self._timer is None:
-            self._set()
+            self._set(now_s)
         elif self._rings_s > self._until_s:
             self._timer.cancel()
-            self._set()
+            self._set(now_s)
         try:
             return await awaitable
         except asyncio.CancelledError:
@@ -60,16 +65,17 @@ class Alarm:
             self._timer.cancel()
             self._timer = None
 
-    def _set(self) -> None:
-        self._rings_s = self._until_s
-        self._timer = self._loop.call_at(self._until_s, self._ring)
+    def _set(self, now_s: float) -> None:
+        self._rings_s = self._until_s if self._until_s < now_s + AHEAD_S else now_s + AHEAD_S
+        self._timer = self._loop.call_at(self._rings_s, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
         if self._task is None:
             return
-        if self._loop.time() < self._until_s:
-            self._set()
+        now_s = self._loop.time()
+        if now_s < self._until_s:
+            self._set(now_s)
         else:
             self._late = True
             self._task.cancel()

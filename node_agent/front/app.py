@@ -27,6 +27,7 @@ from node_agent.front.shapes import model_list, model_object
 from node_agent.front.tenants import Caller, authenticate, entitled_models
 from node_agent.front.visit import Counters, Visit
 from node_agent.idempotency.desk import Desk
+from node_agent.idempotency.rules import HEADER
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.policy.ids import RANDOM_BYTES, EdgeId, ModelId, make_request_id
 from orchestrator.telemetry.logs import logger
@@ -165,19 +166,21 @@ class Front:
             raise ProblemError(Problem("no_bundle"))
         if head.path not in LOADERS:
             return self._models(exchange, visit, caller, bundle)
-        key = None if elsewhere is None else key_of(head)
-        if elsewhere is not None and key is not None:
-            return self._by_owner(exchange, visit, caller, bundle, elsewhere, key)
-        keyed = Keyed(self._desk, exchange, visit, caller)
-        return self._completions.serve(exchange, visit, caller, bundle, keyed)
+        key = key_of(head)
+        if key is not None:
+            return self._keyed(exchange, visit, caller, bundle, elsewhere, key)
+        return self._completions.serve(exchange, visit, caller, bundle, None)
 
-    async def _by_owner(
-        self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle, elsewhere: Elsewhere, key: str
+    async def _keyed(
+        self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle, elsewhere: Elsewhere | None, key: str
     ) -> None:
-        """Have a request with a key served by the process that answers for it, which may be this one."""
-        if not await elsewhere.served(exchange, visit, caller, key):
-            keyed = Keyed(self._desk, exchange, visit, caller)
-            await self._completions.serve(exchange, visit, caller, bundle, keyed)
+        """Serve a request with a key, or have it served by the process that answers for the key."""
+        if elsewhere is not None and await elsewhere.served(exchange, visit, caller, key):
+            return
+        if self._desk is None:
+            raise ProblemError(Problem("idempotency_unavailable", param=HEADER))
+        keyed = Keyed(self._desk, exchange, visit, caller, key)
+        await self._completions.serve(exchange, visit, caller, bundle, keyed)
 
     async def _models(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle) -> None:
         entitled = entitled_models(caller, bundle)

@@ -21,6 +21,7 @@ from node_agent.front.stream import EventStream
 from node_agent.front.tenants import Caller, may_use
 from node_agent.front.timeouts import AllowedTime, allowed_time
 from node_agent.front.visit import Visit
+from node_agent.idempotency.desk import Claim
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.files.chat import CARRIED, ChatLimits, ChatRequest, load_chat_request
 from orchestrator.files.completion import load_completion_request
@@ -28,6 +29,7 @@ from orchestrator.files.label_header import HEADER as LABEL_HEADER
 from orchestrator.files.label_header import LabelHeaderError, parse_label_header
 from orchestrator.files.strict_json import RequestError
 from orchestrator.policy.ids import RequestId
+from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels
 from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.frames import Broken, Done, Tokens
@@ -35,6 +37,8 @@ from orchestrator.wire.frames import Broken, Done, Tokens
 Ask = Callable[[Asked], Awaitable[Answer]]
 LABELS_MAX = 256
 """Headers of labels that are not read again. Each has 1,024 characters at most."""
+SOILS_MAX = 256
+"""Sets of jurisdictions whose text is remembered."""
 _NOTHING_DECLARED = Labels()
 LOADERS: dict[str, Callable[[bytes, ChatLimits], ChatRequest]] = {
     CHAT: load_chat_request,
@@ -59,8 +63,10 @@ class Completions:
         for interest in tuple(self._running.values()):
             interest.interrupt(ProblemError(Problem("draining", "This edge stopped before the answer was complete.")))
 
-    async def serve(self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle, keyed: Keyed) -> None:
-        """Answer one request. Raises ProblemError, and Gone when the client hung up."""
+    async def serve(
+        self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle, keyed: Keyed | None
+    ) -> None:
+        """Answer one request, `keyed` where it has a key. Raises ProblemError, and Gone when the client hung up."""
         check_content(exchange.head, self._limits.body_bytes_max)
         allowed = allowed_time(exchange.head, caller.tenant, self._limits)
         tenant = caller.tenant.id
@@ -73,12 +79,15 @@ class Completions:
                 body = await read_body(exchange.client, self._limits.body_bytes_max, self._limits.body_timeout_ms)
                 interest.watch()
                 request = self._checked(exchange.head.path, body, caller, bundle)
-                if await keyed.replayed(body):
-                    return
-                answer = await self._ask(self._asked(exchange, caller, request, body, allowed, keyed))
-                if keyed.claim is not None:
+                claim: Claim | None = None
+                if keyed is not None:
+                    claim = await keyed.claimed(body)
+                    if claim is None:
+                        return
+                answer = await self._ask(self._asked(exchange, caller, request, body, allowed, claim))
+                if claim is not None:
                     # Nothing is kept that was not accounted for.
-                    keyed.claim.settle = answer.frames.aclose
+                    claim.settle = answer.frames.aclose
                 visit.pool = answer.pool.id
                 if request.stream:
                     await self._stream(exchange, visit, answer, request, interest)
@@ -92,7 +101,8 @@ class Completions:
                     await answer.frames.aclose()
             finally:
                 self._admission.free(tenant)
-                await keyed.end()
+                if keyed is not None:
+                    await keyed.end()
 
     def _checked(self, path: str, body: bytes, caller: Caller, bundle: Bundle) -> ChatRequest:
         """Return the request that the body holds. Raises ProblemError."""
@@ -117,7 +127,7 @@ class Completions:
         request: ChatRequest,
         body: bytes,
         allowed: AllowedTime,
-        keyed: Keyed,
+        claim: Claim | None,
     ) -> Asked:
         return Asked(
             exchange.request_id,
@@ -130,7 +140,7 @@ class Completions:
             body,
             allowed.left_ms(),
             allowed.waits,
-            keyed.claim,
+            claim,
             resumes=RESUME_HEADER not in exchange.head.once,
         )
 
@@ -172,13 +182,15 @@ class Completions:
             raise _cut(answer, frame, visit.delivered)
         exchange.start(200, (*HEADERS, *_origin(answer)))
         async with EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt) as events:
-            lead = chunks.role()
+            lead, silent = chunks.role(), True
             while isinstance(frame, Tokens):
                 delivered = visit.delivered + frame.count
                 data = lead + chunks.text(frame.text, delivered) if frame.text else lead
                 if data:
                     await events.write(data)
-                    visit.first_token()
+                    if silent:
+                        visit.first_token()
+                        silent = False
                 lead = b""
                 visit.delivered = delivered
                 frame = await anext(answer.frames, None)
@@ -237,7 +249,12 @@ def _origin(answer: Answer) -> tuple[Pair, ...]:
     """Return the headers that say where an answer comes from."""
     return (
         ("x-tidegate-pool", answer.pool.id),
-        ("x-tidegate-jurisdiction", ",".join(sorted(answer.pool.place.soil()))),
+        ("x-tidegate-jurisdiction", _spelled(answer.pool.place.infers, answer.pool.place.stores)),
         ("x-tidegate-decision", answer.decision),
         *answer.headers,
     )
+
+
+@lru_cache(maxsize=SOILS_MAX)
+def _spelled(infers: frozenset[Jurisdiction], stores: frozenset[Jurisdiction]) -> str:
+    return ",".join(sorted(infers | stores))

@@ -219,7 +219,8 @@ class Connection(asyncio.Protocol):
         else:
             # What is here already of the next request is part of a head.
             self._wait_for(self._house.head_timeout_s if self._buffer else self._house.idle_timeout_s)
-            self._hold_back()
+            if not self._reading:
+                self._hold_back()
             if self._buffer:
                 self._next_request()
 

@@ -36,36 +36,30 @@ class Elsewhere(Protocol):
 
 
 class Keyed:
-    """One request and its key. Without the header it does nothing."""
+    """One request with a key."""
 
-    __slots__ = ("_caller", "_desk", "_exchange", "_key", "_visit", "claim")
+    __slots__ = ("_caller", "_claim", "_desk", "_exchange", "_key", "_visit")
 
-    def __init__(self, desk: Desk | None, exchange: Exchange, visit: Visit, caller: Caller) -> None:
-        """Without a desk a key is refused as one that cannot be noted. Raises ProblemError for a bad header."""
-        self._key = key_of(exchange.head)
-        if self._key is not None and desk is None:
-            raise ProblemError(Problem("idempotency_unavailable", param=HEADER))
+    def __init__(self, desk: Desk, exchange: Exchange, visit: Visit, caller: Caller, key: str) -> None:
         self._desk = desk
         self._exchange = exchange
         self._visit = visit
         self._caller = caller
-        self.claim: Claim | None = None
-        """Of the key, once the request has it: it is told before the request is sent, and waits for `end`."""
+        self._key = key
+        self._claim: Claim | None = None
 
     async def end(self) -> None:
         """The request is over, however it ended."""
-        if self.claim is not None:
+        if self._claim is not None:
             # Asked again under its key, the request is told only that it is over.
-            self._exchange.final = self.claim.begun
-            await self.claim.end()
+            self._exchange.final = self._claim.begun
+            await self._claim.end()
 
-    async def replayed(self, body: bytes) -> bool:
-        """Claim the key for this checked request. Returns whether a kept result was sent instead.
+    async def claimed(self, body: bytes) -> Claim | None:
+        """Claim the key for this checked request. Returns None where a kept result was sent instead.
 
         Raises ProblemError when the key is taken, or cannot be looked up.
         """
-        if self._key is None or self._desk is None:
-            return False
         exchange, visit, tenant = self._exchange, self._visit, self._caller.tenant
         labels = exchange.head.once.get(LABEL_HEADER, "")
         sealed = self._desk.sealer.of(tenant.id, exchange.head.path, self._key, labels, body)
@@ -78,9 +72,9 @@ class Keyed:
         if isinstance(found, Kept):
             await self._send_again(found)
             visit.complete()
-            return True
-        self.claim = exchange.keeper = found
-        return False
+            return None
+        self._claim = exchange.keeper = found
+        return found
 
     async def _send_again(self, kept: Kept) -> None:
         """Send a kept result, byte for byte, with headers that say what it is."""

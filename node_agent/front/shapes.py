@@ -34,7 +34,7 @@ class Usage(msgspec.Struct, frozen=True):
     @staticmethod
     def of(counts: PoolCounts, delivered: int) -> Usage:
         """Prompt and cached as the pool counted them, the rest as the edge delivered it."""
-        return Usage(counts.prompt, min(counts.cached, counts.prompt), delivered)
+        return Usage(counts.prompt, counts.cached if counts.cached < counts.prompt else counts.prompt, delivered)
 
     def partial(self) -> dict[str, object]:
         """Return the `usage` object of an answer that was cut: without the prompt where no pool counted it."""

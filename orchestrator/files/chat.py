@@ -323,7 +323,8 @@ def _check_neutral(request: ChatBody) -> None:
         raise unsupported(("prediction",), "expected null")
     if request.modalities and set(request.modalities) - {"text", "audio"}:
         raise unsupported(("modalities",), "expected text or audio")
-    if isinstance(request.tool_choice, str) and request.tool_choice not in ("none", "auto", "required"):
+    chosen = request.tool_choice
+    if chosen is not None and isinstance(chosen, str) and chosen not in ("none", "auto", "required"):
         raise RequestError("invalid_value", "expected one of none, auto, required, or an object", "tool_choice")
 
 
@@ -412,7 +413,8 @@ def all_needs(own: frozenset[Capability], more: list[Capability], sampling: Samp
 
 def _needs(request: ChatBody) -> list[Capability]:
     needs: list[Capability] = []
-    if request.tools or request.tool_choice == "required" or isinstance(request.tool_choice, dict):
+    chosen = request.tool_choice
+    if request.tools or (chosen is not None and (chosen == "required" or isinstance(chosen, dict))):
         needs.append(Capability.TOOLS)
     if request.response_format is not None:
         if isinstance(request.response_format, _JsonObjectFormat):

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 import uvloop
 
+from node_agent import alarm as alarms
 from node_agent.alarm import Alarm
 
 SOON_S = 0.0001
@@ -21,6 +22,23 @@ async def test_a_wait_after_one_whose_time_has_come_is_bounded_by_its_own() -> N
         assert await alarm.wait(asyncio.sleep(0.02, "late enough"), 1.0) == "late enough"
         with pytest.raises(TimeoutError):
             await alarm.wait(asyncio.sleep(10), 0.01)
+    finally:
+        alarm.off()
+
+
+async def test_a_wait_beyond_what_the_timer_is_set_ahead_is_bounded_by_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(alarms, "AHEAD_S", 0.01)
+    loop = asyncio.get_running_loop()
+    alarm = Alarm()
+    try:
+        assert await alarm.wait(asyncio.sleep(0.03, "in time"), 1.0) == "in time"
+        await asyncio.sleep(0.03)  # it rings while nobody waits
+        begun_s = loop.time()
+        with pytest.raises(TimeoutError):
+            await alarm.wait(asyncio.sleep(10), 0.05)
+        assert 0.04 < loop.time() - begun_s < 1.0
     finally:
         alarm.off()
 
