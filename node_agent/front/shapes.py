@@ -113,7 +113,7 @@ class Chunks:
         """Some more of the answer, with which the tenant has `delivered` tokens."""
         if not self._continuous:
             return self._before + json_line(text) + self._after
-        return self._before + json_line(text) + self._between + json_line(_so_far(delivered)) + self._after
+        return self._before + json_line(text) + self._between + msgspec.json.encode(_so_far(delivered)) + self._after
 
     def last(self, reason: str, usage: Usage, ours: Ours) -> bytes:
         """The end of a complete answer: why, the usage when it was asked for, and [DONE]. The last chunk has `ours`."""

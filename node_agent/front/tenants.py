@@ -29,7 +29,8 @@ def authenticate(head: Head, bundle: Bundle | None, edge: EdgeId) -> Caller:
 
     A key that is unknown, wrong or revoked is answered in the same words.
     """
-    key = _presented(head)
+    scheme, _, token = head.once.get("authorization", "").partition(" ")
+    key = ApiKey.parse(token) if scheme.lower() == _SCHEME else None
     if key is None:
         raise ProblemError(Problem("invalid_api_key"))
     if bundle is None:
@@ -57,12 +58,3 @@ def may_use(caller: Caller, bundle: Bundle, model: ModelId) -> bool:
                 if served.id == model:
                     return True
     return False
-
-
-def _presented(head: Head) -> ApiKey | None:
-    """Return the one well-formed key of the request, or None."""
-    given = head.once.get("authorization")
-    if given is None:
-        return None
-    scheme, _, token = given.partition(" ")
-    return ApiKey.parse(token) if scheme.lower() == _SCHEME else None
