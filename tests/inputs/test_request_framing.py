@@ -197,3 +197,14 @@ def test_looking_at_a_head_that_trickles_costs_each_byte_once(monkeypatch: pytes
         begun += b"a"
         fault_so_far(begun, seen)
     assert looked_at <= 2 * len(begun)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["A", "a", "B", "x-b", "X-B", "accept"]), st.sampled_from(["", "1", "2 "]))))
+def test_the_name_of_a_header_stands_once_with_its_value_or_is_repeated(headers: list[tuple[str, str]]) -> None:
+    lines = ["GET / HTTP/1.1", "Host: a", *(f"{name}: {value}" for name, value in headers)]
+    head = read_head("\r\n".join(lines).encode() + HEAD_END)
+    told = [("host", "a"), *((name.lower(), value.strip()) for name, value in headers)]
+    names = [name for name, _ in told]
+    assert head.headers == told
+    assert head.once == {name: value for name, value in told if names.count(name) == 1}
+    assert head.repeated == {name for name in names if names.count(name) > 1}
