@@ -9,38 +9,28 @@ Frame = TypeVar("Frame")
 
 
 class Inbox(Generic[Frame]):
-    """Frames in order. Whoever puts bounds it.
+    """Frames in order. Whoever puts bounds it, and whoever takes takes them from `frames` itself.
 
     A queue of asyncio holds four deques, some 3 KB, and there is one inbox for every stream.
     """
 
-    __slots__ = ("_frames", "_waiter")
+    __slots__ = ("_loop", "_waiter", "frames")
 
-    def __init__(self) -> None:
-        self._frames: list[Frame] = []  # bounded: by whoever puts
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.frames: list[Frame] = []  # bounded: by whoever puts
+        self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
-
-    def __len__(self) -> int:
-        return len(self._frames)
 
     def put(self, frame: Frame) -> None:
         """Let a frame wait, after those that were put before."""
-        self._frames.append(frame)
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self.frames.append(frame)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
-    def clear(self) -> None:
-        """Drop what waits."""
-        self._frames.clear()
-
-    def take(self) -> Frame:
-        """Return the first frame. Raises IndexError when there is none."""
-        return self._frames.pop(0)
-
-    async def get(self) -> Frame:
-        """Return the first frame, once there is one. Only one task may wait; when it is cancelled, nothing is lost."""
-        while not self._frames:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return self._frames.pop(0)
+    def more(self) -> asyncio.Future[None]:
+        """Return what is done once another frame is put. Only one task may await it; nothing is lost with that."""
+        self._waiter = waiter = self._loop.create_future()
+        return waiter

@@ -80,11 +80,18 @@ class Routes:
         alarm = Alarm()
         self._in_flight[pool.id] = self._in_flight.get(pool.id, 0) + 1
         try:
-            async with contextlib.aclosing(frames):
-                while (frame := await _in_time(frames, deadlines, alarm)) is not None:
-                    if isinstance(frame, Tokens):
-                        deadlines.token()
+            try:
+                # Only while there is time: a frame that is ready is never waited for, so no alarm would ring.
+                while left_us := deadlines.left_us(time.monotonic_ns() // 1000):
+                    frame = await alarm.wait(anext(frames, None), left_us / 1_000_000)
+                    if frame is None:
+                        return
+                    if type(frame) is Tokens:
+                        deadlines.begun = True
                     yield frame
+            finally:
+                await frames.aclose()
+            raise TimeoutError
         except TimeoutError:
             code, sentence = deadlines.over()
             yield Broken(0, sendable.attempt, code, sentence, PoolCounts())
@@ -109,16 +116,6 @@ class Routes:
         if pool.scheduler is not None and pool.scheduler in self._links:
             return self._links[pool.scheduler].best(pool.id).send(sendable, tally)
         return _nowhere(sendable)
-
-
-async def _in_time(
-    frames: AsyncGenerator[StreamFrame, None], deadlines: Deadlines, alarm: Alarm
-) -> StreamFrame | None:
-    """Return the next frame, or None after the last. Raises TimeoutError; what `frames` came from is cancelled then."""
-    left_us = deadlines.left_us(time.monotonic_ns() // 1000)
-    if left_us == 0:
-        raise TimeoutError  # a frame that is ready is never waited for, so no alarm would ring
-    return await alarm.wait(anext(frames, None), left_us / 1_000_000)
 
 
 async def _nowhere(sendable: Sendable) -> AsyncGenerator[StreamFrame, None]:

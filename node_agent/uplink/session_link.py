@@ -41,9 +41,9 @@ from orchestrator.wire.convert_session import edge_batch_out, intake_frame_in
 from orchestrator.wire.deadlines import AS_SET, Waits
 from orchestrator.wire.frames import (
     FRAME_BYTES,
+    Accepted,
     Broken,
     Credit,
-    Done,
     EdgeFrame,
     Load,
     Open,
@@ -53,7 +53,6 @@ from orchestrator.wire.frames import (
     StreamFrame,
     Tokens,
     Welcome,
-    held_bytes,
 )
 from orchestrator.wire.outbox import Outbox
 from orchestrator.wire.pace import Haste
@@ -72,7 +71,7 @@ CREDIT_BYTES = 64 * 1024
 """What the edge is ready to hold of one answer."""
 FRAMES_MAX = CREDIT_BYTES // FRAME_BYTES + 8
 """Frames of one stream that wait for the tenant: as many as credit lets in, and those that cost none."""
-RIDING = (Credit, Settle)
+RIDING = frozenset({Credit, Settle})
 """Frames that nobody waits for."""
 LEAVE_S = 2.0
 LEAVE_POLL_S = 0.01
@@ -150,10 +149,12 @@ class SessionLink:
         self._epoch = 0
         """Of the last transport. It grows on from one session to the next."""
         self._machine: EdgeSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where it runs, once it does."""
         self._outbox: Outbox[EdgeFrame] = Outbox()  # bounded: by the streams and their credit
         self._leaving = asyncio.Event()
         """Set when the transport is to be given up."""
-        self._waiting: dict[AttemptId, tuple[Inbox[StreamFrame], Tally]] = {}
+        self._waiting: dict[AttemptId, tuple[Inbox[Deliver], Tally]] = {}
         """By attempt: stream numbers begin again with every session, and an old stream may still be read out."""
         self._load_heard_us: dict[PoolId, int] = {}
         self._opened: dict[PoolId, int] = {}  # bounded: by the pools
@@ -196,8 +197,8 @@ class SessionLink:
         machine = self._machine
         if machine is None or pool not in machine.loads:
             return None
-        heard_us = self._load_heard_us.get(pool, _now_us())
-        return machine.loads[pool], (_now_us() - heard_us) // 1000
+        now_us = _now_us()
+        return machine.loads[pool], (now_us - self._load_heard_us.get(pool, now_us)) // 1000
 
     def left(self, pool: PoolId) -> int:
         """Return how many attempts `pool` would still take by its last report; 0 where none is granted."""
@@ -210,13 +211,13 @@ class SessionLink:
 
         Ends after the first terminal frame. Closing it early cancels the attempt. How long it may take, `routes` knows.
         """
-        machine = self._machine
-        if machine is None or not machine.accepts_work(_now_us()):
+        machine, loop, now_us = self._machine, self._loop, _now_us()
+        if machine is None or loop is None or not machine.accepts_work(now_us):
             detail = "No live session to the scheduler."
             yield Refused(0, sendable.attempt, "engine_unreachable", detail)
             return
         stream = machine.next_stream()
-        inbox: Inbox[StreamFrame] = Inbox()  # bounded: FRAMES_MAX
+        inbox: Inbox[Deliver] = Inbox(loop)  # bounded: FRAMES_MAX
         self._waiting[sendable.attempt] = (inbox, tally)
         opened = Open(
             stream,
@@ -235,23 +236,21 @@ class SessionLink:
             sendable.continues,
         )
         ended = False
-        following: StreamFrame | None = None
         self._opened[sendable.pool] = self._opened.get(sendable.pool, 0) + 1
-        self._act(machine.open(opened, _now_us()))
+        self._act(machine.open(opened, now_us))
+        waiting = inbox.frames
         try:
-            while True:
-                frame = following if following is not None else await inbox.get()
-                following, size_bytes = None, 0
-                if isinstance(frame, Tokens):
-                    # What came together is handed on together.
-                    frame, size_bytes, following = _gathered(frame, inbox)
-                ended = isinstance(frame, Done | Broken | Refused)
-                yield frame
-                if isinstance(frame, Tokens):
+            while not ended:
+                while not waiting:
+                    await inbox.more()
+                frame, size_bytes = _gathered(waiting)
+                if type(frame) is Tokens:
+                    yield frame
                     tally.delivered += frame.count
                     self._act(machine.consumed(stream, size_bytes))
-                if ended:
-                    return
+                else:
+                    ended = type(frame) is not Accepted
+                    yield frame
         finally:
             if not ended:
                 self._act(machine.cancel(stream))
@@ -271,6 +270,7 @@ class SessionLink:
         """Hold one session from its first greeting to its end. Returns whether it was ever live."""
         session = make_session_id(self._wall_ms(), secrets.token_bytes(RANDOM_BYTES))
         machine = self._machine = EdgeSession(self._edge, session, self._epoch)
+        self._loop = asyncio.get_running_loop()
         self._unwanted = False
         self._opened.clear()
         try:
@@ -337,23 +337,34 @@ class SessionLink:
     ) -> None:
         try:
             async for batch in call:
+                epoch, now_us, wall_ms = batch.epoch, _now_us(), self._wall_ms()
                 for message in batch.frames:
                     frame = intake_frame_in(message)
-                    loads = frame.loads if isinstance(frame, Welcome) else (frame,) if isinstance(frame, Load) else ()
-                    self._load_heard_us.update({load.pool: _now_us() for load in loads})
-                    for load in loads:
-                        self._opened[load.pool] = 0
-                    self._act(machine.received(batch.epoch, frame, _now_us(), self._wall_ms()))
-                    if isinstance(frame, Welcome) and frame.continued:
-                        self._reattached(machine)
-                    elif isinstance(frame, Welcome) and not self._useful(machine):
-                        self._unwanted = True
-                        self._act(machine.close("session_lost"))
+                    if type(frame) is Load:
+                        self._heard(frame, now_us)
+                    self._act(machine.received(epoch, frame, now_us, wall_ms))
+                    if type(frame) is Welcome:
+                        self._welcomed(machine, frame, now_us)
         except WireError as error:
             log.error(Event.FRAME_DROPPED, peer=self.scheduler, cause="malformed", detail=error.field)
             self._act(machine.close("protocol_violation"))
         except grpc.aio.AioRpcError as error:
             log.debug(Event.SESSION_CLOSED, peer=self.scheduler, code=error.code().name)
+
+    def _heard(self, load: Load, now_us: int) -> None:
+        """A pool is heard of."""
+        self._load_heard_us[load.pool] = now_us
+        self._opened[load.pool] = 0
+
+    def _welcomed(self, machine: EdgeSession, welcome: Welcome, now_us: int) -> None:
+        """A greeting is answered."""
+        for load in welcome.loads:
+            self._heard(load, now_us)
+        if welcome.continued:
+            self._reattached(machine)
+        elif not self._useful(machine):
+            self._unwanted = True
+            self._act(machine.close("session_lost"))
 
     def _useful(self, machine: EdgeSession) -> bool:
         """Whether a session that was just answered is one to keep."""
@@ -375,49 +386,47 @@ class SessionLink:
     def _act(self, instructions: list[Instruction]) -> None:
         """Carry out what the machine asks for, in order."""
         for instruction in instructions:
-            if isinstance(instruction, Send):
-                frame = instruction.frame
-                self._outbox.put(frame, Haste.RIDE if isinstance(frame, RIDING) else Haste.NOW)
-            elif isinstance(instruction, Deliver):
+            if type(instruction) is Deliver:
                 self._deliver(instruction)
+            elif type(instruction) is Send:
+                frame = instruction.frame
+                self._outbox.put(frame, Haste.RIDE if type(frame) in RIDING else Haste.NOW)
             else:
                 self._leaving.set()
 
-    def _deliver(self, instruction: Deliver) -> None:
-        frame = instruction.frame
+    def _deliver(self, told: Deliver) -> None:
+        frame = told.frame
         waiting = self._waiting.get(frame.attempt)
         if waiting is None:
             return
         inbox, tally = waiting
-        if isinstance(frame, Tokens):
+        if type(frame) is Tokens:
             tally.received += frame.count
-        if len(inbox) >= FRAMES_MAX:
+        if len(inbox.frames) >= FRAMES_MAX:
             # Credit bounds the tokens; only frames that cost none, sent again and again, come here. Everything that
             # waits is dropped, so that the tenant gets a prefix and never a gap.
-            inbox.clear()
+            inbox.frames.clear()
             detail = "The pool sent more frames than a stream has."
-            frame = Broken(frame.stream, frame.attempt, "protocol_violation", detail, PoolCounts())
-        inbox.put(frame)
+            told = Deliver(
+                told.stream, Broken(told.stream, frame.attempt, "protocol_violation", detail, PoolCounts())
+            )
+        inbox.put(told)
 
 
 def _now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-def _gathered(first: Tokens, inbox: Inbox[StreamFrame]) -> tuple[Tokens, int, StreamFrame | None]:
-    """Return all tokens that are here as one frame, what they count against credit, and the frame that follows."""
-    size_bytes = held_bytes(first.text, first.ids)
-    if not len(inbox):
-        return first, size_bytes, None
+def _gathered(waiting: list[Deliver]) -> tuple[StreamFrame, int]:
+    """Take the first frame, and what it counts against credit. Tokens that came together are taken as one frame."""
+    told = waiting.pop(0)
+    first, size_bytes = told.frame, told.size_bytes
+    if type(first) is not Tokens or not waiting or type(waiting[0].frame) is not Tokens:
+        return first, size_bytes
     texts, ids, count = [first.text], list(first.ids), first.count
-    following: StreamFrame | None = None
-    while following is None and len(inbox):
-        frame = inbox.take()
-        if isinstance(frame, Tokens):
-            size_bytes += held_bytes(frame.text, frame.ids)
-            texts.append(frame.text)
-            ids += frame.ids
-            count += frame.count
-        else:
-            following = frame
-    return Tokens(first.stream, first.attempt, first.first, count, "".join(texts), tuple(ids)), size_bytes, following
+    while waiting and type(frame := waiting[0].frame) is Tokens:
+        size_bytes += waiting.pop(0).size_bytes
+        texts.append(frame.text)
+        ids += frame.ids
+        count += frame.count
+    return Tokens(first.stream, first.attempt, first.first, count, "".join(texts), tuple(ids)), size_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -23,6 +23,8 @@ from orchestrator.policy.vocabulary import UNKNOWN, Asset, Category, Purpose
 from protos.tidegate.v1 import labels_pb2 as pb
 
 Value = TypeVar("Value")
+Fields = dict[str, Any]
+"""Of a message, by name. A message that is put into another is written and read once more for it; fields are not."""
 
 REMEMBERED_BYTES_MAX = 16 * 1024
 """Facts whose message is larger are read every time, so that nobody fills the memory with what is remembered."""
@@ -105,7 +107,7 @@ def text(field: str, value: str, size_max: int = TEXT_MAX) -> str:
 
 def number(field: str, value: int) -> int:
     """Return an integer that canonical JSON can hold: facts are signed and recorded in that form."""
-    if abs(value) > INTEGER_MAX:
+    if not -INTEGER_MAX <= value <= INTEGER_MAX:
         raise WireError(field, "an integer within 2^53")
     return value
 
@@ -326,18 +328,18 @@ def _facts_of_bytes(data: bytes) -> Facts:
 _read_again = lru_cache(maxsize=REMEMBERED_MAX)(_facts_of_bytes)
 
 
-def inputs_out(manifest: InputManifest) -> pb.InputManifest:
-    """Return the message of an input manifest. Its attempt stands in the frame."""
-    return pb.InputManifest(
-        parts=[
-            pb.InputPart(kind=p.kind, count=p.count, size_bytes=p.size_bytes, commitment=p.commitment or "")
+def inputs_out(manifest: InputManifest) -> Fields:
+    """Return the fields of an input manifest. Its attempt stands in the frame."""
+    return {
+        "parts": [
+            {"kind": p.kind, "count": p.count, "size_bytes": p.size_bytes, "commitment": p.commitment or ""}
             for p in manifest.parts
         ],
-        domestic=_DOMESTIC_OUT[manifest.domestic],
-        origin=sorted(manifest.origin),
-        collected=sorted(manifest.collected),
-        cache_namespace=manifest.cache_namespace,
-    )
+        "domestic": _DOMESTIC_OUT[manifest.domestic],
+        "origin": sorted(manifest.origin),
+        "collected": sorted(manifest.collected),
+        "cache_namespace": manifest.cache_namespace,
+    }
 
 
 def inputs_in(message: pb.InputManifest, attempt: AttemptId) -> InputManifest:
@@ -362,16 +364,16 @@ def inputs_in(message: pb.InputManifest, attempt: AttemptId) -> InputManifest:
     )
 
 
-def citation_out(citation: Citation) -> pb.Citation:
-    """Return the message of a citation."""
-    return pb.Citation(
-        side=citation.side,
-        manifest=citation.manifest,
-        manifest_digest=citation.manifest_digest,
-        revocations=citation.revocations,
-        now_ms=citation.now_ms,
-        permit_version=citation.permit_version,
-    )
+def citation_out(citation: Citation) -> Fields:
+    """Return the fields of a citation."""
+    return {
+        "side": citation.side,
+        "manifest": citation.manifest,
+        "manifest_digest": citation.manifest_digest,
+        "revocations": citation.revocations,
+        "now_ms": citation.now_ms,
+        "permit_version": citation.permit_version,
+    }
 
 
 def citation_in(message: pb.Citation) -> Citation:

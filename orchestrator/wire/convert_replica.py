@@ -9,7 +9,7 @@ from orchestrator.engines.identity import Identity
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, is_name
 from orchestrator.wire.convert_facts import WireError, text
-from orchestrator.wire.convert_session import (
+from orchestrator.wire.convert_generation import (
     generation_in,
     generation_out,
     pool_counts_in,
@@ -18,6 +18,7 @@ from orchestrator.wire.convert_session import (
     resume_in,
 )
 from protos.tidegate.v1 import replica_pb2 as pb
+from protos.tidegate.v1 import session_pb2, usage_pb2
 
 REPLICA_VERSION = 1
 SLOTS_MAX = 4_096
@@ -144,7 +145,7 @@ def replica_frame_out(frame: ReplicaFrame) -> pb.ReplicaFrame:
         case WorkStarted():
             return pb.ReplicaFrame(started=pb.WorkStarted(work=frame.work, prompt_tokens=frame.prompt_tokens))
         case WorkFinished():
-            counts = pool_counts_out(frame.counts)
+            counts = usage_pb2.PoolCounts(**pool_counts_out(frame.counts))
             return pb.ReplicaFrame(finished=pb.WorkFinished(work=frame.work, reason=frame.reason, counts=counts))
         case WorkRefused():
             refused = pb.WorkRefused(
@@ -190,8 +191,8 @@ def work_frame_out(frame: WorkFrame) -> pb.WorkFrame:
     """Return the message of a frame to a replica."""
     match frame:
         case WorkAssign():
-            assign = pb.WorkAssign(work=frame.work, generation=generation_out(frame.generation))
-            return pb.WorkFrame(assign=assign)
+            generation = session_pb2.Generation(**generation_out(frame.generation))
+            return pb.WorkFrame(assign=pb.WorkAssign(work=frame.work, generation=generation))
         case WorkCancel():
             return pb.WorkFrame(cancel=pb.WorkCancel(work=frame.work))
         case ReplicaWelcome():

@@ -34,28 +34,27 @@ AS_SET = Waits()
 class Deadlines:
     """Those of one attempt, which leaves now."""
 
-    __slots__ = ("_begun", "_first_until_us", "_total_us", "_until_us", "_waits")
+    __slots__ = ("_between_us", "_first_until_us", "_total_us", "_until_us", "_waits", "begun")
 
     def __init__(self, waits: Waits, total_ms: int, now_us: int) -> None:
         self._waits = waits
         self._total_us = now_us + total_ms * 1000
+        self._between_us = waits.between_tokens_ms * 1000
         self._first_until_us = now_us + waits.first_token_ms * 1000
         self._until_us = self._first_until_us
-        self._begun = False
+        self.begun = False
+        """Whether a token came. Set directly: it is set with every frame."""
 
     def left_us(self, now_us: int) -> int:
         """Return how long the wait for the next frame, which begins now, may take. Nothing is left at 0."""
-        self._until_us = now_us + self._waits.between_tokens_ms * 1000 if self._begun else self._first_until_us
-        return max(0, min(self._until_us, self._total_us) - now_us)
-
-    def token(self) -> None:
-        """A token came."""
-        self._begun = True
+        until_us = self._until_us = now_us + self._between_us if self.begun else self._first_until_us
+        left_us = (until_us if until_us < self._total_us else self._total_us) - now_us
+        return left_us if left_us > 0 else 0
 
     def over(self) -> tuple[str, str]:
         """Return the code and the sentence of the bound that ends the wait that began last."""
         if self._total_us <= self._until_us:
             return TOTAL, "The answer was not complete in the time that the request had."
-        if self._begun:
+        if self.begun:
             return BETWEEN, f"No token came for {self._waits.between_tokens_ms} ms after the last one."
         return FIRST, f"No token came within {self._waits.first_token_ms} ms."

@@ -12,12 +12,14 @@ Frame = TypeVar("Frame")
 
 TIMER_US = 500
 """The loop's timers are whole milliseconds: what is due within half of one is due."""
+_NOTHING = len(Haste)
+"""Less haste than any has."""
 
 
 class Outbox(Generic[Frame]):
     """Frames in order. One task awaits `due` and then takes all of them as one message. Whoever puts bounds it."""
 
-    __slots__ = ("_at_us", "_frames", "_loop", "_pace", "_ready", "_timer")
+    __slots__ = ("_frames", "_haste", "_loop", "_pace", "_ready", "_timer")
 
     def __init__(self) -> None:
         self._frames: list[Frame] = []  # bounded: by whoever puts
@@ -25,34 +27,37 @@ class Outbox(Generic[Frame]):
         self._ready = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._at_us = 0
-        """When the timer ends."""
+        self._haste: int = _NOTHING
+        """Of what the next message leaves for. As much haste or less leaves with it: it would not leave sooner."""
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def put(self, frame: Frame, haste: Haste) -> None:
-        """Let a frame leave, after those that were put before."""
+    def put(self, frame: Frame, haste: Haste) -> int:
+        """Let a frame leave, after those that were put before. Returns how many wait now."""
         self._frames.append(frame)
-        self.wake(haste)
+        if haste < self._haste:
+            self.wake(haste)
+        return len(self._frames)
 
     def wake(self, haste: Haste) -> None:
         """Something of such haste is there to be taken, if only once it is asked for."""
-        if self._ready.is_set():
+        if haste >= self._haste:
             return
         now_us = time.monotonic_ns() // 1000
         at_us = self._pace.at_us(haste, now_us)
+        self._stop_timer()
+        self._haste = haste
         if at_us - now_us <= TIMER_US:
-            self._ready.set()
-        elif self._timer is None or at_us < self._at_us:
-            self._stop_timer()
-            self._at_us = at_us
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
-            self._timer = self._loop.call_later((at_us - now_us) / 1_000_000, self._ready.set)
+            self.hurry()
+            return
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later((at_us - now_us) / 1_000_000, self.hurry)
 
     def hurry(self) -> None:
         """Let `due` return at once, whatever there is."""
+        self._haste = Haste.NOW
         self._ready.set()
 
     async def due(self) -> None:
@@ -71,10 +76,12 @@ class Outbox(Generic[Frame]):
     def drop(self) -> list[Frame]:
         """Take all frames: they do not leave. Nothing of this outbox waits any more."""
         frames, self._frames = self._frames, []
-        self._stop_timer()
+        if not self._ready.is_set():
+            self._stop_timer()
         return frames
 
     def _stop_timer(self) -> None:
+        self._haste = _NOTHING
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -42,7 +42,7 @@ class Pace:
         """When the last message would have left at an even pace."""
 
     def at_us(self, haste: Haste, now_us: int) -> int:
-        """Return when a frame of such haste, which is ready now, is to leave.
+        """Return when a frame of such haste, which is ready now, is to leave: never before one of more that is older.
 
         The generic cell rate algorithm (ITU-T I.371): early by no more than a burst.
         """

@@ -31,7 +31,7 @@ from orchestrator.wire.frames import (
     Broken,
     Cancel,
     Credit,
-    Draining,
+    Done,
     EdgeFrame,
     Held,
     Hello,
@@ -81,6 +81,11 @@ class State(Enum):
     CLOSED = "closed"
 
 
+ATTACHED = (State.LIVE, State.DRAINING)
+UNANSWERED = (State.GREETING, State.REATTACHING)
+OF_STREAM = (Tokens, Done, Accepted, Refused, Broken)
+
+
 class Send(msgspec.Struct, frozen=True):
     """Put this frame on the wire."""
 
@@ -92,6 +97,8 @@ class Deliver(msgspec.Struct, frozen=True):
 
     stream: int
     frame: StreamFrame
+    size_bytes: int = 0
+    """What a frame of tokens counts against credit."""
 
 
 class Detach(msgspec.Struct, frozen=True):
@@ -145,6 +152,7 @@ class EdgeSession:
         self.reattached = 0
         """How often it went on over a new transport."""
         self._streams: dict[int, _Stream] = {}
+        self._streams_max = STREAMS_MAX
         self._last_stream = 0
         self._beats: dict[int, int] = {}
         self._samples_us: deque[int] = deque(maxlen=RTT_SAMPLES)
@@ -225,10 +233,10 @@ class EdgeSession:
 
     def accepts_work(self, now_us: int) -> bool:
         """Whether a new attempt may be opened: live, not suspect, and with a free stream."""
-        if self.state is not State.LIVE or len(self._streams) >= self._streams_max():
+        if self.state is not State.LIVE or len(self._streams) >= self._streams_max:
             return False
         limit_ms = SUSPECT_BUSY_MS + (self.rtt_us or 0) // 1000
-        return not self._streams or self._silence.silent_us(now_us) <= limit_ms * 1000
+        return not self._streams or self._silence.within(limit_ms * 1000, now_us)
 
     def streams(self) -> int:
         """Return how many streams are not settled."""
@@ -247,7 +255,7 @@ class EdgeSession:
 
         Only a session that `accepts_work` may be asked.
         """
-        if attempt.stream != self.next_stream():
+        if attempt.stream != self._last_stream + 1:
             raise ValueError("a stream number is used once, in order")
         if attempt.credit_bytes < CREDIT_BYTES_MIN:
             raise ValueError(f"a stream starts with at least {CREDIT_BYTES_MIN} bytes of credit")
@@ -295,7 +303,7 @@ class EdgeSession:
 
     def beat(self, now_us: int) -> list[Instruction]:
         """Ask for a sign of life now; its answer says which settlements arrived."""
-        return self._beat(now_us) if self.state in (State.LIVE, State.DRAINING) else []
+        return self._beat(now_us) if self.state in ATTACHED else []
 
     # What comes in
 
@@ -305,10 +313,12 @@ class EdgeSession:
             self.dead_frames += 1
             return []
         self._silence.heard_us = now_us
-        if isinstance(frame, Welcome):
+        if type(frame) is Welcome:
             return self._greeted(frame, now_us, wall_ms)
-        if self.state in (State.GREETING, State.REATTACHING):
+        if self.state in UNANSWERED:
             return self.close("protocol_violation")
+        if isinstance(frame, OF_STREAM):
+            return self._streamed(frame)
         if isinstance(frame, Load):
             held = self.loads.get(frame.pool)
             if held is None or frame.number > held.number:
@@ -316,10 +326,8 @@ class EdgeSession:
             return []
         if isinstance(frame, Beat):
             return self._beaten(frame, now_us)
-        if isinstance(frame, Draining):
-            self.state = State.DRAINING
-            return []
-        return self._streamed(frame)
+        self.state = State.DRAINING
+        return []
 
     def tick(self, now_us: int) -> list[Instruction]:
         """Time passed: beat, and judge silence. Call it every `TICK_MS`; what it comes later is forgiven the peer."""
@@ -345,27 +353,23 @@ class EdgeSession:
 
     def _say(self, frame: Credit | Cancel | Settle) -> list[Instruction]:
         """Send what the state holds already: without a transport the next greeting tells it."""
-        if self.state in (State.LIVE, State.DRAINING):
+        if self.state in ATTACHED:
             return [Send(frame)]
         if self.state is State.REATTACHING:
             self._wishes.append(frame)
         return []
 
     def _detached(self, now_us: int) -> list[Instruction]:
-        if self.state in (State.LIVE, State.DRAINING):
+        if self.state in ATTACHED:
             # A transport that is lost before its greeting is answered gives no new time.
             self._detached_us = now_us
         if self.state is not State.CLOSED:
             self.state = State.DETACHED
         return []
 
-    def _streams_max(self) -> int:
-        offered = STREAMS_MAX if self.welcome is None else self.welcome.streams_max
-        return min(STREAMS_MAX, offered)
-
     def _greeted(self, welcome: Welcome, now_us: int, wall_ms: int) -> list[Instruction]:
         before = self.welcome
-        if self.state not in (State.GREETING, State.REATTACHING):
+        if self.state not in UNANSWERED:
             return self.close("protocol_violation")
         if not SESSION_VERSION_MIN <= welcome.version <= SESSION_VERSION:
             return self.close("protocol_violation")
@@ -375,6 +379,7 @@ class EdgeSession:
         if before is not None and (not welcome.continued or welcome.instance != before.instance):
             return self.close("session_lost")
         self.welcome = welcome
+        self._streams_max = min(STREAMS_MAX, welcome.streams_max)
         self.state = State.LIVE
         # The greeting's round trip holds the dialling too, so it bounds the skew but is no measure of the distance.
         self.skew_ms = welcome.now_ms + (now_us - self._beats.pop(0)) // 2000 - wall_ms
@@ -440,16 +445,18 @@ class EdgeSession:
             self.dead_frames += 1
             return []
         found.opened = None
-        if isinstance(frame, Tokens):
-            found.received_bytes += held_bytes(frame.text, frame.ids)
+        if type(frame) is Tokens:
+            size_bytes = held_bytes(frame.text, frame.ids)
+            found.received_bytes += size_bytes
             if frame.first != found.next_token:
                 return self._violated(found, frame, "Tokens arrived with a gap or twice.")
             if found.received_bytes > found.limit_bytes:
                 return self._violated(found, frame, "The pool sent more than it had credit for.")
             found.next_token += frame.count
-        elif isinstance(frame, Accepted):
+            return [Deliver(frame.stream, frame, size_bytes)]
+        if type(frame) is Accepted:
             found.accepted = True
-        elif isinstance(frame, Refused) and found.next_token:
+        elif type(frame) is Refused and found.next_token:
             return self._violated(found, frame, "The pool refused what it had begun to answer.")
         else:
             found.ended = True

@@ -40,7 +40,7 @@ from orchestrator.wire.frames import (
     Welcome,
 )
 from orchestrator.wire.intake_stream import Stream, counted
-from orchestrator.wire.session_edge import DEAD_BUSY_MS, DEAD_IDLE_MS, State
+from orchestrator.wire.session_edge import ATTACHED, DEAD_BUSY_MS, DEAD_IDLE_MS, State
 from orchestrator.wire.silence import Silence
 
 AHEAD_BYTES_MAX = 128 * 1024
@@ -51,6 +51,9 @@ TICK_MS = 250
 """How often `tick` is called."""
 REATTACH_MS = 3_000
 """How long a session without a transport is kept. Its edge tries for less; the rest is for what is on its way."""
+
+
+OF_STREAM = (Settle, Credit, Cancel)
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -138,7 +141,7 @@ class IntakeSession:
 
     def is_attached(self) -> bool:
         """Whether there is a transport whose greeting was answered."""
-        return self.state in (State.LIVE, State.DRAINING)
+        return self.state in ATTACHED
 
     def is_detached(self) -> bool:
         """Whether it waits for its edge to come back."""
@@ -167,7 +170,7 @@ class IntakeSession:
         if self.state is State.CLOSED:
             self.dead_frames += 1
             return []
-        if isinstance(frame, Hello) and (epoch > self.epoch or self.state is State.GREETING):
+        if type(frame) is Hello and (epoch > self.epoch or self.state is State.GREETING):
             self._silence.begun(now_us)
             return self._greet(frame, epoch, now_us, wall_ms, loads)
         if self.state is State.GREETING:
@@ -176,13 +179,13 @@ class IntakeSession:
             self.dead_frames += 1
             return []
         self._silence.heard_us = now_us
+        if type(frame) is Open:
+            return self._open(frame)
+        if isinstance(frame, OF_STREAM):
+            return self._streamed(frame)
         if isinstance(frame, Beat):
             return [] if frame.answers else [Send(Beat(0, frame.number, self._settles))]
-        if isinstance(frame, Open):
-            return self._open(frame)
-        if isinstance(frame, Hello):
-            return self.close("protocol_violation")  # one transport greets once
-        return self._streamed(frame)
+        return self.close("protocol_violation")  # one transport greets once
 
     def unreadable(self, epoch: int, stream: int, attempt: AttemptId, field: str) -> list[Instruction]:
         """An attempt arrived that cannot be read, such as one with a label this version does not know: refuse it.
@@ -235,7 +238,7 @@ class IntakeSession:
         if found is None or found.cancelled:
             return []
         size_bytes = len(text.encode()) + 4 * len(ids)
-        if not found.ready and 0 < size_bytes <= found.piece_room() and self.state is not State.DETACHED:
+        if size_bytes and not found.ready and found.has_room(size_bytes) and self.state is not State.DETACHED:
             # Nearly always: nothing waits, and it fits.
             return [Send(found.frame(stream, text, ids, count, FRAME_BYTES + size_bytes))]
         if found.ready_bytes + size_bytes > found.limit_bytes - found.sent_bytes + AHEAD_BYTES_MAX:
@@ -424,7 +427,7 @@ class IntakeSession:
         return len(self._streams) >= UNSETTLED_FACTOR * self.streams_max
 
     def _streamed(self, frame: Credit | Cancel | Settle) -> list[Instruction]:
-        if isinstance(frame, Settle):
+        if type(frame) is Settle:
             self._settles += 1
         found = self._streams.get(frame.stream)
         if found is None:
@@ -437,7 +440,7 @@ class IntakeSession:
         if frame.attempt != found.attempt:
             self.dead_frames += 1
             return []
-        if isinstance(frame, Settle):
+        if type(frame) is Settle:
             del self._streams[frame.stream]
             settled = Settled(frame.stream, frame.attempt, frame.counts, found.sent_tokens)
             return [Stop(frame.stream, "cancelled"), settled] if found.running() else [settled]

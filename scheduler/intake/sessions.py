@@ -23,6 +23,7 @@ from orchestrator.wire.outbox import Outbox
 from orchestrator.wire.pace import Haste
 from orchestrator.wire.session_intake import (
     TICK_MS,
+    Close,
     Detach,
     Instruction,
     IntakeSession,
@@ -43,7 +44,7 @@ IDLE_REPORT_S = 10.0
 IDLE_STEPS = 4
 """It hears so many ticks sooner each time, round and round: always at the same beat, one that shares openings by turns
 could always be told of another's turn."""
-RIDING = (Accepted, Load)
+RIDING = frozenset({Accepted, Load})
 """Frames that nobody waits for."""
 OUTBOX_FRAMES_MAX = 1 << 18
 """Frames that wait for the socket. Credit bounds the tokens; an edge that reads nothing at all ends here."""
@@ -62,25 +63,12 @@ class Line:
         """The session that it carries, once it has greeted."""
         self.epoch = 0
         self.closing = False
-        self._outbox: Outbox[IntakeFrame] = Outbox()  # bounded: OUTBOX_FRAMES_MAX
-
-    def say(self, frame: IntakeFrame) -> bool:
-        """Put a frame on the wire. False when the edge takes nothing away."""
-        self._outbox.put(frame, Haste.RIDE if isinstance(frame, RIDING) else Haste.NOW)
-        return len(self._outbox) <= OUTBOX_FRAMES_MAX
-
-    def wake(self, haste: Haste) -> None:
-        """The session has more to say."""
-        self._outbox.wake(haste)
-
-    def drop(self) -> None:
-        """Say nothing of what waits."""
-        self._outbox.drop()
+        self.outbox: Outbox[IntakeFrame] = Outbox()  # bounded: OUTBOX_FRAMES_MAX
 
     def end(self) -> None:
         """Say what waits, and end the call."""
         self.closing = True
-        self._outbox.hurry()
+        self.outbox.hurry()
 
     def end_ungreeted(self) -> None:
         """End a call that has not greeted in time."""
@@ -90,13 +78,13 @@ class Line:
     async def batches(self) -> AsyncIterator[pb.IntakeBatch]:
         """Yield one message for whatever is ready, as soon as the pace lets it leave, until the call ends."""
         while True:
-            await self._outbox.due()
+            await self.outbox.due()
             if self.port is not None and self.port.line is self:
                 self.port.gather()
-            frames = self._outbox.take()
+            frames = self.outbox.take()
             if frames:
                 yield intake_batch_out(self.epoch, frames)
-            if self.closing and not len(self._outbox):
+            if self.closing and not len(self.outbox):
                 return
 
 
@@ -144,23 +132,31 @@ class Port:
     def act(self, instructions: list[Instruction]) -> None:
         """Carry out what the machine asks for, in order."""
         for instruction in instructions:
-            if isinstance(instruction, Send):
-                if self.line is not None and not self.line.say(instruction.frame):
-                    self.line.drop()
-                    self.act(self.machine.close("slow_reader"))
-            elif isinstance(instruction, Start):
+            if type(instruction) is Send:
+                self._say(instruction.frame)
+            elif type(instruction) is Start:
                 if self.machine.edge is not None:
                     self._site.start(self, self.machine.edge, instruction.open)
-            elif isinstance(instruction, Stop):
+            elif type(instruction) is Stop:
                 self._site.stop(self, instruction.stream)
-            elif isinstance(instruction, Settled):
+            elif type(instruction) is Settled:
                 self._site.settled(self, instruction.stream, instruction.counts, instruction.sent)
-            elif isinstance(instruction, Detach):
+            elif type(instruction) is Detach:
                 self._leave()
-            else:
+            elif type(instruction) is Close:
                 self.over = True
                 log.info(Event.SESSION_CLOSED, session_id=self.machine.session or "", code=instruction.reason)
                 self._leave()
+
+    def _say(self, frame: IntakeFrame) -> None:
+        """Put a frame on the wire, where there is one. The session ends when its edge takes nothing away."""
+        line = self.line
+        if line is None:
+            return
+        waiting = line.outbox.put(frame, Haste.RIDE if type(frame) in RIDING else Haste.NOW)
+        if waiting > OUTBOX_FRAMES_MAX:
+            line.outbox.drop()
+            self.act(self.machine.close("slow_reader"))
 
     def lost(self, line: Line) -> None:
         """A call ended. When it was the one that carries the session, that waits for another."""
@@ -200,7 +196,7 @@ class Port:
         elif made.chars > MADE_CHARS_MAX or len(made.ids) > MADE_CHARS_MAX:
             self._give(stream)  # the machine judges who reads too slowly
         else:
-            self.line.wake(haste)
+            self.line.outbox.wake(haste)
 
     def done(self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None, beside: int | None) -> None:
         """The answer is complete; how long it waited here, and how many streams ran beside it."""
@@ -225,7 +221,7 @@ class Port:
         """The state of a pool is to be told. The next message has it, as it is then."""
         self._due[pool] = None
         if self.line is not None:
-            self.line.wake(Haste.RIDE)
+            self.line.outbox.wake(Haste.RIDE)
 
     def _give(self, stream: int) -> None:
         made = self._made.pop(stream, None)
@@ -312,8 +308,9 @@ class IntakeService(IntakeServicer):
         with contextlib.suppress(grpc.aio.AioRpcError, grpc.RpcError):
             try:
                 async for batch in batches:
+                    epoch, now_us, wall_ms = batch.epoch, self._now_us(), self._wall_ms()
                     for message in batch.frames:
-                        self._take(line, batch.epoch, message)
+                        self._take(line, epoch, message, now_us, wall_ms)
             except WireError as error:
                 log.error(Event.FRAME_DROPPED, cause="malformed", detail=error.field)
                 if line.port is not None and line.port.line is line:
@@ -321,30 +318,39 @@ class IntakeService(IntakeServicer):
             finally:
                 line.end()
 
-    def _take(self, line: Line, epoch: int, message: pb.EdgeFrame) -> None:
+    def _take(self, line: Line, epoch: int, message: pb.EdgeFrame, now_us: int, wall_ms: int) -> None:
         """Hand one frame to the session of this transport. Raises WireError."""
         if line.closing:
             return  # another transport has taken its place, or it said something unheard of
-        frame = self._frame(line, epoch, message)
-        if frame is None:
+        port = line.port
+        try:
+            frame = edge_frame_in(message)
+        except WireError as error:
+            if message.WhichOneof("kind") != "open" or port is None:
+                raise
+            # An attempt that cannot be read is refused by itself.
+            log.error(Event.ATTEMPT_REFUSED, code="policy_stale", detail=error.field)
+            attempt = attempt_in(message.open.attempt)
+            port.act(port.machine.unreadable(epoch, message.open.stream, attempt, error.field))
             return
-        if line.port is not None and isinstance(frame, Hello):
-            line.port.act(line.port.machine.close("protocol_violation"))  # one transport greets once
-            return
-        port = line.port if line.port is not None else self._greeted(line, frame)
+        if port is None:
+            self._greet(line, epoch, frame, now_us, wall_ms)
+        elif type(frame) is Hello:
+            port.act(port.machine.close("protocol_violation"))  # one transport greets once
+        else:
+            port.act(port.machine.received(epoch, frame, now_us, wall_ms, ()))
+
+    def _greet(self, line: Line, epoch: int, frame: EdgeFrame, now_us: int, wall_ms: int) -> None:
+        """Take the first frame of a transport. It ends where that is no greeting, or of no session that may be."""
+        port = self._greeted(line, frame) if type(frame) is Hello else None
         if port is None:
             line.end()
             return
-        # Only a greeting is answered with them.
-        loads = self._site.loads(port) if isinstance(frame, Hello) else ()
-        port.act(port.machine.received(epoch, frame, self._now_us(), self._wall_ms(), loads))
-        if isinstance(frame, Hello):
-            self._changed(port)
+        port.act(port.machine.received(epoch, frame, now_us, wall_ms, self._site.loads(port)))
+        self._changed(port)
 
-    def _greeted(self, line: Line, frame: EdgeFrame) -> Port | None:
-        """Return the session that a call belongs to; None where it may do nothing."""
-        if not isinstance(frame, Hello):
-            return None
+    def _greeted(self, line: Line, frame: Hello) -> Port | None:
+        """Return the session that a greeting belongs to; None where it may do nothing."""
         machine = self.attachments.greeted(frame)
         if machine is None:
             log.warning(Event.SESSION_REFUSED, session_id=frame.session, epoch=frame.epoch)
@@ -367,15 +373,3 @@ class IntakeService(IntakeServicer):
         if port.over and self._ports.pop(port.machine, None) is not None:
             self._ticks.pop(port).cancel()
             self._site.session_closed(port)
-
-    def _frame(self, line: Line, epoch: int, message: pb.EdgeFrame) -> EdgeFrame | None:
-        """Return the frame of a message. An attempt that cannot be read is refused by itself. Raises WireError."""
-        try:
-            return edge_frame_in(message)
-        except WireError as error:
-            if message.WhichOneof("kind") != "open" or line.port is None:
-                raise
-            log.error(Event.ATTEMPT_REFUSED, code="policy_stale", detail=error.field)
-            attempt = attempt_in(message.open.attempt)
-            line.port.act(line.port.machine.unreadable(epoch, message.open.stream, attempt, error.field))
-            return None

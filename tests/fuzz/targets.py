@@ -36,7 +36,7 @@ from orchestrator.files.traces import read_trace
 from orchestrator.wire.catalogue import CATALOGUE
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_replica import replica_frame_in, replica_frame_out, work_frame_in, work_frame_out
-from orchestrator.wire.convert_session import edge_frame_in, edge_frame_out, intake_frame_in, intake_frame_out
+from orchestrator.wire.convert_session import edge_batch_out, edge_frame_in, intake_batch_out, intake_frame_in
 from protos.tidegate.v1 import replica_pb2, session_pb2
 
 Target = Callable[[bytes], None]
@@ -218,12 +218,12 @@ def _frame(message: Message, read: Callable[[Any], Any], write: Callable[[Any], 
 
 def edge_frame(data: bytes) -> None:
     """A frame of an edge."""
-    _frame(session_pb2.EdgeFrame(), edge_frame_in, edge_frame_out, data)
+    _frame(session_pb2.EdgeFrame(), edge_frame_in, lambda frame: edge_batch_out(1, [frame]).frames[0], data)
 
 
 def intake_frame(data: bytes) -> None:
     """A frame of an intake."""
-    _frame(session_pb2.IntakeFrame(), intake_frame_in, intake_frame_out, data)
+    _frame(session_pb2.IntakeFrame(), intake_frame_in, lambda frame: intake_batch_out(1, [frame]).frames[0], data)
 
 
 def replica_frame(data: bytes) -> None:

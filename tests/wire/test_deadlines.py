@@ -25,7 +25,7 @@ def test_the_first_token_has_its_own_bound_whatever_comes_before_it() -> None:
 def test_between_tokens_only_the_wait_for_the_pool_counts() -> None:
     bounds = Deadlines(WAITS, 10_000, 0)
     bounds.left_us(0)
-    bounds.token()
+    bounds.begun = True
     # The tenant took four seconds for the last token.
     assert bounds.left_us(4_000 * MS) == 100 * MS
     assert bounds.over()[0] == BETWEEN
@@ -35,7 +35,7 @@ def test_between_tokens_only_the_wait_for_the_pool_counts() -> None:
 def test_the_whole_ends_every_wait(begun: bool) -> None:
     bounds = Deadlines(WAITS, 450, 0)
     if begun:
-        bounds.token()
+        bounds.begun = True
     assert bounds.left_us(400 * MS) == 50 * MS
     assert bounds.over()[0] == TOTAL
     assert bounds.left_us(451 * MS) == 0

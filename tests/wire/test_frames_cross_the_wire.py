@@ -28,7 +28,7 @@ from orchestrator.wire import convert_replica as replica
 from orchestrator.wire import frames as f
 from orchestrator.wire.channels import CLIENT_PING_MS, SERVER_PING_FLOOR_MS
 from orchestrator.wire.convert_facts import WireError, facts_in, facts_out, label_in, label_out
-from orchestrator.wire.convert_session import edge_frame_in, edge_frame_out, intake_frame_in, intake_frame_out, open_in
+from orchestrator.wire.convert_session import edge_batch_out, edge_frame_in, intake_batch_out, intake_frame_in, open_in
 from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
 from tests.session.world import made_id
 from tests.values import replace
@@ -248,14 +248,14 @@ REPLICA_FRAMES = st.one_of(
 
 @given(EDGE_FRAMES)
 def test_a_frame_of_the_edge_survives(frame: f.EdgeFrame) -> None:
-    data = edge_frame_out(frame).SerializeToString()
-    assert edge_frame_in(session_pb2.EdgeFrame.FromString(data)) == frame
+    (message,) = session_pb2.EdgeBatch.FromString(edge_batch_out(1, [frame]).SerializeToString()).frames
+    assert edge_frame_in(message) == frame
 
 
 @given(INTAKE_FRAMES)
 def test_a_frame_of_the_intake_survives(frame: f.IntakeFrame) -> None:
-    data = intake_frame_out(frame).SerializeToString()
-    assert intake_frame_in(session_pb2.IntakeFrame.FromString(data)) == frame
+    (message,) = session_pb2.IntakeBatch.FromString(intake_batch_out(1, [frame]).SerializeToString()).frames
+    assert intake_frame_in(message) == frame
 
 
 @given(REPLICA_FRAMES)

@@ -50,6 +50,23 @@ def test_what_nobody_waits_for_leaves_after_a_moment_by_itself(now_us: int) -> N
     assert Pace().at_us(Haste.RIDE, now_us) == now_us + RIDE_US
 
 
+@given(
+    st.lists(st.integers(0, 3_000), max_size=30),
+    st.lists(st.tuples(st.sampled_from(Haste), st.integers(0, 12_000)), min_size=2, max_size=2),
+)
+def test_nothing_leaves_before_what_came_before_with_as_much_haste(
+    gaps_us: list[int], asked: list[tuple[Haste, int]]
+) -> None:
+    pace, now_us = Pace(), 1_000_000
+    for gap_us in gaps_us:
+        now_us = pace.at_us(Haste.NOW, now_us + gap_us)
+        pace.left(now_us)
+    (haste, wait_us), (other, later_us) = asked
+    at_us = pace.at_us(haste, now_us + wait_us)
+    if other >= haste:
+        assert pace.at_us(other, now_us + wait_us + later_us) >= at_us
+
+
 async def taken(outbox: Outbox[str]) -> list[str]:
     async with asyncio.timeout(LONG_S):
         await outbox.due()
@@ -98,3 +115,29 @@ async def test_what_is_dropped_with_its_transport_does_not_leave() -> None:
     assert outbox.drop() == ["settle"]
     outbox.put("hello", Haste.NOW)
     assert await taken(outbox) == ["hello"]
+
+
+@pytest.mark.asyncio
+async def test_more_haste_makes_what_waits_leave_sooner_and_less_holds_nothing_up() -> None:
+    outbox: Outbox[str] = Outbox()
+    for name, haste in (("settle", Haste.RIDE), ("open", Haste.NOW), ("credit", Haste.RIDE), ("cancel", Haste.NOW)):
+        outbox.put(name, haste)
+    leaving = asyncio.create_task(outbox.due())
+    await asyncio.sleep(0)
+    assert leaving.done(), "what somebody waits for leaves at once"
+    assert outbox.take() == ["settle", "open", "credit", "cancel"]
+    outbox.put("token", Haste.GATHER)
+    outbox.put("token", Haste.GATHER)
+    assert await taken(outbox) == ["token", "token"]
+
+
+@pytest.mark.asyncio
+async def test_what_is_hurried_and_dropped_lets_its_task_go_on_once() -> None:
+    outbox: Outbox[str] = Outbox()
+    outbox.put("settle", Haste.RIDE)
+    outbox.hurry()
+    assert outbox.drop() == ["settle"]
+    outbox.put("hello", Haste.RIDE)
+    assert await taken(outbox) == ["hello"]
+    outbox.put("settle", Haste.RIDE)
+    assert await taken(outbox) == ["settle"]

@@ -20,15 +20,9 @@ from orchestrator.wire.convert_facts import (
     SET_MAX,
     WireError,
 )
+from orchestrator.wire.convert_generation import MESSAGES_MAX, STOPS_MAX
 from orchestrator.wire.convert_replica import SLOTS_MAX, replica_frame_in, work_frame_in
-from orchestrator.wire.convert_session import (
-    MESSAGES_MAX,
-    STOPS_MAX,
-    edge_frame_in,
-    edge_frame_out,
-    intake_frame_in,
-    open_out,
-)
+from orchestrator.wire.convert_session import edge_batch_out, edge_frame_in, intake_frame_in
 from orchestrator.wire.frames import CREDIT_BYTES_MIN, SETTLES_MAX, STREAMS_MAX, Open
 from protos.tidegate.v1 import labels_pb2, replica_pb2, session_pb2
 from tests.session.world import made_id, open_frame
@@ -66,7 +60,7 @@ class Draft:
 
 def valid() -> Draft:
     """An attempt that can be read, with a payload that must not be seen."""
-    message = Draft(open_out(open_frame(1, 1, CREDIT_BYTES_MIN)))
+    message = Draft(edge_batch_out(1, [open_frame(1, 1, CREDIT_BYTES_MIN)]).frames[0].open)
     message.generation.messages[0].text = CANARY
     message.generation.sampling.stop.append(CANARY)
     said = message.generation.said
@@ -345,4 +339,4 @@ def test_an_attempt_shows_nothing_of_its_payload() -> None:
     # The reference of a pathway is a fact of the law, not a payload.
     assert CANARY not in repr(frame).replace(f"reference='{CANARY}'", "")
     assert CANARY not in repr(Generation(ModelId("m"), (Message(Role.USER, CANARY),), Sampling(stop=(CANARY,))))
-    assert edge_frame_out(frame).open.generation.messages[0].text == CANARY
+    assert edge_batch_out(1, [frame]).frames[0].open.generation.messages[0].text == CANARY

@@ -1,0 +1,123 @@
+"""A generation, what came of it and its counts, between values and protobuf: as sessions and replicas tell them."""
+
+from __future__ import annotations
+
+from orchestrator.engines.generation import FinishReason, Generation, Message, Resume, Role, Said, Sampling
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.policy.ids import Digest, ModelId, is_digest
+from orchestrator.wire.convert_facts import Fields, WireError, text
+from protos.tidegate.v1 import session_pb2 as pb
+from protos.tidegate.v1 import usage_pb2
+
+MESSAGES_MAX = 1_024
+STOPS_MAX = 4
+_ROLES = {role.value: role for role in Role}
+_RESUMES = {by.value: by for by in Resume}
+_REASONS = frozenset(reason.value for reason in FinishReason)
+
+
+def generation_out(generation: Generation) -> Fields:
+    """Return the fields of a generation."""
+    sampling = generation.sampling
+    return {
+        "model": generation.model,
+        "messages": [{"role": m.role.value, "text": m.text} for m in generation.messages],
+        "sampling": {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+            "stop": sampling.stop,
+            "max_tokens": sampling.max_tokens,
+            "ignore_eos": sampling.ignore_eos,
+            "min_tokens": sampling.min_tokens,
+        },
+        "said": None if generation.said is None else _said_out(generation.said),
+    }
+
+
+def generation_in(message: pb.Generation) -> Generation:
+    """Return the generation of a message. Raises WireError."""
+    if not 1 <= len(message.messages) <= MESSAGES_MAX:
+        raise WireError("generation.messages", f"1 to {MESSAGES_MAX} messages")
+    sampling = message.sampling
+    # Written so that NaN, which compares false with everything, is refused.
+    if not 0 <= sampling.temperature <= 2:
+        raise WireError("generation.sampling.temperature", "0 to 2")
+    if not 0 < sampling.top_p <= 1:
+        raise WireError("generation.sampling.top_p", "above 0, at most 1")
+    if len(sampling.stop) > STOPS_MAX:
+        raise WireError("generation.sampling.stop", f"at most {STOPS_MAX} strings")
+    max_tokens = sampling.max_tokens if sampling.HasField("max_tokens") else None
+    if max_tokens is not None and max_tokens < 1:
+        raise WireError("generation.sampling.max_tokens", "1 or more")
+    if max_tokens is not None and sampling.min_tokens > max_tokens:
+        raise WireError("generation.sampling.min_tokens", "at most max_tokens")
+    messages: list[Message] = []
+    for turn in message.messages:
+        role = _ROLES.get(turn.role)
+        if role is None:
+            raise WireError("generation.messages.role", "a known role")
+        messages.append(Message(role, turn.text))
+    generation = Generation(
+        ModelId(text("generation.model", message.model)),
+        tuple(messages),
+        Sampling(
+            sampling.temperature,
+            sampling.top_p,
+            sampling.seed if sampling.HasField("seed") else None,
+            tuple(sampling.stop),
+            max_tokens,
+            sampling.ignore_eos,
+            sampling.min_tokens,
+        ),
+        _said_in(message.said) if message.HasField("said") else None,
+    )
+    if generation.mixed:
+        raise WireError("generation.messages", "a raw prompt alone, or none")
+    return generation
+
+
+def _said_out(said: Said) -> Fields:
+    return {
+        "by": said.by.value,
+        "identity": said.identity,
+        "tokens": said.tokens,
+        "text": said.text,
+        "ids": said.ids,
+    }
+
+
+def _said_in(message: pb.Said) -> Said:
+    by = _RESUMES.get(message.by)
+    if by is None or by is Resume.NONE:
+        raise WireError("said.by", "ids or text")
+    if not is_digest(message.identity):
+        raise WireError("said.identity", "a digest")
+    if len(message.ids) != (message.tokens if by is Resume.IDS else 0):
+        raise WireError("said.ids", "every token where it is continued by ids, and none elsewhere")
+    return Said(by, Digest(message.identity), message.tokens, message.text, tuple(message.ids))
+
+
+def resume_in(field: str, value: str) -> Resume:
+    """Return what an answer can be continued by; nothing said is none. Raises WireError."""
+    by = _RESUMES.get(value or "none")
+    if by is None:
+        raise WireError(field, "none, text or ids")
+    return by
+
+
+def pool_counts_out(counts: PoolCounts) -> Fields:
+    """Return the fields of a pool's counts."""
+    return {"prompt": counts.prompt, "cached": counts.cached, "generated": counts.generated, "sent": counts.sent}
+
+
+def pool_counts_in(message: usage_pb2.PoolCounts) -> PoolCounts:
+    """Return a pool's counts of a message."""
+    return PoolCounts(message.prompt, message.cached, message.generated, message.sent)
+
+
+def reason_in(field: str, value: str) -> str:
+    """Return why an answer ended, a value of FinishReason. Raises WireError."""
+    if value not in _REASONS:
+        raise WireError(field, "a known reason")
+    return value
