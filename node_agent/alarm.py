@@ -35,7 +35,7 @@ class Alarm:
 
     async def wait(self, awaitable: Awaitable[T], timeout_s: float) -> T:
         """Return what is waited for. Raises TimeoutError."""
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task()
         if task is None:
             raise RuntimeError("only a task can be woken")
         cancelling = task.cancelling()

@@ -192,13 +192,18 @@ class SessionLink:
             machine.streams(),
         )
 
+    def view(self, pool: PoolId) -> tuple[bool, int | None, tuple[Load, int] | None]:
+        """Return whether it takes a new attempt, the round trip, and the last report of `pool` with its age in ms."""
+        machine, now_us = self._machine, _now_us()
+        if machine is None:
+            return False, None, None
+        load = machine.loads.get(pool)
+        heard = None if load is None else (load, (now_us - self._load_heard_us.get(pool, now_us)) // 1000)
+        return machine.accepts_work(now_us), machine.rtt_us, heard
+
     def load(self, pool: PoolId) -> tuple[Load, int] | None:
         """Return the last report of `pool` and its age in milliseconds."""
-        machine = self._machine
-        if machine is None or pool not in machine.loads:
-            return None
-        now_us = _now_us()
-        return machine.loads[pool], (now_us - self._load_heard_us.get(pool, now_us)) // 1000
+        return self.view(pool)[2]
 
     def left(self, pool: PoolId) -> int:
         """Return how many attempts `pool` would still take by its last report; 0 where none is granted."""
@@ -247,7 +252,8 @@ class SessionLink:
                 if type(frame) is Tokens:
                     yield frame
                     tally.delivered += frame.count
-                    self._act(machine.consumed(stream, size_bytes))
+                    if credit := machine.consumed(stream, size_bytes):
+                        self._act(credit)
                 else:
                     ended = type(frame) is not Accepted
                     yield frame
@@ -387,34 +393,34 @@ class SessionLink:
         """Carry out what the machine asks for, in order."""
         for instruction in instructions:
             if type(instruction) is Deliver:
-                self._deliver(instruction)
-            elif type(instruction) is Send:
                 frame = instruction.frame
-                self._outbox.put(frame, Haste.RIDE if type(frame) in RIDING else Haste.NOW)
+                waiting = self._waiting.get(frame.attempt)
+                if waiting is None:
+                    continue
+                inbox, tally = waiting
+                if type(frame) is Tokens:
+                    tally.received += frame.count
+                inbox.put(instruction if len(inbox.frames) < FRAMES_MAX else _flooded(inbox, instruction))
+            elif type(instruction) is Send:
+                haste = Haste.RIDE if type(instruction.frame) in RIDING else Haste.NOW
+                self._outbox.put(instruction.frame, haste)
             else:
                 self._leaving.set()
-
-    def _deliver(self, told: Deliver) -> None:
-        frame = told.frame
-        waiting = self._waiting.get(frame.attempt)
-        if waiting is None:
-            return
-        inbox, tally = waiting
-        if type(frame) is Tokens:
-            tally.received += frame.count
-        if len(inbox.frames) >= FRAMES_MAX:
-            # Credit bounds the tokens; only frames that cost none, sent again and again, come here. Everything that
-            # waits is dropped, so that the tenant gets a prefix and never a gap.
-            inbox.frames.clear()
-            detail = "The pool sent more frames than a stream has."
-            told = Deliver(
-                told.stream, Broken(told.stream, frame.attempt, "protocol_violation", detail, PoolCounts())
-            )
-        inbox.put(told)
 
 
 def _now_us() -> int:
     return time.monotonic_ns() // 1000
+
+
+def _flooded(inbox: Inbox[Deliver], told: Deliver) -> Deliver:
+    """Return the end of a stream that has more frames than any.
+
+    Credit bounds the tokens; only frames that cost none, sent again and again, come here. Everything that waits is
+    dropped, so that the tenant gets a prefix and never a gap.
+    """
+    inbox.frames.clear()
+    detail = "The pool sent more frames than a stream has."
+    return Deliver(told.stream, Broken(told.stream, told.frame.attempt, "protocol_violation", detail, PoolCounts()))
 
 
 def _gathered(waiting: list[Deliver]) -> tuple[StreamFrame, int]:

@@ -65,14 +65,13 @@ class SiteLinks:
         """
         if len(self._links) == 1:
             # Nearly every site, asked for each pool of it in each decision.
-            (link,) = self._links
-            state, found = link.state(), link.load(pool)
-            return state.accepts_work and found is not None, state.rtt_us, None if found is None else _told(*found)
-        states = [(link, link.state()) for link in self._links]
-        ready = [link for link, state in states if state.accepts_work]
-        heard = [one for link in ready or self._links if (one := link.load(pool)) is not None]
-        rtt_us = min((state.rtt_us for _, state in states if state.rtt_us is not None), default=None)
-        return bool(ready and heard), rtt_us, load_of(heard) if heard else None
+            ready, rtt_us, found = self._links[0].view(pool)
+            return ready and found is not None, rtt_us, None if found is None else _told(*found)
+        views = [link.view(pool) for link in self._links]
+        ready = any(accepts for accepts, _, _ in views)
+        heard = [found for accepts, _, found in views if found is not None and (accepts or not ready)]
+        rtt_us = min((rtt_us for _, rtt_us, _ in views if rtt_us is not None), default=None)
+        return ready and bool(heard), rtt_us, load_of(heard) if heard else None
 
     def best(self, pool: PoolId) -> SessionLink:
         """Return the link that a new attempt at `pool` goes by. `routes` sends it."""
@@ -155,5 +154,5 @@ def _most(one: int | None, other: int | None) -> int | None:
 
 
 def _rank(link: SessionLink, pool: PoolId) -> tuple[bool, int, int]:
-    state = link.state()
-    return (state.accepts_work and link.load(pool) is not None, link.left(pool), -state.streams)
+    accepts, _, found = link.view(pool)
+    return (accepts and found is not None, link.left(pool), -link.state().streams)

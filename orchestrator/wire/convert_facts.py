@@ -378,12 +378,13 @@ def citation_out(citation: Citation) -> Fields:
 
 def citation_in(message: pb.Citation) -> Citation:
     """Return the citation of a message. Raises WireError."""
-    if not is_digest(message.manifest_digest):
+    manifest_digest = message.manifest_digest
+    if not is_digest(manifest_digest):
         raise WireError("citation.manifest_digest", "a digest, sha256:<hex>")
     return Citation(
         SideId(text("citation.side", message.side)),
         number("citation.manifest", message.manifest),
-        Digest(message.manifest_digest),
+        Digest(manifest_digest),
         number("citation.revocations", message.revocations),
         number("citation.now_ms", message.now_ms),
         message.permit_version,

@@ -37,39 +37,34 @@ def generation_out(generation: Generation) -> Fields:
 
 def generation_in(message: pb.Generation) -> Generation:
     """Return the generation of a message. Raises WireError."""
-    if not 1 <= len(message.messages) <= MESSAGES_MAX:
+    # Each field is read once: protobuf makes a new value for every reading.
+    turns, sampling = message.messages, message.sampling
+    if not 1 <= len(turns) <= MESSAGES_MAX:
         raise WireError("generation.messages", f"1 to {MESSAGES_MAX} messages")
-    sampling = message.sampling
+    temperature, top_p, stop, min_tokens = sampling.temperature, sampling.top_p, sampling.stop, sampling.min_tokens
     # Written so that NaN, which compares false with everything, is refused.
-    if not 0 <= sampling.temperature <= 2:
+    if not 0 <= temperature <= 2:
         raise WireError("generation.sampling.temperature", "0 to 2")
-    if not 0 < sampling.top_p <= 1:
+    if not 0 < top_p <= 1:
         raise WireError("generation.sampling.top_p", "above 0, at most 1")
-    if len(sampling.stop) > STOPS_MAX:
+    if len(stop) > STOPS_MAX:
         raise WireError("generation.sampling.stop", f"at most {STOPS_MAX} strings")
     max_tokens = sampling.max_tokens if sampling.HasField("max_tokens") else None
     if max_tokens is not None and max_tokens < 1:
         raise WireError("generation.sampling.max_tokens", "1 or more")
-    if max_tokens is not None and sampling.min_tokens > max_tokens:
+    if max_tokens is not None and min_tokens > max_tokens:
         raise WireError("generation.sampling.min_tokens", "at most max_tokens")
     messages: list[Message] = []
-    for turn in message.messages:
+    for turn in turns:
         role = _ROLES.get(turn.role)
         if role is None:
             raise WireError("generation.messages.role", "a known role")
         messages.append(Message(role, turn.text))
+    seed = sampling.seed if sampling.HasField("seed") else None
     generation = Generation(
         ModelId(text("generation.model", message.model)),
         tuple(messages),
-        Sampling(
-            sampling.temperature,
-            sampling.top_p,
-            sampling.seed if sampling.HasField("seed") else None,
-            tuple(sampling.stop),
-            max_tokens,
-            sampling.ignore_eos,
-            sampling.min_tokens,
-        ),
+        Sampling(temperature, top_p, seed, tuple(stop), max_tokens, sampling.ignore_eos, min_tokens),
         _said_in(message.said) if message.HasField("said") else None,
     )
     if generation.mixed:

@@ -45,7 +45,7 @@ from orchestrator.wire.convert_generation import (
 )
 from protos.tidegate.v1 import session_pb2 as pb
 
-ATTEMPTS_READ_MAX = 8 * 1024
+ATTEMPTS_READ_MAX = 2 * 1024
 """Attempt ids whose form was checked that are remembered: every frame of a stream names its attempt."""
 
 Kinds = dict[type, tuple[str, Callable[[Any], Fields]]]
@@ -129,27 +129,28 @@ def open_out(frame: f.Open) -> Fields:
 
 def open_in(message: pb.Open) -> f.Open:
     """Return the attempt of a message. Raises WireError."""
-    if not is_made(message.decision, "dec"):
+    decision, request, stream, credit_bytes = message.decision, message.request, message.stream, message.credit_bytes
+    if not is_made(decision, "dec"):
         raise WireError("open.decision", "an id that starts with dec_")
-    if not is_made(message.request, "req"):
+    if not is_made(request, "req"):
         raise WireError("open.request", "an id that starts with req_")
-    if message.stream < 1:
+    if stream < 1:
         raise WireError("open.stream", "1 or more")
-    if message.credit_bytes < f.CREDIT_BYTES_MIN:
+    if credit_bytes < f.CREDIT_BYTES_MIN:
         raise WireError("open.credit_bytes", f"{f.CREDIT_BYTES_MIN} or more")
     attempt = attempt_in(message.attempt)
     return f.Open(
-        message.stream,
+        stream,
         attempt,
-        DecisionId(message.decision),
-        RequestId(message.request),
+        DecisionId(decision),
+        RequestId(request),
         PoolId(text("open.pool", message.pool)),
         generation_in(message.generation),
         facts_of_bytes(message.facts),
         citation_in(message.citation),
         KeyId(text("open.key_id", message.key_id)),
         message.facts_signature,
-        message.credit_bytes,
+        credit_bytes,
         message.budget_ms,
         inputs_in(message.inputs, attempt) if message.HasField("inputs") else None,
         attempt_in(message.continues) if message.continues else None,

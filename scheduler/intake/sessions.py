@@ -133,7 +133,12 @@ class Port:
         """Carry out what the machine asks for, in order."""
         for instruction in instructions:
             if type(instruction) is Send:
-                self._say(instruction.frame)
+                frame, line = instruction.frame, self.line
+                haste = Haste.RIDE if type(frame) in RIDING else Haste.NOW
+                if line is not None and line.outbox.put(frame, haste) > OUTBOX_FRAMES_MAX:
+                    # The edge takes nothing away.
+                    line.outbox.drop()
+                    self.act(self.machine.close("slow_reader"))
             elif type(instruction) is Start:
                 if self.machine.edge is not None:
                     self._site.start(self, self.machine.edge, instruction.open)
@@ -147,16 +152,6 @@ class Port:
                 self.over = True
                 log.info(Event.SESSION_CLOSED, session_id=self.machine.session or "", code=instruction.reason)
                 self._leave()
-
-    def _say(self, frame: IntakeFrame) -> None:
-        """Put a frame on the wire, where there is one. The session ends when its edge takes nothing away."""
-        line = self.line
-        if line is None:
-            return
-        waiting = line.outbox.put(frame, Haste.RIDE if type(frame) in RIDING else Haste.NOW)
-        if waiting > OUTBOX_FRAMES_MAX:
-            line.outbox.drop()
-            self.act(self.machine.close("slow_reader"))
 
     def lost(self, line: Line) -> None:
         """A call ended. When it was the one that carries the session, that waits for another."""
