@@ -1,0 +1,178 @@
+"""What an edge's link hands to a tenant of what an intake says in one message, over a real connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import grpc
+import pytest
+
+from node_agent.uplink.session_link import CREDIT_BYTES, FRAMES_MAX, Sendable, SessionLink, Tally
+from orchestrator.ledger.usage import EdgeCounts, PoolCounts
+from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId
+from orchestrator.wire.convert_session import edge_frame_in, intake_batch_out
+from orchestrator.wire.frames import (
+    SESSION_VERSION,
+    Accepted,
+    Beat,
+    Broken,
+    Done,
+    EdgeFrame,
+    Hello,
+    IntakeFrame,
+    Open,
+    Settle,
+    StreamFrame,
+    Tokens,
+    Welcome,
+)
+from protos.tidegate.v1 import session_pb2 as pb
+from protos.tidegate.v1.session_pb2_grpc import IntakeServicer, add_IntakeServicer_to_server
+from tests.session.world import POOL, WALL_MS, load, open_frame
+
+SOON_S = 10.0
+Script = Callable[[AttemptId], list[IntakeFrame]]
+
+
+class ScriptedIntake(IntakeServicer):
+    """An intake that answers an attempt with what its script says, in one message."""
+
+    def __init__(self, script: Script) -> None:
+        self.heard: list[EdgeFrame] = []
+        self._script = script
+
+    async def Session(
+        self,
+        request_iterator: AsyncIterator[pb.EdgeBatch],
+        context: grpc.aio.ServicerContext[pb.EdgeBatch, pb.IntakeBatch],
+    ) -> AsyncIterator[pb.IntakeBatch]:
+        async for batch in request_iterator:
+            for message in batch.frames:
+                frame = edge_frame_in(message)
+                self.heard.append(frame)
+                said = self._answer(frame)
+                if said:
+                    yield intake_batch_out(batch.epoch, said)
+
+    def _answer(self, frame: EdgeFrame) -> list[IntakeFrame]:
+        if isinstance(frame, Hello):
+            return [Welcome(SESSION_VERSION, SchedulerId("site"), "one", WALL_MS, 8, (load(1),))]
+        if isinstance(frame, Open):
+            return self._script(frame.attempt)
+        if isinstance(frame, Beat):
+            settled = sum(isinstance(one, Settle) for one in self.heard)
+            return [Beat(0, frame.number, settled)]
+        return []
+
+
+@asynccontextmanager
+async def linked(script: Script) -> AsyncIterator[tuple[SessionLink, ScriptedIntake]]:
+    """A link with a live session to an intake that keeps to a script."""
+    intake = ScriptedIntake(script)
+    server = grpc.aio.server()
+    add_IntakeServicer_to_server(intake, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    link = SessionLink(EdgeId("edge-a"), SchedulerId("site"), f"127.0.0.1:{port}", lambda: WALL_MS)
+    running = asyncio.create_task(link.run())
+    try:
+        async with asyncio.timeout(SOON_S):
+            while not link.view(POOL)[0]:  # noqa: ASYNC110 - the other side is asked
+                await asyncio.sleep(0.005)
+        yield link, intake
+        await link.close()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await server.stop(None)
+
+
+def sendable() -> Sendable:
+    made = open_frame(1, 1, CREDIT_BYTES)
+    return Sendable(
+        made.attempt,
+        made.decision,
+        made.request,
+        made.pool,
+        made.generation,
+        made.facts,
+        made.citation,
+        made.key_id,
+        made.signature,
+        made.budget_ms,
+    )
+
+
+async def handed_on(script: Script) -> tuple[list[StreamFrame], Tally, list[EdgeFrame]]:
+    """Return what a tenant gets, what was counted, and what the intake heard."""
+    tally = Tally()
+    async with linked(script) as (link, intake):
+        async with asyncio.timeout(SOON_S), aclosing(link.send(sendable(), tally)) as frames:
+            found = [frame async for frame in frames]
+    return found, tally, intake.heard
+
+
+def accepted(attempt: AttemptId) -> Accepted:
+    return Accepted(1, attempt, ReplicaId("r"))
+
+
+def tokens(attempt: AttemptId, first: int, text: str) -> Tokens:
+    return Tokens(1, attempt, first, len(text), text, tuple(range(first, first + len(text))))
+
+
+def done(attempt: AttemptId, sent: int) -> Done:
+    return Done(1, attempt, "stop", PoolCounts(1, 0, sent, sent))
+
+
+async def test_tokens_that_came_together_are_one_frame() -> None:
+    frames, tally, heard = await handed_on(
+        lambda attempt: [
+            accepted(attempt),
+            tokens(attempt, 0, "ab"),
+            tokens(attempt, 2, "c"),
+            tokens(attempt, 3, "de"),
+            done(attempt, 5),
+        ]
+    )
+    attempt = sendable().attempt
+    assert frames == [accepted(attempt), tokens(attempt, 0, "abcde"), done(attempt, 5)]
+    assert tally.counts() == EdgeCounts(5, 5)
+    assert Settle(1, attempt, EdgeCounts(5, 5)) in heard
+
+
+async def test_tokens_are_handed_on_in_order_with_what_came_between_them() -> None:
+    frames, tally, _ = await handed_on(
+        lambda attempt: [
+            tokens(attempt, 0, "a"),
+            tokens(attempt, 1, "b"),
+            accepted(attempt),
+            tokens(attempt, 2, "c"),
+            done(attempt, 3),
+        ]
+    )
+    attempt = sendable().attempt
+    assert frames == [tokens(attempt, 0, "ab"), accepted(attempt), tokens(attempt, 2, "c"), done(attempt, 3)]
+    assert tally.counts() == EdgeCounts(3, 3)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_an_intake_that_sends_more_frames_than_a_stream_has_cuts_it(more: int) -> None:
+    frames, tally, _ = await handed_on(
+        lambda attempt: [
+            tokens(attempt, 0, "a"),
+            *([accepted(attempt)] * (FRAMES_MAX - 2 + more)),
+            done(attempt, 1),
+        ]
+    )
+    last = frames[-1]
+    if more:
+        # A prefix, and no gap: nothing that waited is handed on.
+        assert frames == [last]
+        assert isinstance(last, Broken)
+        assert last.code == "protocol_violation"
+        assert tally.counts() == EdgeCounts(1, 0)
+    else:
+        assert isinstance(last, Done)
+        assert len(frames) == FRAMES_MAX
