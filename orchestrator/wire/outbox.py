@@ -69,6 +69,7 @@ class Outbox(Generic[Frame]):
         frames, self._frames = self._frames, []
         self._ready.clear()
         self._stop_timer()
+        self._haste = _NOTHING
         if frames:
             self._pace.left(time.monotonic_ns() // 1000)
         return frames
@@ -76,12 +77,12 @@ class Outbox(Generic[Frame]):
     def drop(self) -> list[Frame]:
         """Take all frames: they do not leave. Nothing of this outbox waits any more."""
         frames, self._frames = self._frames, []
+        self._stop_timer()
         if not self._ready.is_set():
-            self._stop_timer()
+            self._haste = _NOTHING
         return frames
 
     def _stop_timer(self) -> None:
-        self._haste = _NOTHING
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
