@@ -93,10 +93,6 @@ class Stream:
         self.ready_bytes -= size_bytes - FRAME_BYTES
         return self.frame(stream, "".join(texts), tuple(ids), count, size_bytes)
 
-    def has_room(self, size_bytes: int) -> bool:
-        """Whether tokens that count so much are one piece, which credit allows."""
-        return size_bytes <= PIECE_BYTES_MAX and size_bytes <= self.limit_bytes - self.sent_bytes - FRAME_BYTES
-
     def frame(self, stream: int, text: str, ids: tuple[int, ...], count: int, size_bytes: int) -> Tokens:
         """Return the next frame of tokens, which is kept until it was read."""
         frame = Tokens(stream, self.attempt, self.sent_tokens, count, text, ids)

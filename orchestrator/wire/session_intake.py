@@ -18,6 +18,7 @@ from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId, S
 from orchestrator.wire.frames import (
     ALONE,
     FRAME_BYTES,
+    PIECE_BYTES_MAX,
     SESSION_VERSION,
     SESSION_VERSION_MIN,
     STREAMS_MAX,
@@ -234,11 +235,12 @@ class IntakeSession:
 
     def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> list[Instruction]:
         """The engine made tokens: send what credit allows, hold the rest, break a reader that is too slow."""
-        found = self._live(stream)
-        if found is None or found.cancelled:
+        found = self._streams.get(stream)
+        if found is None or found.last is not None or found.cancelled:
             return []
         size_bytes = len(text.encode()) + 4 * len(ids)
-        if size_bytes and not found.ready and found.has_room(size_bytes) and self.state is not State.DETACHED:
+        fits = 0 < size_bytes <= PIECE_BYTES_MAX and size_bytes <= found.limit_bytes - found.sent_bytes - FRAME_BYTES
+        if fits and not found.ready and self.state is not State.DETACHED:
             # Nearly always: nothing waits, and it fits.
             return [Send(found.frame(stream, text, ids, count, FRAME_BYTES + size_bytes))]
         if found.ready_bytes + size_bytes > found.limit_bytes - found.sent_bytes + AHEAD_BYTES_MAX:

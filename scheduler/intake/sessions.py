@@ -164,7 +164,8 @@ class Port:
     def gather(self) -> None:
         """Hand the machine what came since the last message: all tokens of a stream at once, and each pool's state."""
         while self._made:
-            self._give(next(iter(self._made)))
+            for stream in list(self._made):
+                self._give(stream)
         due, self._due = self._due, {}
         for pool in due:
             self.act(self.machine.load(self._site.load(pool, self)))
