@@ -41,10 +41,10 @@ class Backlog:
             if key in self._held:
                 return
         self._held[key] = None
-        starts = self._starts.get(position.segment)
-        if starts is None:
-            starts = self._starts[position.segment] = array("I")
-        starts.append(position.offset)
+        try:
+            self._starts[position.segment].append(position.offset)
+        except KeyError:
+            self._starts[position.segment] = array("I", (position.offset,))
 
     def find(self, record_id: RecordId) -> tuple[Position, ...]:
         """Return where the records begin that may have this id: nearly always none. Finding one takes long."""

@@ -80,11 +80,15 @@ def frame_size_bytes(record: Record) -> int:
 
 def encode_frame(record: Record, salt: bytes, offset: int) -> bytes:
     """The record as it is written at `offset` of the segment with this salt."""
-    kind, record_id = record.kind.encode("ascii"), record.record_id.encode("ascii")
-    body = b"".join((kind, record_id, record.data))
-    fields = (FRAME_VERSION, len(kind), len(record_id), record.retain_until_ms)
-    checksum = zlib.crc32(body, zlib.crc32(_FRAME_CHECKED.pack(salt, offset, len(body), *fields)))
-    return _FRAME_HEADER.pack(_FRAME_MAGIC, len(body), checksum, *fields) + body
+    kind, record_id, retain_until_ms = record.kind, record.record_id, record.retain_until_ms
+    body = (kind + record_id).encode("ascii") + record.data
+    length, kind_length, id_length = len(body), len(kind), len(record_id)
+    covered = _FRAME_CHECKED.pack(salt, offset, length, FRAME_VERSION, kind_length, id_length, retain_until_ms)
+    checksum = zlib.crc32(body, zlib.crc32(covered))
+    header = _FRAME_HEADER.pack(
+        _FRAME_MAGIC, length, checksum, FRAME_VERSION, kind_length, id_length, retain_until_ms
+    )
+    return header + body
 
 
 def decode_frame(data: bytes, offset: int, salt: bytes, number: int, base: int = 0) -> Frame | None:

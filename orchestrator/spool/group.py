@@ -10,27 +10,38 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
-from orchestrator.spool.records import FullReason, Position, Rank, Record, SpoolClosed, SpoolError, SpoolFull
+from orchestrator.spool.framing import frame_size_bytes
+from orchestrator.spool.records import (
+    FullReason,
+    Offered,
+    Outcome,
+    Position,
+    Rank,
+    Record,
+    SpoolClosed,
+    SpoolError,
+    SpoolFull,
+)
 
 T = TypeVar("T")
 
 AHEAD_BYTES = 256 * 1024
 """Written by the loop between two syncs that nobody waits for."""
-Put = Callable[[Record, bool, Rank], Position]
+Put = Callable[[Sequence[Offered], int], list[Outcome]]
+"""Writes some of these records, from the one at a place on, and says what became of them: of one at least."""
 Sync = Callable[[Position], None]
-Quick = Callable[[Sequence[Record]], bool]
-"""Whether these records could be written now without waiting for the disk."""
+Quick = Callable[[int], bool]
+"""Whether so many bytes of records could be written now without waiting for the disk."""
 
 
-@dataclass(slots=True)
-class _Waiting:
-    record: Record
-    durable: bool
-    rank: Rank
+class _Waiting(Offered, frozen=True):
     done: asyncio.Future[Position]
+
+
+Told = list[tuple[_Waiting, Outcome]]
+Durable = list[tuple[_Waiting, Position]]
 
 
 class GroupWriter:
@@ -46,6 +57,7 @@ class GroupWriter:
         self._quick = quick
         self._pending_max = pending_max
         self._pending: list[_Waiting] = []
+        self._pending_bytes = 0
         self._job: asyncio.Future[None] | None = None
         self._turning = False
         """Whether the end of this turn writes what is pending."""
@@ -54,19 +66,24 @@ class GroupWriter:
         # The thread is started by the first use.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
 
-    async def append(self, record: Record, durable: bool, rank: Rank) -> Position:
-        """Appends one record. Raises SpoolError; when cancelled, the record may still be written."""
+    def append(self, record: Record, durable: bool, rank: Rank) -> asyncio.Future[Position]:
+        """Appends one record; the future raises SpoolError. When cancelled, the record may still be written.
+
+        Raises SpoolClosed and SpoolFull at once where there is nothing to wait for.
+        """
         if self._closed:
             raise SpoolClosed("the spool was closed")
         if len(self._pending) >= self._pending_max:
             raise SpoolFull(record.kind, FullReason.PENDING)
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(record, durable, rank, loop.create_future())
-        self._pending.append(waiting)
+        done: asyncio.Future[Position] = loop.create_future()
+        size_bytes = frame_size_bytes(record)
+        self._pending.append(_Waiting(record, size_bytes, durable, rank, done))
+        self._pending_bytes += size_bytes
         if self._job is None and not self._turning:
             self._turning = True
             loop.call_soon(self._turn, loop)
-        return await waiting.done
+        return done
 
     async def run(self, action: Callable[[], T]) -> T:
         """Runs one blocking action in the thread of the spool."""
@@ -88,32 +105,18 @@ class GroupWriter:
         """Ends the thread. Appends that were not handed over yet get SpoolClosed."""
         self._closed = self._ended = True
         self._thread.shutdown(wait=True)
-        pending, self._pending = self._pending, []
-        for waiting in pending:
-            if not waiting.done.done():
-                waiting.done.set_exception(SpoolClosed("the spool was closed"))
+        _tell([(waiting, SpoolClosed("the spool was closed")) for waiting in self._take()])
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """At the end of a turn: write here what can be, or hand all of it to the thread."""
         self._turning = False
         if self._ended or self._job is not None or not self._pending:
             return
-        if not self._quick([waiting.record for waiting in self._pending]):
+        if not self._quick(self._pending_bytes):
             self._start(loop)
             return
-        batch, self._pending = self._pending, []
-        durable: list[tuple[_Waiting, Position]] = []
-        for waiting in batch:
-            try:
-                position = self._put(waiting.record, waiting.durable, waiting.rank)
-            except SpoolError as failure:
-                _fail(waiting, failure)
-                continue
-            self._unsynced_bytes += len(waiting.record.data)
-            if waiting.durable:
-                durable.append((waiting, position))
-            else:
-                _tell(waiting, position)
+        self._unsynced_bytes += self._pending_bytes
+        durable = self._put_all(self._take(), _tell)
         if durable:
             self._unsynced_bytes = 0
             self._job = loop.run_in_executor(self._thread, self._sync, max(position for _, position in durable))
@@ -129,20 +132,39 @@ class GroupWriter:
         if not syncing.cancelled():
             syncing.exception()  # the next append tells what it was
 
-    def _durable(
-        self, batch: list[tuple[_Waiting, Position]], job: asyncio.Future[None], loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def _take(self) -> list[_Waiting]:
+        """What is pending, which is then no more."""
+        taken, self._pending, self._pending_bytes = self._pending, [], 0
+        return taken
+
+    def _put_all(self, batch: list[_Waiting], tell: Callable[[Told], object]) -> Durable:
+        """Writes all, tells those that need no sync, and returns the others."""
+        durable: Durable = []
+        at = 0
+        while at < len(batch):
+            told: Told = []
+            for outcome in self._put(batch, at):
+                waiting = batch[at]
+                at += 1
+                if waiting.durable and isinstance(outcome, Position):
+                    durable.append((waiting, outcome))
+                else:
+                    told.append((waiting, outcome))
+            tell(told)
+        return durable
+
+    def _durable(self, batch: Durable, job: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
         """What the loop wrote is on the disk, or the disk failed."""
         failure = _failure(job)
         for waiting, position in batch:
-            if failure is None:
-                _tell(waiting, position)
-            else:
+            if failure is not None:
                 _fail(waiting, failure)
+            elif not waiting.done.done():
+                waiting.done.set_result(position)
         self._ended_job(loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        batch, self._pending = self._pending, []
+        batch = self._take()
         self._job = loop.run_in_executor(self._thread, self._write, batch, loop)
         self._job.add_done_callback(lambda job: self._finish(batch, job, loop))
 
@@ -159,32 +181,25 @@ class GroupWriter:
 
     def _write(self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
         """In the thread: writes all, tells those that need no sync, syncs once, tells the others."""
-        synced: list[tuple[_Waiting, Position]] = []
-        for waiting in batch:
-            try:
-                position = self._put(waiting.record, waiting.durable, waiting.rank)
-            except SpoolError as failure:
-                loop.call_soon_threadsafe(_fail, waiting, failure)
-                continue
-            if waiting.durable:
-                synced.append((waiting, position))
-            else:
-                loop.call_soon_threadsafe(_tell, waiting, position)
-        if not synced:
+        durable = self._put_all(batch, lambda told: loop.call_soon_threadsafe(_tell, told))
+        if not durable:
             return
         try:
-            self._sync(max(position for _, position in synced))
+            self._sync(max(position for _, position in durable))
+            told: Told = list(durable)
         except SpoolError as failure:
-            for waiting, _ in synced:
-                loop.call_soon_threadsafe(_fail, waiting, failure)
-            return
-        for waiting, position in synced:
-            loop.call_soon_threadsafe(_tell, waiting, position)
+            told = [(waiting, failure) for waiting, _ in durable]
+        loop.call_soon_threadsafe(_tell, told)
 
 
-def _tell(waiting: _Waiting, position: Position) -> None:
-    if not waiting.done.done():
-        waiting.done.set_result(position)
+def _tell(told: Told) -> None:
+    for waiting, outcome in told:
+        if waiting.done.done():
+            continue  # whoever waited was cancelled
+        if isinstance(outcome, Position):
+            waiting.done.set_result(outcome)
+        else:
+            waiting.done.set_exception(outcome)
 
 
 def _failure(job: asyncio.Future[None]) -> BaseException | None:

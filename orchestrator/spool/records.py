@@ -110,13 +110,12 @@ class Position(msgspec.Struct, frozen=True, order=True):
     """Bytes from the start of the segment's file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One record as it is appended."""
 
     kind: RecordKind
     record_id: RecordId
-    data: bytes = field(repr=False)
+    data: bytes
     """At most 64 KiB. The spool knows nothing of its meaning."""
     retain_until_ms: int = 0
     """Unix time before which the record is not deleted, even if it was shipped; 0 is none."""
@@ -130,6 +129,23 @@ class Record:
             raise BadRecord(f"expected at most {DATA_BYTES_MAX} bytes")
         if not 0 <= self.retain_until_ms <= RETAIN_MS_MAX:
             raise BadRecord("expected a retention time in milliseconds since 1970")
+
+    def __repr__(self) -> str:
+        return f"Record({self.kind} {self.record_id})"
+
+
+class Offered(msgspec.Struct, frozen=True):
+    """A record that is to be written, and how."""
+
+    record: Record
+    size_bytes: int
+    """What it takes in a segment."""
+    durable: bool
+    rank: Rank
+
+
+Outcome = Position | SpoolError
+"""What became of a record: where it begins, or why it was not written."""
 
 
 @dataclass(frozen=True, slots=True)

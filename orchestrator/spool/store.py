@@ -12,6 +12,7 @@ records.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,10 @@ from orchestrator.spool.ballast import BALLAST_BYTES_MAX, Ballast
 from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, encode_frame, frame_size_bytes
 from orchestrator.spool.group import GroupWriter
 from orchestrator.spool.records import (
-    DATA_BYTES_MAX,
     Entry,
     FullReason,
+    Offered,
+    Outcome,
     Position,
     Rank,
     Record,
@@ -41,6 +43,7 @@ from orchestrator.spool.records import (
     SpoolError,
     SpoolFull,
 )
+from orchestrator.spool.room import BACKLOG_MAX, room_of
 from orchestrator.spool.segments import (
     NO_SPACE,
     Segment,
@@ -59,11 +62,6 @@ from orchestrator.spool.segments import (
     write_shipped,
 )
 
-SEGMENT_BYTES_MIN: Final = 2 * DATA_BYTES_MAX
-SEGMENT_BYTES_MAX: Final = 64 * 1024 * 1024
-SEGMENTS_MIN: Final = 4
-BACKLOG_MAX: Final = 1_000_000
-"""Each takes some 80 bytes of memory."""
 PENDING_MAX: Final = 1024
 
 
@@ -88,23 +86,16 @@ class Spool:
         that wait to be shipped, `pending_max` the appends that wait for the disk. Raises ValueError for bounds that
         make no sense, SpoolLocked, SpoolCorrupt and SpoolBroken.
         """
-        reserve = capacity_bytes // 4 if regulated_reserve_bytes is None else regulated_reserve_bytes
-        closing = min(capacity_bytes // 16, reserve) if closing_reserve_bytes is None else closing_reserve_bytes
-        if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
-            raise ValueError(f"segment_bytes: expected {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}")
-        if capacity_bytes < SEGMENTS_MIN * segment_bytes:
-            raise ValueError(f"capacity_bytes: expected at least {SEGMENTS_MIN} segments")
-        if not 0 <= closing <= reserve < capacity_bytes:
-            raise ValueError("expected 0 <= closing_reserve_bytes <= regulated_reserve_bytes < capacity_bytes")
+        self._room = room_of(
+            capacity_bytes, segment_bytes, regulated_reserve_bytes, closing_reserve_bytes, backlog_max
+        )
         self._folder = directory
-        self._capacity_bytes = capacity_bytes
         self._segment_bytes = segment_bytes
-        self._reserve_bytes = reserve
-        self._closing_bytes = closing
-        self._backlog_max = backlog_max
         self._lock = threading.Lock()
         self._backlog = Backlog()
         self._segments: list[Segment] = []
+        self._sealed_bytes = 0
+        """Of all segments but the active one, the last."""
         self._broken: str | None = None
         self._closed = False
         self._descriptor = -1
@@ -116,7 +107,7 @@ class Spool:
             self._close_descriptors()
             raise
         self._synced = self._end()
-        self._ballast = Ballast(directory, min(closing, BALLAST_BYTES_MAX))
+        self._ballast = Ballast(directory, min(self._room.closing_bytes, BALLAST_BYTES_MAX))
         self._ballast.take()
         self._group = GroupWriter(self._put, self._sync, self._is_quick, self._sync_ahead, pending_max)
 
@@ -135,12 +126,12 @@ class Spool:
     def used_bytes(self) -> int:
         """Bytes of all segments."""
         with self._lock:
-            return self._used_bytes()
+            return self._sealed_bytes + self._segments[-1].size_bytes
 
     @property
     def free_bytes(self) -> int:
         """Bytes up to the capacity, reserves included."""
-        return max(0, self._capacity_bytes - self.used_bytes)
+        return max(0, self._room.capacity_bytes - self.used_bytes)
 
     @property
     def backlog(self) -> int:
@@ -168,12 +159,15 @@ class Spool:
         be shipped already is not written twice: the same record gives its old position, another one SpoolConflict.
         Raises SpoolFull, BadRecord, SpoolBroken, SpoolClosed. May block on the disk.
         """
-        position = self._put(Record(kind, record_id, data, retain_until_ms), durable, rank)
+        record = Record(kind, record_id, data, retain_until_ms)
+        (outcome,) = self._put((Offered(record, frame_size_bytes(record), durable, rank),), 0)
+        if not isinstance(outcome, Position):
+            raise outcome
         if durable:
-            self._sync(position)
-        return position
+            self._sync(outcome)
+        return outcome
 
-    async def append_async(
+    def append_async(
         self,
         kind: RecordKind,
         record_id: RecordId,
@@ -182,12 +176,13 @@ class Spool:
         durable: bool,
         retain_until_ms: int = 0,
         rank: Rank = Rank.NEW,
-    ) -> Position:
+    ) -> asyncio.Future[Position]:
         """As `append`, without blocking the event loop. A caller that is cancelled may leave the record written.
 
-        An append that is not durable waits at most for the sync that is under way.
+        An append that is not durable waits at most for the sync that is under way. What is clear at once is raised
+        at once: BadRecord, SpoolClosed, and SpoolFull where too many wait.
         """
-        return await self._group.append(Record(kind, record_id, data, retain_until_ms), durable, rank)
+        return self._group.append(Record(kind, record_id, data, retain_until_ms), durable, rank)
 
     def read_from(self, position: Position | None = None) -> Iterator[Entry]:
         """The records from `position` (default: what is not shipped yet) to the end as it is now.
@@ -277,9 +272,6 @@ class Spool:
         last = self._segments[-1]
         return Position(last.number, last.size_bytes)
 
-    def _used_bytes(self) -> int:
-        return sum(segment.size_bytes for segment in self._segments)
-
     def _check_open(self) -> None:
         if self._closed:
             raise SpoolClosed("the spool was closed")
@@ -305,6 +297,7 @@ class Spool:
         for segment in segments:
             if segment.number >= origin.segment:
                 self._recover_segment(segment, segment is segments[-1], origin)
+        self._sealed_bytes = sum(segment.size_bytes for segment in segments[:-1])
         self._descriptor = open_segment(segments[-1])
         with disk("recovering its last segment"):
             os.ftruncate(self._descriptor, segments[-1].size_bytes)
@@ -328,80 +321,101 @@ class Spool:
             if position >= origin:
                 self._backlog.add(frame.record.record_id, position)
 
-    def _put(self, record: Record, durable: bool, rank: Rank) -> Position:
-        """Writes a record without syncing it."""
+    def _put(self, offered: Sequence[Offered], begin: int) -> list[Outcome]:
+        """Writes the records from `begin` on that one write can take, without syncing them.
+
+        Returns what became of them, in their order: of one at least. The next call takes the others.
+        """
         with self._lock:
+            return self._put_run(offered, begin)
+
+    def _put_run(self, offered: Sequence[Offered], begin: int) -> list[Outcome]:
+        try:
             self._check_writable()
-            for known in self._backlog.find(record.record_id):
-                if self._is_known(record, known):
-                    return known
-            size_bytes = frame_size_bytes(record)
-            self._check_room(record, size_bytes, durable, rank)
+        except SpoolError as failure:
+            return [failure]
+        placed: dict[RecordId, Position] = {}
+        frames: list[bytes] = []
+        active, retain_until_ms = self._segments[-1], 0
+        end, waiting = active.size_bytes, len(self._backlog)
+        for one in islice(offered, begin, None):
+            record = one.record
+            alike = self._backlog.find(record.record_id)
+            rolls = end + one.size_bytes > self._segment_bytes
+            if placed and (rolls or alike or record.record_id in placed):
+                break  # first, what is placed is written
             try:
-                return self._place(record, size_bytes)
-            except SpoolFull:
-                if rank is not Rank.CLOSES or not self._ballast.give_up():
-                    raise
-                return self._place(record, size_bytes)
+                known = self._known(record, alike) if alike else None
+                if known is not None:
+                    return [known]
+                self._check_room(one, end, waiting)
+                if rolls:
+                    self._roll_for(record)
+                    active, end = self._segments[-1], SEGMENT_HEADER_BYTES
+            except SpoolError as failure:
+                if placed:
+                    break
+                return [failure]
+            placed[record.record_id] = Position(active.number, end)
+            frames.append(encode_frame(record, active.salt or b"", end))
+            end += one.size_bytes
+            waiting += 1
+            if record.retain_until_ms > retain_until_ms:
+                retain_until_ms = record.retain_until_ms
+        try:
+            self._write(b"".join(frames), active, offered[begin].record.kind)
+        except SpoolError as failure:
+            return self._put_again(offered[begin : begin + len(placed)], failure)
+        active.size_bytes = end
+        active.retain_until_ms = max(active.retain_until_ms or 0, retain_until_ms)
+        for record_id, position in placed.items():
+            self._backlog.add(record_id, position)
+        return list(placed.values())
 
-    def _place(self, record: Record, size_bytes: int) -> Position:
-        """Writes a record after the last one. Raises SpoolFull for a full disk."""
-        if self._segments[-1].size_bytes + size_bytes > self._segment_bytes:
-            self._roll_for(record)
-        active = self._segments[-1]
-        position = Position(active.number, active.size_bytes)
-        self._write(record, encode_frame(record, active.salt or b"", active.size_bytes), active)
-        active.size_bytes += size_bytes
-        active.retain_until_ms = max(active.retain_until_ms or 0, record.retain_until_ms)
-        self._backlog.add(record.record_id, position)
-        return position
+    def _put_again(self, offered: Sequence[Offered], failure: SpoolError) -> list[Outcome]:
+        """Writes what one write could not take: each alone, or with the room that is kept for what closes something."""
+        if len(offered) > 1:
+            return [outcome for one in offered for outcome in self._put_run((one,), 0)]
+        if self._broken is None and offered[0].rank is Rank.CLOSES and self._ballast.give_up():
+            return self._put_run(offered, 0)
+        return [failure]
 
-    def _is_quick(self, records: Sequence[Record]) -> bool:
-        """Whether records go into the active segment, and nobody is at the disk."""
-        size_bytes = sum(frame_size_bytes(record) for record in records)
+    def _is_quick(self, size_bytes: int) -> bool:
+        """Whether so many bytes of records go into the active segment, and nobody is at the disk."""
         return not self._lock.locked() and self._segments[-1].size_bytes + size_bytes <= self._segment_bytes
 
-    def _is_known(self, record: Record, position: Position) -> bool:
-        """Whether `position` has this very record. Raises SpoolConflict where it has another one of the same id."""
-        segment = next(s for s in self._segments if s.number == position.segment)
-        entry = next(entries_of(segment, position.offset, segment.size_bytes))
-        if entry.record_id != record.record_id:
-            return False
-        if (entry.kind, entry.data, entry.retain_until_ms) != (record.kind, record.data, record.retain_until_ms):
-            raise SpoolConflict(f"the spool has another record with the id {record.record_id}")
-        return True
+    def _known(self, record: Record, alike: Sequence[Position]) -> Position | None:
+        """The place that has this very record, of those that may. Raises SpoolConflict for another of the same id."""
+        for position in alike:
+            segment = next(s for s in self._segments if s.number == position.segment)
+            entry = next(entries_of(segment, position.offset, segment.size_bytes))
+            if entry.record_id != record.record_id:
+                continue
+            if (entry.kind, entry.data, entry.retain_until_ms) != (record.kind, record.data, record.retain_until_ms):
+                raise SpoolConflict(f"the spool has another record with the id {record.record_id}")
+            return position
+        return None
 
-    def _check_room(self, record: Record, size_bytes: int, durable: bool, rank: Rank) -> None:
-        left_bytes = self._capacity_bytes - self._used_bytes() - size_bytes - SEGMENT_HEADER_BYTES
-        if left_bytes < 0:
-            raise SpoolFull(record.kind, FullReason.CAPACITY)
-        if rank is Rank.CLOSES:
-            return
-        waiting = len(self._backlog)
-        if waiting >= self._backlog_max:
-            raise SpoolFull(record.kind, FullReason.BACKLOG)
-        half = left_bytes < self._capacity_bytes // 2 or waiting >= self._backlog_max // 2
-        if rank is Rank.SPARE and half:
-            raise SpoolFull(record.kind, FullReason.SPARE_ROOM)
-        if left_bytes < self._closing_bytes:
-            raise SpoolFull(record.kind, FullReason.CLOSING_RESERVE)
-        if durable and left_bytes < self._reserve_bytes:
-            raise SpoolFull(record.kind, FullReason.REGULATED_RESERVE)
-        if not self._ballast.take():
+    def _check_room(self, one: Offered, end: int, waiting: int) -> None:
+        """Raises SpoolFull where a record may not be placed at `end` of the active segment, after `waiting` others."""
+        reason = self._room.refusal(one, self._sealed_bytes + end, waiting)
+        if reason is None and one.rank is not Rank.CLOSES and not (self._ballast.held or self._ballast.take()):
             # Whatever were admitted now might not be closed.
-            raise SpoolFull(record.kind, FullReason.DISK)
+            reason = FullReason.DISK
+        if reason is not None:
+            raise SpoolFull(one.record.kind, reason)
 
-    def _write(self, record: Record, frame: bytes, active: Segment) -> None:
+    def _write(self, frames: bytes, active: Segment, kind: RecordKind) -> None:
         try:
-            write_all(self._descriptor, frame)
+            write_all(self._descriptor, frames)
         except OSError as failure:
             try:
-                # A part of the frame may be there: without this cut, the next record would follow damage.
+                # A part of them may be there: without this cut, the next record would follow damage.
                 os.ftruncate(self._descriptor, active.size_bytes)
             except OSError:
                 self._break("writing", failure)
             if failure.errno in NO_SPACE and self._broken is None:
-                raise SpoolFull(record.kind, FullReason.DISK) from failure
+                raise SpoolFull(kind, FullReason.DISK) from failure
             self._break("writing", failure)
             raise SpoolBroken(self._broken) from failure
 
@@ -422,6 +436,7 @@ class Spool:
             segment, descriptor = create_segment(self._folder, number)
         if self._descriptor >= 0:
             os.close(self._descriptor)
+            self._sealed_bytes += self._segments[-1].size_bytes
         self._descriptor = descriptor
         self._segments.append(segment)
 
@@ -470,6 +485,7 @@ class Spool:
             with disk("deleting a segment"):
                 segment.path.unlink()
             self._segments.remove(segment)
+            self._sealed_bytes -= segment.size_bytes
             deleted += 1
             freed_bytes += segment.size_bytes
         if deleted:

@@ -23,7 +23,8 @@ from orchestrator.spool.records import (
     SpoolFull,
     SpoolLocked,
 )
-from orchestrator.spool.store import SEGMENT_BYTES_MIN, Spool
+from orchestrator.spool.room import SEGMENT_BYTES_MIN
+from orchestrator.spool.store import Spool
 
 DECISION = RecordKind("decision")
 USAGE = RecordKind("usage")

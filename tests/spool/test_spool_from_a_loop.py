@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.spool.group import AHEAD_BYTES
-from orchestrator.spool.records import FullReason, RecordId, RecordKind, SpoolBroken, SpoolClosed, SpoolFull
-from orchestrator.spool.store import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Spool
+from orchestrator.spool.records import FullReason, Position, RecordId, RecordKind, SpoolBroken, SpoolClosed, SpoolFull
+from orchestrator.spool.room import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN
+from orchestrator.spool.store import Spool
 
 DECISION = RecordKind("decision")
 SLOW_S = 0.05
@@ -47,8 +48,8 @@ def opened(folder: Path, pending_max: int = 1000) -> Spool:
     )
 
 
-def append(spool: Spool, name: str, *, durable: bool = True) -> asyncio.Task[object]:
-    return asyncio.ensure_future(spool.append_async(DECISION, RecordId(name), b"x" * 100, durable=durable))
+def append(spool: Spool, name: str, *, durable: bool = True) -> asyncio.Future[Position]:
+    return spool.append_async(DECISION, RecordId(name), b"x" * 100, durable=durable)
 
 
 async def test_the_loop_turns_while_the_disk_syncs(tmp_path: Path, disk: Disk) -> None:
@@ -91,7 +92,7 @@ async def test_a_durable_append_waits_for_its_sync_and_another_only_for_the_one_
 async def test_each_append_gets_its_own_refusal(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     good = append(spool, "a", durable=False)
-    conflict = asyncio.ensure_future(spool.append_async(DECISION, RecordId("a"), b"other", durable=True))
+    conflict = spool.append_async(DECISION, RecordId("a"), b"other", durable=True)
     later = append(spool, "b")
     results = await asyncio.gather(good, conflict, later, return_exceptions=True)
     assert [type(result).__name__ for result in results] == ["Position", "SpoolConflict", "Position"]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from orchestrator.spool import framing
 from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, decode_segment_header, encode_frame
 from orchestrator.spool.records import Position, Record, RecordId, RecordKind, SpoolCorrupt
-from orchestrator.spool.store import SEGMENT_BYTES_MIN, Spool
+from orchestrator.spool.room import SEGMENT_BYTES_MIN
+from orchestrator.spool.store import Spool
 
 DECISION = RecordKind("decision")
 SEGMENT_BYTES = SEGMENT_BYTES_MIN

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.spool.records import Position, RecordId, RecordKind, Released, SpoolConflict, SpoolCorrupt
-from orchestrator.spool.store import SEGMENT_BYTES_MIN, Spool
+from orchestrator.spool.room import SEGMENT_BYTES_MIN
+from orchestrator.spool.store import Spool
 
 DECISION = RecordKind("decision")
 LONG = b"x" * 30_000

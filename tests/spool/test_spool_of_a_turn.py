@@ -1,0 +1,155 @@
+"""Records of one turn of a loop are written together, and become what they would have become one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.spool.records import (
+    FullReason,
+    Position,
+    Rank,
+    RecordId,
+    RecordKind,
+    SpoolBroken,
+    SpoolError,
+    SpoolFull,
+)
+from orchestrator.spool.room import SEGMENT_BYTES_MIN
+from orchestrator.spool.store import Spool
+
+KIND = RecordKind("decision")
+Write = Callable[[int, bytes], int]
+Want = tuple[str, bytes, Rank, int]
+"""Id, data, rank, and until when it is kept."""
+
+WANTS = st.lists(
+    st.tuples(
+        st.sampled_from([f"r{number}" for number in range(12)]),
+        st.integers(0, 60_000).map(bytes),
+        st.sampled_from(Rank),
+        st.integers(0, 5),
+    ),
+    max_size=14,
+)
+
+
+def opened(folder: Path, backlog_max: int = 1_000) -> Spool:
+    return Spool(
+        folder,
+        capacity_bytes=4 * SEGMENT_BYTES_MIN,
+        segment_bytes=SEGMENT_BYTES_MIN,
+        backlog_max=backlog_max,
+    )
+
+
+async def together(spool: Spool, wants: Sequence[Want]) -> list[object]:
+    """Offer all in one turn, and return what each became."""
+    futures = [
+        spool.append_async(KIND, RecordId(name), data, durable=False, rank=rank, retain_until_ms=until)
+        for name, data, rank, until in wants
+    ]
+    return [told(one) for one in await asyncio.gather(*futures, return_exceptions=True)]
+
+
+def told(outcome: object) -> object:
+    return outcome if isinstance(outcome, Position) else (type(outcome), getattr(outcome, "reason", None))
+
+
+def in_order(spool: Spool, wants: Sequence[Want]) -> list[object]:
+    found: list[object] = []
+    for name, data, rank, until in wants:
+        try:
+            found.append(spool.append(KIND, RecordId(name), data, durable=False, rank=rank, retain_until_ms=until))
+        except SpoolError as error:
+            found.append(told(error))
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(turns=st.lists(WANTS, max_size=3), backlog_max=st.integers(1, 20))
+def test_a_turn_comes_to_what_its_records_come_to_one_by_one(turns: list[list[Want]], backlog_max: int) -> None:
+    async def in_turns(spool: Spool) -> list[object]:
+        found: list[object] = []
+        for wants in turns:
+            found += await together(spool, wants)
+        await spool.close_async()
+        return found
+
+    with TemporaryDirectory() as at_once, TemporaryDirectory() as alone:
+        found = asyncio.run(in_turns(opened(Path(at_once), backlog_max)))
+        with opened(Path(alone), backlog_max) as spool:
+            assert in_order(spool, [want for wants in turns for want in wants]) == found
+            with opened(Path(at_once), backlog_max) as again:
+                assert list(again.read_from()) == list(spool.read_from())
+                assert (again.used_bytes, again.end) == (spool.used_bytes, spool.end)
+                assert again.release(again.end, now_ms=3) == spool.release(spool.end, now_ms=3)
+                assert again.used_bytes == spool.used_bytes
+
+
+class Disk:
+    """Counts writes of the real disk, and refuses those of more than `most_bytes` after having written some of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOSPC) -> None:
+        self.writes = 0
+        self.most_bytes = 1 << 30
+        self._code = code
+        self._write: Write = os.write
+        monkeypatch.setattr(os, "write", self._counted)
+
+    def _counted(self, descriptor: int, data: bytes) -> int:
+        self.writes += 1
+        if len(data) > self.most_bytes:
+            self._write(descriptor, bytes(data)[: self.most_bytes])
+            raise OSError(self._code, os.strerror(self._code))
+        return self._write(descriptor, data)
+
+
+def wanted(*sizes_bytes: int) -> list[Want]:
+    return [(f"r{number}", b"x" * size, Rank.NEW, 0) for number, size in enumerate(sizes_bytes)]
+
+
+async def test_records_of_one_turn_are_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = opened(tmp_path)
+    disk = Disk(monkeypatch)
+    outcomes = await together(spool, wanted(*[100] * 20))
+    assert all(isinstance(outcome, Position) for outcome in outcomes)
+    assert disk.writes == 1
+    await spool.close_async()
+
+
+async def test_a_disk_without_space_for_all_takes_those_it_has_space_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path)
+    disk = Disk(monkeypatch)
+    disk.most_bytes = 1_000
+    outcomes = await together(spool, wanted(500, 2_000, 500))
+    assert [type(outcome) for outcome in outcomes] == [Position, tuple, Position]
+    assert outcomes[1] == (SpoolFull, FullReason.DISK)
+    await spool.close_async()
+    with opened(tmp_path) as again:
+        assert [entry.record_id for entry in again.read_from()] == ["r0", "r2"]
+        assert again.torn_bytes == 0
+
+
+async def test_of_a_turn_that_the_disk_fails_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path)
+    disk = Disk(monkeypatch, errno.EIO)
+    disk.most_bytes = 1_000
+    outcomes = await together(spool, wanted(500, 500, 500))
+    assert outcomes == [(SpoolBroken, None)] * 3
+    assert spool.backlog == 0
+    await spool.close_async()
+    with opened(tmp_path) as again:
+        assert list(again.read_from()) == []
