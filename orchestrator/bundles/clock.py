@@ -13,29 +13,27 @@ from pathlib import Path
 from orchestrator.bundles.store import write_whole
 
 WRITE_INTERVAL_MS = 1_000
-
-
-def wall_clock_ms() -> int:
-    """Return the time of the machine in Unix milliseconds."""
-    return time.time_ns() // 1_000_000
+NS_PER_MS = 1_000_000
 
 
 class HighestTime:
     """Unix milliseconds of the machine, never less than was ever answered. `save` makes that outlive the program."""
 
-    def __init__(self, path: Path, wall_ms: Callable[[], int] = wall_clock_ms) -> None:
+    def __init__(self, path: Path, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._path = path
-        self._wall_ms = wall_ms
+        self._wall_ns = wall_ns
         self._highest_ms = self._saved_ms = _read(path)
 
     def now_ms(self) -> int:
         """Return the time by which to decide."""
-        self._highest_ms = max(self._highest_ms, self._wall_ms())
+        wall_ms = self._wall_ns() // NS_PER_MS
+        if wall_ms > self._highest_ms:
+            self._highest_ms = wall_ms
         return self._highest_ms
 
     def behind_ms(self) -> int:
         """How far the machine's clock lies behind the highest time seen; 0 when it does not."""
-        return max(0, self._highest_ms - self._wall_ms())
+        return max(0, self._highest_ms - self._wall_ns() // NS_PER_MS)
 
     def due(self) -> bool:
         """Whether the highest time has moved on by a second since it was saved."""

@@ -26,7 +26,7 @@ def seal(sign: Callable[[bytes], bytes], attestations: Sequence[bytes]) -> list[
     """Return the seal of each attestation, in order. Raises ValueError when there are none or too many."""
     if not 0 < len(attestations) <= SEALED_TOGETHER_MAX:
         raise ValueError(f"a signature seals 1 to {SEALED_TOGETHER_MAX} attestations")
-    digests = b"".join(sha256(attestation).digest() for attestation in attestations)
+    digests = b"".join([sha256(attestation).digest() for attestation in attestations])
     return [sign(SEAL_PREFIX + digests) + digests] * len(attestations)
 
 
@@ -37,9 +37,10 @@ def sealed(public_key: bytes, attestation: bytes, given: bytes) -> bool:
     if rest or not 0 < count <= SEALED_TOGETHER_MAX:
         return False
     own = sha256(attestation).digest()
-    if not any(digests[at : at + DIGEST_BYTES] == own for at in range(0, len(digests), DIGEST_BYTES)):
-        return False
-    return _signed(public_key, digests, signature)
+    for at in range(0, len(digests), DIGEST_BYTES):
+        if digests[at : at + DIGEST_BYTES] == own:
+            return _signed(public_key, digests, signature)
+    return False
 
 
 @lru_cache(maxsize=CHECKED_MAX)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from hashlib import sha256
+from enum import Enum
 from types import NoneType
 from typing import Any
 
@@ -15,6 +15,9 @@ from orchestrator.policy.ids import Digest, KeyId, digest_of
 
 JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 """What our records may hold: no floats, so that no two machines differ on a number."""
+
+Writable = JsonValue | Enum | msgspec.Raw
+"""What `written` takes: an enum's word stands for it, and a part that was written already is copied as it is."""
 
 INTEGER_MAX = (1 << 53) - 1
 """RFC 8785 numbers are IEEE doubles; a larger integer is written as a string."""
@@ -31,11 +34,16 @@ def canonical_bytes(value: Mapping[str, JsonValue]) -> bytes:
     return rfc8785.dumps(value)
 
 
-def written(value: dict[str, JsonValue]) -> bytes:
+def written(value: Mapping[str, Writable]) -> bytes:
     """Return the canonical bytes of what our own code made of typed values: it is not looked through once more."""
     data = _ENCODER.encode(value)
     # Names beyond ASCII are sorted by UTF-16 code units, which the encoder does not know.
-    return data if data.isascii() else canonical_bytes(value)
+    return data if data.isascii() else canonical_bytes(msgspec.json.decode(data))
+
+
+def written_part(value: Mapping[str, Writable]) -> msgspec.Raw:
+    """Return the canonical bytes of a part of a record, for a whole that is `written` with it."""
+    return msgspec.Raw(written(value))
 
 
 def canonical_digest(value: Mapping[str, JsonValue]) -> Digest:
@@ -49,11 +57,11 @@ def commit(key: bytes, key_id: KeyId, parts: tuple[bytes, ...]) -> str:
     Each part is framed with its length, so that no two different lists share a commitment. Destroying the key makes
     the commitment say nothing about the payload.
     """
-    mac = hmac.new(key, digestmod=sha256)
+    framed: list[bytes] = []
     for part in parts:
-        mac.update(len(part).to_bytes(8, "big"))
-        mac.update(part)
-    return f"hmac-sha256:{key_id}:{mac.hexdigest()}"
+        framed += (len(part).to_bytes(8, "big"), part)
+    # In one call: the steps of it are Python.
+    return f"hmac-sha256:{key_id}:{hmac.digest(key, b''.join(framed), 'sha256').hex()}"
 
 
 def _check(value: Mapping[str, JsonValue]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.evidence.canonical import JsonValue, written
+from orchestrator.evidence.canonical import JsonValue, written, written_part
 from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.counters import Counter
 from orchestrator.policy.entities import Entity
@@ -98,7 +98,8 @@ def counter_to_json(counter: Counter) -> dict[str, JsonValue]:
     }
 
 
-def _facts_to_json(facts: Facts) -> dict[str, JsonValue]:
+def facts_to_json(facts: Facts) -> dict[str, JsonValue]:
+    """Return what the law was told as canonical JSON holds it."""
     return {
         "tenant": entity_to_json(facts.tenant),
         "label": label_to_json(facts.label),
@@ -111,8 +112,8 @@ def _facts_to_json(facts: Facts) -> dict[str, JsonValue]:
     }
 
 
-facts_to_json: Remembered[Facts, dict[str, JsonValue]] = Remembered(_facts_to_json)
-"""What the law was told as canonical JSON holds it."""
+facts_part: Remembered[Facts, msgspec.Raw] = Remembered(lambda facts: written_part(facts_to_json(facts)))
+"""What the law was told, as records hold it."""
 
 
 def attestation_bytes(
@@ -132,7 +133,7 @@ def attestation_bytes(
             "attempt": attempt,
             "decision": decision,
             "pool": pool,
-            "facts": facts_to_json(facts),
+            "facts": facts_part(facts),
             "citation": citation.to_json(),
             "inputs": inputs,
         }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from orchestrator.evidence.inputs import InputManifest
+from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import DecisionId
 from orchestrator.policy.packs import Obligation, ObligationKind
@@ -83,6 +84,9 @@ def discharge(obligations: Collection[Obligation], means: Means) -> tuple[Done, 
     return tuple(done)
 
 
-def needs_inputs(obligations: Collection[Obligation]) -> bool:
-    """Whether one of the duties is a proof about the inputs."""
+def _needs_inputs(obligations: tuple[Obligation, ...]) -> bool:
     return any(duty.kind is ObligationKind.PROVE_NO_DOMESTIC_INPUT for duty in obligations)
+
+
+needs_inputs: Remembered[tuple[Obligation, ...], bool] = Remembered(_needs_inputs)
+"""Whether one of the duties of a verdict is a proof about the inputs."""

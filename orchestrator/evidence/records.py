@@ -7,11 +7,12 @@ byte leaves. Refusals are recorded too.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import msgspec
 
-from orchestrator.evidence.canonical import JsonValue, written
-from orchestrator.evidence.citation import Citation, facts_to_json
+from orchestrator.evidence.canonical import JsonValue, Writable, written, written_part
+from orchestrator.evidence.citation import Citation, facts_part
 from orchestrator.evidence.duties import Done
 from orchestrator.evidence.inputs import InputManifest
 from orchestrator.evidence.remembered import Remembered
@@ -68,9 +69,9 @@ class DecisionRecord(msgspec.Struct, frozen=True):
     first_token: int = 0
     """Where in the whole answer its first token stands."""
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return the record as canonical JSON holds it."""
-        return {
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes."""
+        value: dict[str, Writable] = {
             "v": RECORD_VERSION,
             "kind": "decision",
             "id": self.id,
@@ -85,8 +86,8 @@ class DecisionRecord(msgspec.Struct, frozen=True):
             "model": self.model,
             "pool": self.pool,
             "outcome": self.outcome,
-            "labels": None if self.sources is None else sources_to_json(self.sources),
-            "facts": facts_to_json(self.facts),
+            "labels": None if self.sources is None else sources_part(self.sources),
+            "facts": facts_part(self.facts),
             "citation": self.citation.to_json(),
             "placement": self.placement,
             "asked": self.asked,
@@ -103,15 +104,15 @@ class DecisionRecord(msgspec.Struct, frozen=True):
             "continues": self.continues,
             "first_token": self.first_token,
         }
-
-    def to_bytes(self) -> bytes:
-        """Return the canonical bytes."""
-        return written(self.to_json())
+        return written(value)
 
 
-def retention_of(obligations: tuple[Obligation, ...]) -> tuple[str, ...]:
-    """Return the durations that the record must be kept for."""
+def _retention_of(obligations: tuple[Obligation, ...]) -> tuple[str, ...]:
     return tuple(sorted(duty.argument for duty in obligations if duty.kind is ObligationKind.RETAIN))
+
+
+retention_of: Remembered[tuple[Obligation, ...], tuple[str, ...]] = Remembered(_retention_of)
+"""The durations that a record with these duties must be kept for."""
 
 
 DAY_MS = 24 * 60 * 60 * 1000
@@ -127,12 +128,18 @@ def retain_until_ms(retention: tuple[str, ...], now_ms: int) -> int:
     """
     until_ms = 0
     for duration in retention:
-        found = _DURATION.match(duration)
-        if found is None:
-            raise ValueError("expected an ISO 8601 duration such as P6M or P1Y6M")
-        days = sum(int(count or 0) * length for count, length in zip(found.groups(), _UNIT_DAYS, strict=True))
-        until_ms = max(until_ms, now_ms + days * DAY_MS)
+        kept_ms = now_ms + _days_of(duration) * DAY_MS
+        if kept_ms > until_ms:
+            until_ms = kept_ms
     return until_ms
+
+
+@lru_cache(maxsize=256)
+def _days_of(duration: str) -> int:
+    found = _DURATION.match(duration)
+    if found is None:
+        raise ValueError("expected an ISO 8601 duration such as P6M or P1Y6M")
+    return sum(int(count or 0) * length for count, length in zip(found.groups(), _UNIT_DAYS, strict=True))
 
 
 def _labels_to_json(labels: Labels) -> dict[str, JsonValue]:
@@ -147,7 +154,8 @@ def _labels_to_json(labels: Labels) -> dict[str, JsonValue]:
     return found
 
 
-def _sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
+def sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
+    """Return every voice on the labels, and where one says less than what counts."""
     return {
         "declared": _labels_to_json(sources.declared),
         "attested": _labels_to_json(sources.attested),
@@ -161,5 +169,5 @@ def _sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
     }
 
 
-sources_to_json: Remembered[LabelSources, dict[str, JsonValue]] = Remembered(_sources_to_json)
-"""Every voice on the labels, and where one says less than what counts."""
+sources_part: Remembered[LabelSources, msgspec.Raw] = Remembered(lambda sources: written_part(sources_to_json(sources)))
+"""Every voice on the labels, as records hold them."""

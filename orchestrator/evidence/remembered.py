@@ -26,10 +26,13 @@ class Remembered(Generic[Part, Form]):
 
     def __call__(self, part: Part) -> Form:
         """Return the form of a value. Raises what making it raises."""
-        found = self._held.get(id(part))
-        if found is None:
-            if len(self._held) >= REMEMBERED_MAX:
-                self._held.clear()
-            # The value is held too, so that its identity is not given to another.
-            found = self._held[id(part)] = (part, self._make(part))
-        return found[1]
+        key = id(part)
+        try:
+            return self._held[key][1]
+        except KeyError:
+            form = self._make(part)
+        if len(self._held) >= REMEMBERED_MAX:
+            self._held.clear()
+        # The value is held too, so that its identity is not given to another.
+        self._held[key] = (part, form)
+        return form

@@ -28,7 +28,7 @@ class PriceBook:
 
 def rate(price: TokenPrice, prompt: int, cached: int, output: int) -> Money:
     """Return the price of an attempt. `cached` tokens are part of `prompt`. Raises ValueError on a negative count."""
-    if min(prompt, cached, output) < 0 or cached > prompt:
+    if prompt < 0 or cached < 0 or output < 0 or cached > prompt:
         raise ValueError("token counts are zero or more, and cached tokens are part of the prompt")
     amount = (prompt - cached) * price.input_pico + cached * price.cached_pico + output * price.output_pico
     return Money(amount, price.currency)

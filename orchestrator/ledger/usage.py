@@ -6,7 +6,7 @@ from enum import Enum
 
 import msgspec
 
-from orchestrator.evidence.canonical import JsonValue, written
+from orchestrator.evidence.canonical import JsonValue, Writable, written
 from orchestrator.ledger.money import Money
 from orchestrator.policy.ids import AttemptId, DecisionId, ModelId, PoolId, RequestId, TenantId, UsageId
 
@@ -92,8 +92,8 @@ class UsageRecord(msgspec.Struct, frozen=True):
     resumable: Resumable | None = None
     """None on the side that keeps nothing for it, and where the attempt never began."""
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return the record as canonical JSON holds it."""
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes."""
         pool, edge = self.pool_counts, self.edge_counts
         counts: dict[str, JsonValue] = {}
         if pool is not None:
@@ -110,7 +110,7 @@ class UsageRecord(msgspec.Struct, frozen=True):
                 "delivered": edge.delivered,
                 "reported": self.own != "edge",
             }
-        return {
+        value: dict[str, Writable] = {
             "v": USAGE_VERSION,
             "kind": "usage",
             "id": self.id,
@@ -120,8 +120,8 @@ class UsageRecord(msgspec.Struct, frozen=True):
             "tenant": self.tenant,
             "pool": self.pool,
             "model": self.model,
-            "outcome": self.outcome.value,
-            "counted": None if self.counted is None else self.counted.value,
+            "outcome": self.outcome,
+            "counted": self.counted,
             "counts": counts,
             # Pico-units may exceed 2^53 - 1, so the amount is written as a string.
             "price": None
@@ -130,9 +130,6 @@ class UsageRecord(msgspec.Struct, frozen=True):
             "ended_ms": self.ended_ms,
             "continues": self.continues,
             "first_token": self.first_token,
-            "resumable": None if self.resumable is None else self.resumable.value,
+            "resumable": self.resumable,
         }
-
-    def to_bytes(self) -> bytes:
-        """Return the canonical bytes."""
-        return written(self.to_json())
+        return written(value)

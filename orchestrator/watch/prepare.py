@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.bundles.clock import HighestTime
+from orchestrator.bundles.clock import NS_PER_MS, HighestTime
 from orchestrator.watch.places import folder_of, folders_in, private_folder, run_folder, settings_file_of
 
 HIGHEST_TIME = "highest-time"
@@ -41,10 +41,10 @@ def prepare(data_dir: Path, settings: Sequence[msgspec.Struct]) -> list[Path]:
 
 def _spread_highest_time(data_dir: Path) -> None:
     """No process believes in an earlier time than another has seen: what expired for one has for all."""
-    clocks = [HighestTime(folder / HIGHEST_TIME, wall_ms=lambda: 0) for _, folder in folders_in(data_dir)]
+    clocks = [HighestTime(folder / HIGHEST_TIME, wall_ns=lambda: 0) for _, folder in folders_in(data_dir)]
     highest_ms = max(clock.now_ms() for clock in clocks)
     for _, folder in folders_in(data_dir):
-        clock = HighestTime(folder / HIGHEST_TIME, wall_ms=lambda: highest_ms)
+        clock = HighestTime(folder / HIGHEST_TIME, wall_ns=lambda: highest_ms * NS_PER_MS)
         clock.now_ms()
         clock.save()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bundles.clock import HighestTime
+from orchestrator.bundles.clock import NS_PER_MS, HighestTime
 from orchestrator.bundles.formats import SectionKind
 from orchestrator.bundles.refusals import BundleRefused, RefusalCode
 from orchestrator.bundles.revocations import Revoked
@@ -140,7 +140,7 @@ def test_a_digest_is_never_a_path(tmp_path: Path, side: Side) -> None:
 
 def test_time_never_goes_back_over_a_restart(tmp_path: Path) -> None:
     wall = [NOW_MS]
-    clock = HighestTime(tmp_path / "time", lambda: wall[0])
+    clock = HighestTime(tmp_path / "time", lambda: wall[0] * NS_PER_MS)
     assert clock.now_ms() == NOW_MS
     wall[0] -= 10_000
     assert clock.now_ms() == NOW_MS
@@ -148,10 +148,10 @@ def test_time_never_goes_back_over_a_restart(tmp_path: Path) -> None:
     assert clock.due()
     clock.save()
     assert not clock.due()
-    again = HighestTime(tmp_path / "time", lambda: wall[0])
+    again = HighestTime(tmp_path / "time", lambda: wall[0] * NS_PER_MS)
     assert again.now_ms() == NOW_MS
     wall[0] = NOW_MS + 500
     assert again.now_ms() == NOW_MS + 500
     assert not again.due()
     (tmp_path / "time").write_bytes(b"12x")
-    assert HighestTime(tmp_path / "time", lambda: 7).now_ms() == 7
+    assert HighestTime(tmp_path / "time", lambda: 7 * NS_PER_MS).now_ms() == 7

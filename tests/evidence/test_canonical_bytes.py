@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections import OrderedDict
 
@@ -10,7 +11,14 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.evidence.canonical import INTEGER_MAX, JsonValue, canonical_bytes, commit
+from orchestrator.evidence.canonical import (
+    INTEGER_MAX,
+    JsonValue,
+    canonical_bytes,
+    commit,
+    written,
+    written_part,
+)
 from orchestrator.evidence.records import DAY_MS, retain_until_ms
 from orchestrator.policy.ids import KeyId
 
@@ -49,6 +57,13 @@ def test_every_value_is_spelled_as_the_reference_spells_it(value: dict[str, obje
     assert canonical_bytes(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
 
 
+@given(st.dictionaries(st.text(), VALUES, max_size=5), st.dictionaries(st.text(), VALUES, max_size=3))
+def test_a_part_that_was_written_before_its_whole_is_spelled_as_in_it(
+    part: dict[str, JsonValue], rest: dict[str, JsonValue]
+) -> None:
+    assert written({**rest, "part": written_part(part)}) == canonical_bytes({**rest, "part": part})
+
+
 def test_every_character_is_spelled_as_the_reference_spells_it() -> None:
     everything = "".join(chr(code) for code in range(0x11000) if not 0xD800 <= code < 0xE000)
     assert canonical_bytes({"a": everything}) == rfc8785.dumps({"a": everything})
@@ -72,6 +87,15 @@ def test_kin_of_the_plain_types_are_spelled_as_they_are(value: object) -> None:
 def test_what_two_machines_could_spell_differently_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"canonical|2\^53"):
         canonical_bytes({"a": [value]})  # type: ignore[list-item]
+
+
+@given(st.lists(st.binary(max_size=6), max_size=4))
+def test_a_commitment_is_the_hmac_of_its_parts_each_with_its_length(parts: list[bytes]) -> None:
+    mac = hmac.new(KEY, digestmod="sha256")
+    for part in parts:
+        mac.update(len(part).to_bytes(8, "big"))
+        mac.update(part)
+    assert commit(KEY, KEY_ID, tuple(parts)) == f"hmac-sha256:{KEY_ID}:{mac.hexdigest()}"
 
 
 @given(st.lists(st.binary(max_size=6), max_size=4), st.lists(st.binary(max_size=6), max_size=4))

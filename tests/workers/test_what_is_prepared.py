@@ -168,7 +168,7 @@ def test_no_process_begins_before_what_another_has_seen(tmp_path: Path) -> None:
         (folder_of(tmp_path, index) / "highest-time").write_text(f"{seen_ms}\n")
     prepared(edge(tmp_path, 2), 1)
     for index in range(3):
-        assert HighestTime(folder_of(tmp_path, index) / "highest-time", wall_ms=lambda: 0).now_ms() == 9_000
+        assert HighestTime(folder_of(tmp_path, index) / "highest-time", wall_ns=lambda: 0).now_ms() == 9_000
 
 
 def test_a_new_process_begins_with_the_bundles_of_the_first(tmp_path: Path) -> None:
