@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 
 from node_agent.border.attempts import Hands
@@ -83,9 +84,11 @@ class Agent:
         self._metrics.admit(CODE, CATALOGUE)
         self._metrics.admit(RULE, HOUSE_RULES)
         self._routes = Routes(EdgeId(settings.id), _engines(settings), clock.now_ms, self._went_on)
+        holdings = Holdings(side, BundleStore(data_dir / "bundles", roots, archive_ms=archive_ms), roots)
+        bundle = partial(holdings.bundle, side)
         self._follower = BundleFollower(
             Following(settings.control, side, member_name(settings.id, _index(settings))),
-            Holdings(side, BundleStore(data_dir / "bundles", roots, archive_ms=archive_ms), roots),
+            holdings,
             clock,
             self._report,
             self._follow,
@@ -99,7 +102,7 @@ class Agent:
             self._metrics,
         )
         hands = Hands(
-            bundle=lambda: self._follower.current,
+            bundle=bundle,
             routes=self._routes,
             spool=self._spool,
             metrics=self._metrics,
@@ -119,7 +122,7 @@ class Agent:
         self._front = Front(
             edge=EdgeId(settings.id),
             ask=Gate(settings.id, hands).ask,
-            bundle=lambda: self._follower.current,
+            bundle=bundle,
             limits=_limits(settings),
             now_ms=clock.now_ms,
             entropy=os.urandom,

@@ -5,8 +5,8 @@ Nothing here sends. Whatever the gate sends was made here, so that it is permitt
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -31,7 +31,6 @@ from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, Resumable, U
 from orchestrator.placement.decide import Decision
 from orchestrator.placement.fleet import Pool
 from orchestrator.placement.outliers import Turn
-from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.labels import LabelSources, Mismatch
 from orchestrator.policy.verdicts import FAULT
@@ -50,11 +49,12 @@ from orchestrator.telemetry.names import (
 )
 from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.deadlines import TOTAL
-from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
+from orchestrator.wire.frames import Broken, Done, Refused
 
 HELD_UP_SHARE = 4
 """Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
 
+_DECISION, _USAGE = RecordKind("decision"), RecordKind("usage")
 _EVENTS = {Turn.OUT: Event.POOL_EJECTED, Turn.TRIED: Event.POOL_TRIED, Turn.BACK: Event.POOL_BACK}
 
 log = logger("node_agent.border")
@@ -85,8 +85,7 @@ class Hands(msgspec.Struct, frozen=True):
     """How long a cut answer waits for a pool to go on in, where the law allows one that cannot be reached now."""
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct):
     """One send of one request to one pool."""
 
     asked: Asked
@@ -137,7 +136,9 @@ class Attempts:
         self.retries = RetryBudget()
         """What the edge spends on second attempts."""
 
-    async def open(self, asked: Asked, tried: frozenset[PoolId], before: Problem | None, *, again: bool) -> Attempt:
+    async def open(
+        self, asked: Asked, tried: frozenset[PoolId], before: Problem | None, now_us: int, *, again: bool
+    ) -> Attempt:
         """Decide once, and put the record into the spool. Raises ProblemError when nothing may or can be sent.
 
         `again` says that it is not the first attempt of its request.
@@ -153,7 +154,7 @@ class Attempts:
             raise ProblemError(Problem("no_bundle"))
         prompt = self._memory.prompt(asked, edge, bundle.fleet)
         seen = {pool.id: hands.routes.view(pool) for pool in bundle.fleet.pools}
-        known = self._memory.known(asked, prompt, bundle.fleet, seen, hands.now_us())
+        known = self._memory.known(asked, prompt, bundle.fleet, seen, now_us)
         # What was said already is read again, and is not generated again.
         said = asked.generation.first_token()
         output = max(1, self._memory.output_tokens(asked, bundle.settings) - said)
@@ -175,7 +176,6 @@ class Attempts:
         chosen = decided.decision.placement.chosen
         if decided.problem is None and chosen is not None:
             before_belief = known.before_belief[chosen.pool.id]
-            now_us = hands.now_us()
             self._memory.sent(decided.attempt, asked, prompt, decided.shape, chosen, before_belief, now_us)
         attempt: Attempt | None = None
         try:
@@ -191,13 +191,31 @@ class Attempts:
     async def _record(self, asked: Asked, decided: Decided) -> Attempt:
         """Put the record of a decision into the spool, and return what leaves. Raises ProblemError."""
         hands = self._hands
-        decision, problem = decided.decision, decided.problem
+        decision, problem, inputs = decided.decision, decided.problem, decided.inputs
         record = record_of(asked, decided, hands.commitment)
         chosen = None if problem is not None else decision.placement.chosen
-        # Both are done at the end of this turn of the loop; only what is recorded leaves.
         facts = decision.travelling(decided.edge)
-        sealing = None if chosen is None else self._signer.seal(_attested(decided, chosen.pool.id, facts))
-        await self._spool(record, durable=decision.regulated, mandatory=problem is None)
+        # Both are done at the end of this turn of the loop; only what is recorded leaves.
+        sealing: asyncio.Future[bytes] | None = None
+        if chosen is not None:
+            digest = None if inputs is None else inputs.digest
+            pool, citation = chosen.pool.id, decided.citation
+            attested = attestation_bytes(decided.edge.id, decided.attempt, decided.id, pool, facts, citation, digest)
+            sealing = self._signer.seal(attested)
+        try:
+            await hands.spool.append_async(
+                _DECISION,
+                RecordId(record.id),
+                record.to_bytes(),
+                durable=decision.regulated,
+                rank=Rank.NEW if problem is None else Rank.SPARE,
+                retain_until_ms=retain_until_ms(record.retention, record.decided_ms),
+            )
+        except SpoolError as error:
+            # Without it nothing is sent; a refusal is said even when it is not recorded.
+            self._not_kept(record.id, error)
+            if problem is None:
+                raise ProblemError(Problem("evidence_unavailable")) from error
         self._count(decision, record)
         if chosen is None or sealing is None:
             log.info(
@@ -217,11 +235,13 @@ class Attempts:
             self._key_id,
             await sealing,
             asked.budget_ms,
-            decided.inputs,
+            inputs,
             asked.waits,
             None if asked.continued is None else asked.continued.attempt,
         )
-        headers = tuple(header for done in decided.discharged for header in done.headers)
+        headers: tuple[tuple[str, str], ...] = ()
+        for done in decided.discharged:
+            headers += done.headers
         return Attempt(
             asked,
             decided.id,
@@ -251,8 +271,8 @@ class Attempts:
         attempt.first_us = self._hands.now_us()
         self._memory.first_token(attempt.attempt, attempt.first_us)
 
-    def ended(self, attempt: Attempt, last: StreamFrame | None) -> None:
-        """An attempt is over: learn from it. What is told again counts no more."""
+    def _ended(self, attempt: Attempt, last: Done | Broken | Refused | None) -> None:
+        """An attempt is over: learn from it."""
         now_us = self._hands.now_us()
         self.retries.ended(attempt.attempt, now_us)
         self._memory.ended(attempt.attempt, last, now_us, attempt.held_up(now_us))
@@ -272,13 +292,13 @@ class Attempts:
         price: Money | None,
         resumable: Resumable | None,
     ) -> None:
-        """Record what was used, also where that is nothing.
+        """Learn from an attempt that is over, and record what was used, also where that is nothing. Once for each one.
 
         The edge's own counts stand first; the pool's are marked as reported.
         """
         hands = self._hands
         now_ms = hands.now_ms()
-        self.ended(attempt, last)
+        self._ended(attempt, last)
         told = attempt.pool.engine is None
         record = UsageRecord(
             id=make_usage_id(now_ms, hands.entropy(10)),
@@ -306,11 +326,10 @@ class Attempts:
         tokens[pool, "delivered"].value += attempt.tally.delivered
         try:
             # Nothing waits before this: whoever is cancelled from here on has left the record to be written.
-            data = record.to_bytes()
-            kind, record_id = RecordKind("usage"), RecordId(record.id)
+            data, record_id = record.to_bytes(), RecordId(record.id)
             # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
             durable = attempt.asked.departure is not None and not isinstance(last, Refused)
-            await hands.spool.append_async(kind, record_id, data, durable=durable, rank=Rank.CLOSES)
+            await hands.spool.append_async(_USAGE, record_id, data, durable=durable, rank=Rank.CLOSES)
         except SpoolError as error:
             self._not_kept(record.id, error)
 
@@ -331,22 +350,6 @@ class Attempts:
             if not verdict.allowed:
                 for rule in verdict.rules:
                     counters.denials[rule].value += 1
-
-    async def _spool(self, record: DecisionRecord, *, durable: bool, mandatory: bool) -> None:
-        """Put a record into the spool. Without it nothing is sent; a refusal is said even when it is not recorded."""
-        try:
-            await self._hands.spool.append_async(
-                RecordKind("decision"),
-                RecordId(record.id),
-                record.to_bytes(),
-                durable=durable,
-                rank=Rank.NEW if mandatory else Rank.SPARE,
-                retain_until_ms=retain_until_ms(record.retention, record.decided_ms),
-            )
-        except SpoolError as error:
-            self._not_kept(record.id, error)
-            if mandatory:
-                raise ProblemError(Problem("evidence_unavailable")) from error
 
     def _not_kept(self, record_id: str, error: SpoolError) -> None:
         log.error(Event.SPOOL_FAILED, record_id=record_id, exception=type(error).__name__)
@@ -380,9 +383,3 @@ class Attempts:
             return None
         delivered = attempt.asked.generation.first_token() + attempt.tally.delivered
         return rate(price, counts.prompt, min(counts.cached, counts.prompt), delivered)
-
-
-def _attested(decided: Decided, pool: PoolId, facts: Facts) -> bytes:
-    """Return what the edge signs of a decision."""
-    inputs = None if decided.inputs is None else decided.inputs.digest
-    return attestation_bytes(decided.edge.id, decided.attempt, decided.id, pool, facts, decided.citation, inputs)

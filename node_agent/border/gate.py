@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass, field
 
 import msgspec
 from msgspec.structs import replace
@@ -59,8 +57,7 @@ PAUSE_MS = 100
 log = logger("node_agent.border")
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct):
     """An answer that has begun: where it runs, and what is still to come."""
 
     decision: DecisionId
@@ -72,14 +69,13 @@ class Answer:
     """What the law wants said with the answer."""
     price: Money | None = None
     """Set when the answer is complete."""
-    segments: list[Segment] = field(default_factory=list)
+    segments: list[Segment] = []
     """Every part of it, by the attempt that brought it."""
     stopped: Stopped | None = None
     """Set before the terminal frame of an answer that was cut: why it does not go on."""
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(msgspec.Struct):
     """One request on its way through its attempts."""
 
     asked: Asked
@@ -185,11 +181,12 @@ class Gate:
         """Send until an attempt begins to answer. Raises ProblemError; `problem` is what went wrong before."""
         refused = 0
         while True:
-            now_us = self._hands.now_us()
+            # Before the first attempt nothing has passed.
+            now_us = self._hands.now_us() if run.sent else run.began_us
             counted = refused and problem is not None and problem.code not in FREE_AGAIN
             if counted and not self._attempts.retries.may_retry(now_us):
                 raise ProblemError(problem or Problem("no_feasible_pool"))
-            attempt = await self._attempts.open(run.left(now_us), run.tried, problem, again=run.sent > 0)
+            attempt = await self._attempts.open(run.left(now_us), run.tried, problem, now_us, again=run.sent > 0)
             frames = self._hands.routes.send(attempt.pool, attempt.sendable, attempt.tally)
             run.sent += 1
             first: StreamFrame | None = None
@@ -199,27 +196,28 @@ class Gate:
             finally:
                 if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
                     await self._close(attempt, frames, Outcome.CANCELLED, None)
-            if isinstance(first, Broken):
-                run.started = True
-                await self._close(attempt, frames, Outcome.BROKEN, first)
-                problem = Problem(first.code, first.detail)
-                log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=first.code)
-                run.stopped = run.goes_on(first.code)
-                if run.stopped is not None:
-                    raise ProblemError(problem)
-                run.cut(attempt, first.code, spoke=False)
-                refused = 0
-            elif isinstance(first, Refused):
-                if run.asked.departure is not None and not run.started:
-                    run.asked.departure.not_started()
-                await self._close(attempt, frames, Outcome.REFUSED, first)
-                refused += 1
-                problem = Problem(first.code, first.detail, first.param, first.rules, "", first.retry_after_ms)
-                await self._refused(run, attempt, problem, refused)
-            elif isinstance(first, Tokens | Done):
-                run.started = True
-                self._attempts.began(attempt)
-                return _Begun(attempt, first, frames)
+            match first:
+                case Tokens() | Done():
+                    run.started = True
+                    self._attempts.began(attempt)
+                    return _Begun(attempt, first, frames)
+                case Broken():
+                    run.started = True
+                    await self._close(attempt, frames, Outcome.BROKEN, first)
+                    problem = Problem(first.code, first.detail)
+                    log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=first.code)
+                    run.stopped = run.goes_on(first.code)
+                    if run.stopped is not None:
+                        raise ProblemError(problem)
+                    run.cut(attempt, first.code, spoke=False)
+                    refused = 0
+                case Refused():
+                    if run.asked.departure is not None and not run.started:
+                        run.asked.departure.not_started()
+                    await self._close(attempt, frames, Outcome.REFUSED, first)
+                    refused += 1
+                    problem = Problem(first.code, first.detail, first.param, first.rules, "", first.retry_after_ms)
+                    await self._refused(run, attempt, problem, refused)
 
     async def _refused(self, run: _Run, attempt: Attempt, problem: Problem, refused: int) -> None:
         """A pool refused what it did not start: once more, elsewhere or under newer law. Raises ProblemError."""
@@ -271,29 +269,31 @@ class Gate:
                 attempt, frames, segment = going.attempt, going.frames, answer.segments[-1]
                 outcome, settled = Outcome.CANCELLED, False
                 cut: Broken | None = None
+                frame: StreamFrame | None = going.first
                 try:
-                    async with aclosing(frames):
-                        frame: StreamFrame | None = going.first
+                    try:
                         while cut is None:
-                            if isinstance(frame, Tokens):
-                                kept.add(frame)
-                                segment.tokens += frame.count
-                                given_us = hands.now_us()
-                                yield _placed(frame, segment.first_token)
-                                attempt.held_us += hands.now_us() - given_us
-                            elif isinstance(frame, Done):
-                                self._attempts.ended(attempt, frame)
-                                answer.price = self._attempts.price(attempt, frame.counts)
-                                # Before the tenant has its end: what is told to be whole is on the bill by then.
-                                settled = True
-                                complete = Outcome.COMPLETE
-                                await self._attempts.settle(attempt, complete, frame, answer.price, kept.resumable)
-                                yield frame
-                                return
-                            elif isinstance(frame, Broken) or frame is None:
-                                outcome, cut = Outcome.BROKEN, frame or _lost(attempt)
-                                break
+                            match frame:
+                                case Tokens():
+                                    kept.add(frame)
+                                    segment.tokens += frame.count
+                                    given_us = hands.now_us()
+                                    yield _placed(frame, segment.first_token) if segment.first_token else frame
+                                    attempt.held_us += hands.now_us() - given_us
+                                case Done():
+                                    answer.price = self._attempts.price(attempt, frame.counts)
+                                    # Before the tenant has its end: what is told to be whole is on the bill by then.
+                                    settled = True
+                                    complete = Outcome.COMPLETE
+                                    await self._attempts.settle(attempt, complete, frame, answer.price, kept.resumable)
+                                    yield frame
+                                    return
+                                case Broken() | None:
+                                    outcome, cut = Outcome.BROKEN, frame or _lost(attempt)
+                                    break
                             frame = await anext(frames, None)
+                    finally:
+                        await frames.aclose()
                 finally:
                     if not settled:
                         await self._attempts.settle(attempt, outcome, cut, answer.price, kept.resumable)
@@ -365,7 +365,7 @@ class Gate:
 
 def _placed(frame: Tokens, first_token: int) -> Tokens:
     """Return tokens by their place in the whole answer."""
-    return replace(frame, first=first_token + frame.first) if first_token else frame
+    return replace(frame, first=first_token + frame.first)
 
 
 def _lost(attempt: Attempt) -> Broken:

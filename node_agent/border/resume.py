@@ -7,7 +7,6 @@ from, is told to be cut when it is cut.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 
 import msgspec
 
@@ -160,8 +159,7 @@ class Continued(msgspec.Struct, frozen=True):
         return Carried(self.label, self.processed_in)
 
 
-@dataclass(slots=True)
-class Segment:
+class Segment(msgspec.Struct):
     """A part of an answer that one attempt brought."""
 
     pool: Pool

@@ -19,10 +19,10 @@ class Signer:
         """Return the seal of one attestation: it is there at the end of this turn of the loop."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bytes] = loop.create_future()
-        self._waiting.append((attestation, done))
-        if len(self._waiting) == 1:
+        if not self._waiting:
             loop.call_soon(self._seal)
-        elif len(self._waiting) == SEALED_TOGETHER_MAX:
+        self._waiting.append((attestation, done))
+        if len(self._waiting) == SEALED_TOGETHER_MAX:
             self._seal()
         return done
 
