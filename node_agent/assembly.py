@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import time
 from functools import partial
@@ -36,6 +35,7 @@ from orchestrator.bundles.follow import BundleFollower, Following
 from orchestrator.bundles.holdings import Holdings
 from orchestrator.bundles.roots import Roots, SigningKey, pinned
 from orchestrator.bundles.store import BundleStore
+from orchestrator.config.entropy import Entropy
 from orchestrator.config.program import run_until_signal
 from orchestrator.config.secret import SettingsError, read_secret
 from orchestrator.engines.identity import continuing
@@ -85,7 +85,7 @@ class Agent:
         self._metrics.admit(RULE, HOUSE_RULES)
         self._routes = Routes(EdgeId(settings.id), _engines(settings), clock.now_ms, self._went_on)
         holdings = Holdings(side, BundleStore(data_dir / "bundles", roots, archive_ms=archive_ms), roots)
-        bundle = partial(holdings.bundle, side)
+        bundle, entropy = partial(holdings.bundle, side), Entropy()
         self._follower = BundleFollower(
             Following(settings.control, side, member_name(settings.id, _index(settings))),
             holdings,
@@ -110,7 +110,7 @@ class Agent:
             commitment=commitment,
             now_ms=clock.now_ms,
             now_us=lambda: time.monotonic_ns() // 1000,
-            entropy=os.urandom,
+            entropy=entropy.take,
             skew_ms=lambda: self._follower.skew_ms,
             note=None if settings.record_trace is None else Recorder(
                 Path(settings.record_trace), settings.record_trace_bytes
@@ -125,7 +125,7 @@ class Agent:
             bundle=bundle,
             limits=_limits(settings),
             now_ms=clock.now_ms,
-            entropy=os.urandom,
+            entropy=entropy.take,
             metrics=self._metrics,
             desk=self._desk,
             elsewhere=_siblings(settings, sealer),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import sys
 import time
@@ -16,6 +15,7 @@ from orchestrator.bundles.follow import BundleFollower, Following
 from orchestrator.bundles.holdings import Holdings
 from orchestrator.bundles.roots import Roots, pinned
 from orchestrator.bundles.store import BundleStore
+from orchestrator.config.entropy import Entropy
 from orchestrator.config.program import run_until_signal
 from orchestrator.config.secret import SettingsError, read_secret
 from orchestrator.engines.identity import continuing
@@ -79,7 +79,7 @@ class Scheduler:
             PoolId(pool.id): Dispatcher(PoolId(pool.id), pool.waiting_max, settings.replica_dead_ms)
             for pool in settings.pools
         }
-        hands = Hands(self._follower, self._spool, clock.now_ms, now_us, os.urandom, _salt(settings))
+        hands = Hands(self._follower, self._spool, clock.now_ms, now_us, Entropy().take, _salt(settings))
         self._site = Site(scheduler, side, dispatchers, hands)
         limits = Limits(reattach_ms=settings.reattach_ms, detached_bytes=settings.detached_bytes)
         process = Process(_index(settings), settings.processes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -18,7 +19,7 @@ from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import EdgeId, PoolId, ReplicaId, SchedulerId, SideId, make_decision_id, make_usage_id
 from orchestrator.policy.table import Tables
-from orchestrator.spool.records import Rank, RecordId, RecordKind, SpoolError
+from orchestrator.spool.records import Position, Rank, RecordId, RecordKind, SpoolError
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
@@ -37,7 +38,7 @@ FIND_MANIFEST_MS = 500
 """How long a cited manifest that is not held yet is looked for."""
 PERMITTING_MAX = 4_096
 """Attempts whose second permit is under way at once."""
-DECISION = RecordKind("decision")
+DECISION, USAGE = RecordKind("decision"), RecordKind("usage")
 CUT_BY_DRAIN = "The scheduler stopped before the answer was complete."
 
 log = logger("scheduler.intake")
@@ -362,7 +363,7 @@ class Site:
                 retain_until_ms=retain_until_ms(record.retention, now_ms),
             )
         except SpoolError as error:
-            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
+            _not_kept(record.id, error)
             return False
         return True
 
@@ -426,19 +427,22 @@ class Site:
             return
         del self._running[running.work]
         self._by_stream.pop((running.port, running.opened.stream), None)
-        self._spawn(self._write_usage(running, running.outcome))
+        self._write_usage(running, running.outcome)
 
-    async def _write_usage(self, running: _Running, outcome: Outcome) -> None:
+    def _write_usage(self, running: _Running, outcome: Outcome) -> None:
         now_ms = self._hands.now_ms()
         counts = PoolCounts(running.prompt, running.cached, running.generated, running.sent)
         usage = make_usage_id(now_ms, self._hands.entropy(10))
         record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
         try:
             data = record.to_bytes()
-            kind, record_id = RecordKind("usage"), RecordId(record.id)
-            await self._hands.spool.append_async(kind, record_id, data, durable=False, rank=Rank.CLOSES)
+            record_id = RecordId(record.id)
+            # Nobody waits for it, and nobody who stops takes it back.
+            appending = self._hands.spool.append_async(USAGE, record_id, data, durable=False, rank=Rank.CLOSES)
         except SpoolError as error:
-            log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
+            _not_kept(usage, error)
+        else:
+            appending.add_done_callback(partial(_appended, usage))
 
     def _live(self) -> list[SessionPort]:
         return [session for session in self._sessions if session.edge is not None]
@@ -476,3 +480,13 @@ class Site:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _appended(record_id: str, appending: asyncio.Future[Position]) -> None:
+    failure = None if appending.cancelled() else appending.exception()
+    if failure is not None:
+        _not_kept(record_id, failure)
+
+
+def _not_kept(record_id: str, failure: BaseException) -> None:
+    log.error(Event.SPOOL_FAILED, record_id=record_id, exception=type(failure).__name__)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -463,3 +465,22 @@ async def test_work_that_is_withdrawn_before_its_first_step_frees_the_slot(stand
 
 def join(site: Site, name: ReplicaId, port: Hasty) -> None:
     site.replica_joined(POOL, Replica(name, "1", MODEL, 1, now_us(), beats=False), port)
+
+
+async def test_a_usage_record_that_the_disk_does_not_take_is_told_and_the_answer_is_whole(
+    stand: Stand, replica: ScriptedReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def told() -> list[str]:
+        return [cast(Any, one).tidegate_fields["exception"] for one in caplog.records if one.msg == "spool_failed"]
+
+    asked = ask(stand)
+    work = await work_of(replica)
+    await replica.say(WorkStarted(work, 5), WorkTokens(work, "whole", (1,), 1))
+    with monkeypatch.context() as bad:
+        bad.setattr(os, "write", failing)
+        await replica.say(WorkFinished(work, "stop", PoolCounts(5, 0, 1)))
+        assert isinstance(await asked.last(), Done)
+        await until(lambda: told() == ["SpoolBroken"])
