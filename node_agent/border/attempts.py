@@ -310,7 +310,7 @@ class Attempts:
             model=attempt.asked.generation.model,
             outcome=outcome,
             counted=Counted.IDS if told else Counted.CHUNKS,
-            pool_counts=last.counts if isinstance(last, Done | Broken) else None,
+            pool_counts=None if last is None or isinstance(last, Refused) else last.counts,
             edge_counts=attempt.tally.counts(),
             own="edge",
             price=price,

@@ -17,10 +17,9 @@ class Signer:
 
     def seal(self, attestation: bytes) -> asyncio.Future[bytes]:
         """Return the seal of one attestation: it is there at the end of this turn of the loop."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[bytes] = loop.create_future()
+        done: asyncio.Future[bytes] = asyncio.Future()
         if not self._waiting:
-            loop.call_soon(self._seal)
+            asyncio.get_running_loop().call_soon(self._seal)
         self._waiting.append((attestation, done))
         if len(self._waiting) == SEALED_TOGETHER_MAX:
             self._seal()

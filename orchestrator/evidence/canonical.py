@@ -16,8 +16,8 @@ from orchestrator.policy.ids import Digest, KeyId, digest_of
 JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 """What our records may hold: no floats, so that no two machines differ on a number."""
 
-Writable = JsonValue | Enum | msgspec.Raw
-"""What `written` takes: an enum's word stands for it, and a part that was written already is copied as it is."""
+Writable = JsonValue | Enum | msgspec.Raw | msgspec.Struct
+"""What `written` takes: an enum's word and the fields of a struct stand for it, a part that was written is copied."""
 
 INTEGER_MAX = (1 << 53) - 1
 """RFC 8785 numbers are IEEE doubles; a larger integer is written as a string."""

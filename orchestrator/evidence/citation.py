@@ -18,7 +18,7 @@ ATTESTATION_PREFIX = b"tidegate attestation v2\n"
 
 
 class Citation(msgspec.Struct, frozen=True):
-    """Manifest, revocation list and time that a decision used."""
+    """Manifest, revocation list and time that a decision used. Records hold its fields by their names."""
 
     side: SideId
     manifest: int
@@ -26,17 +26,6 @@ class Citation(msgspec.Struct, frozen=True):
     revocations: int
     now_ms: int
     permit_version: int
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return the citation as canonical JSON holds it."""
-        return {
-            "side": self.side,
-            "manifest": self.manifest,
-            "manifest_digest": self.manifest_digest,
-            "revocations": self.revocations,
-            "now_ms": self.now_ms,
-            "permit_version": self.permit_version,
-        }
 
 
 def label_to_json(label: Effective) -> dict[str, JsonValue]:
@@ -134,7 +123,7 @@ def attestation_bytes(
             "decision": decision,
             "pool": pool,
             "facts": facts_part(facts),
-            "citation": citation.to_json(),
+            "citation": citation,
             "inputs": inputs,
         }
     )

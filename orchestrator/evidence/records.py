@@ -88,7 +88,7 @@ class DecisionRecord(msgspec.Struct, frozen=True):
             "outcome": self.outcome,
             "labels": None if self.sources is None else sources_part(self.sources),
             "facts": facts_part(self.facts),
-            "citation": self.citation.to_json(),
+            "citation": self.citation,
             "placement": self.placement,
             "asked": self.asked,
             "inputs": None if self.inputs is None else self.inputs.to_json(),

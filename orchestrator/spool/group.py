@@ -75,13 +75,13 @@ class GroupWriter:
             raise SpoolClosed("the spool was closed")
         if len(self._pending) >= self._pending_max:
             raise SpoolFull(record.kind, FullReason.PENDING)
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Position] = loop.create_future()
+        done: asyncio.Future[Position] = asyncio.Future()
         size_bytes = frame_size_bytes(record)
         self._pending.append(_Waiting(record, size_bytes, durable, rank, done))
         self._pending_bytes += size_bytes
         if self._job is None and not self._turning:
             self._turning = True
+            loop = asyncio.get_running_loop()
             loop.call_soon(self._turn, loop)
         return done
 

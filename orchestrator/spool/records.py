@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Final, NewType
 
 import msgspec
@@ -29,6 +30,11 @@ RETAIN_MS_MAX: Final = 2**63 - 1
 
 _KIND = re.compile(r"[a-z0-9_]{1,32}\Z")
 _ID = re.compile(r"[!-~]{1,96}\Z")
+
+
+@lru_cache(maxsize=64)
+def _is_kind(text: str) -> bool:
+    return _KIND.match(text) is not None
 
 
 class SpoolError(Exception):
@@ -121,7 +127,7 @@ class Record(msgspec.Struct, frozen=True):
     """Unix time before which the record is not deleted, even if it was shipped; 0 is none."""
 
     def __post_init__(self) -> None:
-        if not _KIND.match(self.kind):
+        if not _is_kind(self.kind):
             raise BadRecord("expected a kind of 1 to 32 characters of a-z, 0-9 and _")
         if not _ID.match(self.record_id):
             raise BadRecord("expected an id of 1 to 96 printable ASCII characters")

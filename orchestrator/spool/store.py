@@ -348,7 +348,12 @@ class Spool:
                 known = self._known(record, alike) if alike else None
                 if known is not None:
                     return [known]
-                self._check_room(one, end, waiting)
+                reason = self._room.refusal(one, self._sealed_bytes + end, waiting)
+                if reason is None and one.rank is not Rank.CLOSES and not (self._ballast.held or self._ballast.take()):
+                    # Whatever were admitted now might not be closed.
+                    reason = FullReason.DISK
+                if reason is not None:
+                    raise SpoolFull(record.kind, reason)
                 if rolls:
                     self._roll_for(record)
                     active, end = self._segments[-1], SEGMENT_HEADER_BYTES
@@ -395,15 +400,6 @@ class Spool:
                 raise SpoolConflict(f"the spool has another record with the id {record.record_id}")
             return position
         return None
-
-    def _check_room(self, one: Offered, end: int, waiting: int) -> None:
-        """Raises SpoolFull where a record may not be placed at `end` of the active segment, after `waiting` others."""
-        reason = self._room.refusal(one, self._sealed_bytes + end, waiting)
-        if reason is None and one.rank is not Rank.CLOSES and not (self._ballast.held or self._ballast.take()):
-            # Whatever were admitted now might not be closed.
-            reason = FullReason.DISK
-        if reason is not None:
-            raise SpoolFull(one.record.kind, reason)
 
     def _write(self, frames: bytes, active: Segment, kind: RecordKind) -> None:
         try:
