@@ -16,7 +16,7 @@ from node_agent.border.memory import Memory
 from node_agent.border.resume import RETAINED_BYTES_MAX
 from node_agent.border.retries import RetryBudget
 from node_agent.border.signer import Signer
-from node_agent.border.traced import ended_line, refused_line
+from node_agent.border.traced import ended_line, line_of, refused_line
 from node_agent.uplink.routes import Routes
 from node_agent.uplink.session_link import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
@@ -25,14 +25,17 @@ from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.evidence.citation import attestation_bytes
 from orchestrator.evidence.records import DecisionRecord, retain_until_ms
 from orchestrator.evidence.remembered import Remembered
+from orchestrator.files.traces import TraceLine
 from orchestrator.ledger.money import Money
 from orchestrator.ledger.rating import rate
 from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, Resumable, UsageRecord
 from orchestrator.placement.decide import Decision
-from orchestrator.placement.fleet import Pool
+from orchestrator.placement.fleet import Edge, Fleet, Pool
 from orchestrator.placement.outliers import Turn
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.labels import LabelSources, Mismatch
+from orchestrator.policy.packs import Obligation
 from orchestrator.policy.verdicts import FAULT
 from orchestrator.spool.records import Rank, RecordId, RecordKind, SpoolError, SpoolFull
 from orchestrator.spool.store import Spool
@@ -85,6 +88,22 @@ class Hands(msgspec.Struct, frozen=True):
     """How long a cut answer waits for a pool to go on in, where the law allows one that cannot be reached now."""
 
 
+class Basis(msgspec.Struct, frozen=True):
+    """What an attempt rests on, as far as whatever follows it has to know. The whole account is in the spool.
+
+    It lives as long as the answer does; the account takes some kilobytes, and more with every pool of the fleet.
+    """
+
+    edge: Edge
+    facts: Facts
+    fleet: Fleet
+    """The pools that the law was asked about."""
+    permitted: tuple[Pool, ...]
+    """Those that it allows."""
+    duties: tuple[Obligation, ...]
+    """Those that are done by headers of the answer."""
+
+
 class Attempt(msgspec.Struct):
     """One send of one request to one pool."""
 
@@ -95,8 +114,10 @@ class Attempt(msgspec.Struct):
     sendable: Sendable
     tally: Tally
     headers: tuple[tuple[str, str], ...]
-    decided: Decided
+    basis: Basis
     sent_us: int
+    noted: TraceLine | None
+    """What a trace says of it so far; None where none is recorded."""
     continuing: Continuing = NOT_CONTINUED
     """What the replica that has it is, and could continue an answer by."""
     first_us: int | None = None
@@ -179,7 +200,7 @@ class Attempts:
             self._memory.sent(decided.attempt, asked, prompt, decided.shape, chosen, before_belief, now_us)
         attempt: Attempt | None = None
         try:
-            attempt = await self._record(asked, decided)
+            attempt = await self._record(asked, decided, bundle.fleet)
         finally:
             if attempt is None:
                 self._memory.ended(decided.attempt, None, hands.now_us())
@@ -188,7 +209,7 @@ class Attempts:
         self.retries.sent(attempt.attempt, again, attempt.sent_us)
         return attempt
 
-    async def _record(self, asked: Asked, decided: Decided) -> Attempt:
+    async def _record(self, asked: Asked, decided: Decided, fleet: Fleet) -> Attempt:
         """Put the record of a decision into the spool, and return what leaves. Raises ProblemError."""
         hands = self._hands
         decision, problem, inputs = decided.decision, decided.problem, decided.inputs
@@ -250,8 +271,9 @@ class Attempts:
             sendable,
             Tally(),
             headers,
-            decided,
+            _basis(decided, fleet),
             hands.now_us(),
+            None if hands.note is None else line_of(asked, decided),
         )
 
     async def depart(self, attempt: Attempt) -> None:
@@ -262,8 +284,8 @@ class Attempts:
         bundle = hands.bundle()
         may = asked.tenant.keep_results and bundle is not None
         if may and bundle is not None:
-            facts = attempt.decided.decision.facts
-            may = may_keep(bundle, attempt.decided.edge, attempt.pool, facts, hands.skew_ms(), hands.now_ms())
+            basis = attempt.basis
+            may = may_keep(bundle, basis.edge, attempt.pool, basis.facts, hands.skew_ms(), hands.now_ms())
         await asked.departure.before_send(may_keep=may)
 
     def began(self, attempt: Attempt) -> None:
@@ -319,8 +341,8 @@ class Attempts:
             first_token=attempt.asked.generation.first_token(),
             resumable=resumable,
         )
-        if hands.note is not None and not isinstance(last, Refused):
-            hands.note(self._line(attempt, outcome, last))
+        if hands.note is not None and attempt.noted is not None and not isinstance(last, Refused):
+            hands.note(self._line(attempt, attempt.noted, outcome, last))
         pool, tokens = attempt.pool.id, self._counters.tokens
         tokens[pool, "received"].value += attempt.tally.received
         tokens[pool, "delivered"].value += attempt.tally.delivered
@@ -356,15 +378,14 @@ class Attempts:
         if isinstance(error, SpoolFull):
             self._counters.spool_refusals[error.reason.value].value += 1
 
-    def _line(self, attempt: Attempt, outcome: Outcome, last: Done | Broken | None) -> bytes:
+    def _line(self, attempt: Attempt, noted: TraceLine, outcome: Outcome, last: Done | Broken | None) -> bytes:
         """Return what a trace says of an attempt that has ended."""
         began_us, now_us = attempt.sent_us, self._hands.now_us()
         first_us = None if attempt.first_us is None else attempt.first_us - began_us
         said = last.code if isinstance(last, Broken) else outcome.value
         counts = None if last is None else last.counts
         return ended_line(
-            attempt.asked,
-            attempt.decided,
+            noted,
             said,
             counts or PoolCounts(generated=attempt.tally.received),
             first_us,
@@ -383,3 +404,10 @@ class Attempts:
             return None
         delivered = attempt.asked.generation.first_token() + attempt.tally.delivered
         return rate(price, counts.prompt, min(counts.cached, counts.prompt), delivered)
+
+
+def _basis(decided: Decided, fleet: Fleet) -> Basis:
+    decision = decided.decision
+    permitted = tuple([one.pool for one in decision.placement.candidates if one.verdict.allowed])
+    duties = tuple([done.obligation for done in decided.discharged if done.headers])
+    return Basis(decided.edge, decision.facts, fleet, permitted, duties)

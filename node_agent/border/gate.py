@@ -112,22 +112,22 @@ class _Run(msgspec.Struct):
 
     def cut(self, attempt: Attempt, code: str, spoke: bool) -> None:
         """An attempt was cut: the next one takes its place. `spoke` is whether it said something."""
-        before, decision = self.asked.continued, attempt.decided.decision
+        before, basis = self.asked.continued, attempt.basis
         said = self.kept.said()
         processed_in = frozenset() if before is None else before.processed_in
         duties = frozenset() if before is None else before.duties
         if spoke:
             processed_in |= attempt.pool.place.soil()
             if not duties:
-                duties = frozenset(done.obligation for done in attempt.decided.discharged if done.headers)
+                duties = frozenset(basis.duties)
             # Prompt and answer together may go nowhere that the prompt alone might not.
-            permitted = {candidate.pool.id for candidate in decision.placement.permitted()}
-            self.barred |= {one.pool.id for one in decision.placement.candidates} - permitted
+            permitted = {pool.id for pool in basis.permitted}
+            self.barred |= {pool.id for pool in basis.fleet.pools} - permitted
         if code in MISBEHAVED:
             self.barred |= {attempt.pool.id}
         self.tried = self.barred | {attempt.pool.id} if code in AWAY else self.barred
-        self.permitted = tuple(one.pool for one in decision.placement.permitted() if one.pool.id not in self.barred)
-        label = None if said is None else decision.facts.label
+        self.permitted = tuple(pool for pool in basis.permitted if pool.id not in self.barred)
+        label = None if said is None else basis.facts.label
         continued = Continued(attempt.attempt, label, processed_in, duties)
         self.asked = replace(
             self.asked, generation=replace(self.asked.generation, said=said), continued=continued

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from node_agent.border.decider import Asked, Decided
 from orchestrator.files.label_header import write_label_header
 from orchestrator.files.traces import TraceLine, trace_line
@@ -11,30 +13,16 @@ GENERAL, REGULATED = "general", "regulated"
 """Classes of traffic, as a recorded trace names them."""
 
 
-def refused_line(asked: Asked, decided: Decided, code: str) -> bytes:
-    """Return the line of a request for which nothing was chosen; the answer's length is what was expected."""
-    expected = PoolCounts(prompt=decided.shape.prompt_tokens, generated=decided.shape.output_tokens)
-    return _line(asked, decided, code, expected, None, None)
-
-
-def ended_line(
-    asked: Asked, decided: Decided, said: str, counts: PoolCounts, first_us: int | None, end_us: int
-) -> bytes:
-    """Return the line of an attempt that has ended: `said` is how, or the code of what cut it."""
-    return _line(asked, decided, said, counts, first_us, end_us)
-
-
-def _line(
-    asked: Asked, decided: Decided, said: str, counts: PoolCounts, first_us: int | None, end_us: int | None
-) -> bytes:
+def line_of(asked: Asked, decided: Decided) -> TraceLine:
+    """Return what there is to say of a request when it was decided; the answer's length is what is expected."""
     chosen, shape = decided.decision.placement.chosen, decided.shape
     terms = None if chosen is None else chosen.terms
     # A trace is made to be carried elsewhere, and hashes of a regulated payload are data derived from it: they stay.
     blocks = () if decided.decision.regulated else decided.blocks
-    line = TraceLine(
+    return TraceLine(
         at_ms=decided.citation.now_ms,
-        prompt_tokens=counts.prompt or shape.prompt_tokens,
-        output_tokens=counts.generated,
+        prompt_tokens=shape.prompt_tokens,
+        output_tokens=shape.output_tokens,
         max_tokens=shape.max_tokens,
         blocks=blocks,
         # The second block tells conversations of a tenant apart; the first is often the same system prompt.
@@ -47,11 +35,26 @@ def _line(
         upload_bytes=shape.upload_bytes,
         decision=decided.id,
         pool=None if chosen is None else chosen.pool.id,
-        outcome=said,
         canary=shape.canary,
-        cached_tokens=counts.cached,
-        first_us=first_us,
-        end_us=end_us,
         cost_pico=None if terms is None else str(terms.tokens_pico + terms.egress_pico),
     )
-    return trace_line(line)
+
+
+def refused_line(asked: Asked, decided: Decided, code: str) -> bytes:
+    """Return the line of a request for which nothing was chosen."""
+    return trace_line(replace(line_of(asked, decided), outcome=code))
+
+
+def ended_line(noted: TraceLine, said: str, counts: PoolCounts, first_us: int | None, end_us: int) -> bytes:
+    """Return the line of an attempt that has ended: `said` is how, or the code of what cut it."""
+    return trace_line(
+        replace(
+            noted,
+            prompt_tokens=counts.prompt or noted.prompt_tokens,
+            output_tokens=counts.generated,
+            outcome=said,
+            cached_tokens=counts.cached,
+            first_us=first_us,
+            end_us=end_us,
+        )
+    )
