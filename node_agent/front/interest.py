@@ -35,12 +35,16 @@ class Interest:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        why = self._why
+        why, self._why = self._why, None
         others = task.uncancel() if why is not None and task is not None else 0
         self._client.watch(None)
         # A cancellation from elsewhere is not ours to replace.
         if why is not None and kind is asyncio.CancelledError and others <= 0:
-            raise why from None
+            try:
+                raise why from None
+            finally:
+                # Its traceback names this frame: as cycles they would keep the whole request until they are looked for.
+                del why
 
     def watch(self) -> None:
         """From now on the client's hanging up ends the work. Only after the body was read."""

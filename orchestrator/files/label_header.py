@@ -120,6 +120,8 @@ def _members(text: str) -> Mapping[str, object]:
         parsed = http_sf.parse(text.encode("ascii"), tltype="dictionary", on_duplicate_key=_refuse_repeat)
     except http_sf.StructuredFieldError as failure:
         key = failure.context
+        # The parser's frames name their own failure: as cycles they would keep whoever asked until they are looked for.
+        failure.__traceback__ = None
     else:
         return {key: _bare(key, member) for key, member in parsed.items()}
     # Raised outside the handler: the parser's message repeats what it read and must not travel as the context.

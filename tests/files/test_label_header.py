@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -20,6 +23,31 @@ from orchestrator.policy.labels import (
     Personal,
 )
 from orchestrator.policy.vocabulary import UNKNOWN, Asset, Category, Purpose
+
+
+class Asking:
+    """Whoever reads a header."""
+
+    def read(self, text: str) -> str:
+        try:
+            parse_label_header(text)
+        except LabelHeaderError as error:
+            return str(error)
+        return ""
+
+
+def test_a_refusal_keeps_nobody_who_asked() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        asking = Asking()
+        gone = weakref.ref(asking)
+        assert asking.read("grade")
+        assert asking.read("=")
+        del asking
+        assert gone() is None, "only a search for cycles would find it"
+    finally:
+        gc.enable()
 
 
 def origins(*codes: str) -> frozenset[Jurisdiction]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -71,6 +73,28 @@ async def test_leaving_in_the_middle_of_a_stream_closes_the_answer(tmp_path: Pat
         await until(lambda: room.gate.answers_closed == 1)
         assert room.front._admission.running == 0
         assert 'tidegate_requests_total{outcome="cancelled"} 1.0' in room.metrics.render().decode()
+
+
+async def test_leaving_leaves_nothing_that_only_a_search_for_cycles_would_find(tmp_path: Path) -> None:
+    held: list[weakref.ref[set[str]]] = []
+
+    async def long(asked: Asked) -> Frames:
+        of_this_answer = {"a"}
+        held.append(weakref.ref(of_this_answer))
+        yield tokens("a")
+        await asyncio.sleep(60)
+        yield done()
+
+    async with room_in(tmp_path, long) as room:
+        gc.collect()
+        gc.disable()
+        try:
+            async with unread(room, chat_request(stream=True)):
+                await until(lambda: len(held) == 1)
+            await until(lambda: room.gate.answers_closed == 1)
+            await until(lambda: held[0]() is None)
+        finally:
+            gc.enable()
 
 
 async def test_leaving_before_the_first_token_cancels_the_question(tmp_path: Path) -> None:
