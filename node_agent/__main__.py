@@ -8,8 +8,6 @@ from node_agent.settings import EdgeSettings
 from node_agent.watch.moving import settle_keys
 from node_agent.watch.shares import check, leased_of, settings_of
 from orchestrator.config.program import program
-from orchestrator.watch.keeper import Kept, keep
-from orchestrator.watch.prepare import prepare
 
 PREFIX = "TIDEGATE_EDGE_"
 
@@ -26,6 +24,10 @@ def run(settings: EdgeSettings, config: Path) -> int:
 
 
 def _watch(settings: EdgeSettings) -> int:
+    # Imported here: who serves holds nothing of what the watch works with.
+    from orchestrator.watch.keeper import Kept, keep
+    from orchestrator.watch.prepare import prepare
+
     data_dir = Path(settings.data_dir)
 
     def prepared() -> list[Path]:

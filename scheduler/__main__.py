@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 
 from orchestrator.config.program import program
-from orchestrator.watch.keeper import Kept, keep
-from orchestrator.watch.prepare import prepare
 from scheduler.settings import SchedulerSettings
 from scheduler.shares import address_of, check, settings_of
 
@@ -25,6 +23,10 @@ def run(settings: SchedulerSettings, config: Path) -> int:
 
 
 def _watch(settings: SchedulerSettings) -> int:
+    # Imported here: who serves holds nothing of what the watch works with.
+    from orchestrator.watch.keeper import Kept, keep
+    from orchestrator.watch.prepare import prepare
+
     data_dir = Path(settings.data_dir)
 
     def prepared() -> list[Path]:

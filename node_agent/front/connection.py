@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from email.utils import formatdate
 from http import HTTPStatus
 from time import time
 from typing import Protocol, cast
 
+from node_agent.front.dates import http_date
 from node_agent.front.framing import HEAD_END, Body, Head, Malformed, Pair, fault_so_far, read_head, unread
 from node_agent.front.http import App
 from orchestrator.wire.catalogue import Problem
@@ -446,7 +446,7 @@ class _Date:
         now_s = time()
         if not self._from_s <= now_s < self._from_s + 1:
             self._from_s = int(now_s)
-            self._text = formatdate(self._from_s, usegmt=True)
+            self._text = http_date(self._from_s)
         return self._text
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 
@@ -15,6 +14,9 @@ def die_with(parent_pid: int) -> None:
     SIGKILL, because that is what ended the parent: a watch that is asked to stop waits for its processes. What was
     running is lost as it is with a program of one process, and the next start finds every folder and the port free.
     """
+    # Imported here: a program of one process has no watch, and needs none of it.
+    import ctypes
+
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent_pid:
