@@ -8,6 +8,7 @@ first), and the engines' counts of cached tokens say how far it may be believed.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from typing import Generic, TypeVar
@@ -46,7 +47,9 @@ class PrefixIndex(Generic[Holder]):
     def __init__(self, entries_max: int = ENTRIES_MAX, keep_us: int = KEEP_US) -> None:
         self._entries_max = entries_max
         self._keep_us = keep_us
-        self._held: dict[int, dict[Holder, int]] = {}  # bounded: entries_max
+        # Ordered: to find the first of a plain dictionary, it steps over all that went before.
+        self._held: OrderedDict[int, tuple[tuple[Holder, int], ...]] = OrderedDict()  # bounded: entries_max
+        """By block: holders, and when they were sent it, the latest last. Blocks of one prompt share the value."""
         self._belief: dict[Holder, float] = {}
 
     def __len__(self) -> int:
@@ -57,14 +60,15 @@ class PrefixIndex(Generic[Holder]):
         held, oldest = self._held, now_us - self._keep_us
         found: dict[Holder, int] = {}
         alive: list[Holder] | None = None
+        before: tuple[tuple[Holder, int], ...] | None = None
         for number, block in enumerate(blocks):
             holders = held.get(block)
             if holders is None:
                 break
-            if alive is None:
-                alive = [holder for holder, at in holders.items() if at >= oldest]
-            else:
-                alive = [holder for holder in alive if holder in holders and holders[holder] >= oldest]
+            if holders is not before:
+                before = holders
+                lately = [holder for holder, at in holders if at >= oldest]
+                alive = lately if alive is None else [holder for holder in alive if holder in lately]
             if not alive:
                 break
             for holder in alive:
@@ -79,20 +83,22 @@ class PrefixIndex(Generic[Holder]):
     def insert(self, holder: Holder, blocks: Sequence[int], now_us: int) -> None:
         """A request with these blocks was sent to `holder`."""
         held = self._held
+        alone: tuple[tuple[Holder, int], ...] = ((holder, now_us),)
+        before: tuple[tuple[Holder, int], ...] | None = None
+        after = alone
         # The last block first: what goes for want of room is the end of a prompt, for without its head none is found.
         for block in reversed(blocks):
-            # Popped and put back: the order of the dictionary is the order of use.
-            holders = held.pop(block, None)
+            holders = held.get(block)
             if holders is None:
-                holders = {}
-            else:
-                holders.pop(holder, None)
-            holders[holder] = now_us
-            if len(holders) > HOLDERS_MAX:
-                del holders[next(iter(holders))]
-            held[block] = holders
+                held[block] = alone
+                continue
+            if holders is not before:
+                others = [other for other in holders if other[0] != holder]
+                before, after = holders, (*others[1 - HOLDERS_MAX :], *alone)
+            held[block] = after
+            held.move_to_end(block)
         while len(held) > self._entries_max:
-            del held[next(iter(held))]
+            held.popitem(last=False)
 
     def corrected(self, holder: Holder, expected_tokens: int, cached_tokens: int) -> None:
         """An engine said how many tokens it held; `expected_tokens` were expected before belief."""
@@ -105,8 +111,9 @@ class PrefixIndex(Generic[Holder]):
     def forget(self, holder: Holder) -> None:
         """A holder started anew: what it held is gone."""
         self._belief.pop(holder, None)
-        for block in [block for block, holders in self._held.items() if holder in holders]:
-            holders = self._held[block]
-            del holders[holder]
-            if not holders:
+        for block, holders in list(self._held.items()):
+            others = tuple(other for other in holders if other[0] != holder)
+            if not others:
                 del self._held[block]
+            elif len(others) < len(holders):
+                self._held[block] = others

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.placement.prefix import BLOCK_CHARS, BLOCKS_MAX, HOLDERS_MAX, PrefixIndex, salted
+from orchestrator.placement.prefix import BLOCK_CHARS, BLOCKS_MAX, ENTRIES_MAX, HOLDERS_MAX, PrefixIndex, salted
 
 HOLDERS = st.sampled_from("abcdefghijkl")
 CHAINS = st.lists(st.integers(0, 30), max_size=8, unique=True)
@@ -76,6 +78,21 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     assert index.expect([1, 2], 4) == {"a": 2}
     assert index.expect([5], 4) == {"a": 1}
     assert index.expect([3, 4], 4) == {"a": 1}, "the end of the oldest prompt went, its head is still of use"
+
+
+def test_an_index_that_is_full_makes_room_in_a_moment() -> None:
+    index = PrefixIndex[str]()
+    for first in range(0, 2 * ENTRIES_MAX, BLOCKS_MAX):
+        index.insert("a", range(first, first + BLOCKS_MAX), first)
+    assert len(index) == ENTRIES_MAX
+    begun_s = time.process_time()
+    for number in range(64):
+        used, fresh = ENTRIES_MAX + number * BLOCKS_MAX, (1_000 + number) * BLOCKS_MAX
+        index.insert("b", range(used, used + BLOCKS_MAX), number)
+        index.insert("b", range(fresh, fresh + BLOCKS_MAX), number)
+    took_s = time.process_time() - begun_s
+    assert took_s < 0.5, "of 65,536 blocks: the oldest one is not searched for"
+    assert len(index) == ENTRIES_MAX
 
 
 def test_of_a_prompt_that_is_too_long_the_head_is_kept() -> None:
