@@ -15,9 +15,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+import uvloop
 from hypothesis import settings
 
 from tests import leaks
+
+# From its first loop on libuv keeps a pipe of its own, which no test leaves behind.
+uvloop.new_event_loop().close()
 
 # A test speaks to this machine alone, and to no cluster that happens to run on it.
 for _name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "ray_address"):

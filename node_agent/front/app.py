@@ -8,6 +8,7 @@ document alone.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
@@ -18,7 +19,8 @@ from node_agent.front.completions import LOADERS, Ask, Completions
 from node_agent.front.document import document_bytes
 from node_agent.front.endpoints import DOCUMENT, HEALTH, METHODS, METRICS, MODELS, OPEN, PLAIN_HEALTH, allowed_methods
 from node_agent.front.exchange import Exchange
-from node_agent.front.http import Client, FramingError, Head, check_encoding, check_our_headers
+from node_agent.front.framing import Head
+from node_agent.front.http import Client, FramingError, check_encoding, check_our_headers
 from node_agent.front.interest import Gone
 from node_agent.front.keyed import Elsewhere, Keyed, key_of
 from node_agent.front.limits import Admission, Limits, Places
@@ -31,7 +33,7 @@ from node_agent.idempotency.rules import HEADER
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.policy.ids import RANDOM_BYTES, EdgeId, ModelId, make_request_id
 from orchestrator.telemetry.logs import logger
-from orchestrator.telemetry.metrics import CONTENT_TYPE, Metrics
+from orchestrator.telemetry.metrics import CONTENT_TYPE, Metrics, load_exposition
 from orchestrator.telemetry.names import PLACES, REQUESTS_ACTIVE, UNEVEN_LIMITS, Event
 from orchestrator.wire.catalogue import Problem, ProblemError
 
@@ -127,6 +129,7 @@ class Front:
             if self._places is not None:
                 metrics.gauge(PLACES)[()].value = self._places.of_all()
                 metrics.gauge(UNEVEN_LIMITS)[()].value = self._places.uneven()
+            await asyncio.to_thread(load_exposition)
             own = metrics.render()
             await exchange.answer(200, own if elsewhere is None else await elsewhere.metrics(own), CONTENT_TYPE)
         elif head.path == DOCUMENT:

@@ -11,7 +11,8 @@ from node_agent.border.decider import Asked
 from node_agent.border.gate import Answer
 from node_agent.front.endpoints import CHAT, COMPLETIONS
 from node_agent.front.exchange import Exchange
-from node_agent.front.http import RESUME_HEADER, Pair, check_content, read_body
+from node_agent.front.framing import Pair
+from node_agent.front.http import RESUME_HEADER, check_content, read_body
 from node_agent.front.interest import Interest
 from node_agent.front.keyed import Keyed
 from node_agent.front.limits import Admission, Limits
@@ -94,15 +95,17 @@ class Completions:
                 else:
                     await self._whole(exchange, visit, answer, request)
         finally:
-            del self._running[exchange.request_id]
+            self._running.pop(exchange.request_id, None)
             try:
                 if answer is not None:
                     # Outside of the interest, so that nothing cuts short what the gate has to record at the end.
                     await answer.frames.aclose()
             finally:
-                self._admission.free(tenant)
-                if keyed is not None:
-                    await keyed.end()
+                try:
+                    self._admission.free(tenant)
+                finally:
+                    if keyed is not None:
+                        await keyed.end()
 
     def _checked(self, path: str, body: bytes, caller: Caller, bundle: Bundle) -> ChatRequest:
         """Return the request that the body holds. Raises ProblemError."""

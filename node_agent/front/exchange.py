@@ -9,7 +9,8 @@ from typing import Protocol
 import msgspec
 
 from node_agent.alarm import Alarm
-from node_agent.front.http import JSON_TYPE, Client, Head, Pair, client_request
+from node_agent.front.framing import Head, Pair
+from node_agent.front.http import JSON_TYPE, Client, client_request
 from node_agent.front.sse import KEEP_ALIVE, event
 from orchestrator.policy.ids import RequestId
 from orchestrator.wire.catalogue import Problem, ProblemError

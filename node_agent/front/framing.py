@@ -118,7 +118,7 @@ def fault_so_far(begun: bytes | bytearray, since: int) -> Problem | None:
 def _framed(method: str, path: str, query: str, headers: list[Pair], current: bool) -> Head:
     hosts = lengths = codings = 0
     length: int | None = 0
-    keep_alive, expects = current, False
+    keep_alive, closes, expects = current, False, False
     for name, value in headers:
         if name not in _FRAMING:
             continue
@@ -137,7 +137,8 @@ def _framed(method: str, path: str, query: str, headers: list[Pair], current: bo
                 raise Malformed(_bad_header("transfer-encoding", "The only transfer coding is chunked."))
         elif name == "connection":
             options = [option.strip(" \t") for option in value.lower().split(",")]
-            keep_alive = "close" not in options and (keep_alive or "keep-alive" in options)
+            keep_alive = keep_alive or "keep-alive" in options
+            closes = closes or "close" in options
         elif name == "expect":
             if value.lower() != "100-continue":
                 raise Malformed(_bad_header("expect", "The only expectation is 100-continue."))
@@ -157,7 +158,7 @@ def _framed(method: str, path: str, query: str, headers: list[Pair], current: bo
     if len(once) < len(headers):
         repeated = _repeated(headers)
         once = {name: value for name, value in headers if name not in repeated}
-    return Head(method, path, query, headers, once, repeated, length, keep_alive, expects, current)
+    return Head(method, path, query, headers, once, repeated, length, keep_alive and not closes, expects, current)
 
 
 def _repeated(headers: list[Pair]) -> frozenset[str]:

@@ -11,8 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from node_agent.front.framing import Head as Head
-from node_agent.front.framing import Pair as Pair
+from node_agent.front.framing import Head, Pair
 from orchestrator.files.label_header import HEADER as LABEL_HEADER
 from orchestrator.wire.catalogue import Problem, ProblemError
 
@@ -81,7 +80,7 @@ def check_our_headers(head: Head) -> None:
     """
     for name, _ in head.headers:
         # Some proxies make hyphens of underscores: what looks like ours after them is refused before them.
-        if name[0] == "x" and name not in OURS and name.replace("_", "-").startswith(OUR_PREFIX):
+        if name[0] == OUR_PREFIX[0] and name not in OURS and name.replace("_", "-").startswith(OUR_PREFIX):
             raise ProblemError(_bad_header(name[:_NAME_CHARS_MAX], "A client may not send this header."))
     for name in head.repeated:
         if name in OURS:

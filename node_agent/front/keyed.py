@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from node_agent.front.exchange import Exchange
-from node_agent.front.http import Head
+from node_agent.front.framing import Head
 from node_agent.front.tenants import Caller
 from node_agent.front.visit import Visit
 from node_agent.idempotency.desk import Claim, Desk, Handed, Kept, Taken

@@ -6,7 +6,7 @@ import hmac
 
 import msgspec
 
-from node_agent.front.http import Head
+from node_agent.front.framing import Head
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.policy.ids import ApiKey, EdgeId, KeyId, ModelId
 from orchestrator.policy.tenants import Tenant

@@ -7,7 +7,8 @@ import time
 
 import msgspec
 
-from node_agent.front.http import TIMEOUT_HEADER, Head
+from node_agent.front.framing import Head
+from node_agent.front.http import TIMEOUT_HEADER
 from node_agent.front.limits import Limits
 from orchestrator.policy.tenants import Tenant
 from orchestrator.wire.catalogue import Problem, ProblemError

@@ -11,8 +11,8 @@ import asyncio
 from pathlib import Path
 
 from node_agent.front.exchange import Exchange
-from node_agent.front.framing import HEAD_END, Body, Malformed
-from node_agent.front.http import FramingError, Head, Pair
+from node_agent.front.framing import HEAD_END, Body, Head, Malformed, Pair
+from node_agent.front.http import FramingError
 from node_agent.front.interest import Gone, Interest
 from node_agent.front.limits import Limits
 from node_agent.front.tenants import Caller

@@ -118,10 +118,10 @@ class Reply(asyncio.Protocol):
 
     def leave(self) -> None:
         """Whoever read has the whole answer: rest as soon as the framing ends, or close."""
-        if self._ended:
-            self._rest()
-        elif self._paused:
+        if self._paused:
             self.cut()
+        elif self._ended:
+            self._rest()
         elif self._transport is not None:
             self._leaving = True
             self._body.clear()
@@ -145,6 +145,7 @@ class Reply(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read some of a reply."""
         self.heard = True
+        leaving = self._leaving  # no more, once the reply ends in what is fed
         self._held_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -152,7 +153,7 @@ class Reply(asyncio.Protocol):
             self._fail(Fault.MALFORMED)
             self.cut()
             return
-        if self._leaving:
+        if leaving:
             self._body.clear()
         elif self._held_bytes > (HELD_BYTES_MAX if self.headed else HEADER_BYTES_MAX) and not self._body:
             self._fail(Fault.MALFORMED)  # a head, a line of framing, or a trailer without end

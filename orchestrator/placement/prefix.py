@@ -111,8 +111,11 @@ class PrefixIndex(Generic[Holder]):
     def forget(self, holder: Holder) -> None:
         """A holder started anew: what it held is gone."""
         self._belief.pop(holder, None)
+        before: tuple[tuple[Holder, int], ...] | None = None
+        others: tuple[tuple[Holder, int], ...] = ()
         for block, holders in list(self._held.items()):
-            others = tuple(other for other in holders if other[0] != holder)
+            if holders is not before:  # the blocks of one prompt lie together, and share theirs
+                before, others = holders, tuple([other for other in holders if other[0] != holder])
             if not others:
                 del self._held[block]
             elif len(others) < len(holders):

@@ -73,7 +73,8 @@ class GroupWriter:
         """
         if self._closed:
             raise SpoolClosed("the spool was closed")
-        if len(self._pending) >= self._pending_max:
+        # What closes something is bounded by what was begun, and nobody would write it later.
+        if len(self._pending) >= self._pending_max and rank is not Rank.CLOSES:
             raise SpoolFull(record.kind, FullReason.PENDING)
         done: asyncio.Future[Position] = asyncio.Future()
         size_bytes = frame_size_bytes(record)

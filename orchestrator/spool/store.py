@@ -83,8 +83,8 @@ class Spool:
 
         `regulated_reserve_bytes` (default a quarter of the capacity) is kept from new durable records;
         `closing_reserve_bytes` (default a sixteenth, at most that) from all new ones. `backlog_max` bounds the records
-        that wait to be shipped, `pending_max` the appends that wait for the disk. Raises ValueError for bounds that
-        make no sense, SpoolLocked, SpoolCorrupt and SpoolBroken.
+        that wait to be shipped, `pending_max` the appends that wait for the disk and close nothing. Raises ValueError
+        for bounds that make no sense, SpoolLocked, SpoolCorrupt and SpoolBroken.
         """
         self._room = room_of(
             capacity_bytes, segment_bytes, regulated_reserve_bytes, closing_reserve_bytes, backlog_max
@@ -346,21 +346,24 @@ class Spool:
                 break  # first, what is placed is written
             try:
                 known = self._known(record, alike) if alike else None
-                if known is not None:
-                    return [known]
-                reason = self._room.refusal(one, self._sealed_bytes + end, waiting)
-                if reason is None and one.rank is not Rank.CLOSES and not (self._ballast.held or self._ballast.take()):
-                    # Whatever were admitted now might not be closed.
-                    reason = FullReason.DISK
-                if reason is not None:
-                    raise SpoolFull(record.kind, reason)
-                if rolls:
-                    self._roll_for(record)
-                    active, end = self._segments[-1], SEGMENT_HEADER_BYTES
             except SpoolError as failure:
+                return [failure]
+            if known is not None:
+                return [known]
+            reason = self._room.refusal(one, self._sealed_bytes + end, waiting)
+            if reason is None and one.rank is not Rank.CLOSES and not (self._ballast.held or self._ballast.take()):
+                # Whatever were admitted now might not be closed.
+                reason = FullReason.DISK
+            if reason is not None:
                 if placed:
                     break
-                return [failure]
+                return [SpoolFull(record.kind, reason)]
+            if rolls:
+                try:
+                    self._roll_for(record)
+                except SpoolError as failure:
+                    return self._put_again((one,), failure)
+                active, end = self._segments[-1], SEGMENT_HEADER_BYTES
             placed[record.record_id] = Position(active.number, end)
             frames.append(encode_frame(record, active.salt or b"", end))
             end += one.size_bytes

@@ -10,6 +10,7 @@ TelemetryError; a label value that is not allowed comes from outside and becomes
 
 from __future__ import annotations
 
+import importlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
@@ -142,8 +143,10 @@ class Metrics:
         return self._of(metric, MetricKind.HISTOGRAM, self._spreads)
 
     def render(self) -> bytes:
-        """All series in the text format of Prometheus; its content type is `CONTENT_TYPE`."""
-        # What writes the text takes 2 MB, which a process that nobody scrapes does not need.
+        """All series in the text format of Prometheus; its content type is `CONTENT_TYPE`.
+
+        A loop calls `load_exposition` in a thread first: what writes the text takes a while to import.
+        """
         from orchestrator.telemetry.exposition import page
 
         return page(self._series())
@@ -167,3 +170,8 @@ class Metrics:
 
     def _refused(self) -> None:
         self._faults["label_value"].value += 1
+
+
+def load_exposition() -> None:
+    """Import what writes the text: 2 MB, which a process that nobody scrapes does not need. Quick from then on."""
+    importlib.import_module("orchestrator.telemetry.exposition")

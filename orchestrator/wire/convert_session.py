@@ -45,7 +45,7 @@ from orchestrator.wire.convert_generation import (
 )
 from protos.tidegate.v1 import session_pb2 as pb
 
-ATTEMPTS_READ_MAX = 2 * 1024
+ATTEMPTS_READ_MAX = 2 * f.STREAMS_MAX
 """Attempt ids whose form was checked that are remembered: every frame of a stream names its attempt."""
 
 Kinds = dict[type, tuple[str, Callable[[Any], Fields]]]

@@ -32,6 +32,7 @@ from orchestrator.wire.frames import (
     Cancel,
     Credit,
     Done,
+    Draining,
     EdgeFrame,
     Held,
     Hello,
@@ -326,7 +327,8 @@ class EdgeSession:
             return []
         if isinstance(frame, Beat):
             return self._beaten(frame, now_us)
-        self.state = State.DRAINING
+        if isinstance(frame, Draining):
+            self.state = State.DRAINING
         return []
 
     def tick(self, now_us: int) -> list[Instruction]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 import uvloop
 
-from orchestrator.engines.http import Fault, HttpClient, HttpError, Reply
+from orchestrator.engines.http import HELD_BYTES_MAX, Fault, HttpClient, HttpError, Reply
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: engine\r\n\r\n"
 
@@ -179,6 +179,47 @@ async def test_interim_replies_are_passed_over() -> None:
     server = Server(lambda _: b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + reply(b"answer"))
     async with serving(server) as client:
         assert await get(client) == b"answer"
+
+
+async def test_what_comes_after_a_reader_has_all_it_wants_costs_no_request() -> None:
+    more = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await more.wait()
+        rest = bytes(HELD_BYTES_MAX + 1)
+        writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(rest), rest))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply(b"next"))
+        await reader.read()
+        writer.close()
+
+    listener = await asyncio.start_server(handle, "127.0.0.1", 0)
+    client = HttpClient("127.0.0.1", listener.sockets[0].getsockname()[1], False, 1_000, 4)
+    try:
+        answer = await client.ask(REQUEST, soon())
+        assert await answer.read(soon()) == b"x"
+        answer.leave()
+        more.set()
+        async with asyncio.timeout(5):
+            while not answer.resting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await get(client) == b"next"
+    finally:
+        client.close()
+        await asyncio.sleep(0)
+        listener.close()
+        await listener.wait_closed()
+
+
+async def test_a_reply_that_nobody_read_is_not_in_the_way_of_the_next() -> None:
+    server = Server(lambda number: reply(bytes(HELD_BYTES_MAX + 1) if number == 1 else b"next"))
+    async with serving(server) as client:
+        answer = await client.ask(REQUEST, soon())
+        await asyncio.sleep(0.1)  # all of it has come by now, and reading has stopped
+        answer.leave()
+        assert await get(client) == b"next"
 
 
 def test_a_reply_whose_first_part_comes_in_the_last_moment_is_late_and_no_error_of_ours() -> None:

@@ -254,9 +254,12 @@ async def test_head_is_get_without_the_body_and_keeps_the_connection(tmp_path: P
             assert head.header("connection") is None
 
 
-async def test_after_the_last_answer_nothing_is_read_as_a_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "said", [b"Connection: keep-alive, close\r\n", b"Connection: close\r\nConnection: keep-alive\r\n"]
+)
+async def test_after_the_last_answer_nothing_is_read_as_a_request(tmp_path: Path, said: bytes) -> None:
     async with room_in(tmp_path, saying(done())) as room:
-        last = GOOD.replace(HOST, HOST + b"Connection: keep-alive, close\r\n")
+        last = GOOD.replace(HOST, HOST + said)
         reply = await room.raw(last + GOOD)
         assert (reply.status, reply.rest, len(room.gate.asked)) == (200, b"", 1)
 

@@ -11,11 +11,21 @@ from pathlib import Path
 import pytest
 
 from orchestrator.spool.group import AHEAD_BYTES
-from orchestrator.spool.records import FullReason, Position, RecordId, RecordKind, SpoolBroken, SpoolClosed, SpoolFull
+from orchestrator.spool.records import (
+    FullReason,
+    Position,
+    Rank,
+    RecordId,
+    RecordKind,
+    SpoolBroken,
+    SpoolClosed,
+    SpoolFull,
+)
 from orchestrator.spool.room import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN
 from orchestrator.spool.store import Spool
 
 DECISION = RecordKind("decision")
+USAGE = RecordKind("usage")
 SLOW_S = 0.05
 
 
@@ -118,7 +128,9 @@ async def test_the_number_of_appends_that_wait_is_bounded(tmp_path: Path, disk: 
     with pytest.raises(SpoolFull) as caught:
         await append(spool, "sixth")
     assert caught.value.reason is FullReason.PENDING
-    await asyncio.gather(first, *waiting)
+    # What closes something is bounded by what was begun.
+    closing = spool.append_async(USAGE, RecordId("use"), b"", durable=False, rank=Rank.CLOSES)
+    await asyncio.gather(first, *waiting, closing)
     await spool.close_async()
 
 
