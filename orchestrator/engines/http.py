@@ -68,7 +68,7 @@ class Reply(asyncio.Protocol):
         self._wakes_at = 0.0
         """When the timer ends. Kept here: what uvloop gives for a time that has come does not know it."""
         self._fault: Fault | None = None
-        self._begin()
+        self._reset()
         self.heard = False
         """Whether a byte came since the last request."""
         self.resting = False
@@ -76,7 +76,7 @@ class Reply(asyncio.Protocol):
         self.rested_s = 0.0
         """When its last reply ended."""
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self.status = 0
         self._headers: dict[bytes, tuple[bytes, ...]] = {}
         """By name, in lower case."""
@@ -88,9 +88,9 @@ class Reply(asyncio.Protocol):
 
     # What callers do
 
-    def send(self, request: bytes) -> None:
-        """Send a request. Raises HttpError."""
-        self._begin()
+    def begin(self, request: bytes) -> None:
+        """Send a request; what comes from here on is its reply. Raises HttpError."""
+        self._reset()
         if self._transport is None:
             raise HttpError(Fault.CLOSED)
         self._transport.write(request)
@@ -292,7 +292,7 @@ class HttpClient:
             if reply is None:
                 reply = await self._connected(deadline_at)
             try:
-                reply.send(request)
+                reply.begin(request)
                 while not reply.headed:
                     await reply.wait(deadline_at)
             except HttpError as error:

@@ -107,7 +107,7 @@ ASKING_FOR_MORE: list[dict[str, Any]] = [
 def test_what_needs_more_than_text_is_never_carried(fields: dict[str, Any]) -> None:
     request = load_chat_request(json.dumps({"model": "m", "messages": [USER], **fields}).encode(), LIMITS)
     assert not request.carried
-    body = _body_of(request.generation, "m")
+    body = _body_of(request.generation, request.generation.raw_prompt, "m")
     assert body is not None
     # Even if somebody sent it all the same, nothing of this would be in it.
     assert json.loads(body).keys() <= {"model", "messages", "stream", "stream_options", "temperature", "top_p"}
@@ -145,7 +145,7 @@ def test_odd_text_stays_text(text: str) -> None:
     request = load_chat_request(
         json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode(), LIMITS
     )
-    body = _body_of(request.generation, "m")
+    body = _body_of(request.generation, request.generation.raw_prompt, "m")
     assert body is not None
     assert json.loads(body)["messages"] == [{"role": "user", "content": text}]
 
@@ -157,7 +157,8 @@ def test_odd_text_stays_text(text: str) -> None:
 def test_an_engine_gets_the_texts_and_fields_of_ours_alone(
     messages: tuple[Message, ...], stops: tuple[str, ...]
 ) -> None:
-    body = _body_of(Generation(ModelId("theirs"), messages, Sampling(stop=stops)), "served")
+    generation = Generation(ModelId("theirs"), messages, Sampling(stop=stops))
+    body = _body_of(generation, generation.raw_prompt, "served")
     if body is None:
         return
     sent = json.loads(body)
