@@ -9,8 +9,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 AHEAD_S = 5.0
-"""The timer is set no further ahead. Of two waits the second often may not be as long as the first: while both may be
-longer than this, one timer does for them."""
+"""The timer is set no further ahead; where a wait may be longer, it looks again when it rings. Of two waits the second
+often may not be as long as the first: while both may be longer than this, one timer does for them."""
 
 
 class Alarm:

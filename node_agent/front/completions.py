@@ -252,12 +252,12 @@ def _origin(answer: Answer) -> tuple[Pair, ...]:
     """Return the headers that say where an answer comes from."""
     return (
         ("x-tidegate-pool", answer.pool.id),
-        ("x-tidegate-jurisdiction", _spelled(answer.pool.place.infers, answer.pool.place.stores)),
+        ("x-tidegate-jurisdiction", _spelled(answer.pool.place.soil())),
         ("x-tidegate-decision", answer.decision),
         *answer.headers,
     )
 
 
 @lru_cache(maxsize=SOILS_MAX)
-def _spelled(infers: frozenset[Jurisdiction], stores: frozenset[Jurisdiction]) -> str:
-    return ",".join(sorted(infers | stores))
+def _spelled(soil: frozenset[Jurisdiction]) -> str:
+    return ",".join(sorted(soil))

@@ -90,7 +90,7 @@ def is_name(text: str) -> bool:
 
 
 def is_made(text: str, prefix: str) -> bool:
-    """Whether `text` is an id that we make, with this prefix."""
+    """Whether `text` is an id that we make, with this prefix of three letters."""
     return text[:3] == prefix and MADE_PATTERN.match(text) is not None
 
 

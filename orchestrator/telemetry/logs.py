@@ -165,7 +165,7 @@ class _JsonLines(logging.Handler):
         self._flush = None if getattr(stream, "line_buffering", False) else stream.flush
         self._program = program
         self._on_fault = on_fault
-        self._turn = self.lock or threading.RLock()
+        self._writing = self.lock or threading.RLock()
         self.lines = 0
         self.lines_lost = 0
         self._second = 0
@@ -173,7 +173,7 @@ class _JsonLines(logging.Handler):
 
     def write(self, now_s: float, level: int, name: str, event: str, told: Told) -> None:
         """Write a line, from any thread. `told` is written as it is."""
-        with self._turn:
+        with self._writing:
             second = int(now_s)
             if second != self._second:
                 self._second, self._clock = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]

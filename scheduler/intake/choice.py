@@ -44,7 +44,7 @@ TIME_ALONE = PlacementSettings(
 UNDECLARED_PREFILL_NS = 200_000
 UNDECLARED_DECODE_NS = 20_000_000
 """Taken for a model that the bundle does not declare for the pool, until replies tell."""
-NONE: frozenset[PoolId] = frozenset()
+NO_PLACES: frozenset[PoolId] = frozenset()
 NO_CAPABILITIES: frozenset[Capability] = frozenset()
 NOT_CACHED = (0, 0)
 FREE = TokenPrice(NO_CURRENCY, 0, 0, 0)
@@ -142,7 +142,7 @@ class Chooser:
     def out_of_play(self, model: ModelId, places: Sequence[PoolId], now_us: int) -> frozenset[PoolId]:
         """Return those of the replicas that are up which are outliers; none, where every one is."""
         out = self.sight.out(model, now_us).intersection(places)
-        return NONE if len(out) == len(places) else out
+        return NO_PLACES if len(out) == len(places) else out
 
     def given(self, work: int, asked: Asked, choice: Choice, now_us: int) -> None:
         """The chosen replica got the work."""

@@ -234,8 +234,7 @@ class Dispatcher:
         """New permitted work. It runs, waits, or is refused. `budget_ms` is how long it may take in all."""
         if not self._replicas:
             return [Refuse(work, "no_replica", f"The pool {self.pool} has no replica that is up.")]
-        serving = [replica for replica in self._replicas.values() if replica.model == asked.model]
-        if not serving:
+        if not any(replica.model == asked.model for replica in self._replicas.values()):
             return [Refuse(work, "model_not_served", f"The pool {self.pool} does not serve this model now.")]
         if asked.needs is not None and not self._fitting(asked):
             return [self._unequal(work)]
