@@ -29,13 +29,20 @@ class Stage:
 
 MODULES = {EDGE: "node_agent.assembly", INTAKE: "scheduler.assembly"}
 """What a program imports: by then every name is where it is used."""
+SPOOL = ("orchestrator.spool.store:Spool.append_async", "orchestrator.spool.group:GroupWriter._turn")
+"""To take a record in, and to write those of a turn of the loop."""
 STAGES: Mapping[str, tuple[Stage, ...]] = {
     EDGE: (
         Stage(
             "HTTP in: head, framing, key, body",
-            ("node_agent.front.http:*", "node_agent.front.tenants:*", "node_agent.front.interest:Interest.*"),
+            (
+                "node_agent.front.framing:read_head",
+                "node_agent.front.http:*",
+                "node_agent.front.tenants:*",
+                "node_agent.front.interest:Interest.*",
+            ),
         ),
-        Stage("strict parse", ("orchestrator.files.chat:load_chat_request",), once=True),
+        Stage("strict parse", ("node_agent.front.completions:Completions._checked",), once=True),
         Stage("front, between its parts", ("node_agent.front.app:Front._take",)),
         Stage(
             "label",
@@ -54,6 +61,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
                 "node_agent.border.memory:Memory.*",
                 "orchestrator.placement.sight:Sight.left",
                 "orchestrator.placement.sight:Sight.first_token",
+                "orchestrator.placement.outliers:Outliers.changes",
             ),
             LAW,
         ),
@@ -63,15 +71,15 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             (
                 "node_agent.border.decider:record_of",
                 "orchestrator.evidence.records:DecisionRecord.to_bytes",
+                "orchestrator.ledger.usage:UsageRecord.to_bytes",
                 "orchestrator.evidence.citation:attestation_bytes",
-                "orchestrator.evidence.canonical:canonical_bytes",
                 "orchestrator.evidence.duties:discharge",
                 "orchestrator.evidence.inputs:manifest_of",
             ),
             LAW,
         ),
         Stage("sign", ("orchestrator.bundles.roots:SigningKey.sign",), LAW),
-        Stage("spool", ("orchestrator.spool.store:Spool.append", "orchestrator.spool.store:Spool.append_async"), LAW),
+        Stage("spool", SPOOL, LAW),
         Stage("gate, between its parts", ("node_agent.border.gate:Gate.ask", "node_agent.border.gate:Gate._rest")),
         Stage("session machine", ("orchestrator.wire.session_edge:EdgeSession.*",)),
         Stage(
@@ -118,11 +126,11 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             (
                 "scheduler.intake.records:*",
                 "orchestrator.evidence.records:DecisionRecord.to_bytes",
-                "orchestrator.evidence.canonical:canonical_bytes",
+                "orchestrator.ledger.usage:UsageRecord.to_bytes",
             ),
             LAW,
         ),
-        Stage("spool", ("orchestrator.spool.store:Spool.append", "orchestrator.spool.store:Spool.append_async"), LAW),
+        Stage("spool", SPOOL, LAW),
         Stage(
             "queue, replica choice",
             (

@@ -15,6 +15,7 @@ from orchestrator.policy.ids import Digest, EdgeId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels, Personal
 from orchestrator.spool.records import FullReason, RecordKind, SpoolFull
+from orchestrator.telemetry.names import POOL
 from orchestrator.wire.catalogue import ProblemError
 from orchestrator.wire.frames import Done, StreamFrame
 from tests.border.edge import ALL, GERMAN, SECRET_WORDS, Edge, answers, breaks, refuses
@@ -62,6 +63,18 @@ async def test_without_evidence_nothing_is_sent(
     assert refused.value.problem.code == "evidence_unavailable"
     assert edge.routes.sent == []
     assert 'tidegate_spool_refusals_total{reason="capacity"} 1.0' in edge.metrics.render().decode()
+
+
+async def test_tokens_are_counted_by_pool_and_by_what_became_of_them(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    edge.metrics.admit(POOL, ["cn-guizhou"])
+    pool, _ = await edge.text(edge.asked("acme-sg"))
+    assert pool == "cn-guizhou"
+    counts = edge.records("usage")[-1]["counts"]["edge"]
+    told = edge.metrics.render().decode()
+    for count in ("received", "delivered"):
+        assert counts[count] > 0
+        assert f'tidegate_tokens_total{{count="{count}",pool="{pool}"}} {counts[count]}.0' in told
 
 
 async def test_pools_that_were_left_out_are_counted_by_reason(make_edge: Callable[..., Edge]) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from pathlib import Path
 
-from orchestrator.spool.left import close_what_was_left
-from orchestrator.spool.store import Spool
 from tests.chaos.client import Ending, Mode
 from tests.chaos.declared import EDGES, PERSONAL
 from tests.chaos.load import Lane
@@ -19,8 +16,6 @@ DISK_KIB = 2048
 """Half of it is kept for what closes; the rest has room for about 150 requests."""
 FULL_S = 30.0
 GOES_ON_S = 2.0
-SPOOL_BYTES, SEGMENT_BYTES = 64 << 20, 1 << 20
-WITHIN_MS = 600_000
 CODE = "evidence_unavailable"
 
 
@@ -49,21 +44,10 @@ async def fill_the_disk(running: Run) -> None:
 
 
 async def enlarge_it(running: Run, edge: str = EDGE) -> None:
-    """The edge on its own disk again. What it left open on the small one is closed as by a start there."""
+    """The edge on its own disk again."""
     running.load.leaves(edge)
     await running.stand.supervisor.stop(edge)
-    for kept in running.spools:
-        if kept.name.startswith(f"kept-{edge}-") and kept.is_dir():
-            await asyncio.to_thread(_close_what_was_left, kept)
     await running.stand.restart(edge)
-
-
-def _close_what_was_left(kept: Path) -> None:
-    spool = Spool(kept, capacity_bytes=SPOOL_BYTES, segment_bytes=SEGMENT_BYTES)
-    try:
-        close_what_was_left(spool, "edge", WITHIN_MS, time.time_ns() // 1_000_000)
-    finally:
-        spool.close()
 
 
 async def both_kinds_were_refused(running: Run) -> None:

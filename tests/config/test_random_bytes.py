@@ -33,7 +33,7 @@ def test_no_byte_is_given_twice(sizes_bytes: list[int]) -> None:
     assert set(words) <= {block[at : at + 4] for block in drawn.blocks for at in range(0, BLOCK_BYTES, 4)}
 
 
-def test_what_is_taken_differs_from_one_to_the_next_and_between_processes() -> None:
+def test_what_is_taken_differs_from_one_to_the_next_and_between_two() -> None:
     one, other = Entropy(), Entropy()
     assert len({entropy.take(10) for _ in range(300) for entropy in (one, other)}) == 600
 

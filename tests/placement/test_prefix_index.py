@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.placement.prefix import BLOCK_CHARS, BLOCKS_MAX, ENTRIES_MAX, HOLDERS_MAX, PrefixIndex, salted
+from orchestrator.placement.prefix import BLOCK_CHARS, BLOCKS_MAX, HOLDERS_MAX, PrefixIndex, salted
 
 HOLDERS = st.sampled_from("abcdefghijkl")
 CHAINS = st.lists(st.integers(0, 30), max_size=8, unique=True)
@@ -80,19 +78,24 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     assert index.expect([3, 4], 4) == {"a": 1}, "the end of the oldest prompt went, its head is still of use"
 
 
-def test_an_index_that_is_full_makes_room_in_a_moment() -> None:
-    index = PrefixIndex[str]()
-    for first in range(0, 2 * ENTRIES_MAX, BLOCKS_MAX):
-        index.insert("a", range(first, first + BLOCKS_MAX), first)
-    assert len(index) == ENTRIES_MAX
-    begun_s = time.process_time()
-    for number in range(64):
-        used, fresh = ENTRIES_MAX + number * BLOCKS_MAX, (1_000 + number) * BLOCKS_MAX
-        index.insert("b", range(used, used + BLOCKS_MAX), number)
-        index.insert("b", range(fresh, fresh + BLOCKS_MAX), number)
-    took_s = time.process_time() - begun_s
-    assert took_s < 0.5, "of 65,536 blocks: the oldest one is not searched for"
-    assert len(index) == ENTRIES_MAX
+@given(st.lists(st.tuples(HOLDERS, CHAINS, st.booleans()), max_size=40), st.integers(1, 12))
+def test_blocks_that_share_their_holders_are_held_as_if_each_had_its_own(
+    steps: list[tuple[str, list[int], bool]], most: int
+) -> None:
+    index = PrefixIndex[str](entries_max=most)
+    held: dict[int, list[str]] = {}
+    for at, (holder, blocks, anew) in enumerate(steps):
+        if anew:
+            index.forget(holder)
+            held = {block: left for block, of in held.items() if (left := [one for one in of if one != holder])}
+        index.insert(holder, blocks, at)
+        for block in reversed(blocks):
+            others = [one for one in held.pop(block, ()) if one != holder]
+            held[block] = [*others[1 - HOLDERS_MAX :], holder]
+        held = dict(list(held.items())[-most:])
+        assert len(index) == len(held)
+        for block in range(31):
+            assert index.expect([block], at) == dict.fromkeys(held.get(block, ()), 1)
 
 
 def test_of_a_prompt_that_is_too_long_the_head_is_kept() -> None:

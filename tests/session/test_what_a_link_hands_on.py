@@ -18,6 +18,7 @@ from orchestrator.wire.frames import (
     Accepted,
     Beat,
     Broken,
+    Credit,
     Done,
     EdgeFrame,
     Hello,
@@ -27,6 +28,7 @@ from orchestrator.wire.frames import (
     StreamFrame,
     Tokens,
     Welcome,
+    held_bytes,
 )
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeServicer, add_IntakeServicer_to_server
@@ -37,11 +39,13 @@ Script = Callable[[AttemptId], list[IntakeFrame]]
 
 
 class ScriptedIntake(IntakeServicer):
-    """An intake that answers an attempt with what its script says, in one message."""
+    """An intake that answers an attempt with what its script says, in one message, and the first credit likewise."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, credited: Script) -> None:
         self.heard: list[EdgeFrame] = []
         self._script = script
+        self._credited = credited
+        self._attempt = AttemptId("")
 
     async def Session(
         self,
@@ -60,7 +64,10 @@ class ScriptedIntake(IntakeServicer):
         if isinstance(frame, Hello):
             return [Welcome(SESSION_VERSION, SchedulerId("site"), "one", WALL_MS, 8, (load(1),))]
         if isinstance(frame, Open):
+            self._attempt = frame.attempt
             return self._script(frame.attempt)
+        if isinstance(frame, Credit) and sum(isinstance(one, Credit) for one in self.heard) == 1:
+            return self._credited(self._attempt)
         if isinstance(frame, Beat):
             settled = sum(isinstance(one, Settle) for one in self.heard)
             return [Beat(0, frame.number, settled)]
@@ -68,9 +75,9 @@ class ScriptedIntake(IntakeServicer):
 
 
 @asynccontextmanager
-async def linked(script: Script) -> AsyncIterator[tuple[SessionLink, ScriptedIntake]]:
+async def linked(script: Script, credited: Script) -> AsyncIterator[tuple[SessionLink, ScriptedIntake]]:
     """A link with a live session to an intake that keeps to a script."""
-    intake = ScriptedIntake(script)
+    intake = ScriptedIntake(script, credited)
     server = grpc.aio.server()
     add_IntakeServicer_to_server(intake, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -105,10 +112,14 @@ def sendable() -> Sendable:
     )
 
 
-async def handed_on(script: Script) -> tuple[list[StreamFrame], Tally, list[EdgeFrame]]:
+def nothing(_: AttemptId) -> list[IntakeFrame]:
+    return []
+
+
+async def handed_on(script: Script, credited: Script = nothing) -> tuple[list[StreamFrame], Tally, list[EdgeFrame]]:
     """Return what a tenant gets, what was counted, and what the intake heard."""
     tally = Tally()
-    async with linked(script) as (link, intake):
+    async with linked(script, credited) as (link, intake):
         async with asyncio.timeout(SOON_S), aclosing(link.send(sendable(), tally)) as frames:
             found = [frame async for frame in frames]
     return found, tally, intake.heard
@@ -140,6 +151,19 @@ async def test_tokens_that_came_together_are_one_frame() -> None:
     assert frames == [accepted(attempt), tokens(attempt, 0, "abcde"), done(attempt, 5)]
     assert tally.counts() == EdgeCounts(5, 5)
     assert Settle(1, attempt, EdgeCounts(5, 5)) in heard
+
+
+async def test_what_came_together_is_credited_whole() -> None:
+    texts = [letter * 20_000 for letter in "abc"]
+    _, _, heard = await handed_on(
+        lambda attempt: [
+            accepted(attempt),
+            *(Tokens(1, attempt, number, 1, text, ()) for number, text in enumerate(texts)),
+        ],
+        lambda attempt: [done(attempt, 3)],
+    )
+    credited = sum(frame.size_bytes for frame in heard if isinstance(frame, Credit))
+    assert credited == sum(held_bytes(text, ()) for text in texts)
 
 
 async def test_tokens_are_handed_on_in_order_with_what_came_between_them() -> None:

@@ -28,8 +28,8 @@ from orchestrator.spool.store import Spool
 
 KIND = RecordKind("decision")
 Write = Callable[[int, bytes], int]
-Want = tuple[str, bytes, Rank, int]
-"""Id, data, rank, and until when it is kept."""
+Want = tuple[str, bytes, Rank, int, bool]
+"""Id, data, rank, until when it is kept, and whether it is to be on the disk."""
 
 WANTS = st.lists(
     st.tuples(
@@ -37,6 +37,7 @@ WANTS = st.lists(
         st.integers(0, 60_000).map(bytes),
         st.sampled_from(Rank),
         st.integers(0, 5),
+        st.booleans(),
     ),
     max_size=14,
 )
@@ -54,8 +55,8 @@ def opened(folder: Path, backlog_max: int = 1_000) -> Spool:
 async def together(spool: Spool, wants: Sequence[Want]) -> list[object]:
     """Offer all in one turn, and return what each became."""
     futures = [
-        spool.append_async(KIND, RecordId(name), data, durable=False, rank=rank, retain_until_ms=until)
-        for name, data, rank, until in wants
+        spool.append_async(KIND, RecordId(name), data, durable=durable, rank=rank, retain_until_ms=until)
+        for name, data, rank, until, durable in wants
     ]
     return [told(one) for one in await asyncio.gather(*futures, return_exceptions=True)]
 
@@ -66,9 +67,9 @@ def told(outcome: object) -> object:
 
 def in_order(spool: Spool, wants: Sequence[Want]) -> list[object]:
     found: list[object] = []
-    for name, data, rank, until in wants:
+    for name, data, rank, until, durable in wants:
         try:
-            found.append(spool.append(KIND, RecordId(name), data, durable=False, rank=rank, retain_until_ms=until))
+            found.append(spool.append(KIND, RecordId(name), data, durable=durable, rank=rank, retain_until_ms=until))
         except SpoolError as error:
             found.append(told(error))
     return found
@@ -114,7 +115,7 @@ class Disk:
 
 
 def wanted(*sizes_bytes: int) -> list[Want]:
-    return [(f"r{number}", b"x" * size, Rank.NEW, 0) for number, size in enumerate(sizes_bytes)]
+    return [(f"r{number}", b"x" * size, Rank.NEW, 0, False) for number, size in enumerate(sizes_bytes)]
 
 
 async def test_records_of_one_turn_are_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +140,35 @@ async def test_a_disk_without_space_for_all_takes_those_it_has_space_for(
     with opened(tmp_path) as again:
         assert [entry.record_id for entry in again.read_from()] == ["r0", "r2"]
         assert again.torn_bytes == 0
+
+
+async def test_of_a_turn_on_a_full_disk_what_closes_something_has_the_room_that_is_kept_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path)
+    ballast = tmp_path / "BALLAST"
+    assert isinstance((await together(spool, [("admitted", b"", Rank.NEW, 0, False)]))[0], Position)
+
+    def no_room(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(descriptor: int, data: bytes) -> int:
+        if ballast.exists():
+            no_room()
+        return really_write(descriptor, data)
+
+    really_write = os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", write)
+        full.setattr(os, "posix_fallocate", no_room)
+        ranks = (Rank.NEW, Rank.CLOSES, Rank.NEW, Rank.CLOSES)
+        wants = [(f"r{number}", b"", rank, 0, False) for number, rank in enumerate(ranks)]
+        refused = (SpoolFull, FullReason.DISK)
+        outcomes = await together(spool, wants)
+        assert [isinstance(outcome, Position) or outcome for outcome in outcomes] == [refused, True, refused, True]
+    await spool.close_async()
+    with opened(tmp_path) as again:
+        assert [entry.record_id for entry in again.read_from()] == ["admitted", "r1", "r3"]
 
 
 async def test_of_a_turn_that_the_disk_fails_nothing_is_kept(
