@@ -55,10 +55,21 @@ def test_what_is_held_is_found_and_what_was_forgotten_is_not(
                 assert backlog.find(record_id) == ()
 
 
-def test_an_id_that_is_held_keeps_its_place() -> None:
+def test_an_id_that_was_written_twice_is_found_twice() -> None:
     backlog = Backlog(one_digest)
     for offset, name in enumerate(("r0", "r1", "r1")):
         backlog.add(RecordId(name), Position(1, offset))
     backlog.add(RecordId("r2"), Position(2, 0))
-    assert len(backlog) == 3
-    assert backlog.find(RecordId("r2")) == (Position(1, 0), Position(2, 0))
+    assert len(backlog) == 4
+    assert backlog.find(RecordId("r1")) == (Position(1, 0), Position(1, 1), Position(1, 2), Position(2, 0))
+    backlog.forget(Position(1, 2))
+    assert len(backlog) == 2
+    assert backlog.find(RecordId("r1")) == (Position(1, 2), Position(2, 0))
+
+
+def test_bytes_of_two_neighbours_are_no_record() -> None:
+    numbers = {"a": 0x0000_1000, "b": 0x1000_0000, "c": 0x0010_0000, "d": 0x0000_0010}
+    backlog = Backlog(lambda record_id: numbers.get(record_id, 0))
+    for offset, name in enumerate("ab"):
+        backlog.add(RecordId(name), Position(1, offset))
+    assert [backlog.find(RecordId(name)) for name in "abcd"] == [(Position(1, 0),), (Position(1, 1),), (), ()]
