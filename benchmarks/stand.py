@@ -75,8 +75,6 @@ class Scale:
 
     slots: int = INSTANT_SLOTS
     context_tokens: int = LLAMA_CONTEXT_TOKENS
-    replicas: int = 1
-    """Under so many names the site has the engine without a model, with so many slots each."""
     edge: Mapping[str, object] = field(default_factory=dict)
     """Settings of the edge beyond those that a stand needs."""
     site: Mapping[str, object] = field(default_factory=dict)
@@ -96,7 +94,6 @@ class Engine:
     served_model: str
     slots: int
     context_tokens: int
-    replicas: int
     spec: ProcessSpec
 
     @property
@@ -310,8 +307,7 @@ class Stand:
             "prefill_us_per_token": 1500,
             "decode_us_per_token": 15000,
         }
-        slots = engine.slots * engine.replicas
-        pool = {"id": engine.pool(path), "accelerator": "cpu", "slots": slots, "models": [model]}
+        pool = {"id": engine.pool(path), "accelerator": "cpu", "slots": engine.slots, "models": [model]}
         if path == EDGE_ONLY:
             there = {"region": "singapore", "place": _place("SG", "stand-overseas"), "assurance": "edge-only"}
             return {**pool, **there, "engine": engine.name, "reachable_from": [EDGE]}
@@ -348,7 +344,7 @@ class Stand:
             "replica_listen": f"{LOOPBACK}:{ports.replicas}",
             "data_dir": str(self.data("scheduler")),
             "replica_token_file": str(self._file("replica.token")),
-            "pools": [{"id": engine.pool(TWO_HOP), "engines": _replicas(engine)} for engine in self.engines],
+            "pools": [{"id": engine.pool(TWO_HOP), "engines": [_replica(engine)]} for engine in self.engines],
         }
         _write(self.config("control"), {**common, **control})
         _write(self.config("edge"), {**member, **edge, **self._scale.edge})
@@ -416,23 +412,20 @@ _CONTRACT: dict[str, Any] = {
 }
 
 
-def _replicas(engine: Engine) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": f"{engine.name}-{number}",
-            "model": engine.model(TWO_HOP),
-            "base_url": engine.url,
-            "served_model": engine.served_model,
-            "slots": engine.slots,
-        }
-        for number in range(engine.replicas)
-    ]
+def _replica(engine: Engine) -> dict[str, Any]:
+    return {
+        "name": engine.name,
+        "model": engine.model(TWO_HOP),
+        "base_url": engine.url,
+        "served_model": engine.served_model,
+        "slots": engine.slots,
+    }
 
 
 def _engines(ports: _Ports, gguf: Path | None, scale: Scale) -> tuple[Engine, ...]:
     argv: tuple[str, ...] = (sys.executable, "-m", "benchmarks.engine", "--port", str(ports.instant))
     spec = ProcessSpec("engine-instant", argv, cwd=ROOT, ready=port_accepts(LOOPBACK, ports.instant))
-    size = (scale.slots, scale.context_tokens, scale.replicas)
+    size = (scale.slots, scale.context_tokens)
     engines = [Engine(INSTANT, ports.instant, instant.MODEL, *size, spec)]
     if gguf is not None:
         argv = (
@@ -441,7 +434,7 @@ def _engines(ports: _Ports, gguf: Path | None, scale: Scale) -> tuple[Engine, ..
             *("--context-per-slot", str(LLAMA_CONTEXT_TOKENS), "--threads", "1"),
         )
         spec = ProcessSpec("engine-llama", argv, cwd=ROOT, ready=port_accepts(LOOPBACK, ports.llama))
-        engines.append(Engine(LLAMA, ports.llama, LLAMA_MODEL, 1, LLAMA_CONTEXT_TOKENS, 1, spec))
+        engines.append(Engine(LLAMA, ports.llama, LLAMA_MODEL, 1, LLAMA_CONTEXT_TOKENS, spec))
     return tuple(engines)
 
 

@@ -39,7 +39,7 @@ from orchestrator.config.entropy import Entropy
 from orchestrator.config.program import run_until_signal
 from orchestrator.config.secret import SettingsError, read_secret
 from orchestrator.engines.identity import continuing
-from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
+from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings, connections_for
 from orchestrator.policy.ids import EdgeId, KeyId, SideId, digest_of
 from orchestrator.policy.verdicts import HOUSE_RULES
 from orchestrator.spool.left import close_what_was_left
@@ -219,7 +219,10 @@ def _engines(settings: EdgeSettings) -> dict[str, EngineLink]:
     for entry in settings.engines:
         key = None if entry.api_key_file is None else read_secret(Path(entry.api_key_file)).reveal()
         try:
-            engine = OpenAIEngine(OpenAIEngineSettings(entry.base_url, entry.served_model, key))
+            connections = connections_for(settings.requests_max)
+            engine = OpenAIEngine(
+                OpenAIEngineSettings(entry.base_url, entry.served_model, key, connections_max=connections)
+            )
             declared = continuing(entry.resume, entry.identity)
         except ValueError as error:
             raise SettingsError("", f"engines.{entry.name}", str(error)) from None

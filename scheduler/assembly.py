@@ -19,7 +19,7 @@ from orchestrator.config.entropy import Entropy
 from orchestrator.config.program import run_until_signal
 from orchestrator.config.secret import SettingsError, read_secret
 from orchestrator.engines.identity import continuing
-from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
+from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings, connections_for
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId, SchedulerId, SideId
 from orchestrator.spool.left import close_what_was_left
 from orchestrator.spool.store import Spool
@@ -233,7 +233,10 @@ def _engines(settings: SchedulerSettings, site: Site) -> list[EngineReplica]:
                 continue  # other processes have all of them
             key = None if entry.api_key_file is None else read_secret(Path(entry.api_key_file)).reveal()
             try:
-                engine = OpenAIEngine(OpenAIEngineSettings(entry.base_url, entry.served_model, key))
+                connections = connections_for(slots)
+                engine = OpenAIEngine(
+                    OpenAIEngineSettings(entry.base_url, entry.served_model, key, connections_max=connections)
+                )
                 declared = continuing(entry.resume, entry.identity)
             except ValueError as error:
                 raise SettingsError("", f"pools.{pool.id}.engines.{entry.name}", str(error)) from None

@@ -18,12 +18,11 @@ ENGINE = "engine"
 OFF_PATH = ("engine", "control", "etcd")
 """Processes whose time is no cost of a router: what answers, and what stands beside the data path."""
 SCALE = Scale(
-    slots=250,
+    slots=1_250,
     context_tokens=131_072,
-    replicas=5,
     edge={"requests_max": 4_096, "tenant_requests_max": 4_096},
 )
-"""Slots for more than a thousand streams: an engine client carries at most 256."""
+"""Slots for more than a thousand streams. One engine by one URL, as the rivals have."""
 
 
 class NotMeasured(Exception):

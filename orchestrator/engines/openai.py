@@ -42,6 +42,7 @@ _REPLY_BYTES_MAX = 1_048_576
 _ERROR_BYTES_MAX = 65_536
 # Engines differ in the seeds they take; every one takes 63 bits, and the same seed still gives the same draws.
 _SEED_MASK = 2**63 - 1
+CONNECTIONS_LEAST = 256
 _TOO_LATE = Failed("engine_failed", "the engine fell silent or took too long in the middle of its answer")
 
 
@@ -65,7 +66,7 @@ class OpenAIEngineSettings:
     """The longest that one call may take, the time its consumer takes between events included."""
     line_bytes_max: int = 262_144
     """The longest line of a stream."""
-    connections_max: int = 256
+    connections_max: int = CONNECTIONS_LEAST
     """Calls in flight; one more is refused `engine_busy` at once, since nothing waits here."""
     usage: UsageExpectation = UsageExpectation.REQUIRED
     """What is asked of the engine's token counts."""
@@ -97,6 +98,11 @@ class OpenAIEngineSettings:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive")
+
+
+def connections_for(calls: int) -> int:
+    """Return the connections that `calls` at once need: one that is being cut holds its own for a while."""
+    return max(CONNECTIONS_LEAST, 2 * calls)
 
 
 class OpenAIEngine:

@@ -28,7 +28,7 @@ from orchestrator.engines.generation import (
     Sampling,
 )
 from orchestrator.engines.health import EngineHealth, probe
-from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
+from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings, connections_for
 
 CANARY = "canary-prompt"
 KEY = "canary-key"
@@ -376,6 +376,22 @@ async def test_no_call_waits_for_a_connection() -> None:
     async with serving(STREAM_HEAD + WHOLE) as server, engine_at(server.port, connections_max=1) as engine:
         for _ in range(3):
             assert joined([event async for event in engine.generate(GENERATION)]) == WHOLE_EVENTS
+
+
+async def test_an_engine_of_many_slots_takes_as_many_calls() -> None:
+    slots = 300
+    async with serving(pause) as server, engine_at(server.port, connections_max=connections_for(slots)) as engine:
+        calls: list[asyncio.Task[EngineEvent]] = []
+        async with asyncio.timeout(20):
+            while len(calls) < slots:
+                # As many at a time as a server lets wait to be accepted.
+                calls += [asyncio.create_task(anext(engine.generate(GENERATION))) for _ in range(50)]
+                while len(server.requests) < len(calls):  # noqa: ASYNC110 - the server counts them
+                    await asyncio.sleep(0.01)
+        assert not any(call.done() for call in calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_text_that_is_no_unicode_is_refused_and_quoted_nowhere() -> None:
