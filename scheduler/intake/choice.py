@@ -6,7 +6,7 @@ place to send to, and its name stands where an edge has a pool's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -21,7 +21,7 @@ from orchestrator.placement.lengths import DECLARED_CHARS_PER_TOKEN
 from orchestrator.placement.prefix import BLOCK_CHARS
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.settings import PlacementSettings, Worth
-from orchestrator.placement.sight import Ending, Sight
+from orchestrator.placement.sight import Sight
 from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 
@@ -44,7 +44,6 @@ TIME_ALONE = PlacementSettings(
 UNDECLARED_PREFILL_NS = 200_000
 UNDECLARED_DECODE_NS = 20_000_000
 """Taken for a model that the bundle does not declare for the pool, until replies tell."""
-NO_PLACES: frozenset[PoolId] = frozenset()
 NO_CAPABILITIES: frozenset[Capability] = frozenset()
 NOT_CACHED = (0, 0)
 FREE = TokenPrice(NO_CURRENCY, 0, 0, 0)
@@ -89,6 +88,8 @@ class Choice(msgspec.Struct, frozen=True):
     """The replica of least cost, and why."""
 
     replica: ReplicaId
+    place: PoolId
+    """Its name to a `Sight`."""
     declared: Speed
     terms: Terms
     expected_cached: int
@@ -96,94 +97,66 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Chooser:
-    """Chooses among the replicas of one pool, and learns from what becomes of it."""
+    """Chooses among the replicas of one pool by what `sight` knows of them."""
 
-    def __init__(self) -> None:
-        self.sight = Sight(watch_first=True)
-
-    def came(self, replica: ReplicaId) -> None:
-        """A replica started anew, beside the intake: what it held is gone, and no way to it is worth a figure."""
-        place = PoolId(replica)
-        self.sight.lost(place)
-        self.sight.measured(place, 0)
-        self.sight.anew(place)
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
+        self._spot = _spot_of(None, 1)
+        """What is declared of a replica: the last that was asked for. Mostly all replicas of a pool are alike."""
+        self._served: ServedModel | None = None
+        """What `_spot` follows from, with its slots."""
 
     def best(self, asked: Asked, candidates: Sequence[Candidate], now_us: int) -> Choice | None:
         """Return the candidate of least J; of equals the quicker, then by name, so that a choice can be replayed."""
-        sight, model = self.sight, asked.model
+        sight, model = self._sight, asked.model
         request = PlacementRequest(model, NO_CAPABILITIES, asked.prompt_tokens, asked.output_tokens, 0)
         expected: Mapping[PoolId, tuple[int, int]] = {}
         if asked.blocks:
             expected = sight.expect(asked.blocks, BLOCK_TOKENS, asked.prompt_tokens, now_us)
-        views: list[PoolView] = []
+        views: dict[PoolId, PoolView] = {}
         for one in candidates:
             # The load counts all that was ever given to the replica, up to now.
             sight.heard(one.place, one.load, now_us)
             cached = expected.get(one.place, NOT_CACHED)[0] if expected else 0
-            views.append(sight.view(one.place, model, True, now_us, cached))
-        siblings = [view.speed for view in views if view.speed is not None]
+            views[one.place] = sight.view(one.place, model, True, now_us, cached)
         best: Choice | None = None
         least: tuple[bool, int, int, ReplicaId] | None = None
-        spot: Spot | None = None
-        for one, view in zip(candidates, views, strict=True):
-            slots = one.load.slots
-            if spot is None or spot.slots != slots:
-                spot = Spot(FREE, 0, None, slots, declared_speed(asked.served, slots))
-            declared = spot.speed
-            hoped = spot if view.speed is not None else _hoped(spot, siblings)
+        for one in candidates:
+            view, slots = views[one.place], one.load.slots
+            if self._spot.slots != slots or self._served is not asked.served:
+                self._spot, self._served = _spot_of(asked.served, slots), asked.served
+            spot = self._spot
+            hoped = spot if view.speed is not None else _hoped(spot, views.values())
             terms = cost(request, hoped, view, asked.worth)
             # One whose answers failed one after the other is the last choice, but still one: work never waits for it.
             rank = (view.held_off, terms.total_pico, terms.time_us + terms.others_us, one.replica)
             if least is None or rank < least:
                 least = rank
-                best = Choice(one.replica, declared, terms, expected.get(one.place, NOT_CACHED)[1])
+                before_belief = expected.get(one.place, NOT_CACHED)[1] if expected else 0
+                best = Choice(one.replica, one.place, spot.speed, terms, before_belief)
         return best
 
-    def out_of_play(self, model: ModelId, places: Sequence[PoolId], now_us: int) -> frozenset[PoolId]:
-        """Return those of the replicas that are up which are outliers; none, where every one is."""
-        out = self.sight.out(model, now_us).intersection(places)
-        return NO_PLACES if len(out) == len(places) else out
 
-    def given(self, work: int, asked: Asked, choice: Choice, now_us: int) -> None:
-        """The chosen replica got the work."""
-        self.sight.sent(
-            str(work),
-            PoolId(choice.replica),
-            asked.model,
-            choice.declared,
-            choice.terms,
-            asked.prompt_tokens,
-            now_us,
-            asked.blocks,
-            choice.expected_cached,
-        )
-
-    def first_token(self, work: int, now_us: int) -> None:
-        """The first token of a work came."""
-        self.sight.first_token(str(work), now_us)
-
-    def ended(self, work: int, ending: Ending, now_us: int) -> None:
-        """A work ended. One that was never given teaches nothing."""
-        self.sight.ended(str(work), ending, now_us)
-
-
-def declared_speed(served: ServedModel | None, slots: int) -> Speed:
+def _spot_of(served: ServedModel | None, slots: int) -> Spot:
     """Return what is taken of a replica with `slots` before anything is learned.
 
     Where nothing says what a stream beside costs, a full replica is taken to be half as fast, so that replicas that
     are equal otherwise go by the share of their slots that is free.
     """
     if served is not None:
-        return served.speed(slots)
-    return Speed(UNDECLARED_PREFILL_NS, UNDECLARED_DECODE_NS, UNDECLARED_DECODE_NS // max(1, slots))
+        speed = served.speed(slots)
+    else:
+        speed = Speed(UNDECLARED_PREFILL_NS, UNDECLARED_DECODE_NS, UNDECLARED_DECODE_NS // max(1, slots))
+    return Spot(FREE, 0, None, slots, speed)
 
 
-def _hoped(declared: Spot, siblings: Sequence[Speed]) -> Spot:
+def _hoped(declared: Spot, all_views: Collection[PoolView]) -> Spot:
     """Return what is hoped of a replica that has told nothing yet: as declared, or like a sibling if that is better.
 
     Hope makes it tried, and its first reply tells. By the declared speed alone, replicas that are all faster than
     declared would leave it idle until they are full.
     """
+    siblings = [view.speed for view in all_views if view.speed is not None]
     if not siblings:
         return declared
     speed = declared.speed

@@ -8,13 +8,13 @@ and what ran beside it is kept here too, for the choice learns from it and edges
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
-from orchestrator.placement.sight import End, Ending
+from orchestrator.placement.sight import End, Ending, Sight
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from orchestrator.wire.deadlines import TOTAL
 from scheduler.intake.choice import Asked, Candidate, Choice, Chooser
@@ -30,6 +30,7 @@ RETRY_MIN_MS = 1_000
 RETRY_MAX_MS = 30_000
 """Whoever is turned away is told to wait as long as the first of its flow has waited, within these."""
 NOTHING = PoolCounts()
+NO_PLACES: frozenset[PoolId] = frozenset()
 
 
 class Assign(msgspec.Struct, frozen=True):
@@ -116,27 +117,35 @@ class Dispatcher:
         """How often each replica came up, ever."""
         self._dead_ms = dead_ms
         self._replicas: dict[ReplicaId, Replica] = {}
+        self._serving: dict[ModelId, list[Replica]] = {}
+        """The same by their models; no model without a replica."""
         self._waiting = FairQueue(waiting_max)
         self._given: dict[int, Given] = {}  # bounded: by the slots
         self._held: dict[str, int] = {}
         """How many of these each flow has."""
         self._lately = Lately()
         self._last_given = 0
-        self._chooser = Chooser()
+        self._sight = Sight(watch_first=True)
+        self._chooser = Chooser(self._sight)
 
     def state(self) -> PoolState:
         """Return what is reported of this pool."""
         replicas = slots = free = others_waiting = 0
-        queued_tokens, kv_tokens, kv_used_tokens = self._waiting.prompt_tokens, list[int | None](), list[int | None]()
+        queued_tokens = self._waiting.prompt_tokens
+        kv_tokens: int | None = 0
+        kv_used_tokens: int | None = 0
         for replica in self._replicas.values():
             if replica.healthy and not replica.out:
+                told = replica.told
                 replicas += 1
                 slots += replica.slots
                 free += replica.free
-                others_waiting += replica.told.others_waiting
+                others_waiting += told.others_waiting
                 queued_tokens += replica.queued_tokens
-                kv_tokens.append(replica.told.kv_tokens)
-                kv_used_tokens.append(replica.told.kv_used_tokens)
+                # One that is silent about its memory leaves the sum unknown.
+                kv_tokens = None if kv_tokens is None or told.kv_tokens is None else kv_tokens + told.kv_tokens
+                used = told.kv_used_tokens
+                kv_used_tokens = None if kv_used_tokens is None or used is None else kv_used_tokens + used
         return PoolState(
             replicas,
             slots,
@@ -146,14 +155,14 @@ class Dispatcher:
             free,
             # How long the prompts are that others have waiting in an engine is not known.
             None if others_waiting else queued_tokens,
-            _sum(kv_tokens),
-            _sum(kv_used_tokens),
+            kv_tokens if replicas else None,
+            kv_used_tokens if replicas else None,
         )
 
     def replicas(self, now_us: int) -> list[tuple[Replica, ReplicaCondition]]:
         """Return every replica that is known, with its condition."""
         found: list[tuple[Replica, ReplicaCondition]] = []
-        up = self._up(now_us)
+        up = _up(self._replicas.values(), now_us)
         for replica in self._replicas.values():
             if replica in up:
                 condition = ReplicaCondition.OUTLIER if replica.out else ReplicaCondition.UP
@@ -172,7 +181,11 @@ class Dispatcher:
         if replica.id in self._replicas:
             out += self.left(replica.id, self._replicas[replica.id].incarnation)
         self._replicas[replica.id] = replica
-        self._chooser.came(replica.id)
+        self._serving.setdefault(replica.model, []).append(replica)
+        # It started anew, beside the intake: what it held is gone, and no way to it is worth a figure.
+        self._sight.lost(replica.place)
+        self._sight.measured(replica.place, 0)
+        self._sight.anew(replica.place)
         self.starts[replica.id] = self.starts.get(replica.id, 0) + 1
         return out + self._assign(replica.heard_us)
 
@@ -182,9 +195,13 @@ class Dispatcher:
         if replica is None or replica.incarnation != incarnation:
             return []
         del self._replicas[replica_id]
+        serving = self._serving[replica.model]
+        serving.remove(replica)
+        if not serving:
+            del self._serving[replica.model]
         detail = "The replica that made the answer is gone."
-        for work in replica.work:
-            self._let_go(work)
+        for given in replica.work.values():
+            self._let_go(given)
         return [Break(work, "engine_failed", detail) for work in sorted(replica.work)]
 
     def continuing(self, replica_id: ReplicaId) -> Continuing:
@@ -220,7 +237,7 @@ class Dispatcher:
         given = self._given.get(work)
         if given is None or given.first:
             return
-        self._chooser.first_token(work, now_us)
+        self._sight.first_token(str(work), now_us)
         self._replicas[given.replica].move_on(given, now_us)
 
     def passage(self, work: int) -> Passage:
@@ -232,16 +249,20 @@ class Dispatcher:
 
     def submit(self, work: int, asked: Asked, budget_ms: int, now_us: int) -> list[Instruction]:
         """New permitted work. It runs, waits, or is refused. `budget_ms` is how long it may take in all."""
-        if not self._replicas:
-            return [Refuse(work, "no_replica", f"The pool {self.pool} has no replica that is up.")]
-        if not any(replica.model == asked.model for replica in self._replicas.values()):
+        if asked.model not in self._serving:
+            if not self._replicas:
+                return [Refuse(work, "no_replica", f"The pool {self.pool} has no replica that is up.")]
             return [Refuse(work, "model_not_served", f"The pool {self.pool} does not serve this model now.")]
         if asked.needs is not None and not self._fitting(asked):
             return [self._unequal(work)]
         new = Waiting(work, asked, now_us, now_us + budget_ms * 1000)
         self._lately.asked(asked.flow, now_us)
+        alone = not self._waiting.works
+        if alone and (assign := self._at_once(new, now_us)) is not None:
+            return [assign]
         self._waiting.push(new)
-        out = self._assign(now_us)
+        # What finds no slot while it is alone finds none a moment later.
+        out: list[Instruction] = [] if alone else self._assign(now_us)
         if work not in self._given and (over := self._waiting.outgrown(new)) is not None:
             retry_ms = self._waiting.waited_us(over.asked.flow, now_us) // 1000
             self._waiting.drop(over.work)
@@ -261,13 +282,13 @@ class Dispatcher:
             # How an engine behind a URL takes in prompts is not known: what was expected stands for it.
             queued_us = given.taken_us - given.given_us if replica.beats else None
             replica.drop(given, now_us)
-            self._let_go(work)
+            self._let_go(given)
             more = counts.prompt + counts.generated - given.asked.tokens()
             # What was cut short was not counted to its end.
             self._waiting.correct(given.asked, more if end is End.COMPLETE else max(0, more))
         ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, beside)
-        self._chooser.ended(work, ending, now_us)
-        return self._assign(now_us)
+        self._sight.ended(str(work), ending, now_us)
+        return self._assign(now_us) if self._waiting.works else []
 
     def cancel(self, work: int) -> list[Instruction]:
         """Nobody waits for this work any more. When it has not started, it is refused at once."""
@@ -305,7 +326,7 @@ class Dispatcher:
             if given.until_us <= now_us and not given.stopped:
                 given.stopped = True
                 out.append(TimeUp(work, given.replica))
-        for model in {replica.model for replica in self._replicas.values()}:
+        for model in self._serving:
             self._in_play(model, now_us)
         return out + self._assign(now_us)
 
@@ -316,21 +337,24 @@ class Dispatcher:
         detail = f"The pool {self.pool} has no replica that can go on with this answer."
         return Refuse(work, "identity_mismatch", detail)
 
-    def _up(self, now_us: int) -> list[Replica]:
-        """Return the replicas that are well and not silent."""
-        heard_us = now_us - SUSPECT_MS * 1000
-        return [one for one in self._replicas.values() if one.healthy and (not one.beats or one.heard_us >= heard_us)]
+    def _at_once(self, new: Waiting, now_us: int) -> Assign | None:
+        """Give new work to a replica without queueing it, while nothing waits. Returns None when it has to wait."""
+        slots, free = self._slots()
+        served = self._served(slots, free, now_us)
+        if not free or (served is not None and not served(new.asked.flow)):
+            return None
+        choice = self._best(new.asked, now_us)
+        if choice is None:
+            return None
+        self._waiting.passed(new.asked)
+        return self._give(new, choice, now_us)
 
     def _assign(self, now_us: int) -> list[Instruction]:
         """Give waiting work to free replicas: of each model, whose turn it is."""
         out: list[Instruction] = []
         if not self._waiting.works:
             return out
-        slots = free = 0
-        for replica in self._replicas.values():
-            if replica.healthy:
-                slots += replica.slots
-                free += replica.free
+        slots, free = self._slots()
         for model in self._waiting.models():
             aside: list[Waiting] = []
             while free:
@@ -346,12 +370,20 @@ class Dispatcher:
                     aside.append(waiting)
                     continue
                 self._waiting.served(waiting)
-                self._give(waiting, choice, now_us)
+                out.append(self._give(waiting, choice, now_us))
                 free -= 1
-                out.append(Assign(waiting.work, choice.replica))
             for waiting in aside:
                 self._waiting.push(waiting)
         return out
+
+    def _slots(self) -> tuple[int, int]:
+        """Return (slots, free slots) of all replicas that are well."""
+        slots = free = 0
+        for replica in self._replicas.values():
+            if replica.healthy:
+                slots += replica.slots
+                free += replica.free
+        return slots, free
 
     def _served(self, slots: int, free: int, now_us: int) -> Callable[[str], bool] | None:
         """Return which flows may have a turn: at what is kept only those that are below their share. None is any."""
@@ -365,20 +397,24 @@ class Dispatcher:
         equals = self._in_play(asked.model, now_us)
         if asked.needs is not None:
             # An answer that goes on takes a slow equal rather than none.
-            equals = [one for one in equals if one.fits(asked)] or [one for one in self._up(now_us) if one.fits(asked)]
+            up = _up(self._serving.get(asked.model, ()), now_us)
+            equals = [one for one in equals if one.fits(asked)] or [one for one in up if one.fits(asked)]
         fit = [Candidate(one.id, one.place, one.load(asked)) for one in equals if one.free > 0]
         return self._chooser.best(asked, fit, now_us) if fit else None
 
     def _in_play(self, model: ModelId, now_us: int) -> list[Replica]:
         """Return the replicas of `model` that are up and no outliers."""
-        up = [replica for replica in self._up(now_us) if replica.model == model]
-        out = self._chooser.out_of_play(model, [replica.place for replica in up], now_us)
+        up = _up(self._serving.get(model, ()), now_us)
+        out = self._sight.out(model, now_us)
+        if out and out.issuperset(replica.place for replica in up):
+            out = NO_PLACES  # where every one is, none is
         for replica in up:
             replica.out = replica.place in out
         return [replica for replica in up if not replica.out] if out else up
 
-    def _give(self, waiting: Waiting, choice: Choice, now_us: int) -> None:
-        work, asked, cached = waiting.work, waiting.asked, choice.terms.cached_tokens
+    def _give(self, waiting: Waiting, choice: Choice, now_us: int) -> Assign:
+        work, asked, terms = waiting.work, waiting.asked, choice.terms
+        prompt_tokens, cached = asked.prompt_tokens, terms.cached_tokens
         self._last_given += 1
         given = self._given[work] = Given(
             work,
@@ -390,24 +426,34 @@ class Dispatcher:
             given_us=now_us,
             taken_us=now_us,
             cached_tokens=cached,
-            tokens=max(0, asked.prompt_tokens - cached),
+            tokens=prompt_tokens - cached if prompt_tokens > cached else 0,
         )
         self._replicas[choice.replica].take(given)
-        self._chooser.given(work, asked, choice, now_us)
+        self._sight.sent(
+            str(work),
+            choice.place,
+            asked.model,
+            choice.declared,
+            terms,
+            prompt_tokens,
+            now_us,
+            asked.blocks,
+            choice.expected_cached,
+        )
         held = self._held[asked.flow] = self._held.get(asked.flow, 0) + 1
         self._lately.given(asked.flow, held, now_us)
+        return Assign(work, choice.replica)
 
-    def _let_go(self, work: int) -> None:
+    def _let_go(self, given: Given) -> None:
         """A replica has this work no more."""
-        given = self._given.pop(work, None)
-        if given is not None:
-            flow = given.asked.flow
-            self._held[flow] -= 1
-            if not self._held[flow]:
-                del self._held[flow]
+        del self._given[given.work]
+        flow = given.asked.flow
+        self._held[flow] -= 1
+        if not self._held[flow]:
+            del self._held[flow]
 
 
-def _sum(values: list[int | None]) -> int | None:
-    """Return the sum; None where one is unknown, or where nobody says anything."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known and len(known) == len(values) else None
+def _up(replicas: Iterable[Replica], now_us: int) -> list[Replica]:
+    """Return those that are well and not silent."""
+    heard_us = now_us - SUSPECT_MS * 1000
+    return [one for one in replicas if one.healthy and (not one.beats or one.heard_us >= heard_us)]

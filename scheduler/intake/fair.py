@@ -13,7 +13,7 @@ flow with less than its share comes, the newest of the flow that holds most make
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -63,16 +63,7 @@ class _Turns:
         name = one.asked.flow
         flow = self.waiting.get(name)
         if flow is None:
-            self._order += 1
-            least = self._common_tokens - CREDIT_TOKENS
-            flow = self._idle.pop(name, None)
-            if flow is None:
-                flow = _Flow(least, self._order)
-            else:
-                flow.order = self._order
-                if flow.taken_tokens < least:
-                    flow.taken_tokens = least
-            self.waiting[name] = flow
+            flow = self.waiting[name] = self._begun(name)
         flow.queue.append(one)
 
     def head(self, among: Callable[[str], bool] | None) -> Waiting | None:
@@ -87,11 +78,15 @@ class _Turns:
 
     def served(self, one: Waiting) -> None:
         """The head was given to a replica."""
-        flow = self.waiting[one.asked.flow]
-        if flow.taken_tokens > self._common_tokens:
-            self._common_tokens = flow.taken_tokens
-        flow.taken_tokens += one.asked.tokens()
+        self._charge(self.waiting[one.asked.flow], one.asked)
         self.remove(one)
+
+    def passed(self, asked: Asked) -> None:
+        """One of a flow that has nothing waiting was given to a replica."""
+        flow = self._begun(asked.flow)
+        self._charge(flow, asked)
+        self._idle[asked.flow] = flow
+        self._forget()
 
     def remove(self, one: Waiting) -> None:
         name = one.asked.flow
@@ -104,9 +99,26 @@ class _Turns:
 
     def correct(self, name: str, tokens: int) -> None:
         """An answer took so many tokens more than was expected, or less."""
-        flow = self.waiting.get(name) or self._idle.get(name)
+        flow = self._idle.get(name) or self.waiting.get(name)
         if flow is not None:
             flow.taken_tokens += tokens if tokens < DEBT_TOKENS_MAX else DEBT_TOKENS_MAX
+
+    def _begun(self, name: str) -> _Flow:
+        """Return the account of a flow that had nothing waiting, with no more than its credit."""
+        self._order += 1
+        least = self._common_tokens - CREDIT_TOKENS
+        flow = self._idle.pop(name, None)
+        if flow is None:
+            return _Flow(least, self._order)
+        flow.order = self._order
+        if flow.taken_tokens < least:
+            flow.taken_tokens = least
+        return flow
+
+    def _charge(self, flow: _Flow, asked: Asked) -> None:
+        if flow.taken_tokens > self._common_tokens:
+            self._common_tokens = flow.taken_tokens
+        flow.taken_tokens += asked.tokens()
 
     def _forget(self) -> None:
         least = self._common_tokens - CREDIT_TOKENS
@@ -124,7 +136,8 @@ class FairQueue:
 
     def __init__(self, waiting_max: int) -> None:
         self._max = waiting_max
-        self._turns: dict[ModelId, _Turns] = {}  # bounded: by the models that replicas here have served
+        self._turns: defaultdict[ModelId, _Turns] = defaultdict(_Turns)
+        """Bounded: by the models that replicas here have served."""
         self.works: dict[int, Waiting] = {}  # bounded: waiting_max, and one that is being judged
         """What waits, in the order in which it came. Changed here alone."""
         self.prompt_tokens = 0
@@ -149,23 +162,23 @@ class FairQueue:
     def push(self, one: Waiting) -> None:
         """One more waits. Whether it may, `outgrown` says."""
         asked = one.asked
-        turns = self._turns.get(asked.model)
-        if turns is None:
-            turns = self._turns[asked.model] = _Turns()
-        turns.push(one)
+        self._turns[asked.model].push(one)
         self.works[one.work] = one
         self.prompt_tokens += asked.prompt_tokens
         self._held[asked.flow] = self._held.get(asked.flow, 0) + 1
 
     def head(self, model: ModelId, among: Callable[[str], bool] | None = None) -> Waiting | None:
         """Return the work whose turn it is; of any flow, or of those that `among` takes. None when there is none."""
-        turns = self._turns.get(model)
-        return None if turns is None else turns.head(among)
+        return self._turns[model].head(among)
 
     def served(self, one: Waiting) -> None:
         """The head of its model was given to a replica."""
         self._turns[one.asked.model].served(one)
         self._forget(one)
+
+    def passed(self, asked: Asked) -> None:
+        """A work was given to a replica without waiting, for nothing waits: the same as `push` and `served`."""
+        self._turns[asked.model].passed(asked)
 
     def drop(self, work: int) -> Waiting | None:
         """Take out one that nobody waits for any more. Returns None when it does not wait here."""
@@ -178,9 +191,7 @@ class FairQueue:
 
     def correct(self, asked: Asked, tokens: int) -> None:
         """A work that was served took so many tokens more than was expected, or less: its flow's account says so."""
-        turns = self._turns.get(asked.model)
-        if turns is not None:
-            turns.correct(asked.flow, tokens)
+        self._turns[asked.model].correct(asked.flow, tokens)
 
     def outgrown(self, newest: Waiting) -> Waiting | None:
         """Return which one must leave now that `newest` waits too: itself, one of a flow that holds more, or None."""

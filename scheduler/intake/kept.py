@@ -28,14 +28,6 @@ class _Flow:
     most_before: int = 0
     """And in the one before."""
 
-    def holds(self, slots: int, now_us: int) -> None:
-        span = now_us // _HALF_US
-        if span != self.span:
-            self.most_before = self.most if span == self.span + 1 else 0
-            self.span, self.most = span, 0
-        if slots > self.most:
-            self.most = slots
-
     def lately(self, now_us: int) -> int:
         passed = now_us // _HALF_US - self.span
         return max(self.most, self.most_before) if passed == 0 else self.most if passed == 1 else 0
@@ -45,20 +37,29 @@ class Lately:
     """The flows that were here lately, and how many slots each had at once."""
 
     def __init__(self) -> None:
-        self._flows: dict[str, _Flow] = {}  # bounded: by the flows of RECENT_US
+        self._flows: dict[str, _Flow] = {}  # bounded: by the flows of RECENT_US and a span
+        """In the order in which they asked last."""
+        self._forgot_span = 0
 
     def asked(self, flow: str, now_us: int) -> None:
         """A flow has asked for something."""
         found = self._flows.pop(flow, None) or _Flow(now_us)
         found.asked_us = now_us
         self._flows[flow] = found
-        self._forget(now_us)
+        if now_us // _HALF_US != self._forgot_span:
+            self._forget(now_us)
 
     def given(self, flow: str, held: int, now_us: int) -> None:
         """A flow got a slot, and now holds so many."""
         found = self._flows.get(flow)
-        if found is not None:
-            found.holds(held, now_us)
+        if found is None:
+            return
+        span = now_us // _HALF_US
+        if span != found.span:
+            found.most_before = found.most if span == found.span + 1 else 0
+            found.span, found.most = span, 0
+        if held > found.most:
+            found.most = held
 
     def kept(self, held: Mapping[str, int], slots: int, now_us: int) -> tuple[int, int]:
         """Return (how many of `slots` are kept, the share of a flow). `held` is what each has.
@@ -78,6 +79,7 @@ class Lately:
         return min(max(least, owed), slots // MOST_OF_SLOTS), share
 
     def _forget(self, now_us: int) -> None:
+        self._forgot_span = now_us // _HALF_US
         gone: list[str] = []
         for flow, found in self._flows.items():
             if now_us - found.asked_us < RECENT_US:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+import msgspec
+
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.placement.requests import PoolLoad
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
@@ -40,8 +42,7 @@ class Told:
     """So many of these others may be work of sibling processes in slots that are theirs: they take none of ours."""
 
 
-@dataclass(slots=True, eq=False)
-class Given:
+class Given(msgspec.Struct, eq=False):
     """A work that a replica has."""
 
     work: int
@@ -98,12 +99,10 @@ class Replica:
     """How many works `unread` has."""
     _decoding: int = field(init=False, default=0)
     """How many works bring tokens."""
-    _unread_tokens: int = field(init=False, default=0)
-    """Of the prompts of `unread`."""
+    _spare: int = field(init=False, default=0)
+    """As `free`; below nought where others have taken slots of ours."""
     _counted_tokens: int = field(init=False, default=0)
-    """Of these, what its last word counted."""
-    _others: int = field(init=False, default=0)
-    """Slots that others have taken in the engine."""
+    """Of the prompts of `unread`, what its last word counted."""
 
     def __post_init__(self) -> None:
         self.place = PoolId(self.id)
@@ -116,19 +115,26 @@ class Replica:
     def hear(self, told: Told) -> None:
         """It said how full it is."""
         self.told = told
-        self._others = max(0, told.others_running + told.others_waiting - told.siblings_slots)
+        self._spare = self.slots - len(self.work)
+        self._spare -= max(0, told.others_running + told.others_waiting - told.siblings_slots)
+        self.free = max(0, self._spare)
         self._counted_tokens = 0
+        self.queued_tokens = told.queued_tokens or 0
         for given in self.unread.values():
             given.counted = given.started
             if given.counted:
                 self._counted_tokens += given.tokens
-        self._count()
+            if not given.counted or told.queued_tokens is None:
+                self.queued_tokens += given.tokens
 
     def take(self, given: Given) -> None:
         """It has one more work."""
         self.work[given.work] = self.unread[given.work] = given
-        self._unread_tokens += given.tokens
-        self._count()
+        self._reading += 1
+        self.queued_tokens += given.tokens
+        self._spare -= 1
+        if self.free:
+            self.free -= 1
 
     def start(self, given: Given, prompt_tokens: int, now_us: int) -> None:
         """It has read the prompt of a work and counted it."""
@@ -137,8 +143,7 @@ class Replica:
         tokens = max(0, prompt_tokens - given.cached_tokens)
         if not given.first:
             # No word of it can have counted this one before it was started.
-            self._unread_tokens += tokens - given.tokens
-            self._count()
+            self.queued_tokens += tokens - given.tokens
         given.started, given.tokens = True, tokens
         if self.beats:
             given.taken_us = max(given.taken_us, now_us)
@@ -147,25 +152,31 @@ class Replica:
         """The prompt of a work is taken in, or will not be."""
         given.first = True
         del self.unread[given.work]
-        self._unread_tokens -= given.tokens
+        self._reading -= 1
+        self._decoding += 1
         if self.beats:
             # Our own engine takes in one prompt after the other: what came later began no earlier than now.
             for later in self.unread.values():
                 if later.number > given.number:
                     later.taken_us = max(later.taken_us, now_us)
-        if given.counted:
-            self._counted_tokens -= given.tokens
-            told = self.told.queued_tokens
-            if told is not None and told > self._counted_tokens:
-                self.told = replace(self.told, queued_tokens=self._counted_tokens)
-        self._count()
+        told_tokens = self.told.queued_tokens
+        if not given.counted or told_tokens is None:
+            self.queued_tokens -= given.tokens
+            return
+        self._counted_tokens -= given.tokens
+        if told_tokens > self._counted_tokens:
+            self.queued_tokens -= told_tokens - self._counted_tokens
+            self.told = replace(self.told, queued_tokens=self._counted_tokens)
 
     def drop(self, given: Given, now_us: int) -> None:
         """A work ended."""
         if not given.first:
             self.move_on(given, now_us)
         del self.work[given.work]
-        self._count()
+        self._decoding -= 1
+        self._spare += 1
+        if self._spare > 0:
+            self.free = self._spare
 
     def beside(self, given: Given) -> int:
         """Return how many streams decode beside a work."""
@@ -188,14 +199,3 @@ class Replica:
             kv_tokens=told.kv_tokens,
             kv_used_tokens=told.kv_used_tokens,
         )
-
-    def _count(self) -> None:
-        works, self._reading = len(self.work), len(self.unread)
-        self._decoding = works - self._reading
-        free = self.slots - works - self._others
-        self.free = free if free > 0 else 0
-        told_tokens = self.told.queued_tokens
-        if told_tokens is None:
-            self.queued_tokens = self._unread_tokens
-        else:
-            self.queued_tokens = told_tokens + self._unread_tokens - self._counted_tokens

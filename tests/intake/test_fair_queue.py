@@ -82,6 +82,35 @@ def test_no_flow_is_overtaken_by_more_than_a_credit_and_one_request_of_each_othe
     assert all(taken <= 2 * CREDIT_TOKENS + 1 + max(COSTS) for taken in overtook.values())
 
 
+@settings(max_examples=200, derandomize=True, deadline=None, database=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from((MODEL, ModelId("large"))), st.sampled_from(FLOWS), st.sampled_from(COSTS), st.booleans()
+        ),
+        max_size=80,
+    )
+)
+def test_what_need_not_wait_counts_as_if_it_had_waited(steps: list[tuple[ModelId, str, int, bool]]) -> None:
+    passing, queueing = FairQueue(1_000), FairQueue(1_000)
+    for work, (model, flow, cost, waits) in enumerate(steps):
+        one = Waiting(work, asked(flow, cost, model), 0, 1 << 60)
+        queueing.push(one)
+        if waits or len(passing):
+            passing.push(one)
+        else:
+            passing.passed(one.asked)
+            assert serve(queueing, model) == one
+        for queue in (passing, queueing):
+            queue.correct(one.asked, cost - 400)
+        if work % 3 == 0 and len(queueing):
+            (which, *_) = queueing.models()
+            assert serve(passing, which) == serve(queueing, which)
+        assert list(passing) == list(queueing)
+        accounts, others = ([repr(vars(turns)) for turns in one._turns.values()] for one in (passing, queueing))
+        assert accounts == others, "in their order too"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_flows_that_always_wait_get_the_same_number_of_tokens(seed: int) -> None:
     random, queue, numbers = Random(seed), FairQueue(10_000), count()
