@@ -18,7 +18,7 @@ import msgspec
 
 from orchestrator.ledger.rating import TokenPrice
 from orchestrator.placement.fleet import Carbon
-from orchestrator.placement.lateness import mean_late_us
+from orchestrator.placement.lateness import Z_MAX, mean_late_us
 from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import Worth
 from orchestrator.placement.speed import PPM, TIME_MAX_US, Speed
@@ -103,8 +103,13 @@ def cost(request: PlacementRequest, spot: Spot, view: PoolView, worth: Worth) ->
     age_ms = 0 if view.load is None else view.load.age_ms
     spread_us = first_us * speed.spread_ppm // PPM + age_ms * worth.age_spread_ppm // 1000
     spread_us = spread_us if spread_us < TIME_MAX_US else TIME_MAX_US
-    late_first_us = mean_late_us(first_us, spread_us, worth.slo_first_us)
-    late_decode_us = mean_late_us(decode_us, decode_us * speed.spread_ppm // PPM, output * worth.slo_token_us)
+    late_first_us = late_decode_us = 0
+    # Where even a slow answer keeps the promise, as most do, its lateness need not be worked out.
+    if first_us + Z_MAX * spread_us > worth.slo_first_us:
+        late_first_us = mean_late_us(first_us, spread_us, worth.slo_first_us)
+    decode_spread_us, slo_decode_us = decode_us * speed.spread_ppm // PPM, output * worth.slo_token_us
+    if decode_us + Z_MAX * decode_spread_us > slo_decode_us:
+        late_decode_us = mean_late_us(decode_us, decode_spread_us, slo_decode_us)
     price, carbon = spot.tokens, spot.carbon
     tokens_pico = uncached * price.input_pico + cached * price.cached_pico + output * price.output_pico
     egress_pico = (request.upload_bytes + output * OUTPUT_BYTES_PER_TOKEN) * spot.egress_pico_per_byte
@@ -112,30 +117,14 @@ def cost(request: PlacementRequest, spot: Spot, view: PoolView, worth: Worth) ->
     time_pico = (first_us + decode_us) * worth.value_of_time_pico_per_ms // 1000
     late_pico = (late_first_us + late_decode_us) * worth.late_price_pico_per_ms // 1000
     others_pico = others_us * worth.others_value_pico_per_ms // 1000
+    total_pico = tokens_pico + egress_pico + carbon_pico + time_pico + late_pico + others_pico
+    # By position, in the order of the fields: finding 22 names would take a third of the time of all this.
     return Terms(
-        tokens_pico=tokens_pico,
-        egress_pico=egress_pico,
-        carbon_pico=carbon_pico,
-        time_pico=time_pico,
-        late_pico=late_pico,
-        others_pico=others_pico,
-        rtt_us=rtt_us,
-        rtt_measured=view.rtt_us is not None,
-        upload_us=upload_us,
-        queue_us=queue_us,
-        prefill_us=prefill_us,
-        decode_us=decode_us,
-        spread_us=spread_us,
-        late_first_us=late_first_us,
-        late_decode_us=late_decode_us,
-        cached_tokens=cached,
-        others_us=others_us,
-        told_us=told_us,
-        beside=beside,
-        total_pico=tokens_pico + egress_pico + carbon_pico + time_pico + late_pico + others_pico,
-        first_us=first_us,
-        time_us=first_us + decode_us,
-    )
+        tokens_pico, egress_pico, carbon_pico, time_pico, late_pico, others_pico,
+        rtt_us, view.rtt_us is not None, upload_us, queue_us, prefill_us, decode_us, spread_us,
+        late_first_us, late_decode_us, cached, others_us, told_us, beside,
+        total_pico, first_us, first_us + decode_us,
+    )  # fmt: skip
 
 
 def _company(

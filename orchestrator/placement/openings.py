@@ -16,14 +16,15 @@ is in no count, so an intake still refuses what does not fit; that refusal is `n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from operator import attrgetter
+
+import msgspec
 
 SessionKey = str
 """What the intake knows a session by."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True):
     """What one session asked of this intake. Raises ValueError for a negative count."""
 
     key: SessionKey
@@ -36,11 +37,6 @@ class Demand:
         if self.in_flight < 0 or self.recent < 0:
             raise ValueError("a demand has no negative counts")
 
-    @property
-    def active(self) -> bool:
-        """Whether it asked for anything."""
-        return self.in_flight > 0 or self.recent > 0
-
 
 def share_openings(room: int, sessions: Sequence[Demand], turn: int) -> dict[SessionKey, int]:
     """Return the openings of every session, 0 included. `turn` is the number of this sharing, one more each time.
@@ -51,20 +47,28 @@ def share_openings(room: int, sessions: Sequence[Demand], turn: int) -> dict[Ses
     room and sessions stay as they are, each of n sessions that share k has had its own within ceil(n / k) turns. The
     order of `sessions` does not matter. O(n log n). Raises ValueError when a key is there twice.
     """
-    shares = {demand.key: 0 for demand in sorted(sessions, key=lambda demand: demand.key)}
+    shares: dict[SessionKey, int] = {}
+    weights: dict[SessionKey, int] = {}
+    idle: list[SessionKey] = []
+    for demand in sorted(sessions, key=attrgetter("key")):
+        key, weight = demand.key, demand.in_flight + demand.recent
+        shares[key] = 0
+        if weight:
+            weights[key] = weight + 1
+        else:
+            idle.append(key)
     if len(shares) != len(sessions):
         raise ValueError("a session is there twice")
-    weights = {demand.key: demand.in_flight + demand.recent + 1 for demand in sessions if demand.active}
-    active = [key for key in shares if key in weights]
-    idle = [key for key in shares if key not in weights]
+    active = list(weights)
     left = max(room, 0)
     for keys in (active, idle):
-        chosen = _by_turn(len(keys), min(left, len(keys)), turn)
-        left -= len(chosen)
-        for place in chosen:
-            shares[keys[place]] = 1
-    if active and left > 0:
-        extras = _in_proportion(left, [weights[key] for key in active], (room + 1) // 2 - 1, turn)
+        if keys:
+            chosen = _by_turn(len(keys), min(left, len(keys)), turn)
+            left -= len(chosen)
+            for place in chosen:
+                shares[keys[place]] = 1
+    if active and left:
+        extras = _in_proportion(left, list(weights.values()), (room + 1) // 2 - 1, turn)
         for key, extra in zip(active, extras, strict=True):
             shares[key] += extra
     return shares

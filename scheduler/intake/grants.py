@@ -6,8 +6,10 @@ with the sessions, and what a session starts meanwhile is taken from its share: 
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Generic, TypeVar
 
 from orchestrator.placement.openings import Demand, share_openings
@@ -28,32 +30,36 @@ class _Held:
     in_flight: int = 0
     openings: int | None = None
     """Of the last sharing, what is left; None before the first."""
-    starts: dict[int, int] = field(default_factory=dict)  # bounded: RECENT_S seconds
+    starts: Counter[int] = field(default_factory=Counter)  # bounded: RECENT_S seconds
     """By second."""
+    count: int = 0
+    """Of all of these."""
 
-    def recent(self, now_us: int) -> int:
-        oldest = now_us // 1_000_000 - RECENT_S
-        for second in [second for second in self.starts if second <= oldest]:
-            del self.starts[second]
-        return sum(self.starts.values())
+    def forget(self, now_s: int) -> None:
+        """Forget what is recent no more."""
+        for second in [second for second in self.starts if second <= now_s - RECENT_S]:
+            self.count -= self.starts.pop(second)
 
 
 class Grants(Generic[Session]):
     """The demands and openings of every session at one pool."""
 
     def __init__(self) -> None:
-        self._held: dict[Session, _Held] = {}  # bounded: by the sessions that are open
+        keys = count(1)
+        self._held: defaultdict[Session, _Held] = defaultdict(lambda: _Held(f"{next(keys):012}"))
+        """Bounded: by the sessions that are open."""
         self._arriving = 0
-        self._last_key = 0
         self._shared: tuple[int, int] | None = None
         """The turn of the last sharing, and when it was made."""
 
     def started(self, session: Session, now_us: int) -> bool:
         """An attempt arrived. Say whether it is the first of its session in a while."""
-        held = self._known(session)
-        first = held.in_flight == 0 and held.recent(now_us) == 0
-        second = now_us // 1_000_000
-        held.starts[second] = held.starts.get(second, 0) + 1
+        held, second = self._held[session], now_us // 1_000_000
+        if second not in held.starts:
+            held.forget(second)
+        first = held.in_flight == 0 and held.count == 0
+        held.starts[second] += 1
+        held.count += 1
         held.in_flight += 1
         if held.openings:
             held.openings -= 1
@@ -66,9 +72,10 @@ class Grants(Generic[Session]):
 
     def ended(self, session: Session) -> None:
         """An attempt ended."""
-        held = self._held.get(session)
-        if held is not None and held.in_flight:
-            held.in_flight -= 1
+        if session in self._held:
+            held = self._held[session]
+            if held.in_flight:
+                held.in_flight -= 1
 
     def closed(self, session: Session) -> None:
         """A session is gone. What it left running is seen in the pool's own figures."""
@@ -86,12 +93,13 @@ class Grants(Generic[Session]):
 
         `turn` counts up four times a second: what does not reach round goes round with it.
         """
-        held = self._known(session)
+        held = self._held[session]
         # What has arrived and is not in the queue yet will need room that nobody else sees taken.
-        left = max(0, room - self._arriving)
+        left = room - self._arriving if room > self._arriving else 0
         if held.openings is None or self._due(turn, now_us):
             self._share({*live(), session}, left, turn, now_us)
-        return min(held.openings or 0, left)
+        openings = held.openings or 0
+        return openings if openings < left else left
 
     def _due(self, turn: int, now_us: int) -> bool:
         if self._shared is None:
@@ -100,22 +108,25 @@ class Grants(Generic[Session]):
         return turn != shared_turn or now_us - shared_us >= len(self._held) * SHARE_EACH_US
 
     def _share(self, live: Collection[Session], room: int, turn: int, now_us: int) -> None:
-        held = [self._known(session) for session in live]
-        demands = [Demand(one.key, one.in_flight, one.recent(now_us)) for one in held]
-        active = [one for one in demands if one.active]
-        idle = [Demand(one.key, 0, 1) for one in demands if not one.active]
-        kept = _kept(room, len(active), len(idle))
-        shares = share_openings(room - kept, active, turn) | share_openings(kept, idle, turn)
+        held = [self._held[session] for session in live]
+        self._shared = (turn, now_us)
+        if len(held) == 1:
+            held[0].openings = room  # there is nobody to share it with
+            return
+        active: list[Demand] = []
+        idle: list[Demand] = []
+        for one in held:
+            one.forget(now_us // 1_000_000)
+            if one.in_flight or one.count:
+                active.append(Demand(one.key, one.in_flight, one.count))
+            else:
+                idle.append(Demand(one.key, 0, 1))
+        kept = _kept(room, len(active), len(idle)) if idle else 0
+        shares = share_openings(room - kept, active, turn)
+        if idle:
+            shares |= share_openings(kept, idle, turn)
         for one in held:
             one.openings = shares[one.key]
-        self._shared = (turn, now_us)
-
-    def _known(self, session: Session) -> _Held:
-        held = self._held.get(session)
-        if held is None:
-            self._last_key += 1
-            held = self._held[session] = _Held(f"{self._last_key:012}")
-        return held
 
 
 def _kept(room: int, active: int, idle: int) -> int:

@@ -48,12 +48,14 @@ def asked_of(opened: Open, newest: Bundle | None, edge: EdgeId, salt: bytes) -> 
     expected = EXPECTED_OUTPUT_TOKENS if settings is None else settings.expected_output_tokens
     most = generation.sampling.max_tokens
     if said is not None:
-        expected, most = max(1, expected - said.tokens), None if most is None else most - said.tokens
+        expected, most = expected - said.tokens, None if most is None else most - said.tokens
+    if most is not None and most < expected:
+        expected = most
     shared = pool is not None and pool.prefix_cache is PrefixCache.SHARED
     return Asked(
         generation.model,
         1 + int(chars / DECLARED_CHARS_PER_TOKEN),
-        expected if most is None else max(1, min(expected, most)),
+        expected if expected > 1 else 1,
         _blocks(opened, salt) if shared else (),
         None if pool is None else pool.served(generation.model),
         TIME_ALONE if settings is None else settings.worth(None),

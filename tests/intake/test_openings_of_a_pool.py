@@ -141,6 +141,14 @@ def test_the_first_attempt_of_a_session_in_a_while_is_known() -> None:
     assert grants.started("a", (2 * RECENT_S) * SECOND_US)
 
 
+def test_of_a_session_that_never_rests_only_the_last_seconds_are_kept() -> None:
+    grants: Grants[str] = Grants()
+    for second in range(10 * RECENT_S):
+        grants.started("a", second * SECOND_US)
+        grants.openings("a", list, 10, second, second * SECOND_US)
+    assert len(grants._held["a"].starts) == grants._held["a"].count == RECENT_S
+
+
 class Sessions(RuleBasedStateMachine):
     """Sessions that come, ask, end and go, told of openings at any time."""
 

@@ -23,7 +23,8 @@ TURNS = st.integers(0, 10**9)
 
 def parted(sessions: Sequence[Demand]) -> tuple[list[Demand], list[Demand]]:
     """Those with demand, and the idle ones."""
-    return [one for one in sessions if one.active], [one for one in sessions if not one.active]
+    active = [one for one in sessions if one.in_flight or one.recent]
+    return active, [one for one in sessions if one not in active]
 
 
 def weight(demand: Demand) -> int:
