@@ -8,7 +8,7 @@ and what ran beside it is kept here too, for the choice learns from it and edges
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -340,8 +340,8 @@ class Dispatcher:
     def _at_once(self, new: Waiting, now_us: int) -> Assign | None:
         """Give new work to a replica without queueing it, while nothing waits. Returns None when it has to wait."""
         slots, free = self._slots()
-        served = self._served(slots, free, now_us)
-        if not free or (served is not None and not served(new.asked.flow)):
+        share = self._share(slots, free, now_us)
+        if not free or (share is not None and self._held.get(new.asked.flow, 0) >= share):
             return None
         choice = self._best(new.asked, now_us)
         if choice is None:
@@ -358,7 +358,7 @@ class Dispatcher:
         for model in self._waiting.models():
             aside: list[Waiting] = []
             while free:
-                waiting = self._waiting.head(model, self._served(slots, free, now_us))
+                waiting = self._waiting.head(model, self._held, self._share(slots, free, now_us))
                 if waiting is None:
                     break
                 choice = self._best(waiting.asked, now_us)
@@ -385,12 +385,12 @@ class Dispatcher:
                 free += replica.free
         return slots, free
 
-    def _served(self, slots: int, free: int, now_us: int) -> Callable[[str], bool] | None:
-        """Return which flows may have a turn: at what is kept only those that are below their share. None is any."""
+    def _share(self, slots: int, free: int, now_us: int) -> int | None:
+        """Return how many slots a flow must not have yet to get a turn at what is kept; None where any may have one."""
         if free > slots // MOST_OF_SLOTS:
             return None
         kept, share = self._lately.kept(self._held, slots, now_us)
-        return None if free > kept else lambda flow: self._held.get(flow, 0) < share
+        return None if free > kept else share
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
         # Work rather waits for a sibling than goes to one that is far slower than all of them.

@@ -14,7 +14,7 @@ flow with less than its share comes, the newest of the flow that holds most make
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -29,6 +29,7 @@ DEBT_TOKENS_MAX = 8_192
 """At most so much is charged at once for an answer that was longer than expected."""
 FLOWS_MAX = 4_096
 """Accounts of flows that have nothing waiting; beyond them the one that is furthest behind is forgotten."""
+NOTHING_HELD: Mapping[str, int] = {}
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -66,11 +67,11 @@ class _Turns:
             flow = self.waiting[name] = self._begun(name)
         flow.queue.append(one)
 
-    def head(self, among: Callable[[str], bool] | None) -> Waiting | None:
+    def head(self, held: Mapping[str, int], share: int | None) -> Waiting | None:
         """Return whose turn it is. Asked again without a `remove`, it answers the same."""
         first: _Flow | None = None
         for name, flow in self.waiting.items():
-            if among is not None and not among(name):
+            if share is not None and name in held and held[name] >= share:
                 continue
             if first is None or (flow.taken_tokens, flow.order) < (first.taken_tokens, first.order):
                 first = flow
@@ -167,9 +168,12 @@ class FairQueue:
         self.prompt_tokens += asked.prompt_tokens
         self._held[asked.flow] = self._held.get(asked.flow, 0) + 1
 
-    def head(self, model: ModelId, among: Callable[[str], bool] | None = None) -> Waiting | None:
-        """Return the work whose turn it is; of any flow, or of those that `among` takes. None when there is none."""
-        return self._turns[model].head(among)
+    def head(self, model: ModelId, held: Mapping[str, int] = NOTHING_HELD, share: int | None = None) -> Waiting | None:
+        """Return the work whose turn it is; with a `share`, of the flows that have fewer slots than that in `held`.
+
+        None when there is none.
+        """
+        return self._turns[model].head(held, share)
 
     def served(self, one: Waiting) -> None:
         """The head of its model was given to a replica."""

@@ -28,10 +28,6 @@ class _Flow:
     most_before: int = 0
     """And in the one before."""
 
-    def lately(self, now_us: int) -> int:
-        passed = now_us // _HALF_US - self.span
-        return max(self.most, self.most_before) if passed == 0 else self.most if passed == 1 else 0
-
 
 class Lately:
     """The flows that were here lately, and how many slots each had at once."""
@@ -64,19 +60,28 @@ class Lately:
     def kept(self, held: Mapping[str, int], slots: int, now_us: int) -> tuple[int, int]:
         """Return (how many of `slots` are kept, the share of a flow). `held` is what each has.
 
-        One below its share finds as many as it had at once lately, within its share.
+        One below its share finds as many as it had at once lately, within its share. That is one slot where there are
+        more flows than slots.
         """
         self._forget(now_us)
         flows = len(self._flows)
         if flows < 2 or slots < OF_SLOTS:
             return 0, slots
-        least, share = slots // OF_SLOTS, slots // flows
-        owed = 0
-        if share:
-            owed = sum(
-                max(0, min(found.lately(now_us), share) - held.get(flow, 0)) for flow, found in self._flows.items()
-            )
-        return min(max(least, owed), slots // MOST_OF_SLOTS), share
+        least, most, share = slots // OF_SLOTS, slots // MOST_OF_SLOTS, slots // flows
+        owed, span = 0, now_us // _HALF_US
+        # Asked for each slot that is given while the pool is nearly full, and there may be many flows.
+        for flow, found in self._flows.items():
+            if span - found.span > 1 or owed >= most:
+                continue
+            had = found.most
+            if span == found.span and found.most_before > had:
+                had = found.most_before
+            if had > share:
+                had = share
+            missing = had - held.get(flow, 0)
+            if missing > 0:
+                owed += missing
+        return min(max(least, owed), most), share if share > 1 else 1
 
     def _forget(self, now_us: int) -> None:
         self._forgot_span = now_us // _HALF_US

@@ -86,6 +86,12 @@ def test_a_flow_below_its_share_takes_the_last_slot() -> None:
     assert pool.ask("few") == 1
 
 
+def test_with_more_flows_than_slots_what_is_kept_goes_to_those_that_have_none() -> None:
+    pool = Pool()
+    assert sum(pool.ask(f"flow {number}") for number in range(SLOTS + 8)) == SLOTS
+    assert [pool.end(work) for work in range(1, 9)] == [1] * 8
+
+
 def test_a_small_pool_keeps_none() -> None:
     pool = Pool(OF_SLOTS - 1)
     pool.ask("calm")
@@ -93,15 +99,31 @@ def test_a_small_pool_keeps_none() -> None:
     assert pool.ask("many", OF_SLOTS) == OF_SLOTS - 1
 
 
+def plainly_kept(had: list[tuple[str, int, int]], held: Counter[str], now_us: int) -> tuple[int, int]:
+    """What is kept, and a share, by all that was ever given: which flow, how many it had then, and when."""
+    flows = {flow for flow, _, at_us in had if now_us - at_us < RECENT_US}
+    if len(flows) < 2:
+        return 0, SLOTS
+    share, span_us = SLOTS // len(flows), RECENT_US // 2
+    owed = 0
+    for flow in flows:
+        lately = [slots for name, slots, at_us in had if name == flow and now_us // span_us - at_us // span_us < 2]
+        owed += max(0, min(share, max(lately, default=0)) - held[flow])
+    return min(max(SLOTS // OF_SLOTS, owed), SLOTS // MOST_OF_SLOTS), share
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 9), st.integers(0, 4_000_000)), max_size=60))
 def test_what_is_kept_is_owed_to_somebody_and_bounded(events: list[tuple[str, int, int]]) -> None:
     lately, now_us, held = Lately(), 0, Counter[str]()
+    had: list[tuple[str, int, int]] = []
     for flow, slots, passed_us in events:
         now_us += passed_us
         lately.asked(flow, now_us)
         held[flow] = slots
         lately.given(flow, slots, now_us)
+        had.append((flow, slots, now_us))
         kept, share = lately.kept(held, SLOTS, now_us)
+        assert (kept, share) == plainly_kept(had, held, now_us)
         assert 0 <= kept <= SLOTS // MOST_OF_SLOTS
         assert share >= SLOTS // 5
         if kept > SLOTS // OF_SLOTS:
