@@ -366,14 +366,14 @@ class Dispatcher:
                     break
                 if choice is None:
                     # It waits for one of few replicas, and holds up nobody who could have another.
-                    self._waiting.drop(waiting.work)
+                    self._waiting.set_aside(waiting)
                     aside.append(waiting)
                     continue
                 self._waiting.served(waiting)
                 out.append(self._give(waiting, choice, now_us))
                 free -= 1
             for waiting in aside:
-                self._waiting.push(waiting)
+                self._waiting.put_back(waiting)
         return out
 
     def _slots(self) -> tuple[int, int]:

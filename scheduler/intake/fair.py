@@ -184,6 +184,14 @@ class FairQueue:
         """A work was given to a replica without waiting, for nothing waits: the same as `push` and `served`."""
         self._turns[asked.model].passed(asked)
 
+    def set_aside(self, one: Waiting) -> None:
+        """It has its place still, but no turn until it is `put_back`, behind what its flow has waiting."""
+        self._turns[one.asked.model].remove(one)
+
+    def put_back(self, one: Waiting) -> None:
+        """One that was set aside may have its turn again."""
+        self._turns[one.asked.model].push(one)
+
     def drop(self, work: int) -> Waiting | None:
         """Take out one that nobody waits for any more. Returns None when it does not wait here."""
         one = self.works.get(work)
@@ -212,7 +220,10 @@ class FairQueue:
 
     def waited_us(self, flow: str, now_us: int) -> int:
         """Return how long the first of a flow has waited."""
-        return max((now_us - one.submitted_us for one in self if one.asked.flow == flow), default=0)
+        for one in self.works.values():
+            if one.asked.flow == flow:
+                return now_us - one.submitted_us
+        return 0
 
     def late(self, now_us: int) -> list[Waiting]:
         """Return what waited for as long as it may."""
