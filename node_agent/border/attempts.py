@@ -37,7 +37,7 @@ from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_
 from orchestrator.policy.labels import LabelSources, Mismatch
 from orchestrator.policy.packs import Obligation
 from orchestrator.policy.verdicts import FAULT
-from orchestrator.spool.records import Rank, RecordId, RecordKind, SpoolError, SpoolFull
+from orchestrator.spool.records import DECISION, USAGE, Rank, RecordId, SpoolError, SpoolFull
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
@@ -57,7 +57,6 @@ from orchestrator.wire.frames import Broken, Done, Refused
 HELD_UP_SHARE = 4
 """Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
 
-_DECISION, _USAGE = RecordKind("decision"), RecordKind("usage")
 _EVENTS = {Turn.OUT: Event.POOL_EJECTED, Turn.TRIED: Event.POOL_TRIED, Turn.BACK: Event.POOL_BACK}
 
 log = logger("node_agent.border")
@@ -225,7 +224,7 @@ class Attempts:
             sealing = self._signer.seal(attested)
         try:
             await hands.spool.append_async(
-                _DECISION,
+                DECISION,
                 RecordId(record.id),
                 record.to_bytes(),
                 durable=decision.regulated,
@@ -351,7 +350,7 @@ class Attempts:
             data, record_id = record.to_bytes(), RecordId(record.id)
             # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
             durable = attempt.asked.departure is not None and not isinstance(last, Refused)
-            await hands.spool.append_async(_USAGE, record_id, data, durable=durable, rank=Rank.CLOSES)
+            await hands.spool.append_async(USAGE, record_id, data, durable=durable, rank=Rank.CLOSES)
         except SpoolError as error:
             self._not_kept(record.id, error)
 

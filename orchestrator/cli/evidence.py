@@ -16,8 +16,8 @@ def records(directory: Path, kind: str) -> Iterator[dict[str, Any]]:
         return
     for segment in list_segments(directory):
         for frame in scan_file(segment).frames:
-            if frame.record.kind == kind:
-                yield json.loads(frame.record.data)
+            if frame.kind == kind:
+                yield json.loads(frame.data)
 
 
 def find(directory: Path, kind: str, field: str, value: str) -> dict[str, Any] | None:

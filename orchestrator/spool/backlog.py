@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from orchestrator.spool.records import Position, RecordId
@@ -29,35 +29,35 @@ class Backlog:
         """`digest` need not tell all ids apart."""
         self._digest = digest
         self._count = 0
-        self._buckets: dict[int, bytearray] = {}  # bounded: by the spool's bound on what waits
-        """Tags, by what is left of them over `BUCKETS`."""
+        self._buckets = tuple(bytearray() for _ in range(BUCKETS))  # bounded: by the spool's bound on what waits
+        """Tags, by what is left of them over `BUCKETS`. Empty they take a quarter of a megabyte."""
         self._segments: dict[int, tuple[array[int], array[int]]] = {}
         """By segment: where each record in it begins, and its tag."""
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, record_id: RecordId, position: Position) -> None:
-        """Note a record that begins at `position`, after all others."""
-        tag = self._digest(record_id) & _TAG_MASK
+    def add(self, segment: int, record_ids: Iterable[RecordId], offsets: Collection[int]) -> None:
+        """Note records of a segment and where each begins, in this order and after all others."""
+        added = array("I", [digest & _TAG_MASK for digest in map(self._digest, record_ids)])
+        written, at = added.tobytes(), 0
+        for tag in added:
+            bucket = self._buckets[tag % BUCKETS]
+            bucket += written[at : at + TAG_BYTES]
+            at += TAG_BYTES
         try:
-            self._buckets[tag % BUCKETS] += tag.to_bytes(TAG_BYTES, sys.byteorder)
+            starts, tags = self._segments[segment]
         except KeyError:
-            self._buckets[tag % BUCKETS] = bytearray(tag.to_bytes(TAG_BYTES, sys.byteorder))
-        try:
-            starts, tags = self._segments[position.segment]
-        except KeyError:
-            starts, tags = self._segments[position.segment] = (array("I"), array("I"))
-        starts.append(position.offset)
-        tags.append(tag)
-        self._count += 1
+            starts, tags = self._segments[segment] = (array("I"), array("I"))
+        starts.extend(offsets)
+        tags.extend(added)
+        self._count += len(offsets)
 
     def find(self, record_id: RecordId) -> tuple[Position, ...]:
         """Return where the records begin that may have this id: nearly always none. Finding one takes long."""
         tag = self._digest(record_id) & _TAG_MASK
-        bucket = self._buckets.get(tag % BUCKETS)
         written = tag.to_bytes(TAG_BYTES, sys.byteorder)
-        if bucket is None or _place(bucket, written, 0) < 0:
+        if written not in self._buckets[tag % BUCKETS]:
             return ()
         found: list[Position] = []
         for segment, (starts, tags) in self._segments.items():
@@ -86,8 +86,6 @@ class Backlog:
         bucket = self._buckets[tag % BUCKETS]
         at = TAG_BYTES * _place(bucket, tag.to_bytes(TAG_BYTES, sys.byteorder), 0)
         del bucket[at : at + TAG_BYTES]
-        if not bucket:
-            del self._buckets[tag % BUCKETS]
 
 
 def _place(data: bytes | bytearray, tag: bytes, first: int) -> int:

@@ -13,10 +13,19 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
-from orchestrator.spool.records import DATA_BYTES_MAX, Record, RecordId, RecordKind, SpoolCorrupt
+from orchestrator.spool.records import (
+    DATA_BYTES_MAX,
+    Offered,
+    Rank,
+    RecordId,
+    RecordKind,
+    SpoolCorrupt,
+    check_record,
+)
 
 FRAME_VERSION: Final = 1
 SALT_BYTES: Final = 16
@@ -37,7 +46,10 @@ _BODY_BYTES_MAX = DATA_BYTES_MAX + 255 + 255
 class Frame:
     """A record found in a segment."""
 
-    record: Record
+    kind: RecordKind
+    record_id: RecordId
+    data: bytes = field(repr=False)
+    retain_until_ms: int
     offset: int
     end: int
     """Offset of the byte after it."""
@@ -73,22 +85,29 @@ def decode_segment_header(data: bytes, number: int) -> bytes:
     return bytes(salt)
 
 
-def frame_size_bytes(record: Record) -> int:
-    """The bytes that the record takes in a segment."""
-    return FRAME_HEADER_BYTES + len(record.kind) + len(record.record_id) + len(record.data)
+def offer(
+    kind: RecordKind, record_id: RecordId, data: bytes, retain_until_ms: int, durable: bool, rank: Rank
+) -> Offered:
+    """A record, ready to be written. Raises BadRecord."""
+    data_bytes = len(data)
+    check_record(kind, record_id, data_bytes, retain_until_ms)
+    named = (kind + record_id).encode("ascii")
+    size_bytes = FRAME_HEADER_BYTES + len(named) + data_bytes
+    return Offered(kind, record_id, named, data, retain_until_ms, durable, rank, size_bytes)
 
 
-def encode_frame(record: Record, salt: bytes, offset: int) -> bytes:
-    """The record as it is written at `offset` of the segment with this salt."""
-    kind, record_id, retain_until_ms = record.kind, record.record_id, record.retain_until_ms
-    body = (kind + record_id).encode("ascii") + record.data
-    length, kind_length, id_length = len(body), len(kind), len(record_id)
-    covered = _FRAME_CHECKED.pack(salt, offset, length, FRAME_VERSION, kind_length, id_length, retain_until_ms)
-    checksum = zlib.crc32(body, zlib.crc32(covered))
-    header = _FRAME_HEADER.pack(
-        _FRAME_MAGIC, length, checksum, FRAME_VERSION, kind_length, id_length, retain_until_ms
-    )
-    return header + body
+def encode_frames(records: Iterable[Offered], salt: bytes, offset: int) -> bytes:
+    """The records as they are written, one after the other, from `offset` of the segment with this salt on."""
+    written: list[bytes] = []
+    for record in records:
+        named, data, until_ms = record.named, record.data, record.retain_until_ms
+        length, kind_length, id_length = record.size_bytes - FRAME_HEADER_BYTES, len(record.kind), len(record.record_id)
+        covered = _FRAME_CHECKED.pack(salt, offset, length, FRAME_VERSION, kind_length, id_length, until_ms)
+        checksum = zlib.crc32(data, zlib.crc32(covered + named))
+        header = _FRAME_HEADER.pack(_FRAME_MAGIC, length, checksum, FRAME_VERSION, kind_length, id_length, until_ms)
+        written += (header, named, data)
+        offset += record.size_bytes
+    return b"".join(written)
 
 
 def decode_frame(data: bytes, offset: int, salt: bytes, number: int, base: int = 0) -> Frame | None:
@@ -110,13 +129,10 @@ def decode_frame(data: bytes, offset: int, salt: bytes, number: int, base: int =
     if version != FRAME_VERSION:
         raise SpoolCorrupt(number, offset, f"the record has version {version}, this program knows {FRAME_VERSION}")
     id_start, data_start = start + kind_length, start + kind_length + id_length
-    record = Record(
-        kind=RecordKind(data[start:id_start].decode("ascii")),
-        record_id=RecordId(data[id_start:data_start].decode("ascii")),
-        data=bytes(data[data_start:end]),
-        retain_until_ms=retain,
-    )
-    return Frame(record, offset, end + base)
+    kind = RecordKind(data[start:id_start].decode("ascii"))
+    record_id = RecordId(data[id_start:data_start].decode("ascii"))
+    check_record(kind, record_id, end - data_start, retain)
+    return Frame(kind, record_id, bytes(data[data_start:end]), retain, offset, end + base)
 
 
 def scan_segment(data: bytes, salt: bytes, number: int) -> Scan:

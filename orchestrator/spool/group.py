@@ -12,18 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from orchestrator.spool.framing import frame_size_bytes
-from orchestrator.spool.records import (
-    FullReason,
-    Offered,
-    Outcome,
-    Position,
-    Rank,
-    Record,
-    SpoolClosed,
-    SpoolError,
-    SpoolFull,
-)
+from orchestrator.spool.records import FullReason, Offered, Outcome, Position, Rank, SpoolClosed, SpoolFull
 
 T = TypeVar("T")
 
@@ -36,12 +25,10 @@ Quick = Callable[[int], bool]
 """Whether so many bytes of records could be written now without waiting for the disk."""
 
 
-class _Waiting(Offered, frozen=True):
-    done: asyncio.Future[Position]
-
-
-Told = list[tuple[_Waiting, Outcome]]
-Durable = list[tuple[_Waiting, Position]]
+Done = asyncio.Future[Position]
+Batch = list[tuple[Offered, Done]]
+Told = Sequence[tuple[Done, Position | BaseException]]
+Durable = list[tuple[Done, Position]]
 
 
 class GroupWriter:
@@ -56,9 +43,9 @@ class GroupWriter:
         self._syncing: asyncio.Future[None] | None = None
         self._quick = quick
         self._pending_max = pending_max
-        self._pending: list[_Waiting] = []
+        self._pending: Batch = []
         self._pending_bytes = 0
-        self._job: asyncio.Future[None] | None = None
+        self._job: asyncio.Future[Durable] | None = None
         self._turning = False
         """Whether the end of this turn writes what is pending."""
         self._closed = False
@@ -66,7 +53,7 @@ class GroupWriter:
         # The thread is started by the first use.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
 
-    def append(self, record: Record, durable: bool, rank: Rank) -> asyncio.Future[Position]:
+    def append(self, record: Offered) -> Done:
         """Appends one record; the future raises SpoolError. When cancelled, the record may still be written.
 
         Raises SpoolClosed and SpoolFull at once where there is nothing to wait for.
@@ -74,12 +61,11 @@ class GroupWriter:
         if self._closed:
             raise SpoolClosed("the spool was closed")
         # What closes something is bounded by what was begun, and nobody would write it later.
-        if len(self._pending) >= self._pending_max and rank is not Rank.CLOSES:
+        if record.rank is not Rank.CLOSES and len(self._pending) >= self._pending_max:
             raise SpoolFull(record.kind, FullReason.PENDING)
-        done: asyncio.Future[Position] = asyncio.Future()
-        size_bytes = frame_size_bytes(record)
-        self._pending.append(_Waiting(record, size_bytes, durable, rank, done))
-        self._pending_bytes += size_bytes
+        done: Done = asyncio.Future()
+        self._pending.append((record, done))
+        self._pending_bytes += record.size_bytes
         if self._job is None and not self._turning:
             self._turning = True
             loop = asyncio.get_running_loop()
@@ -106,7 +92,7 @@ class GroupWriter:
         """Ends the thread. Appends that were not handed over yet get SpoolClosed."""
         self._closed = self._ended = True
         self._thread.shutdown(wait=True)
-        _tell([(waiting, SpoolClosed("the spool was closed")) for waiting in self._take()])
+        _tell([(done, SpoolClosed("the spool was closed")) for _, done in self._take()])
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """At the end of a turn: write here what can be, or hand all of it to the thread."""
@@ -114,14 +100,14 @@ class GroupWriter:
         if self._ended or self._job is not None or not self._pending:
             return
         if not self._quick(self._pending_bytes):
-            self._start(loop)
+            batch = self._take()
+            self._begin(loop, [done for _, done in batch], lambda: self._write(batch, loop))
             return
         self._unsynced_bytes += self._pending_bytes
         durable = self._put_all(self._take(), _tell)
         if durable:
             self._unsynced_bytes = 0
-            self._job = loop.run_in_executor(self._thread, self._sync, max(position for _, position in durable))
-            self._job.add_done_callback(lambda job: self._durable(durable, job, loop))
+            self._begin(loop, [done for done, _ in durable], lambda: self._sync_all(durable))
         elif self._unsynced_bytes > AHEAD_BYTES and self._syncing is None:
             # Else the end of a segment syncs all of it, and everybody waits for that.
             self._unsynced_bytes = 0
@@ -133,80 +119,58 @@ class GroupWriter:
         if not syncing.cancelled():
             syncing.exception()  # the next append tells what it was
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> Batch:
         """What is pending, which is then no more."""
         taken, self._pending, self._pending_bytes = self._pending, [], 0
         return taken
 
-    def _put_all(self, batch: list[_Waiting], tell: Callable[[Told], object]) -> Durable:
+    def _put_all(self, batch: Batch, tell: Callable[[Told], object]) -> Durable:
         """Writes all, tells those that need no sync, and returns the others."""
+        offered = [record for record, _ in batch]
         durable: Durable = []
         at = 0
         while at < len(batch):
-            told: Told = []
-            for outcome in self._put(batch, at):
-                waiting = batch[at]
+            told: list[tuple[Done, Position | BaseException]] = []
+            for outcome in self._put(offered, at):
+                record, done = batch[at]
                 at += 1
-                if waiting.durable and isinstance(outcome, Position):
-                    durable.append((waiting, outcome))
+                if record.durable and isinstance(outcome, Position):
+                    durable.append((done, outcome))
                 else:
-                    told.append((waiting, outcome))
-            tell(told)
+                    told.append((done, outcome))
+            if told:
+                tell(told)
         return durable
 
-    def _durable(self, batch: Durable, job: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
-        """What the loop wrote is on the disk, or the disk failed."""
-        failure = _failure(job)
-        for waiting, position in batch:
-            if failure is not None:
-                _fail(waiting, failure)
-            elif not waiting.done.done():
-                waiting.done.set_result(position)
-        self._ended_job(loop)
+    def _begin(self, loop: asyncio.AbstractEventLoop, waiting: list[Done], work: Callable[[], Durable]) -> None:
+        """Has the thread do what it then returns the durable records of; `waiting` are told where it fails."""
+        self._job = loop.run_in_executor(self._thread, work)
+        self._job.add_done_callback(lambda job: self._finish(waiting, job, loop))
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        batch = self._take()
-        self._job = loop.run_in_executor(self._thread, self._write, batch, loop)
-        self._job.add_done_callback(lambda job: self._finish(batch, job, loop))
-
-    def _finish(self, batch: list[_Waiting], job: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
-        failure = _failure(job)
-        for waiting in batch:
-            if failure is not None:
-                _fail(waiting, failure)
-        self._ended_job(loop)
-
-    def _ended_job(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _finish(self, waiting: list[Done], job: asyncio.Future[Durable], loop: asyncio.AbstractEventLoop) -> None:
+        """What was to be on the disk is there, or the disk failed."""
+        failure = SpoolClosed("the spool was closed") if job.cancelled() else job.exception()
+        _tell(job.result() if failure is None else [(done, failure) for done in waiting])
         self._job = None
         self._turn(loop)
 
-    def _write(self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
-        """In the thread: writes all, tells those that need no sync, syncs once, tells the others."""
-        durable = self._put_all(batch, lambda told: loop.call_soon_threadsafe(_tell, told))
-        if not durable:
-            return
-        try:
+    def _write(self, batch: Batch, loop: asyncio.AbstractEventLoop) -> Durable:
+        """In the thread: writes all, has those told that need no sync, and syncs once for the others."""
+        return self._sync_all(self._put_all(batch, lambda told: loop.call_soon_threadsafe(_tell, told)))
+
+    def _sync_all(self, durable: Durable) -> Durable:
+        """In the thread: brings these onto the disk, and returns them."""
+        if durable:
             self._sync(max(position for _, position in durable))
-            told: Told = list(durable)
-        except SpoolError as failure:
-            told = [(waiting, failure) for waiting, _ in durable]
-        loop.call_soon_threadsafe(_tell, told)
+        return durable
 
 
 def _tell(told: Told) -> None:
-    for waiting, outcome in told:
-        if waiting.done.done():
-            continue  # whoever waited was cancelled
-        if isinstance(outcome, Position):
-            waiting.done.set_result(outcome)
-        else:
-            waiting.done.set_exception(outcome)
-
-
-def _failure(job: asyncio.Future[None]) -> BaseException | None:
-    return SpoolClosed("the spool was closed") if job.cancelled() else job.exception()
-
-
-def _fail(waiting: _Waiting, failure: BaseException) -> None:
-    if not waiting.done.done():
-        waiting.done.set_exception(failure)
+    for done, outcome in told:
+        try:
+            if isinstance(outcome, Position):
+                done.set_result(outcome)
+            else:
+                done.set_exception(outcome)
+        except asyncio.InvalidStateError:
+            continue  # whoever waited was cancelled, or was told before the rest of its batch failed

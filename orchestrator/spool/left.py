@@ -6,7 +6,7 @@ import os
 
 from orchestrator.ledger.left import left_open
 from orchestrator.policy.ids import make_usage_id
-from orchestrator.spool.records import Rank, RecordId, RecordKind, SpoolFull
+from orchestrator.spool.records import USAGE, Rank, RecordId, SpoolFull
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
@@ -25,8 +25,7 @@ def close_what_was_left(spool: Spool, own: str, within_ms: int, now_ms: int) -> 
     if left:
         log.warning(Event.ATTEMPTS_LOST, count=len(left))
     for record in left:
-        kind, record_id = RecordKind("usage"), RecordId(record.id)
         try:
-            spool.append(kind, record_id, record.to_bytes(), durable=False, rank=Rank.CLOSES)
+            spool.append(USAGE, RecordId(record.id), record.to_bytes(), durable=False, rank=Rank.CLOSES)
         except SpoolFull as error:
             log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)

@@ -22,6 +22,8 @@ import msgspec
 
 RecordKind = NewType("RecordKind", str)
 """What a record is to its reader, such as `decision`: 1 to 32 of a-z, 0-9 and `_`."""
+DECISION: Final = RecordKind("decision")
+USAGE: Final = RecordKind("usage")
 RecordId = NewType("RecordId", str)
 """Names a record for good: 1 to 96 printable ASCII characters without a space."""
 
@@ -116,38 +118,36 @@ class Position(msgspec.Struct, frozen=True, order=True):
     """Bytes from the start of the segment's file."""
 
 
-class Record(msgspec.Struct, frozen=True):
-    """One record as it is appended."""
-
-    kind: RecordKind
-    record_id: RecordId
-    data: bytes
-    """At most 64 KiB. The spool knows nothing of its meaning."""
-    retain_until_ms: int = 0
-    """Unix time before which the record is not deleted, even if it was shipped; 0 is none."""
-
-    def __post_init__(self) -> None:
-        if not _is_kind(self.kind):
-            raise BadRecord("expected a kind of 1 to 32 characters of a-z, 0-9 and _")
-        if not _ID.match(self.record_id):
-            raise BadRecord("expected an id of 1 to 96 printable ASCII characters")
-        if len(self.data) > DATA_BYTES_MAX:
-            raise BadRecord(f"expected at most {DATA_BYTES_MAX} bytes")
-        if not 0 <= self.retain_until_ms <= RETAIN_MS_MAX:
-            raise BadRecord("expected a retention time in milliseconds since 1970")
-
-    def __repr__(self) -> str:
-        return f"Record({self.kind} {self.record_id})"
+def check_record(kind: str, record_id: str, data_bytes: int, retain_until_ms: int) -> None:
+    """Raises BadRecord for what no spool can hold; `data_bytes` is the size of its data."""
+    if not _is_kind(kind):
+        raise BadRecord("expected a kind of 1 to 32 characters of a-z, 0-9 and _")
+    if not _ID.match(record_id):
+        raise BadRecord("expected an id of 1 to 96 printable ASCII characters")
+    if data_bytes > DATA_BYTES_MAX:
+        raise BadRecord(f"expected at most {DATA_BYTES_MAX} bytes")
+    if not 0 <= retain_until_ms <= RETAIN_MS_MAX:
+        raise BadRecord("expected a retention time in milliseconds since 1970")
 
 
 class Offered(msgspec.Struct, frozen=True):
-    """A record that is to be written, and how."""
+    """A checked record that is to be written, and how."""
 
-    record: Record
-    size_bytes: int
-    """What it takes in a segment."""
+    kind: RecordKind
+    record_id: RecordId
+    named: bytes
+    """Kind and id, as a segment holds them."""
+    data: bytes
+    """At most 64 KiB. The spool knows nothing of its meaning."""
+    retain_until_ms: int
+    """Unix time before which the record is not deleted, even if it was shipped; 0 is none."""
     durable: bool
     rank: Rank
+    size_bytes: int
+    """What it takes in a segment."""
+
+    def __repr__(self) -> str:
+        return f"Offered({self.kind} {self.record_id})"
 
 
 Outcome = Position | SpoolError

@@ -101,7 +101,7 @@ def scan_file(segment: Segment) -> Scan:
     salt = decode_segment_header(data, segment.number)
     scan = scan_segment(data, salt, segment.number)
     segment.salt = salt
-    segment.retain_until_ms = max((frame.record.retain_until_ms for frame in scan.frames), default=0)
+    segment.retain_until_ms = max((frame.retain_until_ms for frame in scan.frames), default=0)
     return scan
 
 
@@ -213,12 +213,11 @@ def entries_of(segment: Segment, offset: int, end: int) -> Iterator[Entry]:
         frame = decode_frame(data, offset, salt, segment.number, start)
         if frame is None:
             raise SpoolCorrupt(segment.number, offset, "no whole record is there")
-        record = frame.record
         yield Entry(
-            kind=record.kind,
-            record_id=record.record_id,
-            data=record.data,
-            retain_until_ms=record.retain_until_ms,
+            kind=frame.kind,
+            record_id=frame.record_id,
+            data=frame.data,
+            retain_until_ms=frame.retain_until_ms,
             position=Position(segment.number, offset),
             following=Position(segment.number, frame.end),
         )

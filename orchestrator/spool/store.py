@@ -23,7 +23,7 @@ from typing import Final, Self
 
 from orchestrator.spool.backlog import Backlog
 from orchestrator.spool.ballast import BALLAST_BYTES_MAX, Ballast
-from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, encode_frame, frame_size_bytes
+from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, encode_frames, offer
 from orchestrator.spool.group import GroupWriter
 from orchestrator.spool.records import (
     Entry,
@@ -32,7 +32,6 @@ from orchestrator.spool.records import (
     Outcome,
     Position,
     Rank,
-    Record,
     RecordId,
     RecordKind,
     Released,
@@ -159,8 +158,7 @@ class Spool:
         be shipped already is not written twice: the same record gives its old position, another one SpoolConflict.
         Raises SpoolFull, BadRecord, SpoolBroken, SpoolClosed. May block on the disk.
         """
-        record = Record(kind, record_id, data, retain_until_ms)
-        (outcome,) = self._put((Offered(record, frame_size_bytes(record), durable, rank),), 0)
+        (outcome,) = self._put((offer(kind, record_id, data, retain_until_ms, durable, rank),), 0)
         if not isinstance(outcome, Position):
             raise outcome
         if durable:
@@ -182,7 +180,7 @@ class Spool:
         An append that is not durable waits at most for the sync that is under way. What is clear at once is raised
         at once: BadRecord, SpoolClosed, and SpoolFull where too many wait.
         """
-        return self._group.append(Record(kind, record_id, data, retain_until_ms), durable, rank)
+        return self._group.append(offer(kind, record_id, data, retain_until_ms, durable, rank))
 
     def read_from(self, position: Position | None = None) -> Iterator[Entry]:
         """The records from `position` (default: what is not shipped yet) to the end as it is now.
@@ -316,10 +314,9 @@ class Spool:
             raise SpoolCorrupt(segment.number, scan.end, "a later segment follows the damage")
         self._torn_bytes += scan.torn_bytes
         segment.size_bytes = scan.end
-        for frame in scan.frames:
-            position = Position(segment.number, frame.offset)
-            if position >= origin:
-                self._backlog.add(frame.record.record_id, position)
+        waiting = [frame for frame in scan.frames if Position(segment.number, frame.offset) >= origin]
+        offsets = [frame.offset for frame in waiting]
+        self._backlog.add(segment.number, [frame.record_id for frame in waiting], offsets)
 
     def _put(self, offered: Sequence[Offered], begin: int) -> list[Outcome]:
         """Writes the records from `begin` on that one write can take, without syncing them.
@@ -334,18 +331,16 @@ class Spool:
             self._check_writable()
         except SpoolError as failure:
             return [failure]
-        placed: dict[RecordId, Position] = {}
-        frames: list[bytes] = []
+        placed: dict[RecordId, int] = {}
         active, retain_until_ms = self._segments[-1], 0
         end, waiting = active.size_bytes, len(self._backlog)
         for one in islice(offered, begin, None):
-            record = one.record
-            alike = self._backlog.find(record.record_id)
+            alike = self._backlog.find(one.record_id)
             rolls = end + one.size_bytes > self._segment_bytes
-            if placed and (rolls or alike or record.record_id in placed):
+            if placed and (rolls or alike or one.record_id in placed):
                 break  # first, what is placed is written
             try:
-                known = self._known(record, alike) if alike else None
+                known = self._known(one, alike) if alike else None
             except SpoolError as failure:
                 return [failure]
             if known is not None:
@@ -357,28 +352,28 @@ class Spool:
             if reason is not None:
                 if placed:
                     break
-                return [SpoolFull(record.kind, reason)]
+                return [SpoolFull(one.kind, reason)]
             if rolls:
                 try:
-                    self._roll_for(record)
+                    self._roll_for(one.kind)
                 except SpoolError as failure:
                     return self._put_again((one,), failure)
                 active, end = self._segments[-1], SEGMENT_HEADER_BYTES
-            placed[record.record_id] = Position(active.number, end)
-            frames.append(encode_frame(record, active.salt or b"", end))
+            placed[one.record_id] = end
             end += one.size_bytes
             waiting += 1
-            if record.retain_until_ms > retain_until_ms:
-                retain_until_ms = record.retain_until_ms
+            if one.retain_until_ms > retain_until_ms:
+                retain_until_ms = one.retain_until_ms
+        run = offered[begin : begin + len(placed)]
         try:
-            self._write(b"".join(frames), active, offered[begin].record.kind)
+            self._write(encode_frames(run, active.salt or b"", active.size_bytes), active, run[0].kind)
         except SpoolError as failure:
-            return self._put_again(offered[begin : begin + len(placed)], failure)
+            return self._put_again(run, failure)
         active.size_bytes = end
         active.retain_until_ms = max(active.retain_until_ms or 0, retain_until_ms)
-        for record_id, position in placed.items():
-            self._backlog.add(record_id, position)
-        return list(placed.values())
+        offsets = placed.values()
+        self._backlog.add(active.number, placed, offsets)
+        return [Position(active.number, offset) for offset in offsets]
 
     def _put_again(self, offered: Sequence[Offered], failure: SpoolError) -> list[Outcome]:
         """Writes what one write could not take: each alone, or with the room that is kept for what closes something."""
@@ -392,15 +387,15 @@ class Spool:
         """Whether so many bytes of records go into the active segment, and nobody is at the disk."""
         return not self._lock.locked() and self._segments[-1].size_bytes + size_bytes <= self._segment_bytes
 
-    def _known(self, record: Record, alike: Sequence[Position]) -> Position | None:
+    def _known(self, one: Offered, alike: Sequence[Position]) -> Position | None:
         """The place that has this very record, of those that may. Raises SpoolConflict for another of the same id."""
         for position in alike:
             segment = next(s for s in self._segments if s.number == position.segment)
             entry = next(entries_of(segment, position.offset, segment.size_bytes))
-            if entry.record_id != record.record_id:
+            if entry.record_id != one.record_id:
                 continue
-            if (entry.kind, entry.data, entry.retain_until_ms) != (record.kind, record.data, record.retain_until_ms):
-                raise SpoolConflict(f"the spool has another record with the id {record.record_id}")
+            if (entry.kind, entry.data, entry.retain_until_ms) != (one.kind, one.data, one.retain_until_ms):
+                raise SpoolConflict(f"the spool has another record with the id {one.record_id}")
             return position
         return None
 
@@ -418,13 +413,13 @@ class Spool:
             self._break("writing", failure)
             raise SpoolBroken(self._broken) from failure
 
-    def _roll_for(self, record: Record) -> None:
+    def _roll_for(self, kind: RecordKind) -> None:
         try:
             self._roll(self._segments[-1].number + 1)
         except SpoolBroken as failure:
             cause = failure.__cause__
             if isinstance(cause, OSError) and cause.errno in NO_SPACE and self._broken is None:
-                raise SpoolFull(record.kind, FullReason.DISK) from cause
+                raise SpoolFull(kind, FullReason.DISK) from cause
             raise
 
     def _roll(self, number: int) -> None:

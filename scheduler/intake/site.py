@@ -19,7 +19,7 @@ from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import EdgeId, PoolId, ReplicaId, SchedulerId, SideId, make_decision_id, make_usage_id
 from orchestrator.policy.table import Tables
-from orchestrator.spool.records import Position, Rank, RecordId, RecordKind, SpoolError
+from orchestrator.spool.records import DECISION, USAGE, Position, Rank, RecordId, SpoolError
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
@@ -38,7 +38,6 @@ FIND_MANIFEST_MS = 500
 """How long a cited manifest that is not held yet is looked for."""
 PERMITTING_MAX = 4_096
 """Attempts whose second permit is under way at once."""
-DECISION, USAGE = RecordKind("decision"), RecordKind("usage")
 CUT_BY_DRAIN = "The scheduler stopped before the answer was complete."
 
 log = logger("scheduler.intake")

@@ -111,8 +111,8 @@ class Auditor:
             frames = scan_file(segment).frames
             passed = count if segment.number == number else 0
             for frame in frames[passed:]:
-                if frame.record.kind in ("decision", "usage"):
-                    yield json.loads(frame.record.data)
+                if frame.kind in ("decision", "usage"):
+                    yield json.loads(frame.data)
             self._spools[folder] = (segment.number, len(frames))
 
     def _lines(self, journal: Path) -> Iterator[Json]:

@@ -237,10 +237,10 @@ async def test_an_answer_that_outlasts_the_grace_of_a_stopping_edge_ends_in_word
     assert stopping is not None
     assert await stopping == 0, "it left by itself"
     records = [
-        json.loads(frame.record.data)
+        json.loads(frame.data)
         for segment in list_segments(standing.house.data(name) / "spool")
         for frame in scan_file(segment).frames
-        if frame.record.kind == "usage"
+        if frame.kind == "usage"
     ]
     mine = [one for one in records if one["request"] == raw.headers["x-request-id"]]
     assert len(mine) == 1

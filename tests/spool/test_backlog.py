@@ -38,7 +38,7 @@ def test_what_is_held_is_found_and_what_was_forgotten_is_not(
         if what == "add" and IDS[number] not in model:
             position = Position(1 + written // per_segment, 16 + 10 * (written % per_segment))
             written += 1
-            backlog.add(IDS[number], position)
+            backlog.add(position.segment, [IDS[number]], [position.offset])
             model[IDS[number]] = position
         elif what == "forget":
             later = written - number
@@ -57,9 +57,9 @@ def test_what_is_held_is_found_and_what_was_forgotten_is_not(
 
 def test_an_id_that_was_written_twice_is_found_twice() -> None:
     backlog = Backlog(one_digest)
-    for offset, name in enumerate(("r0", "r1", "r1")):
-        backlog.add(RecordId(name), Position(1, offset))
-    backlog.add(RecordId("r2"), Position(2, 0))
+    backlog.add(1, [RecordId("r0")], [0])
+    backlog.add(1, [RecordId("r1"), RecordId("r1")], [1, 2])
+    backlog.add(2, [RecordId("r2")], [0])
     assert len(backlog) == 4
     assert backlog.find(RecordId("r1")) == (Position(1, 0), Position(1, 1), Position(1, 2), Position(2, 0))
     backlog.forget(Position(1, 2))
@@ -70,6 +70,5 @@ def test_an_id_that_was_written_twice_is_found_twice() -> None:
 def test_bytes_of_two_neighbours_are_no_record() -> None:
     numbers = {"a": 0x0000_1000, "b": 0x1000_0000, "c": 0x0010_0000, "d": 0x0000_0010}
     backlog = Backlog(lambda record_id: numbers.get(record_id, 0))
-    for offset, name in enumerate("ab"):
-        backlog.add(RecordId(name), Position(1, offset))
+    backlog.add(1, [RecordId("a"), RecordId("b")], [0, 1])
     assert [backlog.find(RecordId(name)) for name in "abcd"] == [(Position(1, 0),), (Position(1, 1),), (), ()]

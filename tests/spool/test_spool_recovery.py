@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.spool import framing
-from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, decode_segment_header, encode_frame
-from orchestrator.spool.records import Position, Record, RecordId, RecordKind, SpoolCorrupt
+from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, decode_segment_header, encode_frames, offer
+from orchestrator.spool.records import Position, Rank, RecordId, RecordKind, SpoolCorrupt
 from orchestrator.spool.room import SEGMENT_BYTES_MIN
 from orchestrator.spool.store import Spool
 
@@ -108,10 +108,10 @@ def test_a_record_inside_the_data_of_a_cut_record_is_not_taken_for_a_record(tmp_
     with opened(tmp_path) as spool:
         start = spool.end.offset
     salt = decode_segment_header(last_segment(tmp_path).read_bytes(), 1)
-    inner = Record(DECISION, RecordId("inner"), b"forged")
+    inner = [offer(DECISION, RecordId("inner"), b"forged", 0, False, Rank.NEW)]
     # Both as one would write it knowing the salt of the segment but not the offset, and knowing neither.
     with opened(tmp_path) as spool:
-        append(spool, "outer", encode_frame(inner, salt, 0) + encode_frame(inner, bytes(16), start) + b"." * 100)
+        append(spool, "outer", encode_frames(inner, salt, 0) + encode_frames(inner, bytes(16), start) + b"." * 100)
         end = spool.end.offset
     os.truncate(last_segment(tmp_path), end - 1)
     with opened(tmp_path) as spool:
