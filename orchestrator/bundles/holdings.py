@@ -7,7 +7,7 @@ and on arithmetic; an event loop makes them in a thread, one at a time. What is 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from orchestrator.bundles.assemble import Assembler, Bundle
 from orchestrator.bundles.formats import Manifest, SectionEntry, Signed, open_manifest
@@ -29,6 +29,8 @@ class Holdings:
         self.roots = roots
         self._assembler = Assembler(roots)
         self._bundles: dict[SideId, Bundle] = {}
+        self.bundle: Callable[[SideId], Bundle | None] = self._bundles.get
+        """Returns the bundle of a side that counts, or None. Asked for with every request."""
         self._past: OrderedDict[tuple[SideId, int, Digest], Bundle] = OrderedDict()
         self._lists: dict[SideId, RevocationList] = {}
 
@@ -36,10 +38,6 @@ class Holdings:
     def lists(self) -> Mapping[SideId, RevocationList]:
         """The newest revocation list of each side that has one."""
         return dict(self._lists)
-
-    def bundle(self, side: SideId) -> Bundle | None:
-        """Return the bundle of `side` that counts, or None."""
-        return self._bundles.get(side)
 
     def list_of(self, side: SideId, number: int) -> RevocationList | None:
         """Return a kept revocation list by its number; number 0 is the empty list of a side that issued none."""

@@ -33,11 +33,11 @@ def seal(sign: Callable[[bytes], bytes], attestations: Sequence[bytes]) -> list[
 def sealed(public_key: bytes, attestation: bytes, given: bytes) -> bool:
     """Whether `given` is a seal of the key on this attestation. Malformed: no."""
     signature, digests = given[:SIGNATURE_BYTES], given[SIGNATURE_BYTES:]
-    count, rest = divmod(len(digests), DIGEST_BYTES)
-    if rest or not 0 < count <= SEALED_TOGETHER_MAX:
+    size_bytes = len(digests)
+    if size_bytes % DIGEST_BYTES or not 0 < size_bytes <= SEALED_TOGETHER_MAX * DIGEST_BYTES:
         return False
     own = sha256(attestation).digest()
-    for at in range(0, len(digests), DIGEST_BYTES):
+    for at in range(0, size_bytes, DIGEST_BYTES):
         if digests[at : at + DIGEST_BYTES] == own:
             return _signed(public_key, digests, signature)
     return False

@@ -76,8 +76,11 @@ def discharge(obligations: Collection[Obligation], means: Means) -> tuple[Done, 
     """Return what the dischargers did, or None when a duty is not done: then nothing may be sent."""
     done: list[Done] = []
     for duty in obligations:
-        discharger = DISCHARGERS.get(duty.kind)
-        did = None if discharger is None else discharger(duty, means)
+        try:
+            discharger = DISCHARGERS[duty.kind]
+        except KeyError:
+            return None
+        did = discharger(duty, means)
         if did is None:
             return None
         done.append(did)

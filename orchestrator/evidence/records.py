@@ -97,7 +97,7 @@ class DecisionRecord(msgspec.Struct, frozen=True):
             "regulated": self.regulated,
             "retention": list[JsonValue](self.retention),
             "discharged": [
-                {"obligation": f"{done.obligation.kind.value}:{done.obligation.argument}", "did": done.did}
+                {"obligation": f"{done.obligation.kind}:{done.obligation.argument}", "did": done.did}
                 for done in self.discharged
             ],
             "decided_ms": self.decided_ms,

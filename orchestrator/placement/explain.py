@@ -7,7 +7,7 @@ from orchestrator.evidence.remembered import Remembered
 from orchestrator.placement.cost import Terms
 from orchestrator.placement.fleet import Edge, Pool
 from orchestrator.placement.pick import Candidate, Placement
-from orchestrator.policy.places import Action, Leg, Place
+from orchestrator.policy.places import Action, Leg
 from orchestrator.policy.verdicts import Answer, Reason, Verdict
 
 
@@ -36,7 +36,7 @@ def candidate_to_json(candidate: Candidate) -> dict[str, JsonValue]:
     return {
         "pool": candidate.pool.id,
         "assurance": str(candidate.pool.assurance),
-        "places": _places(candidate.pool.place),
+        "places": list[JsonValue](candidate.pool.place.reached),
         "verdict": verdict_to_json(candidate.verdict),
         "drop": None if candidate.drop is None else str(candidate.drop),
         "doubtful": candidate.doubtful,
@@ -57,9 +57,6 @@ def _verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:
 
 verdict_to_json: Remembered[Verdict, dict[str, JsonValue]] = Remembered(_verdict_to_json)
 """A verdict with its rules and reasons."""
-
-
-_places: Remembered[Place, list[JsonValue]] = Remembered(lambda place: list[JsonValue](sorted(place.reach())))
 
 
 def answers_to_json(verdict: Verdict, pool: Pool, edge: Edge) -> list[JsonValue]:

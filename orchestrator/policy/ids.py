@@ -11,8 +11,10 @@ import base64
 import binascii
 import hashlib
 import re
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NewType
+from typing import Any, NewType
 
 TenantId = NewType("TenantId", str)
 EntityId = NewType("EntityId", str)
@@ -37,66 +39,53 @@ Digest = NewType("Digest", str)
 """``sha256:`` and 64 lower-case hex digits."""
 
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?\Z")
-MADE_PATTERN = re.compile(r"(req|dec|att|usg|ses)_[0-9a-f]{32}\Z")
-DIGEST_PATTERN = re.compile(r"sha256:[0-9a-f]{64}\Z")
 KEY_ID_PATTERN = re.compile(r"[a-z0-9]{6,32}\Z")
 # One text per secret: of the last character of 43, the two unused bits are zero.
 _API_KEY = re.compile(r"tg_([a-z0-9]{6,32})_([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])\Z")
 SECRET_BYTES = 32
-RANDOM_BYTES = 10
+_CHANCE = struct.Struct(">HQ")
+RANDOM_BYTES = _CHANCE.size
 
 
-def uuid7_hex(now_ms: int, entropy: bytes) -> str:
-    """Return a UUIDv7 as 32 hex digits from Unix milliseconds and ten random bytes (RFC 9562 section 5.7)."""
-    if not 0 <= now_ms < 1 << 48:
-        raise ValueError("now_ms does not fit in 48 bits")
-    if len(entropy) != RANDOM_BYTES:
-        raise ValueError(f"a UUIDv7 takes {RANDOM_BYTES} random bytes")
-    chance = int.from_bytes(entropy, "big")
-    rand_a = chance & 0xFFF
-    rand_b = (chance >> 12) & ((1 << 62) - 1)
-    value = (now_ms << 80) | (7 << 76) | (rand_a << 64) | (2 << 62) | rand_b
-    return f"{value:032x}"
+def _made_with(prefix: str) -> Callable[[int, bytes], Any]:
+    """Return what makes ids with a prefix, each from Unix milliseconds and `RANDOM_BYTES` random bytes.
+
+    The rest of an id is a UUIDv7 as 32 hex digits (RFC 9562 section 5.7). Raises ValueError for any other time or size.
+    """
+
+    def make(now_ms: int, entropy: bytes) -> str:
+        if not 0 <= now_ms < 1 << 48:
+            raise ValueError("now_ms does not fit in 48 bits")
+        try:
+            high, low = _CHANCE.unpack(entropy)
+        except struct.error:
+            raise ValueError(f"a UUIDv7 takes {RANDOM_BYTES} random bytes") from None
+        rand_a = low & 0xFFF
+        rand_b = (high << 52 | low >> 12) & ((1 << 62) - 1)
+        value = (now_ms << 80) | (7 << 76) | (rand_a << 64) | (2 << 62) | rand_b
+        return f"{prefix}_{value:032x}"
+
+    return make
 
 
-def make_request_id(now_ms: int, entropy: bytes) -> RequestId:
-    """Return a new ``req_`` id."""
-    return RequestId("req_" + uuid7_hex(now_ms, entropy))
+make_request_id: Callable[[int, bytes], RequestId] = _made_with("req")
+make_decision_id: Callable[[int, bytes], DecisionId] = _made_with("dec")
+make_attempt_id: Callable[[int, bytes], AttemptId] = _made_with("att")
+make_usage_id: Callable[[int, bytes], UsageId] = _made_with("usg")
+make_session_id: Callable[[int, bytes], SessionId] = _made_with("ses")
 
-
-def make_decision_id(now_ms: int, entropy: bytes) -> DecisionId:
-    """Return a new ``dec_`` id."""
-    return DecisionId("dec_" + uuid7_hex(now_ms, entropy))
-
-
-def make_attempt_id(now_ms: int, entropy: bytes) -> AttemptId:
-    """Return a new ``att_`` id."""
-    return AttemptId("att_" + uuid7_hex(now_ms, entropy))
-
-
-def make_usage_id(now_ms: int, entropy: bytes) -> UsageId:
-    """Return a new ``usg_`` id."""
-    return UsageId("usg_" + uuid7_hex(now_ms, entropy))
-
-
-def make_session_id(now_ms: int, entropy: bytes) -> SessionId:
-    """Return a new ``ses_`` id."""
-    return SessionId("ses_" + uuid7_hex(now_ms, entropy))
+# Whether a text is an id that we make: a match, or None.
+is_request_id: Callable[[str], object] = re.compile(r"req_[0-9a-f]{32}\Z").match
+is_decision_id: Callable[[str], object] = re.compile(r"dec_[0-9a-f]{32}\Z").match
+is_attempt_id: Callable[[str], object] = re.compile(r"att_[0-9a-f]{32}\Z").match
+is_session_id: Callable[[str], object] = re.compile(r"ses_[0-9a-f]{32}\Z").match
+is_digest: Callable[[str], object] = re.compile(r"sha256:[0-9a-f]{64}\Z").match
+"""Whether a text is a digest in our notation, likewise."""
 
 
 def is_name(text: str) -> bool:
     """Whether `text` is a name that people may choose: lower-case letters, digits, dots and hyphens, at most 63."""
     return NAME_PATTERN.match(text) is not None
-
-
-def is_made(text: str, prefix: str) -> bool:
-    """Whether `text` is an id that we make, with this prefix of three letters."""
-    return text[:3] == prefix and MADE_PATTERN.match(text) is not None
-
-
-def is_digest(text: str) -> bool:
-    """Whether `text` is a digest in our notation."""
-    return DIGEST_PATTERN.match(text) is not None
 
 
 def digest_of(data: bytes) -> Digest:
@@ -117,7 +106,7 @@ class ApiKey:
         found = _API_KEY.match(text)
         if found is None:
             return None
-        key_id, secret = found.groups()
+        key_id, secret = found[1], found[2]
         decoded = binascii.a2b_base64(secret.replace("-", "+").replace("_", "/") + "=")
         return ApiKey(KeyId(key_id), hashlib.sha256(decoded).hexdigest())
 

@@ -58,6 +58,8 @@ class Place:
     """Entities whose staff can reach plaintext."""
     operator: Entity
     _reach: frozenset[Jurisdiction] = field(init=False, repr=False, compare=False, default=frozenset())
+    reached: tuple[Jurisdiction, ...] = field(init=False, repr=False, compare=False, default=())
+    """What `reach` returns, sorted: how a record tells it."""
     _recipients: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ class Place:
             found.add(entity.country)
             found |= entity.owner_countries()
         object.__setattr__(self, "_reach", frozenset(found))
+        object.__setattr__(self, "reached", tuple(sorted(found)))
         recipients = frozenset(entity.id for entity in (self.operator, *self.accessors))
         object.__setattr__(self, "_recipients", recipients)
 

@@ -20,8 +20,11 @@ from orchestrator.policy.ids import (
     RequestId,
     SchedulerId,
     SessionId,
+    is_attempt_id,
+    is_decision_id,
     is_digest,
-    is_made,
+    is_request_id,
+    is_session_id,
 )
 from orchestrator.wire import frames as f
 from orchestrator.wire.convert_facts import (
@@ -54,7 +57,7 @@ Kinds = dict[type, tuple[str, Callable[[Any], Fields]]]
 @lru_cache(maxsize=ATTEMPTS_READ_MAX)
 def attempt_in(value: str) -> AttemptId:
     """Return an attempt id. Raises WireError."""
-    if not is_made(value, "att"):
+    if not is_attempt_id(value):
         raise WireError("attempt", "an id that starts with att_")
     return AttemptId(value)
 
@@ -130,9 +133,9 @@ def open_out(frame: f.Open) -> Fields:
 def open_in(message: pb.Open) -> f.Open:
     """Return the attempt of a message. Raises WireError."""
     decision, request, stream, credit_bytes = message.decision, message.request, message.stream, message.credit_bytes
-    if not is_made(decision, "dec"):
+    if not is_decision_id(decision):
         raise WireError("open.decision", "an id that starts with dec_")
-    if not is_made(request, "req"):
+    if not is_request_id(request):
         raise WireError("open.request", "an id that starts with req_")
     if stream < 1:
         raise WireError("open.stream", "1 or more")
@@ -305,7 +308,7 @@ def _hello_out(hello: f.Hello) -> Fields:
 
 
 def _hello_in(hello: pb.Hello) -> f.Hello:
-    if not is_made(hello.session, "ses"):
+    if not is_session_id(hello.session):
         raise WireError("hello.session", "an id that starts with ses_")
     if len(hello.held) > f.STREAMS_MAX:
         raise WireError("hello.held", f"at most {f.STREAMS_MAX} streams")

@@ -16,15 +16,17 @@ from orchestrator.policy.ids import (
     KeyId,
     digest_of,
     format_api_key,
+    is_attempt_id,
+    is_decision_id,
     is_digest,
-    is_made,
     is_name,
+    is_request_id,
+    is_session_id,
     make_attempt_id,
     make_decision_id,
     make_request_id,
     make_session_id,
     make_usage_id,
-    uuid7_hex,
 )
 from orchestrator.policy.jurisdictions import ASSIGNED, EEA, expand, parse_jurisdiction
 
@@ -37,6 +39,16 @@ MAKERS: dict[str, Callable[[int, bytes], str]] = {
     "usg": make_usage_id,
     "ses": make_session_id,
 }
+CHECKS: dict[str, Callable[[str], object]] = {
+    "req": is_request_id,
+    "dec": is_decision_id,
+    "att": is_attempt_id,
+    "ses": is_session_id,
+}
+
+
+def uuid7_hex(now_ms: int, entropy: bytes) -> str:
+    return make_request_id(now_ms, entropy).removeprefix("req_")
 
 
 @settings(max_examples=100, deadline=None)
@@ -67,12 +79,12 @@ def test_a_uuid7_refuses_what_does_not_fit(now_ms: int, size: int) -> None:
         uuid7_hex(now_ms, bytes(size))
 
 
-@pytest.mark.parametrize("prefix", MAKERS)
+@pytest.mark.parametrize("prefix", CHECKS)
 def test_made_ids_have_their_prefix_and_no_other(prefix: str) -> None:
     made = MAKERS[prefix](1, bytes(10))
-    assert [other for other in MAKERS if is_made(made, other)] == [prefix]
-    for wrong in (made + "0", made[:-1], made.upper(), made + "\n", made.replace("_", "-"), ""):
-        assert not is_made(wrong, prefix)
+    assert [other for other, check in CHECKS.items() if check(made)] == [prefix]
+    for wrong in (made + "0", made[:-1], made.upper(), made + "\n", made.replace("_", "-"), "", " " + made):
+        assert not CHECKS[prefix](wrong)
 
 
 @settings(max_examples=100, deadline=None)

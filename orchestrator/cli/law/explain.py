@@ -252,7 +252,7 @@ def _body(
         told: dict[str, JsonValue] = {
             "pool": pool.id,
             "assurance": pool.assurance.value,
-            "places": list[JsonValue](sorted(pool.place.reach())),
+            "places": list[JsonValue](pool.place.reached),
             **verdict_to_json(verdict),
             "reasons": [_sourced(reason_to_json(reason), rules) for reason in verdict.reasons],
             "needs": needs_of(verdict),
