@@ -29,7 +29,7 @@ class Stage:
 
 MODULES = {EDGE: "node_agent.assembly", INTAKE: "scheduler.assembly"}
 """What a program imports: by then every name is where it is used."""
-SPOOL = ("orchestrator.spool.store:Spool.append_async", "orchestrator.spool.group:GroupWriter._turn")
+SPOOL = ("orchestrator.spool.group:GroupWriter.append", "orchestrator.spool.group:GroupWriter._turn")
 """To take a record in, and to write those of a turn of the loop."""
 STAGES: Mapping[str, tuple[Stage, ...]] = {
     EDGE: (

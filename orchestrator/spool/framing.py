@@ -100,12 +100,12 @@ def encode_frames(records: Iterable[Offered], salt: bytes, offset: int) -> bytes
     """The records as they are written, one after the other, from `offset` of the segment with this salt on."""
     written: list[bytes] = []
     for record in records:
-        named, data, until_ms = record.named, record.data, record.retain_until_ms
+        body, until_ms = record.named + record.data, record.retain_until_ms
         length, kind_length, id_length = record.size_bytes - FRAME_HEADER_BYTES, len(record.kind), len(record.record_id)
         covered = _FRAME_CHECKED.pack(salt, offset, length, FRAME_VERSION, kind_length, id_length, until_ms)
-        checksum = zlib.crc32(data, zlib.crc32(covered + named))
+        checksum = zlib.crc32(covered + body)
         header = _FRAME_HEADER.pack(_FRAME_MAGIC, length, checksum, FRAME_VERSION, kind_length, id_length, until_ms)
-        written += (header, named, data)
+        written += (header, body)
         offset += record.size_bytes
     return b"".join(written)
 

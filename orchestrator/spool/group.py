@@ -12,7 +12,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from orchestrator.spool.records import FullReason, Offered, Outcome, Position, Rank, SpoolClosed, SpoolFull
+from orchestrator.spool.framing import offer
+from orchestrator.spool.records import (
+    FullReason,
+    Offered,
+    Outcome,
+    Position,
+    Rank,
+    RecordId,
+    RecordKind,
+    SpoolClosed,
+    SpoolFull,
+)
 
 T = TypeVar("T")
 
@@ -53,16 +64,26 @@ class GroupWriter:
         # The thread is started by the first use.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
 
-    def append(self, record: Offered) -> Done:
+    def append(
+        self,
+        kind: RecordKind,
+        record_id: RecordId,
+        data: bytes,
+        *,
+        durable: bool,
+        retain_until_ms: int = 0,
+        rank: Rank = Rank.NEW,
+    ) -> Done:
         """Appends one record; the future raises SpoolError. When cancelled, the record may still be written.
 
-        Raises SpoolClosed and SpoolFull at once where there is nothing to wait for.
+        Raises BadRecord, SpoolClosed and SpoolFull at once where there is nothing to wait for.
         """
+        record = offer(kind, record_id, data, retain_until_ms, durable, rank)
         if self._closed:
             raise SpoolClosed("the spool was closed")
         # What closes something is bounded by what was begun, and nobody would write it later.
-        if record.rank is not Rank.CLOSES and len(self._pending) >= self._pending_max:
-            raise SpoolFull(record.kind, FullReason.PENDING)
+        if rank is not Rank.CLOSES and len(self._pending) >= self._pending_max:
+            raise SpoolFull(kind, FullReason.PENDING)
         done: Done = asyncio.Future()
         self._pending.append((record, done))
         self._pending_bytes += record.size_bytes

@@ -12,7 +12,6 @@ records.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -109,6 +108,12 @@ class Spool:
         self._ballast = Ballast(directory, min(self._room.closing_bytes, BALLAST_BYTES_MAX))
         self._ballast.take()
         self._group = GroupWriter(self._put, self._sync, self._is_quick, self._sync_ahead, pending_max)
+        self.append_async = self._group.append
+        """As `append`, without blocking the event loop. A caller that is cancelled may leave the record written.
+
+        An append that is not durable waits at most for the sync that is under way. What is clear at once is raised
+        at once: BadRecord, SpoolClosed, and SpoolFull where too many wait.
+        """
 
     @property
     def end(self) -> Position:
@@ -154,9 +159,9 @@ class Spool:
     ) -> Position:
         """Appends a record and returns where it begins; when `durable`, it is on the disk by then.
 
-        `rank` says who gives way when room runs out. An id that waits to
-        be shipped already is not written twice: the same record gives its old position, another one SpoolConflict.
-        Raises SpoolFull, BadRecord, SpoolBroken, SpoolClosed. May block on the disk.
+        `rank` says who gives way when room runs out. An id that waits to be shipped already is not written twice: the
+        same record gives its old position, another one SpoolConflict. Raises SpoolFull, BadRecord, SpoolBroken,
+        SpoolClosed. May block on the disk.
         """
         (outcome,) = self._put((offer(kind, record_id, data, retain_until_ms, durable, rank),), 0)
         if not isinstance(outcome, Position):
@@ -164,23 +169,6 @@ class Spool:
         if durable:
             self._sync(outcome)
         return outcome
-
-    def append_async(
-        self,
-        kind: RecordKind,
-        record_id: RecordId,
-        data: bytes,
-        *,
-        durable: bool,
-        retain_until_ms: int = 0,
-        rank: Rank = Rank.NEW,
-    ) -> asyncio.Future[Position]:
-        """As `append`, without blocking the event loop. A caller that is cancelled may leave the record written.
-
-        An append that is not durable waits at most for the sync that is under way. What is clear at once is raised
-        at once: BadRecord, SpoolClosed, and SpoolFull where too many wait.
-        """
-        return self._group.append(offer(kind, record_id, data, retain_until_ms, durable, rank))
 
     def read_from(self, position: Position | None = None) -> Iterator[Entry]:
         """The records from `position` (default: what is not shipped yet) to the end as it is now.
