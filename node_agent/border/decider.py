@@ -30,7 +30,6 @@ from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings, in_canary
 from orchestrator.placement.shape import shape_of
 from orchestrator.policy.ids import (
-    RANDOM_BYTES,
     AttemptId,
     DecisionId,
     EdgeId,
@@ -159,15 +158,14 @@ class Decider:
         edge = bundle.fleet.edge(self._edge)
         if bundle.settings is None or edge is None:
             raise ProblemError(Problem("no_bundle"))
-        drawn = entropy(8 + 2 * RANDOM_BYTES)
-        chance = int.from_bytes(drawn[:8], "big")
+        chance = int.from_bytes(entropy(8), "big")
         shape = _shape(asked, bundle, bundle.settings, expected, tried, chance)
         ground = self._ground(bundle, bundle.settings, edge, now_ms, skew_ms)
         carried = NOTHING_CARRIED if asked.continued is None else asked.continued.carried()
         decision = decide(ground, edge, asked.tenant, asked.declared, shape, views, now_ms, chance, carried)
         chosen = decision.placement.chosen
-        decision_id = make_decision_id(now_ms, drawn[8:-RANDOM_BYTES])
-        attempt_id = make_attempt_id(now_ms, drawn[-RANDOM_BYTES:])
+        decision_id = make_decision_id(now_ms, entropy(10))
+        attempt_id = make_attempt_id(now_ms, entropy(10))
         inputs: InputManifest | None = None
         discharged: tuple[Done, ...] | None = ()
         if chosen is not None:

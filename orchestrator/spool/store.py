@@ -320,7 +320,7 @@ class Spool:
         except SpoolError as failure:
             return [failure]
         placed: dict[RecordId, int] = {}
-        active, retain_until_ms = self._segments[-1], 0
+        active = self._segments[-1]
         end, waiting = active.size_bytes, len(self._backlog)
         for one in islice(offered, begin, None):
             alike = self._backlog.find(one.record_id)
@@ -350,15 +350,15 @@ class Spool:
             placed[one.record_id] = end
             end += one.size_bytes
             waiting += 1
-            if one.retain_until_ms > retain_until_ms:
-                retain_until_ms = one.retain_until_ms
         run = offered[begin : begin + len(placed)]
         try:
             self._write(encode_frames(run, active.salt or b"", active.size_bytes), active, run[0].kind)
         except SpoolError as failure:
             return self._put_again(run, failure)
         active.size_bytes = end
-        active.retain_until_ms = max(active.retain_until_ms or 0, retain_until_ms)
+        for one in run:
+            if one.retain_until_ms > (active.retain_until_ms or 0):
+                active.retain_until_ms = one.retain_until_ms
         offsets = placed.values()
         self._backlog.add(active.number, placed, offsets)
         return [Position(active.number, offset) for offset in offsets]
