@@ -84,10 +84,13 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """Whether the tenant wants the usage chunk at the end of a stream."""
     capabilities: frozenset[Capability]
     """What the request needs of a pool."""
-    prompt_chars: int
-    """Characters of all message texts."""
     continuous_usage: bool = False
     """Whether every other chunk tells the usage so far as well; only where `include_usage` is true."""
+
+    @property
+    def prompt_chars(self) -> int:
+        """Characters of all message texts."""
+        return sum(len(message.text) for message in self.generation.messages)
 
     @property
     def carried(self) -> bool:
@@ -245,38 +248,33 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     caches end here.
     """
     value = parse_strict(body, depth_max=limits.depth_max)
-    _check_count(value, limits)
+    given = value.get("messages") if type(value) is dict else None
+    if type(given) is list and not 1 <= len(given) <= limits.messages_max:
+        raise _bad_count(given, limits)
     request = typed(value, ChatBody)
     _check_neutral(request)
-    messages: list[Message] = []
-    chars = 0
-    for index, given in enumerate(request.messages):
-        message = _message(given, index)
-        messages.append(message)
-        chars += len(message.text)
-    check_named(request.model, request.stream, request.stream_options)
-    stops = stops_of(request.stop)
-    most = most_tokens(request.max_tokens, request.max_completion_tokens, limits)
+    needs = _needs(request)
+    messages = [_message(message, index, needs) for index, message in enumerate(request.messages)]
+    options = request.stream_options
+    check_named(request.model, request.stream, options)
+    stops = () if request.stop is None else stops_of(request.stop)
+    most = None
+    if request.max_tokens is not None or request.max_completion_tokens is not None:
+        most = most_tokens(request.max_tokens, request.max_completion_tokens, limits)
     sampling = sampling_of(request, stops, most, limits)
-    generation = Generation(ModelId(request.model), tuple(messages), sampling)
     return ChatRequest(
-        generation=generation,
+        generation=Generation(ModelId(request.model), tuple(messages), sampling),
         stream=bool(request.stream),
-        include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
-        capabilities=all_needs(_STREAMED if request.stream else _PLAIN, _needs(request), sampling),
-        prompt_chars=chars,
-        continuous_usage=request.stream_options is not None and request.stream_options.continuous,
+        include_usage=options is not None and bool(options.include_usage),
+        capabilities=all_needs(_STREAMED if request.stream else _PLAIN, needs, sampling),
+        continuous_usage=options is not None and options.continuous,
     )
 
 
-def _check_count(value: object, limits: ChatLimits) -> None:
-    messages = value.get("messages") if isinstance(value, dict) else None
-    if not isinstance(messages, list):
-        return
+def _bad_count(messages: list[object], limits: ChatLimits) -> RequestError:
     if not messages:
-        raise RequestError("invalid_value", "expected at least one message", "messages")
-    if len(messages) > limits.messages_max:
-        raise RequestError("too_many_messages", f"expected at most {limits.messages_max} messages", "messages")
+        return RequestError("invalid_value", "expected at least one message", "messages")
+    return RequestError("too_many_messages", f"expected at most {limits.messages_max} messages", "messages")
 
 
 def typed(value: object, type_: type[T]) -> T:
@@ -328,30 +326,32 @@ def _check_neutral(request: ChatBody) -> None:
         raise RequestError("invalid_value", "expected one of none, auto, required, or an object", "tool_choice")
 
 
-def _message(message: _Message, index: int) -> Message:
+def _message(message: _Message, index: int, needs: list[Capability]) -> Message:
+    """Return a message as an engine gets it, and add to `needs` what it asks for. Raises RequestError."""
     path: FieldPath = ("messages", index)
     if message.name is not None:
         raise unsupported((*path, "name"), "expected no name: no engine here tells names apart")
     if message.refusal or message.annotations or message.audio or message.function_call:
         field = next(f for f in ("refusal", "annotations", "audio", "function_call") if getattr(message, f))
         raise unsupported((*path, field), "expected null")
+    if message.role == "tool" or message.tool_calls or message.tool_call_id is not None:
+        needs.append(Capability.TOOLS)
     content = message.content
+    if isinstance(content, str):
+        return Message(_ROLES[message.role], content)
     if content is UNSET or content is None:
         if message.role == "assistant" and message.tool_calls:
             return Message(Role.ASSISTANT, "")
         if content is UNSET:
             raise RequestError("missing_field", "expected this field, which is missing", spell((*path, "content")))
         raise RequestError("invalid_type", "expected text or a list of parts", spell((*path, "content")))
-    if isinstance(content, str):
-        return Message(_ROLES[message.role], content)
+    needs += _part_needs(content)
     text = "\n".join(part.text for part in content if isinstance(part, _TextPart))
     return Message(_ROLES[message.role], text)
 
 
-def stops_of(given: str | list[str] | None) -> tuple[str, ...]:
+def stops_of(given: str | list[str]) -> tuple[str, ...]:
     """Return the strings that end an answer. Raises RequestError."""
-    if given is None:
-        return ()
     stops = (given,) if isinstance(given, str) else tuple(given)
     if len(stops) > STOPS_MAX:
         raise RequestError("invalid_value", f"expected at most {STOPS_MAX} strings", "stop")
@@ -374,10 +374,8 @@ def most_tokens(max_tokens: int | None, max_completion_tokens: int | None, limit
     return max_tokens
 
 
-def _fewest_tokens(asked: int | None, most: int | None, limits: ChatLimits) -> int:
+def _fewest_tokens(asked: int, most: int | None, limits: ChatLimits) -> int:
     """Return how many tokens the answer must have: no more than it may."""
-    if asked is None:
-        return 0
     bound, why = (limits.max_tokens_max, "") if most is None else (most, ": no more than max_tokens")
     if not 0 <= asked <= bound:
         raise RequestError("invalid_value", f"expected 0 to {bound}{why}", "min_tokens")
@@ -394,7 +392,7 @@ def sampling_of(request: Sampled, stops: tuple[str, ...], most: int | None, limi
         stop=stops,
         max_tokens=most,
         ignore_eos=bool(request.ignore_eos),
-        min_tokens=_fewest_tokens(request.min_tokens, most, limits),
+        min_tokens=0 if request.min_tokens is None else _fewest_tokens(request.min_tokens, most, limits),
     )
 
 
@@ -412,6 +410,7 @@ def all_needs(own: frozenset[Capability], more: list[Capability], sampling: Samp
 
 
 def _needs(request: ChatBody) -> list[Capability]:
+    """Return what the fields besides the messages ask for."""
     needs: list[Capability] = []
     chosen = request.tool_choice
     if request.tools or (chosen is not None and (chosen == "required" or isinstance(chosen, dict))):
@@ -429,11 +428,6 @@ def _needs(request: ChatBody) -> list[Capability]:
         needs.append(Capability.LOGIT_BIAS)
     if request.audio or "audio" in (request.modalities or ()):
         needs.append(Capability.AUDIO)
-    for message in request.messages:
-        if message.role == "tool" or message.tool_calls or message.tool_call_id is not None:
-            needs.append(Capability.TOOLS)
-        if isinstance(message.content, list):
-            needs += _part_needs(message.content)
     return needs
 
 

@@ -80,7 +80,7 @@ def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     request = typed(value, CompletionBody)
     _check_neutral(request)
     check_named(request.model, request.stream, request.stream_options)
-    stops = stops_of(request.stop)
+    stops = () if request.stop is None else stops_of(request.stop)
     most = most_tokens(request.max_tokens, None, limits)
     if most is None:
         most = min(TOKENS_UNASKED, limits.max_tokens_max)
@@ -91,7 +91,6 @@ def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
         stream=bool(request.stream),
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
         capabilities=all_needs(_STREAMED if request.stream else _PLAIN, _needs(request), sampling),
-        prompt_chars=len(prompt),
         continuous_usage=request.stream_options is not None and request.stream_options.continuous,
     )
 

@@ -34,6 +34,7 @@ DEPTH_MAX: Final = 32
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**64 - 1
 _INT_DIGITS_MAX = 20
+_SPACE = " \t\n\r"
 
 # Possessive: an unclosed string runs to the end once, so the scan is linear for every input.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
@@ -78,19 +79,28 @@ _ODD_TEXT = _Odd("invalid_value", "expected text without U+0000 and without half
 
 def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
     """The value of a JSON body as None, bool, int, float, str, list and dict. Raises RequestError."""
-    text = _decode(body)
-    _check_depth(body, depth_max)
-    value: object = None
+    text: str | None = None
     try:
-        value = _parse(text, _DECODER)
-        marked = False
-    except _OddFound:
-        marked = True
-    if marked:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = None
+    if text is None or text[:1] == "\ufeff":
+        # Raised outside the handler: the error of the codec holds the whole body.
+        raise RequestError("invalid_json", "expected JSON in UTF-8 without a byte order mark")
+    if body.count(b"[") + body.count(b"{") > depth_max:
+        _check_depth(body, depth_max)
+    value: object = None
+    end = -1
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except (_OddFound, json.JSONDecodeError):
+        end = -1
+    good = end == len(text) or (end > 0 and not text[end:].strip(_SPACE))
+    if not good:
         # Read once more, now to its end: what is wrong with the form of the text is told first.
         value = _parse(text, _decoder(_in_its_place))
     # Odd values are rare; the walk that finds their path is paid only when there can be one.
-    if marked or _ODD_ESCAPE.search(text):
+    if not good or ("\\u" in text and _ODD_ESCAPE.search(text)):
         found = _find_odd(value)
         if found is not None:
             path, odd = found
@@ -98,22 +108,7 @@ def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
     return value
 
 
-def _decode(body: bytes) -> str:
-    text: str | None = None
-    if not body.startswith(b"\xef\xbb\xbf"):
-        try:
-            text = body.decode("utf-8")
-        except UnicodeDecodeError:
-            text = None
-    if text is None:
-        # Raised outside the handler: the error of the codec holds the whole body.
-        raise RequestError("invalid_json", "expected JSON in UTF-8 without a byte order mark")
-    return text
-
-
 def _check_depth(body: bytes, depth_max: int) -> None:
-    if body.count(b"[") + body.count(b"{") <= depth_max:
-        return
     brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
     if max(accumulate(map(_STEP_OF.__getitem__, brackets)), default=0) > depth_max:
         raise RequestError("too_deep", f"expected at most {depth_max} levels of arrays and objects")

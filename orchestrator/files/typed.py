@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from functools import lru_cache
 from types import UnionType
-from typing import Annotated, Any, Literal, NewType, TypeVar, Union, cast, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, Literal, NewType, TypeVar, Union, get_args, get_origin, is_typeddict
 
 import msgspec
 
@@ -80,7 +80,8 @@ def fit(value: object, type_: type[T], dec_hook: DecodeHook | None = None) -> T:
     Every Struct within `type_` must refuse unknown fields; a type that would drop what it does not know is a
     programming error and raises TypeError. Raises Misfit.
     """
-    require_strict(cast(Hashable, type_))
+    hashed: Any = type_  # mypy takes no type of a parameter for hashable
+    require_strict(hashed)
     try:
         return msgspec.convert(value, type_, strict=True, dec_hook=dec_hook)
     except msgspec.ValidationError as failure:

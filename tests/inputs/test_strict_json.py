@@ -47,6 +47,8 @@ def refused(body: bytes, depth_max: int = DEPTH_MAX) -> RequestError:
         (b'"\xc0\xaf"', "invalid_json", None),
         (b"{} {}", "invalid_json", None),
         (b"{}x", "invalid_json", None),
+        (b"{}\x0b", "invalid_json", None),
+        (b"\xef\xbb\xbf" + b"[" * 40, "invalid_json", None),
         (b"", "invalid_json", None),
         (b" ", "invalid_json", None),
         (b'{"a":1,}', "invalid_json", None),
@@ -80,6 +82,7 @@ def test_each_bad_body_has_its_code_and_its_path(body: bytes, code: str, param: 
         (b'["\\ud83d\\ude00"]', ["😀"]),
         (b'{"a":1,"A":2}', {"a": 1, "A": 2}),
         (b" \r\n\t1.5e3 ", 1500.0),
+        (b"{\"a\":1} \r\n\t", {"a": 1}),
         ('"字"'.encode(), "字"),
     ],
 )
