@@ -43,7 +43,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             ),
         ),
         Stage("strict parse", ("node_agent.front.completions:Completions._checked",), once=True),
-        Stage("front, between its parts", ("node_agent.front.app:Front._take",)),
+        Stage("front, between its parts", ("node_agent.front.app:Front.__call__",)),
         Stage(
             "label",
             (

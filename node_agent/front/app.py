@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -87,15 +88,13 @@ class Front:
         if self._elsewhere is not None:
             self._elsewhere.cut()
 
-    def __call__(self, head: Head, client: Client) -> Awaitable[None]:
-        """Serve one request."""
-        return self._take(head, client, self._elsewhere)
-
-    def handed_over(self, head: Head, client: Client) -> Awaitable[None]:
+    def handed_over(self, head: Head, client: Client) -> Coroutine[Any, Any, None]:
         """Serve a request that another process of this edge hands over: it is served here, whoever has its key."""
-        return self._take(head, client, None)
+        return self(head, client, handed_over=True)
 
-    async def _take(self, head: Head, client: Client, elsewhere: Elsewhere | None) -> None:
+    async def __call__(self, head: Head, client: Client, *, handed_over: bool = False) -> None:
+        """Serve one request."""
+        elsewhere = None if handed_over else self._elsewhere
         now_ms = self._now_ms()
         request = make_request_id(now_ms, self._entropy(RANDOM_BYTES))
         exchange = Exchange(head, client, request, self._limits.write_timeout_ms)

@@ -12,11 +12,11 @@ from node_agent.border.gate import Answer
 from node_agent.front.endpoints import CHAT, COMPLETIONS
 from node_agent.front.exchange import Exchange
 from node_agent.front.framing import Pair
-from node_agent.front.http import RESUME_HEADER, check_content, read_body
+from node_agent.front.http import RESUME_HEADER, check_content, client_request, read_body
 from node_agent.front.interest import Interest
 from node_agent.front.keyed import Keyed
 from node_agent.front.limits import Admission, Limits
-from node_agent.front.shapes import REASONS, Answering, Chunks, Usage, ours_of
+from node_agent.front.shapes import REASONS, Answering, Chunks, Usage, ours_of, partial_usage, usage_of
 from node_agent.front.sse import HEADERS
 from node_agent.front.stream import EventStream
 from node_agent.front.tenants import Caller, may_use
@@ -77,7 +77,9 @@ class Completions:
         interest = self._running[exchange.request_id] = Interest(exchange.client)
         try:
             with interest:
-                body = await read_body(exchange.client, self._limits.body_bytes_max, self._limits.body_timeout_ms)
+                body = exchange.client.here()
+                if body is None:  # hardly ever: most come with their heads
+                    body = await read_body(exchange.client, self._limits.body_bytes_max, self._limits.body_timeout_ms)
                 interest.watch()
                 request = self._checked(exchange.head.path, body, caller, bundle)
                 claim: Claim | None = None
@@ -85,7 +87,7 @@ class Completions:
                     claim = await keyed.claimed(body)
                     if claim is None:
                         return
-                answer = await self._ask(self._asked(exchange, caller, request, body, allowed, claim))
+                answer = await self._ask(self._asked(exchange, visit, caller, request, body, allowed, claim))
                 if claim is not None:
                     # Nothing is kept that was not accounted for.
                     claim.settle = answer.frames.aclose
@@ -95,7 +97,7 @@ class Completions:
                 else:
                     await self._whole(exchange, visit, answer, request)
         finally:
-            self._running.pop(exchange.request_id, None)
+            del self._running[exchange.request_id]
             try:
                 if answer is not None:
                     # Outside of the interest, so that nothing cuts short what the gate has to record at the end.
@@ -117,7 +119,7 @@ class Completions:
             # One answer for a model that is not here and for one that is another tenant's.
             if not may_use(caller, bundle, request.generation.model):
                 raise ProblemError(Problem("model_not_found", param="model"))
-            if not request.carried:
+            if not request.capabilities <= CARRIED:
                 missing = ", ".join(sorted(capability.value for capability in request.capabilities - CARRIED))
                 raise ProblemError(Problem("capability_not_offered", f"No pool offers what this needs: {missing}."))
             return request
@@ -126,6 +128,7 @@ class Completions:
     def _asked(
         self,
         exchange: Exchange,
+        visit: Visit,
         caller: Caller,
         request: ChatRequest,
         body: bytes,
@@ -134,14 +137,14 @@ class Completions:
     ) -> Asked:
         return Asked(
             exchange.request_id,
-            exchange.client_request,
+            client_request(exchange.head),
             caller.tenant,
             caller.key_id,
             request.generation,
             request.capabilities,
             _declared(exchange),
             body,
-            allowed.left_ms(),
+            visit.left_ms(allowed.total_ms),
             allowed.waits,
             claim,
             resumes=RESUME_HEADER not in exchange.head.once,
@@ -157,17 +160,20 @@ class Completions:
         chars = 0
         end: Done | Broken | None = None
         async for frame in answer.frames:
-            if not isinstance(frame, Tokens):
-                end = frame
-                break
-            visit.delivered += frame.count
-            chars += len(frame.text)
-            if chars > self._limits.answer_chars_max:
-                raise ProblemError(Problem("engine_protocol", "The answer is longer than any that is held here."))
-            texts.append(frame.text)
+            match frame:
+                case Tokens():
+                    visit.delivered += frame.count
+                    chars += len(frame.text)
+                    if chars > self._limits.answer_chars_max:
+                        sentence = "The answer is longer than any that is held here."
+                        raise ProblemError(Problem("engine_protocol", sentence))
+                    texts.append(frame.text)
+                case _:
+                    end = frame
+                    break
         if not isinstance(end, Done):
             raise _cut(answer, end, None)
-        reason, usage = _reason(end), Usage.of(end.counts, visit.delivered)
+        reason, usage = _reason(end), usage_of(end.counts, visit.delivered)
         answering = self._answering(exchange, request)
         body = answering.completion("".join(texts), reason, usage, ours_of(answer.segments))
         await exchange.answer(200, msgspec.json.encode(body), headers=_origin(answer))
@@ -179,29 +185,38 @@ class Completions:
     ) -> None:
         """Send the answer as it comes. The next frame is taken only when the connection has the last one."""
         chunks = Chunks(self._answering(exchange, request), request.include_usage, request.continuous_usage)
-        # The first frame is here before the status: what is broken by now still gets a status of its own.
-        frame = await anext(answer.frames, None)
-        if frame is None or isinstance(frame, Broken):
-            raise _cut(answer, frame, visit.delivered)
-        exchange.start(200, (*HEADERS, *_origin(answer)))
-        async with EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt) as events:
-            lead, silent = chunks.role(), True
-            while isinstance(frame, Tokens):
-                delivered = visit.delivered + frame.count
-                data = lead + chunks.text(frame.text, delivered) if frame.text else lead
-                if data:
-                    await events.write(data)
-                    if silent:
-                        visit.first_token()
-                        silent = False
-                lead = b""
-                visit.delivered = delivered
-                frame = await anext(answer.frames, None)
-            if not isinstance(frame, Done):
-                raise _cut(answer, frame, visit.delivered)
-            usage = Usage.of(frame.counts, visit.delivered)
-            end = lead + chunks.last(_reason(frame), usage, ours_of(answer.segments))
-        await exchange.end(end)
+        events: EventStream | None = None
+        lead, silent = chunks.role(), True
+        end: Done | Broken | None = None
+        try:
+            async for frame in answer.frames:
+                if events is None:
+                    # The first frame is here before the status: what is broken by now still gets one of its own.
+                    if isinstance(frame, Broken):
+                        raise _cut(answer, frame, visit.delivered)
+                    exchange.start(200, (*HEADERS, *_origin(answer)))
+                    events = EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt)
+                match frame:
+                    case Tokens():
+                        delivered = visit.delivered + frame.count
+                        data = lead + chunks.text(frame.text, delivered) if frame.text else lead
+                        if data:
+                            await events.write(data)
+                            if silent:
+                                visit.first_token()
+                                silent = False
+                        lead = b""
+                        visit.delivered = delivered
+                    case _:
+                        end = frame
+                        break
+        finally:
+            if events is not None:
+                await events.close()
+        if not isinstance(end, Done):
+            raise _cut(answer, end, visit.delivered)
+        usage = usage_of(end.counts, visit.delivered)
+        await exchange.end(lead + chunks.last(_reason(end), usage, ours_of(answer.segments)))
         visit.complete()
 
 
@@ -212,13 +227,13 @@ def _cut(answer: Answer, end: Broken | None, delivered: int | None) -> ProblemEr
     """
     if end is None:
         return ProblemError(Problem("session_lost"))
-    told = _told_of_cut(answer, None if delivered is None else Usage.of(end.counts, delivered))
+    told = _told_of_cut(answer, None if delivered is None else partial_usage(end.counts, delivered))
     return ProblemError(Problem(end.code, end.detail, cut=told))
 
 
 def _told_of_cut(answer: Answer, usage: Usage | None) -> dict[str, object]:
     """Return what is told of a cut answer beside what cut it: what the tenant has, and why it does not go on."""
-    told: dict[str, object] = {} if usage is None else {"usage": usage.partial()}
+    told: dict[str, object] = {} if usage is None else {"usage": usage}
     if answer.stopped is not None:
         told["resume"] = answer.stopped.to_json()
     return {**told, **ours_of(answer.segments)}
@@ -232,11 +247,10 @@ def _reason(done: Done) -> str:
 
 def _declared(exchange: Exchange) -> Labels:
     """Return what the request's header declares. Raises ProblemError."""
-    given = exchange.head.once.get(LABEL_HEADER)
-    if given is None:
+    if LABEL_HEADER not in exchange.head.once:
         return _NOTHING_DECLARED
     try:
-        return _labels(given)
+        return _labels(exchange.head.once[LABEL_HEADER])
     except LabelHeaderError as error:
         problem = Problem("invalid_label", f"{error}.", LABEL_HEADER)
     raise ProblemError(problem)

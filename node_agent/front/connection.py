@@ -57,12 +57,12 @@ class Connection(asyncio.Protocol):
         "_leaving",
         "_looked_at",
         "_loop",
-        "_reading",
         "_serving",
         "_thrown_away",
         "_transport",
         "blocked",
         "deadline_s",
+        "reading",
     )
 
     def __init__(self, house: House, loop: asyncio.AbstractEventLoop) -> None:
@@ -73,7 +73,8 @@ class Connection(asyncio.Protocol):
         self._looked_at = 0
         """Bytes of the buffer in which no end of a head was found."""
         self._serving: _Serving | None = None
-        self._reading = True
+        self.reading = True
+        """Whether what the client sends is taken from the system."""
         self._leaving = False
         """Whether nothing is read any more as a request."""
         self._thrown_away = 0
@@ -94,7 +95,7 @@ class Connection(asyncio.Protocol):
         if not self._house.came(self):
             self._transport.abort()
             return
-        self._wait_for(self._house.head_timeout_s)
+        self.deadline_s = self._loop.time() + self._house.head_timeout_s
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leaving = True
@@ -124,14 +125,17 @@ class Connection(asyncio.Protocol):
             return
         begins = not self._buffer
         self._buffer += data
-        if self._serving is not None:
-            self._serving.feed(self._buffer)
-            self._hold_back()
+        serving = self._serving
+        if serving is not None:
+            if not serving.read_to_the_end:
+                serving.feed(self._buffer)
+            if len(self._buffer) + serving.held_bytes > BUFFER_BYTES_MAX:
+                self._hold_back()
             return
         self._next_request()
         if begins and self._serving is None:
             # Part of a head. One that came whole is waited for no more.
-            self._wait_for(self._house.head_timeout_s)
+            self.deadline_s = self._loop.time() + self._house.head_timeout_s
 
     def close_when_idle(self) -> None:
         """End the connection when no request is being served on it."""
@@ -158,9 +162,6 @@ class Connection(asyncio.Protocol):
             self._refuse(Problem("head_timeout"))
         else:
             self.close_when_idle()
-
-    def _wait_for(self, within_s: float) -> None:
-        self.deadline_s = self._loop.time() + within_s
 
     def _next_request(self) -> None:
         buffer = self._buffer
@@ -189,19 +190,21 @@ class Connection(asyncio.Protocol):
     def _serve(self, head: Head) -> None:
         serving = self._serving = _Serving(self, self._transport, head)
         self.deadline_s = None
-        serving.feed(self._buffer)
-        self._hold_back()
-        serving.task = self._loop.create_task(self._served(serving, head))
+        if self._buffer:
+            serving.feed(self._buffer)
+        if self._buffer or serving.held_bytes > BUFFER_BYTES_MAX or not self.reading:
+            self._hold_back()
+        # Not a coroutine round the application: every wait of a request would go through it.
+        serving.task = self._loop.create_task(self._house.app(head, serving))
+        serving.task.add_done_callback(self._served)
 
-    async def _served(self, serving: _Serving, head: Head) -> None:
-        try:
-            await self._house.app(head, serving)
-        finally:
-            self._serving = None
-            if serving.gone:
-                self._house.left(self)
-            elif not self._transport.is_closing():
-                self._after(serving)
+    def _served(self, task: asyncio.Task[None]) -> None:
+        """The application is done with a request, however that came."""
+        serving, self._serving = self._serving, None
+        if serving is None or serving.gone:
+            self._house.left(self)
+        elif not self._transport.is_closing():
+            self._after(serving)
 
     def _after(self, serving: _Serving) -> None:
         if not serving.complete:
@@ -211,15 +214,16 @@ class Connection(asyncio.Protocol):
             self._leaving = True
             self._buffer.clear()
             self.deadline_s = self._loop.time() + LINGER_S
-            if not self._reading:
+            if not self.reading:
                 self._read(True)
             self._transport.write_eof()
         elif serving.close or self._house.draining:
             self.close_when_idle()
         else:
             # What is here already of the next request is part of a head.
-            self._wait_for(self._house.head_timeout_s if self._buffer else self._house.idle_timeout_s)
-            if not self._reading:
+            house = self._house
+            self.deadline_s = self._loop.time() + (house.head_timeout_s if self._buffer else house.idle_timeout_s)
+            if not self.reading:
                 self._hold_back()
             if self._buffer:
                 self._next_request()
@@ -228,11 +232,11 @@ class Connection(asyncio.Protocol):
         """Read on only while there is room for what comes."""
         held = len(self._buffer) + (0 if self._serving is None else self._serving.held_bytes)
         wanted = held <= BUFFER_BYTES_MAX
-        if wanted != self._reading:
+        if wanted != self.reading:
             self._read(wanted)
 
     def _read(self, wanted: bool) -> None:
-        self._reading = wanted
+        self.reading = wanted
         if wanted:
             self._transport.resume_reading()
         else:
@@ -240,7 +244,7 @@ class Connection(asyncio.Protocol):
 
     def took(self) -> None:
         """The application took some of the body."""
-        if not self._reading and not self._leaving:
+        if not self._leaving:
             self._hold_back()
 
     async def writable(self) -> None:
@@ -276,6 +280,7 @@ class _Serving:
         "complete",
         "gone",
         "held_bytes",
+        "read_to_the_end",
         "task",
     )
 
@@ -285,6 +290,8 @@ class _Serving:
         self._head = head
         self._body = Body(head.length)
         self._broken = False
+        self.read_to_the_end = self._body.ended and head.fault is None
+        """Whether what follows in the connection is the next request."""
         self._expects = head.expects
         self._parts: list[bytes] = []
         self.held_bytes = 0
@@ -306,11 +313,6 @@ class _Serving:
         """Whether the whole answer was written."""
         self.task: asyncio.Task[None] | None = None
 
-    @property
-    def read_to_the_end(self) -> bool:
-        """Whether what follows in the connection is the next request."""
-        return self._body.ended and not self._broken and self._head.fault is None
-
     def feed(self, buffer: bytearray) -> None:
         """Take what of the buffer is this request's body."""
         if self._body.ended or self._broken or not buffer:
@@ -322,6 +324,7 @@ class _Serving:
             buffer.clear()
         else:
             del buffer[:at]
+            self.read_to_the_end = self._body.ended
             if part:
                 self._parts.append(part)
                 self.held_bytes += len(part)
@@ -343,7 +346,7 @@ class _Serving:
 
     def here(self) -> bytes | None:
         """The whole body, where it came with the head."""
-        if not self._body.ended or self._told_end or self._broken or self.gone:
+        if not self.read_to_the_end or self._told_end or self.gone or self._head.length is None:
             return None
         return self._taken()
 
@@ -366,11 +369,11 @@ class _Serving:
             asyncio.get_running_loop().call_soon(self._wake)
 
     def _taken(self) -> bytes:
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
+        body, self._parts = b"".join(self._parts), []
         self.held_bytes = 0
         self._told_end = self._body.ended
-        self._connection.took()
+        if not self._connection.reading:
+            self._connection.took()
         return body
 
     async def _something(self) -> None:
@@ -410,7 +413,7 @@ class _Serving:
             raise ValueError("a header of the answer holds a line end")
         self._start = start.encode("latin-1") + b"\r\n"
 
-    def put(self, data: bytes, last: bool) -> bool:
+    def put(self, data: bytes, last: bool = False) -> bool:
         """Write some of the answer. Returns False when the client is to take some first."""
         if self.gone or self.complete or self._transport.is_closing():
             return True

@@ -33,7 +33,6 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 def allowed_methods(path: str) -> tuple[str, ...] | None:
     """Return the methods of an endpoint, or None when there is none at this path."""
-    found = METHODS.get(path)
-    if found is None and path.startswith(MODELS + "/") and path != MODELS + "/":
-        return METHODS[ONE_MODEL]
-    return found
+    if path in METHODS:
+        return METHODS[path]
+    return METHODS[ONE_MODEL] if path.startswith(MODELS + "/") and path != MODELS + "/" else None

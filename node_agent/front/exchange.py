@@ -10,7 +10,7 @@ import msgspec
 
 from node_agent.alarm import Alarm
 from node_agent.front.framing import Head, Pair
-from node_agent.front.http import JSON_TYPE, Client, client_request
+from node_agent.front.http import JSON_TYPE, Client
 from node_agent.front.sse import KEEP_ALIVE, event
 from orchestrator.policy.ids import RequestId
 from orchestrator.wire.catalogue import Problem, ProblemError
@@ -43,7 +43,6 @@ class Exchange:
         "_extra",
         "_write_timeout_ms",
         "client",
-        "client_request",
         "close",
         "final",
         "head",
@@ -56,7 +55,6 @@ class Exchange:
         self.head = head
         self.client = client
         self.request_id = request_id
-        self.client_request = client_request(head)
         self.status: int | None = None
         """Of the answer, once it has begun."""
         self.close = False

@@ -93,16 +93,18 @@ def read_head(head: bytes) -> Head:
     if first is None:
         raise Malformed(Problem("invalid_request_line"))
     method, path, query, minor = first.groups("")
-    if len(path) + len(query) > TARGET_BYTES_MAX:
-        raise Malformed(Problem("head_too_large", f"The path is longer than {TARGET_BYTES_MAX} bytes."))
     at = first.end()
+    if at > TARGET_BYTES_MAX and len(path) + len(query) > TARGET_BYTES_MAX:
+        raise Malformed(Problem("head_too_large", f"The path is longer than {TARGET_BYTES_MAX} bytes."))
     if _LINES.match(text, at) is None:
         named = _UNDERSCORE.search(text)
         if named is not None:
             # Some proxies make hyphens of underscores: two headers for us may be one for them.
             raise Malformed(_bad_header(named[1][:64].lower(), "A header's name must not have an underscore."))
         raise Malformed(Problem("invalid_header", "A line of the head is not a header."))
-    headers = [(name.lower(), value.rstrip(" \t")) for name, value in _LINE.findall(text, at)]
+    headers = [(name.lower(), value) for name, value in _LINE.findall(text, at)]
+    if " \r\n" in text or "\t\r\n" in text:  # hardly ever: space after a value
+        headers = [(name, value.rstrip(" \t")) for name, value in headers]
     if len(headers) > HEADERS_MAX:
         raise Malformed(Problem("head_too_large", f"There are more than {HEADERS_MAX} headers."))
     return _framed(method, path, query, headers, minor == "1")
@@ -192,9 +194,10 @@ class Body:
         """
         if not self._chunked:
             part = data[at : at + self._left]
-            self._left -= len(part)
+            size = len(part)
+            self._left -= size
             self.ended = self._left == 0
-            return part, at + len(part)
+            return part, at + size
         parts: list[bytes] = []
         while not self.ended and at < len(data):
             if self._left:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from node_agent.front.framing import Head, Pair
 from orchestrator.files.label_header import HEADER as LABEL_HEADER
@@ -35,8 +35,12 @@ class FramingError(ProblemError):
 class Client(Protocol):
     """Who asks, as far as one request goes: its body comes from here, and its answer goes there."""
 
+    task: asyncio.Task[None] | None
+    """What serves the request."""
+
     def here(self) -> bytes | None:
-        """Return the whole body where all of it came already, and nothing of it was taken; else None."""
+        """Return the whole body, as long as its head says, where all of it came and nothing of it was taken; else None.
+        """
 
     async def part(self) -> tuple[bytes, bool] | None:
         """Return the next part of the body, and whether more follows; None when the client is gone."""
@@ -50,7 +54,7 @@ class Client(Protocol):
     def begin(self, status: int, headers: Sequence[Pair]) -> None:
         """The answer begins. Its head leaves with the first of `put`. Raises ValueError for a line end in a header."""
 
-    def put(self, data: bytes, last: bool) -> bool:
+    def put(self, data: bytes, last: bool = False) -> bool:
         """Write some of the answer. Returns False when the client is to take some first: await `writable` then.
 
         Does nothing when the client is gone. Raises ValueError when the answer is not as long as it says.
@@ -60,7 +64,7 @@ class Client(Protocol):
         """Return when the client has taken enough of what was written, or is gone."""
 
 
-App = Callable[[Head, Client], Awaitable[None]]
+App = Callable[[Head, Client], Coroutine[Any, Any, None]]
 """What serves requests."""
 
 
@@ -91,8 +95,8 @@ def check_our_headers(head: Head) -> None:
 
 def check_content(head: Head, size_max: int) -> None:
     """Refuse by its head a body that is not JSON or is too large. Raises ProblemError and FramingError."""
-    kind = head.once.get("content-type")
-    if kind is None or (kind != JSON_TYPE and not _is_json(kind)):
+    kind = head.once.get("content-type", "")
+    if kind != JSON_TYPE and not _is_json(kind):
         raise ProblemError(Problem("unsupported_media_type", param="content-type"))
     if head.length is not None and head.length > size_max:
         raise too_large(size_max)
@@ -100,17 +104,14 @@ def check_content(head: Head, size_max: int) -> None:
 
 def client_request(head: Head) -> str | None:
     """Return the client's own id of the request, or None when it gives none that can be kept."""
-    given = head.once.get("x-request-id")
-    return given if given is not None and _CLIENT_REQUEST.match(given) else None
+    if "x-request-id" not in head.once:
+        return None
+    given = head.once["x-request-id"]
+    return given if _CLIENT_REQUEST.match(given) else None
 
 
 async def read_body(client: Client, size_max: int, timeout_ms: int) -> bytes:
     """Return the whole body. Raises FramingError when it is too large, too late, or ends too early."""
-    whole = client.here()
-    if whole is not None:  # nearly always: it came with the head
-        if len(whole) > size_max:
-            raise too_large(size_max)
-        return whole
     parts = bytearray()
     try:
         async with asyncio.timeout(timeout_ms / 1000):

@@ -16,19 +16,19 @@ class Gone(Exception):
 class Interest:
     """`with` round the work for one request. Ends the work with an exception when it is wanted no more.
 
-    It works as `asyncio.timeout` does: the task that entered is cancelled, so that every wait in it ends at once, and
-    the cancellation becomes the exception when it leaves the block.
+    It works as `asyncio.timeout` does: the task that serves the client is cancelled, so that every wait in it ends at
+    once, and the cancellation becomes the exception when it leaves the block.
     """
 
     __slots__ = ("_client", "_task", "_why")
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._task: asyncio.Task[object] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._why: Exception | None = None
 
     def __enter__(self) -> Self:
-        self._task = asyncio.current_task()
+        self._task = self._client.task
         return self
 
     def __exit__(

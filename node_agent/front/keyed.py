@@ -91,8 +91,10 @@ def key_of(head: Head) -> str | None:
     """Return the key of a request, or None when it has none. Raises ProblemError."""
     if HEADER in head.repeated:
         raise ProblemError(Problem("invalid_header", "There may be one Idempotency-Key.", HEADER))
-    given = head.once.get(HEADER)
-    if given is not None and not well_formed(given):
+    if HEADER not in head.once:
+        return None
+    given = head.once[HEADER]
+    if not well_formed(given):
         sentence = "An Idempotency-Key has 1 to 255 printable ASCII characters."
         raise ProblemError(Problem("invalid_header", sentence, HEADER))
     return given

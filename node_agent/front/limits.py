@@ -74,11 +74,12 @@ class Admission:
 
     def take(self, tenant: TenantId) -> None:
         """Take one place, until `free`, for a request. Raises ProblemError, with the limit that was reached."""
-        problem = self._refusal(tenant)
+        held = self._by_tenant.get(tenant, 0)
+        problem = self._refusal(tenant, held)
         if problem is not None:
             raise ProblemError(problem)
         self.running += 1
-        self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + 1
+        self._by_tenant[tenant] = held + 1
         if self._places is not None:
             self._places.taken(tenant)
 
@@ -91,8 +92,8 @@ class Admission:
         if not self._by_tenant[tenant]:
             del self._by_tenant[tenant]
 
-    def _refusal(self, tenant: TenantId) -> Problem | None:
-        held, most, places = self._by_tenant.get(tenant, 0), self._limits.tenant_requests_max, self._limits.requests_max
+    def _refusal(self, tenant: TenantId, held: int) -> Problem | None:
+        most, places = self._limits.tenant_requests_max, self._limits.requests_max
         if self._places is not None:
             most, places = self._places.of(tenant), self._places.of_all()
         if held >= most:

@@ -8,15 +8,26 @@ from types import MappingProxyType
 import msgspec
 
 from node_agent.border.resume import Segment
-from node_agent.front.sse import DONE, event, json_line
+from node_agent.front.sse import DONE, one_line
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, RequestId
 
 OWNER = "tidegate"
-TEXT = "text_completion"
-_TEXT_PLACE, _CHAT_PLACE = b'"text":@', b'"content":@'
-_USAGE_PLACE = b'"usage":@'
-"""Where the text and the usage go, written as no string of JSON can be."""
+TEXT, CHAT, CHUNK = "text_completion", "chat.completion", "chat.completion.chunk"
+_REQUEST_CHARS = len("req_")
+# The one choice of a chunk. It is the same in all of them but for the text and the reason.
+_ROLE = (
+    b',"choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},'
+    b'"logprobs":null,"finish_reason":null}]'
+)
+_BEFORE = b',"choices":[{"index":0,"delta":{"content":'
+_AFTER = b'},"logprobs":null,"finish_reason":null}]'
+_END = b',"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"%b"}]'
+_RAW_BEFORE = b',"choices":[{"index":0,"text":'
+_RAW_AFTER = b',"logprobs":null,"finish_reason":null}]'
+_RAW_END = b',"choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"%b"}]'
+Usage = Mapping[str, object]
+"""What one answer consumed, as the tenant is told."""
 Ours = Mapping[str, object]
 """Fields beside those of the OpenAI API: empty, or one named `tidegate`."""
 NOTHING: Ours = MappingProxyType({})
@@ -24,30 +35,20 @@ REASONS = frozenset({"stop", "length"})
 """Why an answer may have ended well."""
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """What one answer consumed, as the tenant is told."""
+def usage_of(counts: PoolCounts, delivered: int) -> dict[str, object]:
+    """Return the `usage` object: prompt and cached as the pool counted them, the rest as the edge delivered it."""
+    prompt = counts.prompt
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": delivered,
+        "total_tokens": prompt + delivered,
+        "prompt_tokens_details": {"cached_tokens": counts.cached if counts.cached < prompt else prompt},
+    }
 
-    prompt: int
-    cached: int
-    delivered: int
 
-    @staticmethod
-    def of(counts: PoolCounts, delivered: int) -> Usage:
-        """Prompt and cached as the pool counted them, the rest as the edge delivered it."""
-        return Usage(counts.prompt, counts.cached if counts.cached < counts.prompt else counts.prompt, delivered)
-
-    def partial(self) -> dict[str, object]:
-        """Return the `usage` object of an answer that was cut: without the prompt where no pool counted it."""
-        return self.to_json() if self.prompt else {"completion_tokens": self.delivered}
-
-    def to_json(self) -> dict[str, object]:
-        """Return the `usage` object."""
-        return {
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.delivered,
-            "total_tokens": self.prompt + self.delivered,
-            "prompt_tokens_details": {"cached_tokens": self.cached},
-        }
+def partial_usage(counts: PoolCounts, delivered: int) -> dict[str, object]:
+    """Return the `usage` object of an answer that was cut: without the prompt where no pool counted it."""
+    return usage_of(counts, delivered) if counts.prompt else {"completion_tokens": delivered}
 
 
 class Answering(msgspec.Struct, frozen=True):
@@ -62,20 +63,21 @@ class Answering(msgspec.Struct, frozen=True):
     def completion(self, text: str, reason: str, usage: Usage, ours: Ours) -> dict[str, object]:
         """Return the `chat.completion` or `text_completion` of a whole answer."""
         if self.raw:
-            return {**self.frame(TEXT), "choices": [text_choice(text, reason)], "usage": usage.to_json(), **ours}
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return {**self.frame("chat.completion"), "choices": [choice], "usage": usage.to_json(), **ours}
+            kind, choice = TEXT, {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+        else:
+            message = {"role": "assistant", "content": text, "refusal": None}
+            kind, choice = CHAT, {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        return {**self.frame(kind), "choices": [choice], "usage": usage, **ours}
 
     def frame(self, kind: str) -> dict[str, object]:
         """Return the fields that every object of the answer begins with."""
-        name = ("cmpl-" if self.raw else "chatcmpl-") + self.request.removeprefix("req_")
+        name = ("cmpl-" if self.raw else "chatcmpl-") + self.request[_REQUEST_CHARS:]
         return {"id": name, "object": kind, "created": self.created_s, "model": self.model}
 
 
 def ours_of(segments: Sequence[Segment]) -> Ours:
     """Return what is told of an answer that went on elsewhere: each of its parts. Nothing of one that did not."""
-    return {"tidegate": {"segments": [one.to_json() for one in segments]}} if len(segments) > 1 else NOTHING
+    return {"tidegate": {"segments": [one.to_json() for one in segments]}} if segments[1:] else NOTHING
 
 
 class Chunks:
@@ -86,64 +88,49 @@ class Chunks:
     end: until then its tokens are 0.
     """
 
-    __slots__ = ("_after", "_answering", "_before", "_between", "_continuous", "_include_usage")
+    __slots__ = ("_after", "_before", "_continuous", "_include_usage", "_opening", "_raw")
 
     def __init__(self, answering: Answering, include_usage: bool, continuous: bool = False) -> None:
-        self._answering = answering
+        self._raw = answering.raw
         self._include_usage = include_usage
         self._continuous = include_usage and continuous
-        # All events with text differ in their text alone, and in the usage so far where that is told.
-        place = _TEXT_PLACE if answering.raw else _CHAT_PLACE
-        usage = msgspec.Raw(b"@") if self._continuous else None
-        before, self._after = self._chunk({"content": msgspec.Raw(b"@")}, None, usage).split(place)
-        self._before = before + place[:-1]
-        self._between = b""
-        if self._continuous:
-            self._between, self._after = self._after.split(_USAGE_PLACE)
-            self._between += _USAGE_PLACE[:-1]
+        # What is the same in all events of the answer is made once. No id and no name of a model needs an escape.
+        self._opening = b"data: " + msgspec.json.encode(answering.frame(TEXT if self._raw else CHUNK))[:-1]
+        self._before = self._opening + (_RAW_BEFORE if self._raw else _BEFORE)
+        self._after = (_RAW_AFTER if self._raw else _AFTER) + (b"" if self._continuous else self._told(None))
 
     def role(self) -> bytes:
         """The first chunk: who speaks. A continuation has no speaker."""
-        if self._answering.raw:
-            return b""
-        usage = _so_far(0) if self._continuous else None
-        return self._chunk({"role": "assistant", "content": "", "refusal": None}, None, usage)
+        return b"" if self._raw else self._opening + _ROLE + self._told(_so_far(0))
 
     def text(self, text: str, delivered: int) -> bytes:
         """Some more of the answer, with which the tenant has `delivered` tokens."""
+        data = msgspec.json.encode(text)
+        if not data.isascii():
+            data = one_line(data)
         if not self._continuous:
-            return self._before + json_line(text) + self._after
-        return self._before + json_line(text) + self._between + msgspec.json.encode(_so_far(delivered)) + self._after
+            return self._before + data + self._after
+        return self._before + data + self._after + self._told(_so_far(delivered))
 
     def last(self, reason: str, usage: Usage, ours: Ours) -> bytes:
         """The end of a complete answer: why, the usage when it was asked for, and [DONE]. The last chunk has `ours`."""
+        end = self._opening + (_RAW_END if self._raw else _END) % reason.encode()
+        told = b"," + one_line(msgspec.json.encode(ours))[1:-1] if ours else b""
         if not self._include_usage:
-            return self._chunk({}, reason, ours=ours) + DONE
-        frame = self._answering.frame(TEXT if self._answering.raw else "chat.completion.chunk")
-        told = event({**frame, "choices": [], "usage": usage.to_json(), **ours})
-        return self._chunk({}, reason, usage.to_json() if self._continuous else None) + told + DONE
+            return end + told + b"}\n\n" + DONE
+        counted = self._opening + b',"choices":[],"usage":' + msgspec.json.encode(usage) + told + b"}\n\n"
+        return end + self._told(usage) + counted + DONE
 
-    def _chunk(
-        self, delta: dict[str, object], reason: str | None, usage: object = None, ours: Ours = NOTHING
-    ) -> bytes:
-        if self._answering.raw:
-            chunk = {**self._answering.frame(TEXT), "choices": [text_choice(delta.get("content", ""), reason)], **ours}
-        else:
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-            chunk = {**self._answering.frame("chat.completion.chunk"), "choices": [choice], **ours}
-        if self._include_usage:
-            chunk["usage"] = usage
-        return event(chunk)
+    def _told(self, usage: Usage | None) -> bytes:
+        """Return the end of every chunk but the last: with the usage so far where each tells it."""
+        if not self._include_usage:
+            return b"}\n\n"
+        return b',"usage":%b}\n\n' % (msgspec.json.encode(usage) if self._continuous else b"null")
 
 
-def _so_far(delivered: int) -> dict[str, int]:
+def _so_far(delivered: int) -> dict[str, object]:
     """Return the `usage` object of an answer under way."""
     return {"prompt_tokens": 0, "completion_tokens": delivered, "total_tokens": delivered}
-
-
-def text_choice(text: object, reason: str | None) -> dict[str, object]:
-    """Return the one choice of a `text_completion`, which is the same whole and in a stream."""
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
 
 
 def model_object(model: ModelId) -> dict[str, object]:

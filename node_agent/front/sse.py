@@ -18,12 +18,11 @@ _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\
 
 def event(value: object) -> bytes:
     """Return one event with a value as JSON in one line."""
-    return b"data: " + json_line(value) + b"\n\n"
+    return b"data: " + one_line(msgspec.json.encode(value)) + b"\n\n"
 
 
-def json_line(value: object) -> bytes:
-    """Return a value as JSON in what every reader takes for one line."""
-    data = msgspec.json.encode(value)
+def one_line(data: bytes) -> bytes:
+    """Return JSON in what every reader takes for one line."""
     if not data.isascii():
         for found, escape in _LINE_ENDS:
             data = data.replace(found, escape)

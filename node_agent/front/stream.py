@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from node_agent.front.exchange import Exchange
 from node_agent.front.sse import KEEP_ALIVE
@@ -13,13 +11,25 @@ from orchestrator.wire.catalogue import ProblemError
 
 
 class EventStream:
-    """`async with` round the writing of events: between them, comments are written while nothing else is."""
+    """Writes events until it is closed: between them, comments are written while nothing else is."""
 
-    __slots__ = ("_comment", "_exchange", "_keep_alive_s", "_loop", "_on_stall", "_timer", "_writing", "_wrote_s")
+    __slots__ = (
+        "_comment",
+        "_exchange",
+        "_keep_alive_s",
+        "_loop",
+        "_on_stall",
+        "_put",
+        "_timer",
+        "_writing",
+        "_wrote_s",
+    )
 
     def __init__(self, exchange: Exchange, keep_alive_ms: int, on_stall: Callable[[Exception], None]) -> None:
         """`on_stall` is told when a comment could not be written in time."""
         self._exchange = exchange
+        # Straight to the client where nobody keeps a copy.
+        self._put: Callable[[bytes], bool] = exchange.client.put if exchange.keeper is None else exchange.put
         self._keep_alive_s = keep_alive_ms / 1000
         self._on_stall = on_stall
         self._loop = asyncio.get_running_loop()
@@ -27,14 +37,10 @@ class EventStream:
         self._writing = False
         self._timer: asyncio.TimerHandle | None = None
         self._comment: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
         self._arm()
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """No event follows."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -46,7 +52,7 @@ class EventStream:
         """Write whole events; returns when the connection has taken them. Raises ProblemError(slow_reader)."""
         if self._comment is not None:
             await asyncio.wait([self._comment])
-        if not self._exchange.put(data):
+        if not self._put(data):
             self._writing = True
             try:
                 await self._exchange.taken()

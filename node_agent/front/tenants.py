@@ -14,7 +14,8 @@ from orchestrator.wire.catalogue import Problem, ProblemError
 
 _NO_SECRET = "0" * 64
 """Compared with when there is no such key, so that an unknown key costs what a wrong one does."""
-_SCHEME = "bearer"
+_SCHEME = "bearer "
+_SCHEME_CHARS = len(_SCHEME)
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -29,8 +30,8 @@ def authenticate(head: Head, bundle: Bundle | None, edge: EdgeId) -> Caller:
 
     A key that is unknown, wrong or revoked is answered in the same words.
     """
-    scheme, _, token = head.once.get("authorization", "").partition(" ")
-    key = ApiKey.parse(token) if scheme.lower() == _SCHEME else None
+    given = head.once.get("authorization", "")
+    key = ApiKey.parse(given[_SCHEME_CHARS:]) if given[:_SCHEME_CHARS].lower() == _SCHEME else None
     if key is None:
         raise ProblemError(Problem("invalid_api_key"))
     if bundle is None:

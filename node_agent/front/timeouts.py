@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import msgspec
 
@@ -18,37 +17,30 @@ _MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}\Z", re.ASCII)
 
 
 class AllowedTime(msgspec.Struct, frozen=True):
-    """The bounds of one request, which began when this was made."""
+    """The bounds of one request."""
 
-    until_us: int
-    """Monotonic: when it is over, complete or not."""
+    total_ms: int
+    """From its head to its end, complete or not."""
     waits: Waits
-
-    def left_ms(self) -> int:
-        """Return what is left of the whole."""
-        left_us = self.until_us - time.monotonic_ns() // 1000
-        return left_us // 1000 if left_us > 0 else 0
 
 
 def allowed_time(head: Head, tenant: Tenant, limits: Limits) -> AllowedTime:
-    """Return how long a request may take from now on. Raises ProblemError when its header is not a number of ms.
+    """Return how long a request may take. Raises ProblemError when its header is not a number of ms.
 
     A tenant and a request can only lower what the edge allows.
     """
-    now_us = time.monotonic_ns() // 1000
-    asked_ms = _asked_ms(head)
     total_ms, waits, service = limits.budget_ms, limits.waits, tenant.service
     if service is not None:
         total_ms = _least(total_ms, service.timeout_ms)
         first_ms = _least(waits.first_token_ms, service.first_token_timeout_ms)
         waits = Waits(first_ms, _least(waits.between_tokens_ms, service.between_tokens_timeout_ms))
-    return AllowedTime(now_us + _least(total_ms, asked_ms) * 1000, waits)
+    if TIMEOUT_HEADER in head.once or TIMEOUT_HEADER in head.repeated:
+        total_ms = _least(total_ms, _asked_ms(head))
+    return AllowedTime(total_ms, waits)
 
 
-def _asked_ms(head: Head) -> int | None:
+def _asked_ms(head: Head) -> int:
     given = head.once.get(TIMEOUT_HEADER)
-    if given is None and TIMEOUT_HEADER not in head.repeated:
-        return None
     if given is None or _MILLISECONDS.match(given) is None:
         sentence = "Expected one whole number of milliseconds, from 1 to 999999999."
         raise ProblemError(Problem("invalid_header", f"{TIMEOUT_HEADER}: {sentence}", TIMEOUT_HEADER))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
+from typing import Literal
 
 from node_agent.front.tenants import Caller
 from orchestrator.policy.ids import PoolId, RequestId
@@ -15,14 +15,8 @@ from orchestrator.wire.catalogue import Problem
 log = logger("node_agent.front")
 
 
-class Outcome(StrEnum):
-    """How a request ended, in the words of the metrics."""
-
-    ANSWERED = "answered"
-    REFUSED = "refused"
-    CUT = "cut"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
+Outcome = Literal["answered", "refused", "cut", "cancelled", "failed"]
+"""How a request ended, in the words of the metrics."""
 
 
 class Counters:
@@ -62,12 +56,17 @@ class Visit:
         """Tokens that the tenant's connection took."""
         self.elsewhere = False
         """Whether another process of this edge serves it, and tells of it."""
-        self.outcome = Outcome.CANCELLED
+        self.outcome: Outcome = "cancelled"
         self.code: str | None = None
         self._counters = counters
         self._clock_s = clock_s
         self._begun_s = clock_s()
         self._told_first = False
+
+    def left_ms(self, total_ms: int) -> int:
+        """Return what is left of the time that the whole may take."""
+        left_ms = int(total_ms - (self._clock_s() - self._begun_s) * 1000)
+        return left_ms if left_ms > 0 else 0
 
     def first_token(self) -> None:
         """Some of the answer is out. Only the first call counts."""
@@ -77,16 +76,16 @@ class Visit:
 
     def complete(self) -> None:
         """The whole answer is out."""
-        self.outcome = Outcome.ANSWERED
+        self.outcome = "answered"
 
     def broken(self, problem: Problem) -> None:
         """It was refused, or cut after the answer had begun."""
-        self.outcome = Outcome.REFUSED if self.pool is None else Outcome.CUT
+        self.outcome = "refused" if self.pool is None else "cut"
         self.code = problem.entry.code
 
     def failed(self) -> None:
         """Something is wrong on our side."""
-        self.outcome = Outcome.FAILED
+        self.outcome = "failed"
         self.code = "internal_error"
 
     def end(self, status: int | None) -> None:

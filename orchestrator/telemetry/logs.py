@@ -98,7 +98,7 @@ class Log:
         sink = handlers[0] if len(handlers) == 1 else None
         if type(sink) is _JsonLines and not logger_.handlers:
             # Nearly always nobody else listens: what the machinery of `logging` would make of it is what is known here.
-            sink.write(time.time(), level, self._name, str(event), told)
+            sink.write(time.time(), _LEVELS[level], self._name, str(event), told)
         else:
             logger_.log(level, str(event), extra={_FIELDS_KEY: told})
 
@@ -171,7 +171,7 @@ class _JsonLines(logging.Handler):
         self._second = 0
         self._clock = ""
 
-    def write(self, now_s: float, level: int, name: str, event: str, told: Told) -> None:
+    def write(self, now_s: float, level: str, name: str, event: str, told: Told) -> None:
         """Write a line, from any thread. `told` is written as it is."""
         with self._writing:
             second = int(now_s)
@@ -179,7 +179,7 @@ class _JsonLines(logging.Handler):
                 self._second, self._clock = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]
             line = {
                 "time": f"{self._clock}.{int((now_s - second) * 1000):03d}+00:00",
-                "level": _LEVELS.get(level, "other"),
+                "level": level,
                 "program": self._program,
                 "logger": name,
                 "event": event,
@@ -204,7 +204,8 @@ class _JsonLines(logging.Handler):
             event, told = "library_log", {"where": f"{PurePath(record.pathname).name}:{record.lineno}"}
             if record.exc_info and record.exc_info[0]:
                 told["exception"] = record.exc_info[0].__name__
-        self.write(record.created, record.levelno, _escape(record.name.removeprefix(f"{_ROOT}.")), event, told)
+        name, level = _escape(record.name.removeprefix(f"{_ROOT}.")), _LEVELS.get(record.levelno, "other")
+        self.write(record.created, level, name, event, told)
 
     def _fault(self, what: str) -> None:
         if self._on_fault is not None:

@@ -14,6 +14,7 @@ class Wire:
     """As much of a client as an interest watches."""
 
     def __init__(self) -> None:
+        self.task = asyncio.current_task()
         self._left: Callable[[], None] | None = None
 
     @property
@@ -82,6 +83,7 @@ async def test_a_cancellation_from_elsewhere_is_not_swallowed() -> None:
     entered = asyncio.Event()
 
     async def work() -> None:
+        wire.task = asyncio.current_task()
         with Interest(wire) as interest:
             interest.watch()
             entered.set()
