@@ -20,7 +20,7 @@ from node_agent.front.shapes import REASONS, Answering, Chunks, Usage, ours_of, 
 from node_agent.front.sse import HEADERS
 from node_agent.front.stream import EventStream
 from node_agent.front.tenants import Caller, may_use
-from node_agent.front.timeouts import AllowedTime, allowed_time
+from node_agent.front.timeouts import allowed_time
 from node_agent.front.visit import Visit
 from node_agent.idempotency.desk import Claim
 from orchestrator.bundles.assemble import Bundle
@@ -87,17 +87,34 @@ class Completions:
                     claim = await keyed.claimed(body)
                     if claim is None:
                         return
-                answer = await self._ask(self._asked(exchange, visit, caller, request, body, allowed, claim))
+                asked = Asked(
+                    exchange.request_id,
+                    client_request(exchange.head),
+                    caller.tenant,
+                    caller.key_id,
+                    request.generation,
+                    request.capabilities,
+                    _declared(exchange),
+                    body,
+                    visit.left_ms(allowed.total_ms),
+                    allowed.waits,
+                    claim,
+                    resumes=RESUME_HEADER not in exchange.head.once,
+                )
+                answer = await self._ask(asked)
                 if claim is not None:
                     # Nothing is kept that was not accounted for.
                     claim.settle = answer.frames.aclose
                 visit.pool = answer.pool.id
+                raw, now_s = exchange.head.path == COMPLETIONS, self._now_ms() // 1000
+                answering = Answering(exchange.request_id, request.generation.model, now_s, raw)
                 if request.stream:
-                    await self._stream(exchange, visit, answer, request, interest)
+                    chunks = Chunks(answering, request.include_usage, request.continuous_usage)
+                    await self._stream(exchange, visit, answer, chunks, interest)
                 else:
-                    await self._whole(exchange, visit, answer, request)
+                    await self._whole(exchange, visit, answer, answering)
         finally:
-            del self._running[exchange.request_id]
+            self._running.pop(exchange.request_id, None)
             try:
                 if answer is not None:
                     # Outside of the interest, so that nothing cuts short what the gate has to record at the end.
@@ -125,66 +142,33 @@ class Completions:
             return request
         raise ProblemError(problem)
 
-    def _asked(
-        self,
-        exchange: Exchange,
-        visit: Visit,
-        caller: Caller,
-        request: ChatRequest,
-        body: bytes,
-        allowed: AllowedTime,
-        claim: Claim | None,
-    ) -> Asked:
-        return Asked(
-            exchange.request_id,
-            client_request(exchange.head),
-            caller.tenant,
-            caller.key_id,
-            request.generation,
-            request.capabilities,
-            _declared(exchange),
-            body,
-            visit.left_ms(allowed.total_ms),
-            allowed.waits,
-            claim,
-            resumes=RESUME_HEADER not in exchange.head.once,
-        )
-
-    def _answering(self, exchange: Exchange, request: ChatRequest) -> Answering:
-        raw = exchange.head.path == COMPLETIONS
-        return Answering(exchange.request_id, request.generation.model, self._now_ms() // 1000, raw)
-
-    async def _whole(self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest) -> None:
+    async def _whole(self, exchange: Exchange, visit: Visit, answer: Answer, answering: Answering) -> None:
         """Gather the answer and send it at once. A cut answer is an error without a part of the text."""
-        texts: list[str] = []
-        chars = 0
+        text = ""
         end: Done | Broken | None = None
         async for frame in answer.frames:
             match frame:
                 case Tokens():
                     visit.delivered += frame.count
-                    chars += len(frame.text)
-                    if chars > self._limits.answer_chars_max:
+                    text += frame.text  # in place, as nobody else holds it: no join of parts is cheaper
+                    if len(text) > self._limits.answer_chars_max:
                         sentence = "The answer is longer than any that is held here."
                         raise ProblemError(Problem("engine_protocol", sentence))
-                    texts.append(frame.text)
                 case _:
                     end = frame
                     break
         if not isinstance(end, Done):
             raise _cut(answer, end, None)
         reason, usage = _reason(end), usage_of(end.counts, visit.delivered)
-        answering = self._answering(exchange, request)
-        body = answering.completion("".join(texts), reason, usage, ours_of(answer.segments))
+        body = answering.completion(text, reason, usage, ours_of(answer.segments))
         await exchange.answer(200, msgspec.json.encode(body), headers=_origin(answer))
         visit.first_token()
         visit.complete()
 
     async def _stream(
-        self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest, interest: Interest
+        self, exchange: Exchange, visit: Visit, answer: Answer, chunks: Chunks, interest: Interest
     ) -> None:
         """Send the answer as it comes. The next frame is taken only when the connection has the last one."""
-        chunks = Chunks(self._answering(exchange, request), request.include_usage, request.continuous_usage)
         events: EventStream | None = None
         lead, silent = chunks.role(), True
         end: Done | Broken | None = None

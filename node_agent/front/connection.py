@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
         if serving is not None:
             if not serving.read_to_the_end:
                 serving.feed(self._buffer)
-            if len(self._buffer) + serving.held_bytes > BUFFER_BYTES_MAX:
+            if len(self._buffer) + len(serving.held) > BUFFER_BYTES_MAX:
                 self._hold_back()
             return
         self._next_request()
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
         self.deadline_s = None
         if self._buffer:
             serving.feed(self._buffer)
-        if self._buffer or serving.held_bytes > BUFFER_BYTES_MAX or not self.reading:
+        if self._buffer or len(serving.held) > BUFFER_BYTES_MAX or not self.reading:
             self._hold_back()
         # Not a coroutine round the application: every wait of a request would go through it.
         serving.task = self._loop.create_task(self._house.app(head, serving))
@@ -203,11 +203,9 @@ class Connection(asyncio.Protocol):
         serving, self._serving = self._serving, None
         if serving is None or serving.gone:
             self._house.left(self)
-        elif not self._transport.is_closing():
-            self._after(serving)
-
-    def _after(self, serving: _Serving) -> None:
-        if not serving.complete:
+        elif self._transport.is_closing():
+            pass
+        elif not serving.complete:
             # Without its end nobody takes the answer for whole.
             self._transport.abort()
         elif not serving.read_to_the_end:
@@ -230,7 +228,7 @@ class Connection(asyncio.Protocol):
 
     def _hold_back(self) -> None:
         """Read on only while there is room for what comes."""
-        held = len(self._buffer) + (0 if self._serving is None else self._serving.held_bytes)
+        held = len(self._buffer) + (0 if self._serving is None else len(self._serving.held))
         wanted = held <= BUFFER_BYTES_MAX
         if wanted != self.reading:
             self._read(wanted)
@@ -270,7 +268,6 @@ class _Serving:
         "_expects",
         "_head",
         "_left",
-        "_parts",
         "_silent",
         "_start",
         "_told_end",
@@ -279,7 +276,7 @@ class _Serving:
         "close",
         "complete",
         "gone",
-        "held_bytes",
+        "held",
         "read_to_the_end",
         "task",
     )
@@ -293,8 +290,7 @@ class _Serving:
         self.read_to_the_end = self._body.ended and head.fault is None
         """Whether what follows in the connection is the next request."""
         self._expects = head.expects
-        self._parts: list[bytes] = []
-        self.held_bytes = 0
+        self.held = bytearray()
         """Of the body, not yet taken by the application."""
         self._told_end = False
         self.gone = False
@@ -325,9 +321,7 @@ class _Serving:
         else:
             del buffer[:at]
             self.read_to_the_end = self._body.ended
-            if part:
-                self._parts.append(part)
-                self.held_bytes += len(part)
+            self.held += part
         if self._waiter is not None or self._broken:
             self._wake()
 
@@ -355,7 +349,7 @@ class _Serving:
         while True:
             if self.gone or self._broken:
                 return None
-            if self._parts or (self._body.ended and not self._told_end):
+            if self.held or (self._body.ended and not self._told_end):
                 return self._taken(), not self._told_end
             if self._expects and not self._body.ended and self._start is None and not self._transport.is_closing():
                 self._expects = False
@@ -369,8 +363,7 @@ class _Serving:
             asyncio.get_running_loop().call_soon(self._wake)
 
     def _taken(self) -> bytes:
-        body, self._parts = b"".join(self._parts), []
-        self.held_bytes = 0
+        body, self.held = bytes(self.held), bytearray()
         self._told_end = self._body.ended
         if not self._connection.reading:
             self._connection.took()

@@ -74,14 +74,28 @@ class Admission:
 
     def take(self, tenant: TenantId) -> None:
         """Take one place, until `free`, for a request. Raises ProblemError, with the limit that was reached."""
-        held = self._by_tenant.get(tenant, 0)
-        problem = self._refusal(tenant, held)
-        if problem is not None:
-            raise ProblemError(problem)
+        held, leased = self._by_tenant.get(tenant, 0), self._places
+        most, places = self._limits.tenant_requests_max, self._limits.requests_max
+        if leased is not None:
+            most, places = leased.of(tenant), leased.of_all()
+        if held >= most:
+            if leased is not None:
+                leased.short(tenant)
+            sentence = f"This tenant has {held} requests in flight here, as many as it may have."
+            raise ProblemError(Problem("tenant_limit", sentence))
+        holders = len(self._by_tenant) + (held == 0)
+        large = held >= equal_share(places, holders + 1)
+        if not may_hold(held, self.running + large, places, holders):
+            if leased is not None:
+                leased.short(None)
+            if large:
+                sentence = f"This edge is nearly full, and {held} requests of this tenant are in it."
+                raise ProblemError(Problem("tenant_share", sentence))
+            raise ProblemError(Problem("overloaded"))
         self.running += 1
         self._by_tenant[tenant] = held + 1
-        if self._places is not None:
-            self._places.taken(tenant)
+        if leased is not None:
+            leased.taken(tenant)
 
     def free(self, tenant: TenantId) -> None:
         """A request of this tenant is over, and has left its place."""
@@ -91,21 +105,3 @@ class Admission:
         self._by_tenant[tenant] -= 1
         if not self._by_tenant[tenant]:
             del self._by_tenant[tenant]
-
-    def _refusal(self, tenant: TenantId, held: int) -> Problem | None:
-        most, places = self._limits.tenant_requests_max, self._limits.requests_max
-        if self._places is not None:
-            most, places = self._places.of(tenant), self._places.of_all()
-        if held >= most:
-            if self._places is not None:
-                self._places.short(tenant)
-            return Problem("tenant_limit", f"This tenant has {held} requests in flight here, as many as it may have.")
-        holders = len(self._by_tenant) + (held == 0)
-        large = held >= equal_share(places, holders + 1)
-        if may_hold(held, self.running + large, places, holders):
-            return None
-        if self._places is not None:
-            self._places.short(None)
-        if large:
-            return Problem("tenant_share", f"This edge is nearly full, and {held} requests of this tenant are in it.")
-        return Problem("overloaded")
