@@ -340,8 +340,10 @@ class Dispatcher:
     def _at_once(self, new: Waiting, now_us: int) -> Assign | None:
         """Give new work to a replica without queueing it, while nothing waits. Returns None when it has to wait."""
         slots, free = self._slots()
+        if not free:
+            return None
         share = self._share(slots, free, now_us)
-        if not free or (share is not None and self._held.get(new.asked.flow, 0) >= share):
+        if share is not None and self._held.get(new.asked.flow, 0) >= share:
             return None
         choice = self._best(new.asked, now_us)
         if choice is None:

@@ -60,18 +60,22 @@ class Lately:
     def kept(self, held: Mapping[str, int], slots: int, now_us: int) -> tuple[int, int]:
         """Return (how many of `slots` are kept, the share of a flow). `held` is what each has.
 
-        One below its share finds as many as it had at once lately, within its share. That is one slot where there are
-        more flows than slots.
+        One below its share finds as many as it had at once lately, within its share. Where there are more flows than
+        slots, the share is one slot, and what is kept in any case is all that is.
         """
         self._forget(now_us)
         flows = len(self._flows)
         if flows < 2 or slots < OF_SLOTS:
             return 0, slots
         least, most, share = slots // OF_SLOTS, slots // MOST_OF_SLOTS, slots // flows
+        if not share:
+            return least, 1
         owed, span = 0, now_us // _HALF_US
         # Asked for each slot that is given while the pool is nearly full, and there may be many flows.
         for flow, found in self._flows.items():
-            if span - found.span > 1 or owed >= most:
+            if owed >= most:
+                break
+            if span - found.span > 1:
                 continue
             had = found.most
             if span == found.span and found.most_before > had:
@@ -81,7 +85,11 @@ class Lately:
             missing = had - held.get(flow, 0)
             if missing > 0:
                 owed += missing
-        return min(max(least, owed), most), share if share > 1 else 1
+        return min(max(least, owed), most), share
+
+    def known(self) -> int:
+        """Return how many flows are remembered."""
+        return len(self._flows)
 
     def _forget(self, now_us: int) -> None:
         self._forgot_span = now_us // _HALF_US

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.breaker import FAILURES_MAX, HOLD_MIN_US
 from orchestrator.placement.fleet import ServedModel
-from orchestrator.placement.sight import End
+from orchestrator.placement.requests import PoolLoad
+from orchestrator.placement.sight import End, Sight
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
-from scheduler.intake.choice import BLOCK_TOKENS, TIME_ALONE, Asked
+from scheduler.intake.choice import BLOCK_TOKENS, TIME_ALONE, Asked, Candidate, Chooser
 from scheduler.intake.dispatch import Assign, Dispatcher, Instruction
 from scheduler.intake.replica import Replica, Told
 from tests.values import replace
@@ -184,6 +185,17 @@ def test_prompts_that_wait_in_a_replica_send_work_elsewhere() -> None:
     site.give()
     site.begin(long, 500 * MS, prompt_tokens=5_000)
     assert site.give()[1] == FIRST
+
+
+def test_a_speed_declared_anew_is_what_the_next_choice_is_made_by() -> None:
+    chooser, told = Chooser(Sight()), []
+    for prefill_us in (PREFILL_US, 2 * PREFILL_US):
+        served = replace(SERVED, prefill_us_per_token=prefill_us)
+        free = Candidate(FIRST, PoolId(FIRST), PoolLoad(1, 4, 0, 0, 0, 0, 0, None, None))
+        choice = chooser.best(Asked(MODEL, 100, 10, (), served), [free], 0)
+        assert choice is not None
+        told.append(choice.declared.prefill_ns)
+    assert told == [PREFILL_US * 1_000, 2 * PREFILL_US * 1_000]
 
 
 def test_slots_that_others_take_of_an_engine_are_not_free() -> None:

@@ -7,6 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from orchestrator.engines.generation import Resume
+from orchestrator.engines.identity import Continuing
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
 from scheduler.intake.dispatch import (
@@ -292,6 +294,19 @@ def test_an_unwell_engine_gets_no_work_until_it_says_that_it_is_well() -> None:
     assert queue.submit(1, Asked(MODELS[0]), 1_000, 1) == []
     assert queue.beat(ReplicaId("r-1"), "1", None, 2) == [], "tokens of other work say nothing of the engine"
     assert queue.beat(ReplicaId("r-1"), "1", True, 3) == [Assign(1, ReplicaId("r-1"))]
+
+
+def test_what_waits_for_one_of_few_replicas_keeps_its_place_among_those_that_wait() -> None:
+    queue, needs = Dispatcher(POOL, 8), Continuing("sha256:a", Resume.TEXT)
+    model, late_us = MODELS[0], 1_000 * MS
+    queue.joined(Replica(ReplicaId("r-1"), "1", model, 1, 0, beats=False, continuing=needs))
+    queue.joined(Replica(ReplicaId("r-2"), "1", model, 1, 0))
+    assert len(queue.submit(1, Asked(model, needs=needs), 60_000, 0)) == 1
+    # The second replica is silent: its slot is free, and nobody gets it.
+    assert queue.submit(2, Asked(model, flow="few", needs=needs), 60_000, late_us) == []
+    assert queue.submit(3, Asked(model, flow="any"), 60_000, late_us) == []
+    assert queue.submit(4, Asked(model, flow="other"), 60_000, late_us) == []
+    assert [one.work for one in queue.hand_over() if isinstance(one, Refuse)] == [2, 3, 4]
 
 
 def test_every_refusal_has_a_sentence_that_names_the_pool() -> None:

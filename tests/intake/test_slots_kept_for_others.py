@@ -105,6 +105,8 @@ def plainly_kept(had: list[tuple[str, int, int]], held: Counter[str], now_us: in
     if len(flows) < 2:
         return 0, SLOTS
     share, span_us = SLOTS // len(flows), RECENT_US // 2
+    if share == 0:
+        return SLOTS // OF_SLOTS, 1
     owed = 0
     for flow in flows:
         lately = [slots for name, slots, at_us in had if name == flow and now_us // span_us - at_us // span_us < 2]
@@ -129,3 +131,19 @@ def test_what_is_kept_is_owed_to_somebody_and_bounded(events: list[tuple[str, in
         if kept > SLOTS // OF_SLOTS:
             assert any(held[other] < share for other in held)
     assert lately.kept(held, SLOTS, now_us + RECENT_US) == (0, SLOTS)
+
+
+def test_more_flows_than_slots_have_a_share_of_one_slot_each() -> None:
+    lately, held = Lately(), Counter[str]()
+    had = [(f"flow {number}", 1, number) for number in range(SLOTS + 8)]
+    for flow, slots, at_us in had:
+        lately.asked(flow, at_us)
+        lately.given(flow, slots, at_us)
+    assert lately.kept(held, SLOTS, len(had)) == plainly_kept(had, held, len(had)) == (SLOTS // OF_SLOTS, 1)
+
+
+def test_a_pool_that_is_never_full_remembers_no_more_flows_than_one_that_is() -> None:
+    lately = Lately()
+    for second in range(200):
+        lately.asked(f"flow {second}", second * 1_000_000)
+        assert lately.known() <= 1 + (RECENT_US + RECENT_US // 2) // 1_000_000
