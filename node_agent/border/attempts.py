@@ -12,9 +12,9 @@ import msgspec
 
 from node_agent.border.decider import Asked, Commitment, Decided, Decider, Expected, record_of
 from node_agent.border.keeping import may_keep
-from node_agent.border.memory import Memory
+from node_agent.border.memory import Memory, Prompt
 from node_agent.border.resume import RETAINED_BYTES_MAX
-from node_agent.border.retries import RetryBudget
+from node_agent.border.retries import RetryBudget, Spent
 from node_agent.border.signer import Signer
 from node_agent.border.traced import ended_line, line_of, refused_line
 from node_agent.uplink.routes import Routes
@@ -32,6 +32,7 @@ from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, Resumable, U
 from orchestrator.placement.decide import Decision
 from orchestrator.placement.fleet import Edge, Fleet, Pool
 from orchestrator.placement.outliers import Turn
+from orchestrator.placement.sight import Flight
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.labels import LabelSources, Mismatch
@@ -112,6 +113,9 @@ class Attempt(msgspec.Struct):
     pool: Pool
     sendable: Sendable
     tally: Tally
+    prompt: Prompt
+    flight: Flight
+    """What is learned from it by."""
     headers: tuple[tuple[str, str], ...]
     basis: Basis
     sent_us: int
@@ -120,6 +124,8 @@ class Attempt(msgspec.Struct):
     continuing: Continuing = NOT_CONTINUED
     """What the replica that has it is, and could continue an answer by."""
     first_us: int | None = None
+    spent: Spent | None = None
+    """What it costs of the second attempts that the edge may make; None before it leaves."""
     held_us: int = 0
     """For how long the tenant did not take what was there for it."""
 
@@ -194,21 +200,25 @@ class Attempts:
             hands.entropy,
         )
         chosen = decided.decision.placement.chosen
+        flight: Flight | None = None
         if decided.problem is None and chosen is not None:
             before_belief = known.before_belief[chosen.pool.id]
-            self._memory.sent(decided.attempt, asked, prompt, decided.shape, chosen, before_belief, now_us)
+            flight = self._memory.sent(prompt, decided.shape, chosen, before_belief, now_us)
         attempt: Attempt | None = None
         try:
-            attempt = await self._record(asked, decided, bundle.fleet)
+            attempt = await self._record(asked, decided, bundle.fleet, prompt, flight)
         finally:
-            if attempt is None:
-                self._memory.ended(decided.attempt, None, hands.now_us())
-        self._tell()
-        self._memory.left(attempt.attempt, attempt.sent_us)
-        self.retries.sent(attempt.attempt, again, attempt.sent_us)
+            if attempt is None and flight is not None:
+                self._memory.ended(flight, asked, prompt, None, hands.now_us())
+        if self._memory.changed:
+            self._tell()
+        self._memory.left(attempt.flight, attempt.sent_us)
+        attempt.spent = self.retries.sent(again, attempt.sent_us)
         return attempt
 
-    async def _record(self, asked: Asked, decided: Decided, fleet: Fleet) -> Attempt:
+    async def _record(
+        self, asked: Asked, decided: Decided, fleet: Fleet, prompt: Prompt, flight: Flight | None
+    ) -> Attempt:
         """Put the record of a decision into the spool, and return what leaves. Raises ProblemError."""
         hands = self._hands
         decision, problem, inputs = decided.decision, decided.problem, decided.inputs
@@ -237,7 +247,7 @@ class Attempts:
             if problem is None:
                 raise ProblemError(Problem("evidence_unavailable")) from error
         self._count(decision, record)
-        if chosen is None or sealing is None:
+        if chosen is None or sealing is None or flight is None:
             log.info(
                 Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=record.outcome
             )
@@ -269,6 +279,8 @@ class Attempts:
             chosen.pool,
             sendable,
             Tally(),
+            prompt,
+            flight,
             headers,
             _basis(decided, fleet),
             hands.now_us(),
@@ -290,14 +302,16 @@ class Attempts:
     def began(self, attempt: Attempt) -> None:
         """The first token is here: learn from it how far the pool is."""
         attempt.first_us = self._hands.now_us()
-        self._memory.first_token(attempt.attempt, attempt.first_us)
+        self._memory.first_token(attempt.flight, attempt.first_us)
 
     def _ended(self, attempt: Attempt, last: Done | Broken | Refused | None) -> None:
         """An attempt is over: learn from it."""
         now_us = self._hands.now_us()
-        self.retries.ended(attempt.attempt, now_us)
-        self._memory.ended(attempt.attempt, last, now_us, attempt.held_up(now_us))
-        self._tell()
+        if attempt.spent is not None:
+            self.retries.ended(attempt.spent, now_us)
+        self._memory.ended(attempt.flight, attempt.asked, attempt.prompt, last, now_us, attempt.held_up(now_us))
+        if self._memory.changed:
+            self._tell()
 
     def _tell(self) -> None:
         """Log which pools became outliers, are tried or came back."""

@@ -11,7 +11,6 @@ from hashlib import blake2b
 import msgspec
 
 from node_agent.border.decider import Asked, Commitment
-from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.fleet import Edge, Fleet, PrefixCache
 from orchestrator.placement.lengths import Lengths, Script, script_of
 from orchestrator.placement.outliers import Change
@@ -19,8 +18,8 @@ from orchestrator.placement.pick import Candidate
 from orchestrator.placement.prefix import BLOCK_CHARS, salted
 from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings
-from orchestrator.placement.sight import End, Ending, Sight
-from orchestrator.policy.ids import AttemptId, EdgeId, PoolId
+from orchestrator.placement.sight import End, Ending, Flight, Sight
+from orchestrator.policy.ids import EdgeId, PoolId
 from orchestrator.wire.catalogue import Cause, Problem
 from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
 
@@ -60,11 +59,11 @@ class Memory:
         self._key = blake2b(commitment.key, key=SALT_PERSON, digest_size=32).digest()
         self._sight = Sight()
         # What the gate tells of an attempt and asks after it, said to whoever knows.
-        self.left: Callable[[AttemptId, int], None] = self._sight.left
-        self.first_token: Callable[[AttemptId, int], None] = self._sight.first_token
+        self.left: Callable[[Flight, int], None] = self._sight.left
+        self.first_token: Callable[[Flight, int], None] = self._sight.first_token
+        self.changed = self._sight.changed
         self.changes: Callable[[], tuple[Change, ...]] = self._sight.changes
         self._lengths = Lengths()
-        self._prompts: dict[AttemptId, tuple[Asked, Prompt]] = {}  # bounded: by the attempts in flight
 
     def prompt(self, asked: Asked, edge: Edge, fleet: Fleet) -> Prompt:
         """Return what is kept of a prompt. Its prefixes are hashed only where some pool shares prefixes."""
@@ -101,54 +100,61 @@ class Memory:
         for pool in fleet.pools:
             place = pool.id
             link = seen[place]
-            sight.measured(place, link.rtt_us)
-            if link.load is None:
-                sight.lost(place)
-            else:
-                sight.heard(place, link.load, now_us - link.load.age_ms * 1000)
+            load, rtt_us = link.load, link.rtt_us
+            heard_us = now_us if load is None else now_us - load.age_ms * 1000
             shares = place in expected and pool.prefix_cache is PrefixCache.SHARED
             cached, before[place] = expected[place] if shares else (0, 0)
-            views[place] = sight.view(place, model, link.up, now_us, cached)
+            views[place] = sight.view(place, model, now_us, link.up, rtt_us, load, heard_us, cached)
         return Known(views, before)
 
     def sent(
         self,
-        attempt: AttemptId,
-        asked: Asked,
         prompt: Prompt,
         shape: PlacementRequest,
         chosen: Candidate,
         before: int,
         now_us: int,
-    ) -> None:
-        """An attempt is about to leave for the chosen pool."""
+    ) -> Flight:
+        """An attempt is about to leave for the chosen pool. Returns what it is told of by."""
         if chosen.terms is None or chosen.spot is None:
             raise ValueError("a chosen candidate has its terms")
-        self._prompts[attempt] = (asked, prompt)
         pool, declared = chosen.pool, chosen.spot.speed
         blocks = prompt.blocks if pool.prefix_cache is PrefixCache.SHARED else ()
-        self._sight.sent(
-            attempt, pool.id, shape.model, declared, chosen.terms, shape.prompt_tokens, now_us, blocks, before
+        return self._sight.sent(
+            pool.id, shape.model, declared, chosen.terms, shape.prompt_tokens, now_us, blocks, before
         )
 
-    def ended(self, attempt: AttemptId, last: StreamFrame | None, now_us: int, held_up: bool = False) -> None:
+    def ended(
+        self,
+        flight: Flight,
+        asked: Asked,
+        prompt: Prompt,
+        last: StreamFrame | None,
+        now_us: int,
+        held_up: bool = False,
+    ) -> None:
         """An attempt ended with this frame, or, without one, because nobody waited for it any more. The first counts.
 
         `held_up` says that the tenant was slow to take it.
         """
-        found = self._prompts.pop(attempt, None)
-        if found is None:
+        if flight.over:
             return
-        self._sight.ended(attempt, _ending(last, held_up), now_us)
         if not isinstance(last, Done):
+            self._sight.ended(flight, _unfinished(last), now_us)
             return
-        asked, prompt = found
+        counts, cancelled = last.counts, last.reason == "cancelled"
+        end = End.CANCELLED if cancelled else End.COMPLETE
+        self._sight.ended(
+            flight,
+            Ending(end, counts.prompt, counts.cached, counts.generated, last.queued_us, last.beside, held_up),
+            now_us,
+        )
         if asked.generation.said is not None:
             return  # neither its prompt nor its answer was whole
-        counts, model = last.counts, asked.generation.model
+        model = asked.generation.model
         if counts.prompt > 0:
             self._lengths.learn_prompt(model, prompt.script, prompt.chars, counts.prompt)
-        if last.reason != "cancelled" and counts.generated > 0:
+        if not cancelled and counts.generated > 0:
             self._lengths.learn_output(asked.tenant.id, model, counts.generated)
 
     def _salt(self, asked: Asked, edge: Edge) -> bytes:
@@ -158,11 +164,7 @@ class Memory:
         return blake2b(scope.encode(), key=self._key, digest_size=32).digest()
 
 
-def _ending(last: StreamFrame | None, held_up: bool) -> Ending:
-    if isinstance(last, Done):
-        end = End.CANCELLED if last.reason == "cancelled" else End.COMPLETE
-        counts: PoolCounts = last.counts
-        return Ending(end, counts.prompt, counts.cached, counts.generated, last.queued_us, last.beside, held_up)
+def _unfinished(last: StreamFrame | None) -> Ending:
     if isinstance(last, Refused):
         return Ending(End.FAILED if last.code in UNDELIVERED else End.REFUSED)
     # What a tenant brought about says nothing of the pool: else one who reads slowly could close it for all others.

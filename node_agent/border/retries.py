@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from orchestrator.policy.ids import AttemptId
+import msgspec
 
 SHARE_PERCENT = 20
 LEAST = 3
@@ -17,12 +17,20 @@ COUNTS_FOR_US = 1_000_000
 """How long an attempt counts at least, from when it left."""
 
 
+class Spent(msgspec.Struct):
+    """One attempt under way, as it counts. Whoever sends it holds it."""
+
+    again: bool
+    """Whether it came after another of the same request."""
+    until_us: int
+    """Until when it counts at least."""
+    over: bool = False
+
+
 class RetryBudget:
     """Counts the attempts of one edge: first ones, and those that came after another of the same request."""
 
     def __init__(self) -> None:
-        self._under_way: dict[AttemptId, tuple[bool, int]] = {}  # bounded: by the attempts in flight
-        """With whether it is a second one, and until when it counts at least."""
         self._quick: tuple[deque[int], deque[int]] = (deque(), deque())  # bounded: by what leaves within a second
         """Until when attempts count that have ended: first ones, and second ones."""
         self._counts = [0, 0]
@@ -33,25 +41,26 @@ class RetryBudget:
         first, again = (self._count(kind, now_us) for kind in (False, True))
         return again < max(LEAST, first * SHARE_PERCENT // 100)
 
-    def sent(self, attempt: AttemptId, again: bool, now_us: int) -> None:
-        """An attempt leaves; `again` where it is not the first of its request."""
-        self._under_way[attempt] = (again, now_us + COUNTS_FOR_US)
+    def sent(self, again: bool, now_us: int) -> Spent:
+        """An attempt leaves; `again` where it is not the first of its request. Returns what its end is told by."""
         self._counts[again] += 1
+        return Spent(again, now_us + COUNTS_FOR_US)
 
-    def ended(self, attempt: AttemptId, now_us: int) -> None:
+    def ended(self, spent: Spent, now_us: int) -> None:
         """An attempt is over. Told twice, it counts once."""
-        found = self._under_way.pop(attempt, None)
-        if found is None:
+        if spent.over:
             return
-        again, until_us = found
-        self._counts[again] -= 1
-        if until_us > now_us:
-            self._quick[again].append(until_us)
-        self._count(again, now_us)
+        spent.over = True
+        self._counts[spent.again] -= 1
+        quick = self._quick[spent.again]
+        if spent.until_us > now_us:
+            quick.append(spent.until_us)
+        # In the order in which they ended, so one may stay for up to a second longer than it counts.
+        while quick and quick[0] <= now_us:
+            quick.popleft()
 
     def _count(self, again: bool, now_us: int) -> int:
         quick = self._quick[again]
-        # In the order in which they ended, so one may stay for up to a second longer than it counts.
         while quick and quick[0] <= now_us:
             quick.popleft()
         return self._counts[again] + len(quick)

@@ -18,7 +18,7 @@ class Breaker:
         self._failed_us = -1
         self._hold_us = HOLD_MIN_US
         self._until_us = -1
-        self._trial: str | None = None
+        self._trial: object | None = None
 
     def held_off(self, now_us: int) -> bool:
         """Whether nothing new should be sent now."""
@@ -26,17 +26,17 @@ class Breaker:
             return False
         return now_us < self._until_us or self._trial is not None
 
-    def sent(self, attempt: str) -> None:
+    def sent(self, attempt: object) -> None:
         """An attempt left; after a hold, it is the trial."""
         if self.failures >= FAILURES_MAX and self._trial is None:
             self._trial = attempt
 
-    def succeeded(self, attempt: str) -> None:
+    def succeeded(self, attempt: object) -> None:
         """An attempt brought a token, or was refused in good order."""
         if self.failures < FAILURES_MAX or attempt == self._trial:
             self.failures, self._hold_us, self._trial = 0, HOLD_MIN_US, None
 
-    def failed(self, attempt: str, sent_us: int, now_us: int) -> None:
+    def failed(self, attempt: object, sent_us: int, now_us: int) -> None:
         """An attempt, sent at `sent_us`, was cut or could not be delivered."""
         trial = attempt == self._trial
         if trial:
@@ -49,7 +49,7 @@ class Breaker:
         if self.failures >= FAILURES_MAX:
             self._until_us = now_us + self._hold_us
 
-    def abandoned(self, attempt: str) -> None:
+    def abandoned(self, attempt: object) -> None:
         """An attempt ended without telling anything of the pool."""
         if attempt == self._trial:
             self._trial = None

@@ -133,14 +133,20 @@ class _Series:
         return run
 
 
-class _Sent(msgspec.Struct):
+class Sent(msgspec.Struct, eq=False):
+    """An attempt that left, for as long as it is under way. Whoever sends it holds it, and tells of it by it."""
+
     place: PoolId
     model: ModelId
     sent_us: int
     begun_us: int
     """When its own time began: after distance, upload and queue."""
     expected_us: int
+    """How long its first token was expected to take from then."""
     first_us: int | None = None
+    """When its first token came."""
+    over: bool = False
+    """Whether it has ended: what is told of it later counts no more."""
 
 
 @dataclass(slots=True)
@@ -150,15 +156,15 @@ class _Place:
     failed: deque[tuple[int, bool]] = field(default_factory=lambda: deque(maxlen=FAILS_KEPT))
     """When attempts ended, and whether they failed."""
     failed_us: int = -1
-    waiting: dict[str, _Sent] = field(default_factory=dict)  # bounded: by the attempts in flight
-    """What has not brought a token."""
+    waiting: dict[Sent, None] = field(default_factory=dict)  # bounded: by the attempts in flight
+    """What has not brought a token, in the order in which it left; empty where first tokens are not compared."""
     active_us: int = 0
     until_us: int | None = None
     """Until when it is ejected at least; None when it is not."""
     hold_us: int = HOLD_MIN_US
     back_us: int = -HOLD_MAX_US
     """When it came back last."""
-    trial: str | None = None
+    trial: Sent | None = None
 
     def fails(self, until_us: int) -> list[bool]:
         """Return of each attempt that had ended by then whether it failed."""
@@ -188,15 +194,13 @@ class Outliers:
         self.out: dict[tuple[PoolId, ModelId], _Place] = {}
         """Places that are ejected, or wait for a trial. Nearly always none: then nothing need be asked of any."""
         self._models: defaultdict[ModelId, _Siblings] = defaultdict(_Siblings)
-        self._sent: dict[str, _Sent] = {}  # bounded: by the attempts in flight
-        self._changes: dict[tuple[PoolId, ModelId], Change] = {}  # bounded: by the places and models there are
+        self.changed: dict[tuple[PoolId, ModelId], Change] = {}  # bounded: by the places and models there are
+        """What changed since `changes` was asked last. Nearly always nothing: then it need not be asked."""
 
     def changes(self) -> tuple[Change, ...]:
         """Return what changed since this was asked last: of each place and model the last."""
-        if not self._changes:
-            return ()
-        changes = tuple(self._changes.values())
-        self._changes.clear()
+        changes = tuple(self.changed.values())
+        self.changed.clear()
         return changes
 
     def ejected(self, place: PoolId, model: ModelId, now_us: int) -> bool:
@@ -215,84 +219,82 @@ class Outliers:
             siblings.places.pop(place, None)
             self.out.pop((place, model), None)
 
-    def sent(
-        self, attempt: str, place: PoolId, model: ModelId, now_us: int, besides_us: int, expected_us: int
-    ) -> None:
-        """An attempt left. Its first token is expected after `besides_us` on the way and `expected_us` of work."""
-        found = self._models[model].places[place]
+    def sent(self, sent: Sent, now_us: int) -> None:
+        """An attempt left."""
+        found = self._models[sent.model].places[sent.place]
         if now_us - found.active_us >= ACTIVE_US:
             found.first.done.clear()
             found.rest.done.clear()
         found.active_us = now_us
-        sent = _Sent(place, model, now_us, now_us + besides_us, expected_us + FLOOR_US)
-        self._sent[attempt] = found.waiting[attempt] = sent
+        if self._watch_first:
+            found.waiting[sent] = None
         if found.until_us is not None and now_us >= found.until_us and found.trial is None:
-            found.trial = attempt
-            self._changed(place, model, Turn.TRIED, found)
+            found.trial = sent
+            self._changed(sent.place, sent.model, Turn.TRIED, found)
 
-    def first_token(self, attempt: str, now_us: int) -> None:
+    def first_token(self, sent: Sent, now_us: int) -> None:
         """The first token of an attempt came."""
-        sent = self._sent.get(attempt)
-        if sent is None or sent.first_us is not None:
+        if sent.over or sent.first_us is not None:
             return
         sent.first_us = now_us
+        if not self._watch_first:
+            return
         siblings = self._models[sent.model]
         found = siblings.places[sent.place]
-        found.waiting.pop(attempt, None)
-        if self._watch_first:
-            came_us = now_us if now_us > sent.begun_us else sent.begun_us
-            found.first.add(_sample(sent.begun_us, came_us, sent.expected_us))
-            if now_us - siblings.looked_us >= LOOK_EVERY_US:
-                self._look(sent.model, now_us)
+        found.waiting.pop(sent, None)
+        came_us = now_us if now_us > sent.begun_us else sent.begun_us
+        found.first.add(_sample(sent.begun_us, came_us, sent.expected_us))
+        if now_us - siblings.looked_us >= LOOK_EVERY_US:
+            self._look(sent.model, now_us)
 
-    def complete(self, attempt: str, now_us: int, expected_us: int | None) -> bool:
+    def complete(self, sent: Sent, now_us: int, expected_us: int | None) -> bool:
         """An attempt ended well; its tokens after the first were expected to take so long, None says nothing of it.
 
         Returns whether it was the trial that brings its place back.
         """
-        sent = self._sent.pop(attempt, None)
-        if sent is None:
+        if sent.over:
             return False
+        sent.over = True
         siblings = self._models[sent.model]
         found = siblings.places[sent.place]
-        if sent.first_us is None:
-            found.waiting.pop(attempt, None)
         found.active_us = now_us
         found.failed.append((now_us, False))
-        if sent.first_us is not None and expected_us is not None:
-            found.rest.add(_sample(sent.first_us, now_us, expected_us + FLOOR_US))
-        if attempt == found.trial:
+        if sent.first_us is None:
+            found.waiting.pop(sent, None)
+        elif expected_us is not None:
+            found.rest.add(_sample(sent.first_us, now_us, expected_us))
+        if sent is found.trial:
             return self._tried(found, sent, now_us)
         if now_us - siblings.looked_us >= LOOK_EVERY_US:
             self._look(sent.model, now_us)
         return False
 
-    def failed(self, attempt: str, now_us: int) -> None:
+    def failed(self, sent: Sent, now_us: int) -> None:
         """An attempt was cut. What was cut together counts once."""
-        sent = self._sent.pop(attempt, None)
-        if sent is None:
+        if sent.over:
             return
+        sent.over = True
         found = self._models[sent.model].places[sent.place]
-        found.waiting.pop(attempt, None)
+        found.waiting.pop(sent, None)
         found.active_us = now_us
-        if attempt == found.trial:
+        if sent is found.trial:
             self._again(found, sent, now_us)
         elif sent.sent_us > found.failed_us:
             found.failed_us = now_us
             found.failed.append((now_us, True))
             self._look(sent.model, now_us)
 
-    def abandoned(self, attempt: str, now_us: int) -> None:
+    def abandoned(self, sent: Sent, now_us: int) -> None:
         """An attempt ended before it told anything; that it brought no token in its time stays known."""
-        sent = self._sent.pop(attempt, None)
-        if sent is None:
+        if sent.over:
             return
+        sent.over = True
         found = self._models[sent.model].places[sent.place]
-        waited = found.waiting.pop(attempt, None) is not None
-        slow = waited and self._watch_first and self._exceeds(found, sent, now_us)
+        slow = sent in found.waiting and self._exceeds(found, sent, now_us)
+        found.waiting.pop(sent, None)
         if slow:
             found.first.add(_sample(sent.begun_us, now_us, sent.expected_us))
-        if attempt == found.trial:
+        if sent is found.trial:
             found.trial = None
             if slow:
                 self._again(found, sent, now_us)
@@ -300,9 +302,9 @@ class Outliers:
     # Inside
 
     def _changed(self, place: PoolId, model: ModelId, turn: Turn, found: _Place) -> None:
-        self._changes[place, model] = Change(place, model, turn, found.hold_us)
+        self.changed[place, model] = Change(place, model, turn, found.hold_us)
 
-    def _exceeds(self, found: _Place, sent: _Sent, now_us: int) -> bool:
+    def _exceeds(self, found: _Place, sent: Sent, now_us: int) -> bool:
         usual = self._usual(found, sent.model, True, now_us - ACTIVE_US, now_us)
         return usual is not None and usual.exceeded_by(_sample(sent.begun_us, now_us, sent.expected_us))
 
@@ -346,7 +348,7 @@ class Outliers:
 
     def _slow(self, found: _Place, model: ModelId, least: dict[bool, float], now_us: int) -> bool:
         if self._watch_first:
-            waiting = [_sample(one.begun_us, now_us, one.expected_us) for one in found.waiting.values()]
+            waiting = [_sample(one.begun_us, now_us, one.expected_us) for one in found.waiting]
             if self._exceeding(found, model, True, waiting, least[True], now_us):
                 return True
         return self._exceeding(found, model, False, [], least[False], now_us)
@@ -374,7 +376,7 @@ class Outliers:
         shares = [sum(one) / len(one) for one in told if len(one) >= FAILS_MIN // 2]
         return bool(shares) and median(shares) <= SIBLINGS_FAILED_SHARE
 
-    def _tried(self, found: _Place, sent: _Sent, now_us: int) -> bool:
+    def _tried(self, found: _Place, sent: Sent, now_us: int) -> bool:
         """A trial ended well, as far as it ended: where it was not slow either, its place is back."""
         kinds = ((True, found.first), (False, found.rest)) if self._watch_first else ((False, found.rest),)
         for first, series in kinds:
@@ -391,7 +393,7 @@ class Outliers:
         self._changed(sent.place, sent.model, Turn.BACK, found)
         return True
 
-    def _again(self, found: _Place, sent: _Sent, now_us: int) -> None:
+    def _again(self, found: _Place, sent: Sent, now_us: int) -> None:
         found.trial = None
         found.hold_us = min(found.hold_us * 2, HOLD_MAX_US)
         self._eject(sent.place, sent.model, found, now_us)
@@ -404,6 +406,7 @@ class Outliers:
 
 
 def _sample(begun_us: int, ended_us: int, expected_us: int) -> _Sample:
+    expected_us += FLOOR_US
     return _Sample(begun_us, ended_us, expected_us, (ended_us - begun_us) / expected_us)
 
 

@@ -88,20 +88,6 @@ class Measured(msgspec.Struct, frozen=True):
     beside: int
     """Streams beside it in its replica while it decoded, as far as known."""
 
-    def believable(self) -> bool:
-        """Whether every figure is one that was measured. Nearly all are."""
-        queued_us, decode_us = self.queued_us, self.decode_us
-        return (
-            0 <= self.first_us <= TIME_MAX_US
-            and self.besides_us >= 0
-            and 0 <= self.expected_first_us <= TIME_MAX_US
-            and (queued_us is None or queued_us >= 0)
-            and 0 <= self.told_us <= TIME_MAX_US
-            and 0 <= self.uncached_tokens <= TOKENS_MAX
-            and (decode_us is None or 0 <= decode_us <= TIME_MAX_US)
-            and 0 <= self.beside <= BESIDE_MAX
-        )
-
     def bounded(self) -> Measured:
         """Return the same with every figure within its bounds."""
         queued_us, decode_us = self.queued_us, self.decode_us
@@ -140,13 +126,14 @@ class _Line:
     and to cut a or b of one alone would leave a line that does not. Of those the guesses choose.
     """
 
-    __slots__ = ("_a", "_b", "_faded", "_n", "_x", "_xx", "_xy", "_y", "a", "b")
+    __slots__ = ("_a", "_b", "_faded", "_n", "_x", "_xx", "_xy", "_y", "a", "b", "whole_a", "whole_b")
 
     def __init__(self, a: _Guess, b: _Guess) -> None:
         self._a, self._b = a, b
         self._faded = 1.0
         self._n = self._x = self._xx = self._y = self._xy = 0.0
         self.a, self.b = a.hold(a.value), b.hold(b.value)
+        self.whole_a, self.whole_b = round(self.a), round(self.b)
 
     def learn(self, x: float, y: float, least: float) -> None:
         """Take in one sample. Less than `least` is never expected."""
@@ -159,28 +146,34 @@ class _Line:
         self._y = self._y * FORGET + y
         self._xy = self._xy * FORGET + x * y
         faded = self._faded * FADE
-        self._faded = FADED_MIN if faded < FADED_MIN else faded
-        self.a, self.b = self._fit(self._faded * self._a.weight, self._faded * self._b.weight)
-
-    def _fit(self, weight_a: float, weight_b: float) -> tuple[float, float]:
+        self._faded = faded = FADED_MIN if faded < FADED_MIN else faded
         guess_a, guess_b = self._a, self._b
+        weight_a, weight_b = faded * guess_a.weight, faded * guess_b.weight
         aa, ab, bb = self._n + weight_a, self._x, self._xx + weight_b
         ya, yb = self._y + weight_a * guess_a.value, self._xy + weight_b * guess_b.value
         scale = aa * bb - ab * ab
+        a = b = inf
         if scale > 0:
             a, b = (ya * bb - yb * ab) / scale, (yb * aa - ya * ab) / scale
-            if guess_a.least <= a <= guess_a.most and guess_b.least <= b <= guess_b.most:
-                return a, b
-        # The best of a convex loss beyond a box lies on one of its sides.
+        if not (guess_a.least <= a <= guess_a.most and guess_b.least <= b <= guess_b.most):
+            a, b = self._best_side(aa, ab, bb, ya, yb)
+        self.a, self.b = a, b
+        self.whole_a, self.whole_b = round(a), round(b)
+
+    def _best_side(self, aa: float, ab: float, bb: float, ya: float, yb: float) -> tuple[float, float]:
+        """Return the best of the box. The best of a convex loss beyond it lies on one of its sides."""
+        guess_a, guess_b = self._a, self._b
         low, high, left, right = guess_b.least, guess_b.most, guess_a.least, guess_a.most
-        sides = (
-            (guess_a.hold((ya - ab * low) / aa), low),
-            (guess_a.hold((ya - ab * high) / aa), high),
-            (left, guess_b.hold((yb - ab * left) / bb)),
-            (right, guess_b.hold((yb - ab * right) / bb)),
-        )
-        best, least = sides[0], inf
-        for a, b in sides:
+        best, least = (left, low), inf
+        for b in (low, high):
+            a = (ya - ab * b) / aa
+            a = right if right < a else a if a > left else left
+            loss = (aa * a - 2 * ya) * a + (bb * b - 2 * yb + 2 * ab * a) * b
+            if loss < least:
+                best, least = (a, b), loss
+        for a in (left, right):
+            b = (yb - ab * a) / bb
+            b = high if high < b else b if b > low else low
             loss = (aa * a - 2 * ya) * a + (bb * b - 2 * yb + 2 * ab * a) * b
             if loss < least:
                 best, least = (a, b), loss
@@ -196,13 +189,13 @@ class SpeedLearner:
     """Learns one `Speed`. Deterministic; holds a few numbers, whatever it sees."""
 
     __slots__ = (
-        "_declared", "_decode", "_expected", "_first", "_missed", "_samples", "_service", "_streams", "_told",
-        "_waited", "believed",
+        "_decode", "_expected", "_first", "_missed", "_queue_ppm", "_samples", "_service", "_service_us", "_streams",
+        "_told", "_waited", "believed", "rates", "taught_us",
     )  # fmt: skip
 
     def __init__(self, declared: Speed) -> None:
-        self._declared = declared
-        prefill_ns, decode_ns = declared.prefill_ns, declared.decode_ns
+        prefill_ns, decode_ns = self.rates = (declared.prefill_ns, declared.decode_ns)
+        """The declared rates that it began from. Slots may come and go."""
         stream_max_ns = FAR * max(declared.stream_ns, decode_ns, RATE_MIN_NS)
         # Microseconds per thousand tokens are nanoseconds per token.
         self._first = _Line(
@@ -212,38 +205,63 @@ class SpeedLearner:
             _rate(decode_ns, max(decode_ns // FAR, 1)), _Guess(declared.stream_ns, RATE_WEIGHT, 0, stream_max_ns)
         )
         self._service: float | None = declared.service_us
+        self._service_us = None if declared.service_us is None else max(1, declared.service_us)
         # Means of squares: a ratio of two means, not a mean of ratios, which short waits would dominate.
         self._expected = float(SEEN_US) ** 2
         self._missed = self._expected * (declared.spread_ppm / PPM) ** 2
         self._told = self._waited = 0.0
+        self._queue_ppm = PPM
         self._samples = 0
         self._streams = 0 if declared.service_us is None else 1
         self.believed = declared
         """The speed that is believed now."""
-
-    def of(self, declared: Speed) -> bool:
-        """Whether it began from these declared rates. Slots may come and go."""
-        mine = self._declared
-        return (mine.prefill_ns, mine.decode_ns) == (declared.prefill_ns, declared.decode_ns)
+        self.taught_us = 0
+        """When the last reply came that it was taught by: kept for whoever forgets what nothing confirms."""
 
     def learn(self, seen: Measured) -> None:
         """Take in one complete reply."""
-        self._samples += 1
-        if not seen.believable():
+        # Nearly every figure is one that was measured.
+        if not (
+            0 <= seen.first_us <= TIME_MAX_US
+            and seen.besides_us >= 0
+            and 0 <= seen.expected_first_us <= TIME_MAX_US
+            and (seen.queued_us is None or seen.queued_us >= 0)
+            and 0 <= seen.told_us <= TIME_MAX_US
+            and 0 <= seen.uncached_tokens <= TOKENS_MAX
+            and (seen.decode_us is None or 0 <= seen.decode_us <= TIME_MAX_US)
+            and 0 <= seen.beside <= BESIDE_MAX
+        ):
             seen = seen.bounded()
-        first_us, expected_us = seen.first_us, seen.expected_first_us
+        first_us, expected_us, told_us = seen.first_us, seen.expected_first_us, seen.told_us
         engine_us = first_us - seen.besides_us if first_us > seen.besides_us else 0
         self._first.learn(seen.uncached_tokens / FIRST_SCALE_TOKENS, engine_us, OUTLIER_MIN_US)
         if seen.decode_us is not None:
             self._learn_stream(seen, engine_us, seen.decode_us)
-        missed_us = _at_most_far(first_us, expected_us) - expected_us
+        # What it took, or as much as that may exceed what was expected.
+        most_us = OUTLIER * (expected_us if expected_us > OUTLIER_MIN_US else OUTLIER_MIN_US)
+        missed_us = (most_us if most_us < first_us else first_us) - expected_us
         self._expected += (float(expected_us) ** 2 - self._expected) * (1 - FORGET)
         self._missed += (float(missed_us) ** 2 - self._missed) * (1 - FORGET)
         if seen.queued_us is not None:
-            waited_us = _at_most_far(seen.queued_us, seen.told_us)
-            self._told += (seen.told_us - self._told) * (1 - FORGET)
+            most_us = OUTLIER * (told_us if told_us > OUTLIER_MIN_US else OUTLIER_MIN_US)
+            waited_us = most_us if most_us < seen.queued_us else seen.queued_us
+            self._told += (told_us - self._told) * (1 - FORGET)
             self._waited += (waited_us - self._waited) * (1 - FORGET)
-        self.believed = self._speed()
+            queue_ppm = round((self._waited + TOLD_US) / (self._told + TOLD_US) * PPM)
+            self._queue_ppm = _within(queue_ppm, QUEUE_MIN_PPM, QUEUE_MAX_PPM)
+        expected = self._expected if self._expected > 1.0 else 1.0
+        spread_ppm = isqrt(int(self._missed / expected * PPM * PPM))
+        self._samples += 1
+        self.believed = Speed(
+            prefill_ns=self._first.whole_b,
+            decode_ns=self._decode.whole_a,
+            stream_ns=self._decode.whole_b,
+            fixed_us=self._first.whole_a,
+            service_us=self._service_us,
+            spread_ppm=_within(spread_ppm, SPREAD_MIN_PPM, SPREAD_MAX_PPM),
+            queue_ppm=self._queue_ppm,
+            samples=self._samples,
+        )
 
     def _learn_stream(self, seen: Measured, engine_us: int, decode_us: int) -> None:
         """Take in how fast its tokens came, and for how long it held its slot."""
@@ -253,34 +271,16 @@ class SpeedLearner:
         held_us, before = engine_us + decode_us, self._service
         self._streams += 1
         if before is None:
-            self._service = held_us
+            service: float = held_us
         else:
             # The plain mean of the first ones, so that the first is not long remembered alone.
-            step_us = _at_most_far(held_us, before) - before
+            most_us = OUTLIER * (before if before > OUTLIER_MIN_US else OUTLIER_MIN_US)
+            step_us = (most_us if most_us < held_us else held_us) - before
             share = 1 / self._streams
-            self._service = before + step_us * (share if share > 1 - FORGET else 1 - FORGET)
-
-    def _speed(self) -> Speed:
-        expected = self._expected
-        spread_ppm = isqrt(int(self._missed / (expected if expected > 1.0 else 1.0) * PPM * PPM))
-        queue_ppm = round((self._waited + TOLD_US) / (self._told + TOLD_US) * PPM)
-        return Speed(
-            prefill_ns=round(self._first.b),
-            decode_ns=round(self._decode.a),
-            stream_ns=round(self._decode.b),
-            fixed_us=round(self._first.a),
-            service_us=None if self._service is None else max(1, round(self._service)),
-            spread_ppm=_within(spread_ppm, SPREAD_MIN_PPM, SPREAD_MAX_PPM),
-            queue_ppm=_within(queue_ppm, QUEUE_MIN_PPM, QUEUE_MAX_PPM),
-            samples=self._samples,
-        )
+            service = before + step_us * (share if share > 1 - FORGET else 1 - FORGET)
+        service_us = round(service)
+        self._service, self._service_us = service, service_us if service_us > 1 else 1
 
 
 def _within(value: int, least: int, most: int) -> int:
     return least if value < least else most if value > most else value
-
-
-def _at_most_far(value: float, expected: float) -> float:
-    """Return the value, or as much as it may exceed what was expected."""
-    most = OUTLIER * (expected if expected > OUTLIER_MIN_US else OUTLIER_MIN_US)
-    return most if most < value else value

@@ -115,10 +115,9 @@ class Chooser:
             expected = sight.expect(asked.blocks, BLOCK_TOKENS, asked.prompt_tokens, now_us)
         views: dict[PoolId, PoolView] = {}
         for one in candidates:
-            # The load counts all that was ever given to the replica, up to now.
-            sight.heard(one.place, one.load, now_us)
             cached = expected.get(one.place, NOT_CACHED)[0] if expected else 0
-            views[one.place] = sight.view(one.place, model, True, now_us, cached)
+            # It is beside the intake, and its load counts all that was ever given to it, up to now.
+            views[one.place] = sight.view(one.place, model, now_us, True, 0, one.load, now_us, cached)
         best: Choice | None = None
         least: tuple[bool, int, int, ReplicaId] | None = None
         for one in candidates:

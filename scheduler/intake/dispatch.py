@@ -14,7 +14,7 @@ import msgspec
 
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
-from orchestrator.placement.sight import End, Ending, Sight
+from orchestrator.placement.sight import End, Ending, Flight, Sight
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from orchestrator.wire.deadlines import TOTAL
 from scheduler.intake.choice import Asked, Candidate, Choice, Chooser
@@ -121,6 +121,8 @@ class Dispatcher:
         """The same by their models; no model without a replica."""
         self._waiting = FairQueue(waiting_max)
         self._given: dict[int, Given] = {}  # bounded: by the slots
+        self._flights: dict[int, Flight] = {}
+        """Of each of these, and of what a replica that is gone had, until it has ended: what is learned from."""
         self._held: dict[str, int] = {}
         """How many of these each flow has."""
         self._lately = Lately()
@@ -182,9 +184,7 @@ class Dispatcher:
             out += self.left(replica.id, self._replicas[replica.id].incarnation)
         self._replicas[replica.id] = replica
         self._serving.setdefault(replica.model, []).append(replica)
-        # It started anew, beside the intake: what it held is gone, and no way to it is worth a figure.
-        self._sight.lost(replica.place)
-        self._sight.measured(replica.place, 0)
+        # It started anew: what it held is gone.
         self._sight.anew(replica.place)
         self.starts[replica.id] = self.starts.get(replica.id, 0) + 1
         return out + self._assign(replica.heard_us)
@@ -237,7 +237,7 @@ class Dispatcher:
         given = self._given.get(work)
         if given is None or given.first:
             return
-        self._sight.first_token(str(work), now_us)
+        self._sight.first_token(self._flights[work], now_us)
         self._replicas[given.replica].move_on(given, now_us)
 
     def passage(self, work: int) -> Passage:
@@ -286,8 +286,10 @@ class Dispatcher:
             more = counts.prompt + counts.generated - given.asked.tokens()
             # What was cut short was not counted to its end.
             self._waiting.correct(given.asked, more if end is End.COMPLETE else max(0, more))
-        ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, beside)
-        self._sight.ended(str(work), ending, now_us)
+        flight = self._flights.pop(work, None)
+        if flight is not None:
+            ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, beside)
+            self._sight.ended(flight, ending, now_us)
         return self._assign(now_us) if self._waiting.works else []
 
     def cancel(self, work: int) -> list[Instruction]:
@@ -431,8 +433,7 @@ class Dispatcher:
             tokens=prompt_tokens - cached if prompt_tokens > cached else 0,
         )
         self._replicas[choice.replica].take(given)
-        self._sight.sent(
-            str(work),
+        self._flights[work] = self._sight.sent(
             choice.place,
             asked.model,
             choice.declared,

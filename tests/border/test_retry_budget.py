@@ -8,8 +8,7 @@ from random import Random
 import pytest
 
 from node_agent.border.gate import Gate
-from node_agent.border.retries import COUNTS_FOR_US, LEAST, SHARE_PERCENT, RetryBudget
-from orchestrator.policy.ids import AttemptId
+from node_agent.border.retries import COUNTS_FOR_US, LEAST, SHARE_PERCENT, RetryBudget, Spent
 from orchestrator.wire.catalogue import ProblemError
 from tests.border.edge import Edge, refuses
 from tests.bundles.sides import NOW_MS
@@ -21,28 +20,26 @@ Make = Callable[..., Edge]
 @pytest.mark.parametrize("seed", range(20))
 def test_second_attempts_are_never_more_than_their_share_of_what_is_under_way(seed: int) -> None:
     random, budget, now_us = Random(seed), RetryBudget(), 0
-    under_way: dict[AttemptId, bool] = {}
+    under_way: list[Spent] = []
     refused = 0
-    for number in range(3_000):
+    for _ in range(3_000):
         now_us += random.randint(0, 20_000)
         again = random.random() < 0.6
         if not again or budget.may_retry(now_us):
-            attempt = AttemptId(f"att_{number}")
-            budget.sent(attempt, again, now_us)
-            under_way[attempt] = again
-            second = sum(under_way.values())
+            under_way.append(budget.sent(again, now_us))
+            second = sum(one.again for one in under_way)
             # What ended within the last second counts too, so of what is under way it may be the share or less.
             recent = len(under_way) - second + budget._count(False, now_us)
             assert second <= max(LEAST, recent * SHARE_PERCENT // 100)
         else:
             refused += 1
-        for attempt in [one for one in under_way if random.random() < 0.05]:
-            del under_way[attempt]
-            budget.ended(attempt, now_us)
-            budget.ended(attempt, now_us)
+        for ended in [one for one in under_way if random.random() < 0.05]:
+            budget.ended(ended, now_us)
+            budget.ended(ended, now_us)
+        under_way = [one for one in under_way if not one.over]
     assert refused > 100
-    for attempt in under_way:
-        budget.ended(attempt, now_us)
+    for one in under_way:
+        budget.ended(one, now_us)
     assert budget.may_retry(now_us + COUNTS_FOR_US)
     assert [budget._count(kind, now_us + 2 * COUNTS_FOR_US) for kind in (False, True)] == [0, 0]
 

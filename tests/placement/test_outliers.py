@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from orchestrator.placement.outliers import HOLD_MAX_US, HOLD_MIN_US, Outliers, _Place
+from orchestrator.placement.outliers import HOLD_MAX_US, HOLD_MIN_US, Outliers, Sent, _Place
 from orchestrator.policy.ids import ModelId, PoolId
 
 MODEL = ModelId("m")
@@ -38,24 +38,32 @@ class World:
         self.most_out = 0
         self._events: list[tuple[int, int, str, PoolId, int]] = []
         self._number = 0
+        self._sent: dict[int, Sent] = {}
 
     def run(self, until_us: int, per_s: float = 20.0) -> World:
         while self.now_us < until_us:
             self.now_us += int(self.random.expovariate(per_s) * SECOND)
             while self._events and self._events[0][0] <= self.now_us:
-                at_us, _, kind, place, tokens = heappop(self._events)
-                attempt = kind.partition(" ")[2]
-                if kind.startswith("first"):
+                at_us, number, kind, place, tokens = heappop(self._events)
+                attempt = self._sent[number]
+                if kind == "first":
                     self.outliers.first_token(attempt, at_us)
                 else:
                     self.running[place] -= 1
-                    if kind.startswith("failed"):
+                    if kind == "failed":
                         self.outliers.failed(attempt, at_us)
                     else:
                         self.outliers.complete(attempt, at_us, tokens * 20_000)
                 self._note()
             self._send()
         return self
+
+    def sent(self, place: PoolId, now_us: int | None = None) -> Sent:
+        """Tell of an attempt that leaves for a place, now where nothing else is said."""
+        at_us = self.now_us if now_us is None else now_us
+        sent = Sent(place, MODEL, at_us, at_us, 100_000)
+        self.outliers.sent(sent, at_us)
+        return sent
 
     def ejected(self) -> set[PoolId]:
         return {name for name in self.names if self.outliers.ejected(name, MODEL, self.now_us)}
@@ -87,19 +95,18 @@ class World:
             return
         place = self.random.choice(free)
         self._number += 1
-        attempt = f"a{self._number}"
         number, tokens = self.names.index(place), self.random.randint(10, 60)
         size = self.random.uniform(0.7, 1.4)
         first_us = self._takes(number, self.now_us, 100_000 * size)
         end_us = first_us + self._takes(number, self.now_us + first_us, tokens * 20_000 * size)
         self.given[place] += 1
         self.running[place] += 1
-        self.outliers.sent(attempt, place, MODEL, self.now_us, 0, 100_000)
+        self._sent[self._number] = self.sent(place)
         if self.random.random() < self.fails(number, self.now_us):
-            heappush(self._events, (self.now_us + 1_000, self._number, f"failed {attempt}", place, 0))
+            heappush(self._events, (self.now_us + 1_000, self._number, "failed", place, 0))
             return
-        heappush(self._events, (self.now_us + first_us, self._number, f"first {attempt}", place, 0))
-        heappush(self._events, (self.now_us + end_us, self._number, f"ended {attempt}", place, tokens))
+        heappush(self._events, (self.now_us + first_us, self._number, "first", place, 0))
+        heappush(self._events, (self.now_us + end_us, self._number, "ended", place, tokens))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -190,12 +197,12 @@ def test_an_ejection_grows_with_each_bad_trial_up_to_a_bound_and_has_one_trial_a
     holds = [found.hold_us]
     for _ in range(10):
         world.now_us = max(world.now_us, found.until_us or 0)
-        world.outliers.sent("trial", slow, MODEL, world.now_us, 0, 100_000)
+        trial = world.sent(slow)
         assert world.outliers.ejected(slow, MODEL, world.now_us), "the next one waits for the first"
-        world.outliers.sent("beside", slow, MODEL, world.now_us, 0, 100_000)
-        assert found.trial == "trial"
-        world.outliers.abandoned("beside", world.now_us)
-        world.outliers.failed("trial", world.now_us + 1)
+        beside = world.sent(slow)
+        assert found.trial is trial
+        world.outliers.abandoned(beside, world.now_us)
+        world.outliers.failed(trial, world.now_us + 1)
         assert world.outliers.ejected(slow, MODEL, world.now_us + found.hold_us)
         holds.append(found.hold_us)
     assert all(later == min(2 * one, HOLD_MAX_US) for one, later in pairwise(holds))
@@ -210,6 +217,5 @@ def test_a_trial_that_nobody_waited_for_says_nothing_and_makes_room_for_another(
     world.run(60 * SECOND)
     slow, found = at_rest(world)
     at_us = max(world.now_us, found.until_us or 0)
-    world.outliers.sent("trial", slow, MODEL, at_us, 0, 100_000)
-    world.outliers.abandoned("trial", at_us + 1)
+    world.outliers.abandoned(world.sent(slow, at_us), at_us + 1)
     assert not world.outliers.ejected(slow, MODEL, at_us + 1)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.placement.outliers import FLOOR_US, LOOK_EVERY_US, Outliers
+from orchestrator.placement.outliers import FLOOR_US, LOOK_EVERY_US, Outliers, Sent
 from orchestrator.policy.ids import ModelId, PoolId
 
 MODEL = ModelId("m")
@@ -26,6 +26,7 @@ class Two:
         """When each was first seen to be out."""
         self._events: list[tuple[int, int, str, str, PoolId, int]] = []
         self._number = 0
+        self._sent: dict[str, Sent] = {}
 
     def answer(self, place: PoolId, sent_us: int, tokens: int, ratio: float) -> int:
         """Write down an answer whose tokens come `ratio` times slower than expected. Returns when it ends."""
@@ -57,13 +58,14 @@ class Two:
             at_us, _, kind, attempt, place, expected_us = heappop(self._events)
             match kind:
                 case "sent":
-                    self.outliers.sent(attempt, place, MODEL, at_us, 0, 100_000)
+                    self._sent[attempt] = Sent(place, MODEL, at_us, at_us, 100_000)
+                    self.outliers.sent(self._sent[attempt], at_us)
                 case "first":
-                    self.outliers.first_token(attempt, at_us)
+                    self.outliers.first_token(self._sent[attempt], at_us)
                 case "ended":
-                    self.outliers.complete(attempt, at_us, expected_us)
+                    self.outliers.complete(self._sent[attempt], at_us, expected_us)
                 case _:
-                    self.outliers.failed(attempt, at_us)
+                    self.outliers.failed(self._sent[attempt], at_us)
             for one in (A, B):
                 if self.outliers.ejected(one, MODEL, at_us):
                     self.out_us.setdefault(one, at_us)

@@ -230,5 +230,5 @@ def test_a_wait_that_reports_foretell_badly_is_learned() -> None:
 
 def test_other_declared_rates_are_another_speed() -> None:
     learner = SpeedLearner(DECLARED)
-    assert learner.of(replace(DECLARED, stream_ns=7))
-    assert not learner.of(replace(DECLARED, prefill_ns=7))
+    assert learner.rates == SpeedLearner(replace(DECLARED, stream_ns=7)).rates, "slots may come and go"
+    assert learner.rates != SpeedLearner(replace(DECLARED, prefill_ns=7)).rates

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from orchestrator.ledger.money import Currency
 from orchestrator.ledger.rating import TokenPrice
 from orchestrator.placement.cost import Spot, cost
@@ -21,9 +23,9 @@ from orchestrator.placement.replay.router import Choice, Refuse, Send
 from orchestrator.placement.replay.world import PoolReport, Reply, SimRequest, World
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.settings import PlacementSettings, in_canary
-from orchestrator.placement.sight import End, Ending, Sight
+from orchestrator.placement.sight import End, Ending, Flight, Sight
 from orchestrator.placement.speed import Speed
-from orchestrator.policy.ids import EdgeId, PoolId
+from orchestrator.policy.ids import EdgeId, ModelId, PoolId
 from orchestrator.policy.tenants import Service
 from orchestrator.policy.verdicts import Verdict
 
@@ -87,7 +89,7 @@ class Tidegate:
         for pool in world.pools:
             if verdicts[pool.id].allowed:
                 cached = expected.get(pool.id, (0, 0))[0]
-                views[pool.id] = here.sight.view(pool.id, request.model, here.up.get(pool.id, True), now_us, cached)
+                views[pool.id] = here.view(pool.id, request.model, now_us, cached)
         shape = PlacementRequest(
             request.model,
             frozenset(),
@@ -115,8 +117,8 @@ class Tidegate:
         chosen, shape, before = self._placed.pop(edge)
         if chosen.terms is None or chosen.spot is None:
             raise ValueError("a chosen candidate has its terms")
-        self._edges[edge].sight.sent(
-            str(request.number),
+        here = self._edges[edge]
+        here.flights[request.number] = here.sight.sent(
             chosen.pool.id,
             request.model,
             chosen.spot.speed,
@@ -130,7 +132,9 @@ class Tidegate:
 
     def first_token(self, request: SimRequest, edge: int, pool: int, replica: int, now_us: int) -> None:
         """The first token reached the edge."""
-        self._edges[edge].sight.first_token(str(request.number), now_us)
+        here = self._edges[edge]
+        if request.number in here.flights:
+            here.sight.first_token(here.flights[request.number], now_us)
 
     def replied(self, request: SimRequest, edge: int, reply: Reply, now_us: int) -> None:
         """The attempt ended."""
@@ -139,7 +143,9 @@ class Tidegate:
         ending = Ending(
             end, reply.prompt_tokens, reply.cached_tokens, reply.output_tokens, reply.queued_us, reply.together
         )
-        here.sight.ended(str(request.number), ending, now_us)
+        flight = here.flights.pop(request.number, None)
+        if flight is not None:
+            here.sight.ended(flight, ending, now_us)
         if end is End.COMPLETE:
             here.lengths.learn_output(request.tenant, request.model, reply.output_tokens)
         self._sites[reply.pool].ended(edge, request, reply, now_us)
@@ -151,13 +157,9 @@ class Tidegate:
         if report.number <= here.heard.get(pool, -1):
             return  # an older report never replaces a newer one
         here.heard[pool] = report.number
-        here.up[declared.id] = report.up
         link = world.links[edge][pool]
-        here.sight.measured(declared.id, link.rtt_us + link.jitter_us, link.bytes_per_s)
-        if not report.up:
-            here.sight.lost(declared.id)
-            return
-        here.sight.heard(declared.id, self._sites[pool].load(report, edge), now_us)
+        load = self._sites[pool].load(report, edge) if report.up else None
+        here.told[declared.id] = _Told(report.up, link.rtt_us + link.jitter_us, link.bytes_per_s, load, now_us)
 
     def replica(self, request: SimRequest, pool: int, report: PoolReport, now_us: int) -> int:
         """The scheduler's choice: the same cost over replicas."""
@@ -174,6 +176,16 @@ class Tidegate:
         return Refuse(min(drops, key=lambda drop: (-drops[drop], drop)))
 
 
+class _Told(msgspec.Struct, frozen=True):
+    """What the way to a pool says: its last report, and what was measured of the way."""
+
+    up: bool = True
+    rtt_us: int | None = None
+    bytes_per_s: int | None = None
+    load: PoolLoad | None = None
+    heard_us: int = 0
+
+
 class _Edge:
     """What one edge knows."""
 
@@ -182,9 +194,17 @@ class _Edge:
         self.plan = plan
         self.sight = Sight()
         self.lengths = Lengths()
-        self.up: dict[PoolId, bool] = {}
+        self.told: dict[PoolId, _Told] = {}
         self.heard: dict[int, int] = {}
         """Number of the last report, by pool."""
+        self.flights: dict[int, Flight] = {}  # bounded: by the attempts in flight
+
+    def view(self, pool: PoolId, model: ModelId, now_us: int, cached: int) -> PoolView:
+        """Return what is known of a pool now."""
+        told = self.told.get(pool, _Told())
+        return self.sight.view(
+            pool, model, now_us, told.up, told.rtt_us, told.load, told.heard_us, cached, told.bytes_per_s
+        )
 
 
 class _Site:
