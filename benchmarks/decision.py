@@ -25,7 +25,7 @@ from orchestrator.cli.house import EXAMPLES, SIDES, side_soil
 from orchestrator.cli.publish import SectionFile, load_directory
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.attestation import seal
-from orchestrator.evidence.canonical import JsonValue, commit
+from orchestrator.evidence.canonical import JsonValue, Writable, commit
 from orchestrator.evidence.citation import Citation, attestation_bytes
 from orchestrator.evidence.duties import DISCHARGERS, Means, discharge
 from orchestrator.evidence.inputs import InputManifest, manifest_of
@@ -320,7 +320,7 @@ def _record(
     world: World,
     sources: LabelSources,
     placement: Placement,
-    asked: dict[str, JsonValue],
+    asked: dict[str, Writable],
     opened: Open,
     body: bytes,
 ) -> DecisionRecord:

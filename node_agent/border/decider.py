@@ -15,7 +15,7 @@ from node_agent.border.problems import problem_of
 from node_agent.border.resume import Continued
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
-from orchestrator.evidence.canonical import JsonValue, commit
+from orchestrator.evidence.canonical import Writable, commit
 from orchestrator.evidence.citation import Citation
 from orchestrator.evidence.duties import DISCHARGERS, Done, Means, discharge, needs_inputs
 from orchestrator.evidence.inputs import InputManifest, manifest_of
@@ -30,6 +30,7 @@ from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings, in_canary
 from orchestrator.placement.shape import shape_of
 from orchestrator.policy.ids import (
+    RANDOM_BYTES,
     AttemptId,
     DecisionId,
     EdgeId,
@@ -46,6 +47,8 @@ from orchestrator.policy.tenants import Tenant
 from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.deadlines import AS_SET, Waits
 
+CHANCE_BYTES = 8
+"""What ties are broken by."""
 DRAWN_HEX = 16
 """Digits at the end of a request's id that are random."""
 
@@ -113,7 +116,7 @@ class Decided(msgspec.Struct, frozen=True):
     id: DecisionId
     attempt: AttemptId
     citation: Citation
-    asked: dict[str, JsonValue]
+    asked: Mapping[str, Writable]
     inputs: InputManifest | None
     discharged: tuple[Done, ...]
     problem: Problem | None
@@ -158,14 +161,15 @@ class Decider:
         edge = bundle.fleet.edge(self._edge)
         if bundle.settings is None or edge is None:
             raise ProblemError(Problem("no_bundle"))
-        chance = int.from_bytes(entropy(8), "big")
-        shape = _shape(asked, bundle, bundle.settings, expected, tried, chance)
+        drawn = entropy(CHANCE_BYTES + 2 * RANDOM_BYTES)
+        chance = int.from_bytes(drawn[:CHANCE_BYTES], "big")
+        shape = _shape(asked, bundle, bundle.settings, expected, tried)
         ground = self._ground(bundle, bundle.settings, edge, now_ms, skew_ms)
         carried = NOTHING_CARRIED if asked.continued is None else asked.continued.carried()
         decision = decide(ground, edge, asked.tenant, asked.declared, shape, views, now_ms, chance, carried)
         chosen = decision.placement.chosen
-        decision_id = make_decision_id(now_ms, entropy(10))
-        attempt_id = make_attempt_id(now_ms, entropy(10))
+        decision_id = make_decision_id(now_ms, drawn[CHANCE_BYTES:-RANDOM_BYTES])
+        attempt_id = make_attempt_id(now_ms, drawn[-RANDOM_BYTES:])
         inputs: InputManifest | None = None
         discharged: tuple[Done, ...] | None = ()
         if chosen is not None:
@@ -173,6 +177,10 @@ class Decider:
                 texts, label = asked.generation.texts(), decision.facts.label
                 inputs = manifest_of(attempt_id, texts, label, commitment.key, commitment.key_id)
             discharged = discharge(chosen.verdict.obligations, Means(decision.facts, decision_id, inputs))
+        # Of revocations only those that could matter: a decision rests on no other.
+        pathways = ground.revoked_pathways
+        if pathways:
+            pathways = frozenset(pathway.id for pathway in decision.facts.pathways if pathway.id in pathways)
         problem: Problem | None = None
         if chosen is None:
             problem = problem_of(decision.placement, shape)
@@ -180,7 +188,7 @@ class Decider:
                 problem = before  # what the last pool said is more exact than "none is left"
         elif discharged is None:
             problem = Problem("evidence_unavailable", "A duty of the law has nothing here that discharges it.")
-        elif not _said_in_time(asked, discharged):
+        elif asked.continued is not None and not _said_in_time(asked, asked.continued, discharged):
             problem = Problem("evidence_unavailable", "A duty of the law cannot be done in an answer that has begun.")
         return Decided(
             edge,
@@ -189,8 +197,8 @@ class Decider:
             decision,
             decision_id,
             attempt_id,
-            _citation(bundle, now_ms),
-            _resting_on(decision, ground, views, shape, chance).to_json(),
+            Citation(bundle.side, bundle.number, bundle.digest, bundle.revocations.number, now_ms, PERMIT_VERSION),
+            RestingOn(shape, views, chance, ground.revoked_pools, pathways, ground.skew_ms).to_json(),
             inputs,
             discharged or (),
             problem,
@@ -272,11 +280,11 @@ def _payload(asked: Asked) -> tuple[bytes, ...]:
     return (asked.body,) if said is None else (asked.body, said.text.encode())
 
 
-def _said_in_time(asked: Asked, discharged: tuple[Done, ...]) -> bool:
+def _said_in_time(asked: Asked, continued: Continued, discharged: tuple[Done, ...]) -> bool:
     """Whether every duty that is done by a header was done before the headers left."""
-    if asked.continued is None or asked.generation.said is None:
+    if asked.generation.said is None:
         return True
-    return {done.obligation for done in discharged if done.headers} <= asked.continued.duties
+    return {done.obligation for done in discharged if done.headers} <= continued.duties
 
 
 def _shape(
@@ -285,10 +293,12 @@ def _shape(
     settings: PlacementSettings,
     expected: Expected,
     tried: frozenset[PoolId],
-    chance: int,
 ) -> PlacementRequest:
-    generation = asked.generation
-    most = generation.sampling.max_tokens
+    generation, said = asked.generation, asked.generation.said
+    most, upload_bytes = generation.sampling.max_tokens, len(asked.body)
+    if said is not None:
+        most = None if most is None else max(1, most - said.tokens)
+        upload_bytes += len(said.text.encode())
     return shape_of(
         asked.tenant,
         bundle.prices,
@@ -296,25 +306,9 @@ def _shape(
         asked.capabilities,
         expected.prompt_tokens,
         expected.output_tokens,
-        sum(map(len, _payload(asked))),
-        max_tokens=None if most is None else max(1, most - generation.first_token()),
+        upload_bytes,
+        max_tokens=most,
         tried=tried,
         # By the request, so that all of its attempts are placed by the same settings.
-        canary=in_canary(settings, int(asked.request[-DRAWN_HEX:], 16)),
-    )
-
-
-def _resting_on(
-    decision: Decision, ground: Ground, views: Mapping[PoolId, PoolView], shape: PlacementRequest, chance: int
-) -> RestingOn:
-    """Return what the decision rested on besides the bundle, of revocations only those that could matter to it."""
-    pathways = ground.revoked_pathways
-    if pathways:
-        pathways = frozenset(pathway.id for pathway in decision.facts.pathways if pathway.id in pathways)
-    return RestingOn(shape, views, chance, ground.revoked_pools, pathways, ground.skew_ms)
-
-
-def _citation(bundle: Bundle, now_ms: int) -> Citation:
-    return Citation(
-        bundle.side, bundle.number, bundle.digest, bundle.revocations.number, now_ms, PERMIT_VERSION
+        canary=settings.canary is not None and in_canary(settings, int(asked.request[-DRAWN_HEX:], 16)),
     )

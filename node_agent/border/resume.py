@@ -39,23 +39,11 @@ _BY = {Resume.IDS: Resumable.IDS, Resume.TEXT: Resumable.TEXT, Resume.NONE: Resu
 _GOING = (Resumable.IDS, Resumable.TEXT)
 
 
-class Retained:
+class Retained(msgspec.Struct):
     """The bytes that all answers of an edge together may keep."""
 
-    def __init__(self, bytes_max: int) -> None:
-        self.used_bytes = 0
-        self._bytes_max = bytes_max
-
-    def take(self, size_bytes: int) -> bool:
-        """Take so many; False when they are not left."""
-        if self.used_bytes + size_bytes > self._bytes_max:
-            return False
-        self.used_bytes += size_bytes
-        return True
-
-    def give(self, size_bytes: int) -> None:
-        """Give back what was taken."""
-        self.used_bytes -= size_bytes
+    bytes_max: int
+    used_bytes: int = 0
 
 
 class Kept:
@@ -126,16 +114,18 @@ class Kept:
 
     def drop(self) -> None:
         """Keep nothing any more."""
-        self._budget.give(self._taken_bytes)
+        self._budget.used_bytes -= self._taken_bytes
         self._taken_bytes = 0
-        self._texts.clear()
+        self._texts = []
         self._ids = array("I")
 
     def _take(self, size_bytes: int) -> None:
-        if self._budget.take(size_bytes):
-            self._taken_bytes += size_bytes
-        else:
+        budget = self._budget
+        if budget.used_bytes + size_bytes > budget.bytes_max:
             self._lose(Resumable.BUDGET)
+        else:
+            budget.used_bytes += size_bytes
+            self._taken_bytes += size_bytes
 
     def _lose(self, why: Resumable) -> None:
         self.resumable = why

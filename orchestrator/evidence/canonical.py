@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import NoneType
 from typing import Any
@@ -16,8 +16,11 @@ from orchestrator.policy.ids import Digest, KeyId, digest_of
 JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 """What our records may hold: no floats, so that no two machines differ on a number."""
 
-Writable = JsonValue | Enum | msgspec.Raw | msgspec.Struct
-"""What `written` takes: an enum's word and the fields of a struct stand for it, a part that was written is copied."""
+Writable = (
+    JsonValue | Enum | msgspec.Raw | msgspec.Struct | frozenset[Any] | Sequence["Writable"] | Mapping[str, "Writable"]
+)
+"""What `written` takes: the word of an enum, the fields of a struct and the sorted words of a set stand for it, and a
+part that was written is copied."""
 
 INTEGER_MAX = (1 << 53) - 1
 """RFC 8785 numbers are IEEE doubles; a larger integer is written as a string."""

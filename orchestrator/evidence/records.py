@@ -7,6 +7,7 @@ byte leaves. Refusals are recorded too.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
@@ -51,8 +52,8 @@ class DecisionRecord(msgspec.Struct, frozen=True):
     """Every voice on the labels; None on the side that was only told the effective one."""
     facts: Facts
     citation: Citation
-    placement: dict[str, JsonValue]
-    asked: dict[str, JsonValue] | None
+    placement: Mapping[str, Writable]
+    asked: Mapping[str, Writable] | None
     """What the placement was told besides the law, so that it can be made again; None where nothing was placed."""
     inputs: InputManifest | None
     """What went in, where the law wants it proven."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict as fields_of
 from dataclasses import replace
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict
 
-from orchestrator.evidence.canonical import JsonValue
+from orchestrator.evidence.canonical import JsonValue, Writable
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import Ground
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
@@ -42,16 +41,16 @@ class Asked(msgspec.Struct, frozen=True):
             skew_ms=self.skew_ms,
         )
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return it as canonical JSON holds it."""
+    def to_json(self) -> dict[str, Writable]:
+        """Return it as `canonical.written` takes it: sets stand for their sorted words, structs for their fields."""
         request, views = self.request, self.views
         return {
             "model": request.model,
-            "capabilities": _sorted([str(need) for need in request.capabilities]),
+            "capabilities": request.capabilities,
             "prompt_tokens": request.prompt_tokens,
             "output_tokens": request.output_tokens,
             "upload_bytes": request.upload_bytes,
-            "tried": _sorted(request.tried) if request.tried else [],
+            "tried": request.tried,
             "max_tokens": request.max_tokens,
             "revision": request.revision,
             "service": None if request.service is None else _service_to_json(request.service),
@@ -60,11 +59,11 @@ class Asked(msgspec.Struct, frozen=True):
             "cached_rebate_pico": str(request.cached_rebate_pico),
             "entitled": request.entitled,
             "canary": request.canary,
-            "views": [_view_to_json(views[pool]) for pool in sorted(views)],
+            "views": [views[pool] for pool in sorted(views)],
             # 64 bits: more than a JSON number holds exactly.
             "chance": str(self.chance),
-            "revoked_pools": _sorted(self.revoked_pools) if self.revoked_pools else [],
-            "revoked_pathways": _sorted(self.revoked_pathways) if self.revoked_pathways else [],
+            "revoked_pools": self.revoked_pools,
+            "revoked_pathways": self.revoked_pathways,
             "skew_ms": self.skew_ms,
         }
 
@@ -95,10 +94,6 @@ def asked_from_json(value: Mapping[str, Any]) -> Asked:
     )
 
 
-def _sorted(words: Collection[str]) -> list[JsonValue]:
-    return [*sorted(words)]
-
-
 def _service_to_json(service: Service) -> dict[str, JsonValue]:
     return {name: None if value is None else str(value) for name, value in fields_of(service).items()}
 
@@ -107,17 +102,8 @@ def _service_from_json(value: Mapping[str, Any]) -> Service:
     return Service(**{name: None if number is None else int(number) for name, number in value.items()})
 
 
-def _view_to_json(view: PoolView) -> dict[str, JsonValue]:
-    """Return a view. Every field of it is a plain number, a word or nothing, so its names are its format."""
-    found = asdict(view)
-    if view.load is not None:
-        found["load"] = asdict(view.load)
-    if view.speed is not None:
-        found["speed"] = asdict(view.speed)
-    return found
-
-
 def _view_from_json(value: Mapping[str, Any]) -> PoolView:
+    """Return a view. Every field of it is a plain number, a word or nothing, so its names are its format."""
     load, speed = value["load"], value["speed"]
     return PoolView(
         **{

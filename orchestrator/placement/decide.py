@@ -5,7 +5,7 @@ The edge decides with it, `explain` shows it, and a recorded decision is made ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -42,29 +42,36 @@ class FactBook:
     __slots__ = ("_held", "_judged")
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, Labels, EdgeId], tuple[Tenant, LabelSources, Facts]] = {}
+        self._held: dict[tuple[int, Labels, EdgeId], tuple[Tenant, LabelSources, Facts, bool]] = {}
         self._judged: dict[int, tuple[tuple[Verdict, ...], dict[PoolId, Verdict]]] = {}
 
-    def look_up(self, tenant: Tenant, declared: Labels, edge: Edge) -> tuple[LabelSources, Facts]:
-        """Return every voice on a payload of `tenant` at `edge`, and the facts."""
+    def look_up(self, tenant: Tenant, declared: Labels, edge: Edge) -> tuple[Tenant, LabelSources, Facts, bool]:
+        """Return every voice on a payload of `tenant` at `edge`, the facts, and whether it is regulated."""
         key = (id(tenant), declared, edge.id)
-        found = self._held.get(key)
-        if found is None:
-            if len(self._held) >= REMEMBERED_MAX:
-                self._held.clear()
+        try:
+            return self._held[key]
+        except KeyError:
             sources = label(tenant, declared, edge)
-            # The tenant is held too, so that its identity is not given to another.
-            found = self._held[key] = (tenant, sources, gather(tenant, sources))
-        return found[1], found[2]
+            facts = gather(tenant, sources)
+        if len(self._held) >= REMEMBERED_MAX:
+            self._held.clear()
+        # The tenant is held too, so that its identity is not given to another.
+        found = self._held[key] = (tenant, sources, facts, facts.label.regulated())
+        return found
 
-    def judged(self, told: tuple[Verdict, ...], judge: Callable[[], dict[PoolId, Verdict]]) -> dict[PoolId, Verdict]:
-        """Return what `judge` makes of the law's verdicts, made once for each that the law remembers."""
-        found = self._judged.get(id(told))
-        if found is None:
-            if len(self._judged) >= REMEMBERED_MAX:
-                self._judged.clear()
-            found = self._judged[id(told)] = (told, judge())
-        return found[1]
+    def judged(self, ground: Ground, told: tuple[Verdict, ...], now_ms: int) -> dict[PoolId, Verdict]:
+        """Return what the house makes of the law's verdicts, made once for each answer that the law remembers.
+
+        Only of a ground without a reason of the house's own to refuse all.
+        """
+        try:
+            return self._judged[id(told)][1]
+        except KeyError:
+            verdicts = _by_the_house(ground, told, False, now_ms)
+        if len(self._judged) >= REMEMBERED_MAX:
+            self._judged.clear()
+        self._judged[id(told)] = (told, verdicts)
+        return verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +109,8 @@ class Decision(msgspec.Struct, frozen=True):
     sources: LabelSources
     facts: Facts
     placement: Placement
-
-    @property
-    def regulated(self) -> bool:
-        """Whether evidence must be durable before a byte leaves."""
-        return self.facts.label.regulated()
+    regulated: bool
+    """Whether evidence must be durable before a byte leaves."""
 
     def travelling(self, edge: Edge) -> Facts:
         """Return the facts that go with the attempt: of pathways only those to the chosen operator, or back to ours."""
@@ -167,12 +171,13 @@ def decide(
 
     Prompt and what was said of its answer are labelled together: what travels is both.
     """
-    sources, facts = ground.book.look_up(tenant, declared, edge)
+    _, sources, facts, regulated = ground.book.look_up(tenant, declared, edge)
     if carried is not NOTHING_CARRIED:
         facts = gather(tenant, sources, processed_in=carried.processed_in)
         if carried.label is not None:
             facts = replace(facts, label=facts.label.join(carried.label))
-    return Decision(sources, facts, place_permitted(ground, facts, request, views, now_ms, chance))
+        regulated = facts.label.regulated()
+    return Decision(sources, facts, place_permitted(ground, facts, request, views, now_ms, chance), regulated)
 
 
 def place_permitted(
@@ -184,8 +189,7 @@ def place_permitted(
     chance: int,
 ) -> Placement:
     """Ask the law about every declared pool, and place among the permitted ones."""
-    verdicts = judge(ground, facts, now_ms)
-    return place(request, ground.plan, verdicts, views, ground.settings, now_ms, chance)
+    return place(request, ground.plan, judge(ground, facts, now_ms), views, ground.settings, now_ms, chance)
 
 
 def judge(ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
@@ -194,20 +198,16 @@ def judge(ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
     Never raises: whatever goes wrong in here is a refusal of every pool.
     """
     try:
-        return _judge(ground, facts, now_ms)
+        asked = facts
+        if ground.revoked_pathways:
+            asked = replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in ground.revoked_pathways))
+        skewed = not -SKEW_REGULATED_MS <= ground.skew_ms <= SKEW_REGULATED_MS and facts.label.regulated()
+        told = ground.table.verdicts(asked, now_ms)
+        if skewed or ground.revoked_pools:
+            return _by_the_house(ground, told, skewed, now_ms)
+        return ground.book.judged(ground, told, now_ms)
     except Exception:  # noqa: BLE001  # outermost: of a decision; what cannot be worked out is no
         return {pool.id: at_fault() for pool in ground.fleet.pools}
-
-
-def _judge(ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
-    asked = facts
-    if ground.revoked_pathways:
-        asked = replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in ground.revoked_pathways))
-    skewed = not -SKEW_REGULATED_MS <= ground.skew_ms <= SKEW_REGULATED_MS and facts.label.regulated()
-    told = ground.table.verdicts(asked, now_ms)
-    if skewed or ground.revoked_pools:
-        return _by_the_house(ground, told, skewed, now_ms)
-    return ground.book.judged(told, lambda: _by_the_house(ground, told, False, now_ms))
 
 
 def _by_the_house(ground: Ground, told: tuple[Verdict, ...], skewed: bool, now_ms: int) -> dict[PoolId, Verdict]:

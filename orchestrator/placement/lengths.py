@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
 
 from orchestrator.policy.ids import ModelId, TenantId
 
-SHARE = 0.05
-"""Weight of one reply in a mean, once twenty are in; before that the mean is the plain one."""
+COUNTS_MAX = 20
+SHARE = 1 / COUNTS_MAX
+"""Weight of one reply in a mean, once so many are in; before that the mean is the plain one."""
 KEYS_MAX = 16_384
 DECLARED_CHARS_PER_TOKEN = 4.0
 CHARS_PER_TOKEN_MIN = 0.2
@@ -26,6 +28,9 @@ class Script(StrEnum):
     CJK = "cjk"
     OTHER = "other"
 
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 SAMPLE_CHARS = 512
 
@@ -79,11 +84,15 @@ class Lengths:
         """A complete answer was this long."""
         key = (tenant, model)
         value = output_tokens if output_tokens < OUTPUT_TOKENS_MAX else OUTPUT_TOKENS_MAX
-        # Popped and put back: the order of the dictionary is the order of learning.
-        mean, count = self._output.pop(key, (value, 0))
-        self._output[key] = (mean + (value - mean) * _share(count + 1), count + 1)
-        if len(self._output) > KEYS_MAX:
-            del self._output[next(iter(self._output))]
+        known = self._output.get(key)
+        if known is None:
+            _make_room(self._output)
+            self._output[key] = (value, 1)
+            return
+        mean, count = known[0], known[1] + 1
+        # Taken out and put back: the order of the dictionary is the order of learning.
+        del self._output[key]
+        self._output[key] = (mean + (value - mean) * (1 / count if count < COUNTS_MAX else SHARE), count)
 
     def learn_prompt(self, model: ModelId, script: Script, chars: int, prompt_tokens: int) -> None:
         """The pool counted the tokens of a prompt. What its template adds counts with it."""
@@ -92,17 +101,22 @@ class Lengths:
         key = (model, script)
         most = int(chars / CHARS_PER_TOKEN_MIN) + TEMPLATE_TOKENS_MAX
         tokens = prompt_tokens if prompt_tokens < most else most
-        mean_chars, mean_tokens, count = self._prompt.pop(key, (chars, tokens, 0))
-        share = _share(count + 1)
+        known = self._prompt.get(key)
+        if known is None:
+            _make_room(self._prompt)
+            self._prompt[key] = (chars, tokens, 1)
+            return
+        mean_chars, mean_tokens, count = known[0], known[1], known[2] + 1
+        share = 1 / count if count < COUNTS_MAX else SHARE
+        del self._prompt[key]
         self._prompt[key] = (
             mean_chars + (chars - mean_chars) * share,
             mean_tokens + (tokens - mean_tokens) * share,
-            count + 1,
+            count,
         )
-        if len(self._prompt) > KEYS_MAX:
-            del self._prompt[next(iter(self._prompt))]
 
 
-def _share(count: int) -> float:
-    """Return the weight of the last of `count` replies."""
-    return SHARE if 1 / count < SHARE else 1 / count
+def _make_room(learned: dict[Key, Value]) -> None:
+    """Forget what was learned longest ago where there is no room for one more."""
+    if len(learned) >= KEYS_MAX:
+        del learned[next(iter(learned))]

@@ -16,6 +16,7 @@ from orchestrator.placement.plan import Offer, Plan
 from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings, Worth
 from orchestrator.policy.ids import PoolId
+from orchestrator.policy.tenants import Service
 from orchestrator.policy.verdicts import Verdict
 
 PPM = 1_000_000
@@ -98,10 +99,11 @@ def place(
     chance: int,
 ) -> Placement:
     """Choose a pool. `verdicts` must hold one for every pool of the plan; `chance` is 64 random bits for ties."""
-    settings = settings.arm(request.canary)
+    if request.canary:
+        settings = settings.arm(True)
     worth = settings.worth(request.service)
     candidates = [
-        _judge(request, offer, verdicts[offer.pool.id], views.get(offer.pool.id), settings, worth)
+        _judge(request, offer, verdicts[offer.pool.id], views, settings, worth)
         for offer in plan.offers(request.model, now_ms)
     ]
     return Placement(_choose(candidates, views, settings, chance), tuple(candidates))
@@ -111,27 +113,26 @@ def _judge(
     request: PlacementRequest,
     offer: Offer,
     verdict: Verdict,
-    view: PoolView | None,
+    views: Mapping[PoolId, PoolView],
     settings: PlacementSettings,
     worth: Worth,
 ) -> Candidate:
     pool, served = offer.pool, offer.served
     if not verdict.allowed:
         return Candidate(pool, verdict, Drop.NOT_PERMITTED, None)
-    drop = _unfit(request, offer) or _unready(request, pool, view, settings)
-    if drop is None and offer.spot is None:
-        drop = Drop.NO_PRICE
-    if drop is None and view is not None and _over_budget(request, view):
-        drop = Drop.BUDGET
+    view = views.get(pool.id)
+    drop = _drop(request, offer, view, settings)
     if drop is not None or served is None or offer.spot is None or view is None:
         return Candidate(pool, verdict, drop, None)
     doubtful = request.prompt_tokens > served.context_tokens
     return Candidate(pool, verdict, None, cost(request, offer.spot, view, worth), offer.spot, doubtful)
 
 
-def _unfit(request: PlacementRequest, offer: Offer) -> Drop | None:
-    """Return why the pool can never take such a request, as declared."""
-    served = offer.served
+def _drop(
+    request: PlacementRequest, offer: Offer, view: PoolView | None, settings: PlacementSettings
+) -> Drop | None:
+    """Return why a permitted pool is no candidate: as declared it never is, or it is not now."""
+    pool, served = offer.pool.id, offer.served
     if not request.entitled:
         return Drop.ENTITLEMENT
     if served is None:
@@ -143,34 +144,33 @@ def _unfit(request: PlacementRequest, offer: Offer) -> Drop | None:
     # Only what is certain refuses: an answer of that length leaves no room for any prompt.
     if request.max_tokens is not None and request.max_tokens >= served.context_tokens:
         return Drop.CONTEXT
-    return None if offer.reachable else Drop.NOT_REACHABLE
-
-
-def _unready(
-    request: PlacementRequest, pool: Pool, view: PoolView | None, settings: PlacementSettings
-) -> Drop | None:
-    """Return why the pool cannot take the request now."""
-    if pool.id in settings.drains:
+    if not offer.reachable:
+        return Drop.NOT_REACHABLE
+    if pool in settings.drains:
         return Drop.DRAINED
-    if pool.id in request.tried:
+    if pool in request.tried:
         return Drop.TRIED
     load = None if view is None else view.load
     if view is None or not view.up or (load is not None and load.replicas == 0):
         return Drop.DOWN
     if view.held_off:
         return Drop.BREAKER
-    if pool.id in settings.caps and view.own_in_flight >= settings.caps[pool.id]:
+    if pool in settings.caps and view.own_in_flight >= settings.caps[pool]:
         return Drop.CAPPED
     if load is not None and load.full():
         return Drop.FULL
     if load is not None and load.openings is not None and view.unseen >= load.openings:
         return Drop.NO_OPENING
+    if offer.spot is None:
+        return Drop.NO_PRICE
+    if request.service is not None and _over_budget(request, request.service, view):
+        return Drop.BUDGET
     return None
 
 
-def _over_budget(request: PlacementRequest, view: PoolView) -> bool:
+def _over_budget(request: PlacementRequest, service: Service, view: PoolView) -> bool:
     """Whether the tenant would be expected to pay more than it allows. Without a price in its book it pays nothing."""
-    budget = None if request.service is None else request.service.budget_pico
+    budget = service.budget_pico
     if budget is None or request.bill_pico is None:
         return False
     cached = min(view.cached_tokens, max(0, request.prompt_tokens - 1))
@@ -180,14 +180,25 @@ def _over_budget(request: PlacementRequest, view: PoolView) -> bool:
 def _choose(
     candidates: list[Candidate], views: Mapping[PoolId, PoolView], settings: PlacementSettings, chance: int
 ) -> Candidate | None:
-    scored = [(c.terms.total_pico, c) for c in candidates if c.terms is not None and not c.doubtful]
-    scored = scored or [(c.terms.total_pico, c) for c in candidates if c.terms is not None]
-    if len(scored) <= 1:
-        return scored[0][1] if scored else None
-    best_pico = min([total for total, _ in scored])
-    near = [c for total, c in scored if total <= best_pico + best_pico * settings.epsilon_ppm // PPM]
+    best: Candidate | None = None
+    best_pico, alone = 0, True
+    for one in candidates:
+        if one.terms is None:
+            continue
+        total_pico = one.terms.total_pico
+        if best is None or (best.doubtful and not one.doubtful):
+            best, best_pico, alone = one, total_pico, True
+        elif one.doubtful is best.doubtful:
+            alone = False
+            if total_pico < best_pico:
+                best, best_pico = one, total_pico
+    if best is None or alone:
+        return best
+    most_pico = best_pico + best_pico * settings.epsilon_ppm // PPM
+    doubtful = best.doubtful
+    near = [c for c in candidates if c.terms is not None and c.doubtful is doubtful and c.terms.total_pico <= most_pico]
     if len(near) == 1:
-        return near[0]
+        return best
     # Bits of their own: the canary is drawn from others (`in_canary`), and the lowest of a float's 64 are nought.
     first = near[(chance >> 48) * len(near) >> 16]
     others = [c for c in near if c is not first]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from node_agent.border.decider import Asked
 from orchestrator.evidence.attestation import sealed
+from orchestrator.evidence.canonical import written
 from orchestrator.evidence.citation import attestation_bytes
 from orchestrator.evidence.duties import DISCHARGERS, DISCLOSURE_HEADER, LABEL_HEADER, Done, Means
 from orchestrator.evidence.inputs import agrees
@@ -201,7 +203,7 @@ async def test_the_record_carries_what_the_placement_was_asked(make_edge: MakeEd
     await edge.text(asked)
     (record,) = edge.records("decision")
     told = asked_from_json(record["asked"])
-    assert told.to_json() == record["asked"]
+    assert json.loads(written(told.to_json())) == record["asked"]
     assert (told.request.model, told.request.upload_bytes) == (asked.generation.model, len(asked.body))
     assert told.request.capabilities == asked.capabilities
     assert set(told.views) == {"cn-guizhou", "cn-shanghai", "eu-frankfurt"}

@@ -20,6 +20,7 @@ from orchestrator.evidence.canonical import (
     written_part,
 )
 from orchestrator.evidence.records import DAY_MS, retain_until_ms
+from orchestrator.placement.capabilities import Capability
 from orchestrator.policy.ids import KeyId
 
 KEY = b"k" * 32
@@ -62,6 +63,12 @@ def test_a_part_that_was_written_before_its_whole_is_spelled_as_in_it(
     part: dict[str, JsonValue], rest: dict[str, JsonValue]
 ) -> None:
     assert written({**rest, "part": written_part(part)}) == canonical_bytes({**rest, "part": part})
+
+
+@given(st.frozensets(st.text()), st.frozensets(st.sampled_from(Capability)))
+def test_a_set_is_written_as_its_sorted_words(words: frozenset[str], needs: frozenset[Capability]) -> None:
+    spelled: dict[str, JsonValue] = {"needs": [str(need) for need in sorted(needs)], "words": [*sorted(words)]}
+    assert written({"words": words, "needs": needs}) == canonical_bytes(spelled)
 
 
 def test_every_character_is_spelled_as_the_reference_spells_it() -> None:

@@ -227,6 +227,20 @@ def test_a_replica_whose_answers_fail_is_the_last_choice_but_still_one() -> None
     assert site.give()[1] == FIRST, "after a while it may show that it is well"
 
 
+def test_a_replica_that_dies_with_its_work_is_the_last_choice_when_it_is_back() -> None:
+    site = Site()
+    for _ in range(FAILURES_MAX):
+        work, replica = site.give()
+        assert replica == FIRST
+        site.now_us += MS
+        site.queue.left(FIRST, "1")
+        site.queue.ended(work, site.now_us, End.FAILED)
+        assert site.queue.holder(work) is None
+        site.now_us += MS
+        site.queue.joined(Replica(FIRST, "1", MODEL, 8, site.now_us))
+    assert site.give()[1] == SECOND, "what became of its works was told when it was gone"
+
+
 @given(
     value=st.integers(0, 10**6),
     loads=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20_000)), min_size=2, max_size=4),

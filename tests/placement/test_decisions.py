@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.evidence.canonical import canonical_bytes
+from orchestrator.evidence.canonical import written
 from orchestrator.evidence.duties import DISCHARGERS
 from orchestrator.placement.asked import Asked, asked_from_json
 from orchestrator.placement.capabilities import Capability
@@ -147,12 +147,12 @@ askeds = st.builds(
 
 @given(askeds)
 def test_what_was_asked_is_read_again_as_it_was(asked: Asked) -> None:
-    assert asked_from_json(json.loads(canonical_bytes(asked.to_json()))) == asked
+    assert asked_from_json(json.loads(written(asked.to_json()))) == asked
 
 
 @pytest.mark.parametrize("missing", sorted(Asked(REQUEST, VIEWS, 1, frozenset(), frozenset(), 0).to_json()))
 def test_a_record_with_a_part_missing_is_not_read(missing: str) -> None:
-    value = Asked(REQUEST, VIEWS, 1, frozenset(), frozenset(), 0).to_json()
+    value = json.loads(written(Asked(REQUEST, VIEWS, 1, frozenset(), frozenset(), 0).to_json()))
     del value[missing]
     with pytest.raises(KeyError):
         asked_from_json(value)
@@ -163,7 +163,7 @@ def test_a_decision_is_made_again_from_what_was_asked(revoked: bool, chance: int
     facts = told(PERSONAL, SCC)
     asked = Asked(REQUEST, VIEWS, chance, frozenset(), frozenset({SCC.id} if revoked else ()), skew_ms)
     then = place_permitted(asked.ground(ground()), facts, REQUEST, VIEWS, NOW_MS, chance)
-    read = asked_from_json(json.loads(canonical_bytes(asked.to_json())))
+    read = asked_from_json(json.loads(written(asked.to_json())))
     again = place_permitted(read.ground(ground()), facts, read.request, read.views, NOW_MS, read.chance)
     assert again == then
     assert (then.chosen is None) is (revoked or skew_ms > 0)
