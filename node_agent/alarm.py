@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,24 +13,62 @@ AHEAD_S = 5.0
 often may not be as long as the first: while both may be longer than this, one timer does for them."""
 
 
+class Timer:
+    """One timer for many waits, moved only when it would ring too late. Whoever made it calls `off`."""
+
+    __slots__ = ("_handle", "_late", "_loop", "_rings_s", "_until_s")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, late: Callable[[], None]) -> None:
+        """`late` is called when the last wait takes too long; also when it has ended and no other began."""
+        self._loop = loop
+        self._late = late
+        self._until_s = 0.0
+        self._handle: asyncio.Handle | None = None
+        self._rings_s = 0.0
+        """When the timer ends. Kept here: what uvloop gives for a time that has come does not know it."""
+
+    def within(self, timeout_s: float) -> None:
+        """A wait begins, and may take so long."""
+        now_s = self._loop.time()
+        self._until_s = until_s = now_s + timeout_s
+        if self._handle is not None:
+            if self._rings_s <= until_s:
+                return
+            self._handle.cancel()
+        self._set(now_s)
+
+    def off(self) -> None:
+        """Nothing is waited for any more."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _set(self, now_s: float) -> None:
+        self._rings_s = self._until_s if self._until_s < now_s + AHEAD_S else now_s + AHEAD_S
+        self._handle = self._loop.call_at(self._rings_s, self._ring)
+
+    def _ring(self) -> None:
+        self._handle = None
+        now_s = self._loop.time()
+        if now_s < self._until_s:
+            self._set(now_s)
+        else:
+            self._late()
+
+
 class Alarm:
-    """One timer for the waits of one answer. `asyncio.timeout` sets one for each, which costs more than most waits.
+    """Bounds waits for anything. `asyncio.timeout` sets a timer for each, which costs more than most waits.
 
     It works as that does: the task that waits is cancelled, and the cancellation becomes a TimeoutError. One task
     waits at a time, and whoever made it calls `off`.
     """
 
-    __slots__ = ("_late", "_loop", "_rings_s", "_task", "_timer", "_until_s")
+    __slots__ = ("_late", "_task", "_timer")
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._timer = Timer(asyncio.get_running_loop(), self._ring)
         self._task: asyncio.Task[object] | None = None
         """Who waits."""
-        self._until_s = 0.0
-        """And until when it may."""
-        self._timer: asyncio.Handle | None = None
-        self._rings_s = 0.0
-        """When the timer ends. Kept here: what uvloop gives for a time that has come does not know it."""
         self._late = False
 
     async def wait(self, awaitable: Awaitable[T], timeout_s: float) -> T:
@@ -39,14 +77,8 @@ class Alarm:
         if task is None:
             raise RuntimeError("only a task can be woken")
         cancelling = task.cancelling()
-        now_s = self._loop.time()
-        self._until_s = now_s + timeout_s
         self._task = task
-        if self._timer is None:
-            self._set(now_s)
-        elif self._rings_s > self._until_s:
-            self._timer.cancel()
-            self._set(now_s)
+        self._timer.within(timeout_s)
         try:
             return await awaitable
         except asyncio.CancelledError:
@@ -61,21 +93,9 @@ class Alarm:
 
     def off(self) -> None:
         """Nothing is waited for any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _set(self, now_s: float) -> None:
-        self._rings_s = self._until_s if self._until_s < now_s + AHEAD_S else now_s + AHEAD_S
-        self._timer = self._loop.call_at(self._rings_s, self._ring)
+        self._timer.off()
 
     def _ring(self) -> None:
-        self._timer = None
-        if self._task is None:
-            return
-        now_s = self._loop.time()
-        if now_s < self._until_s:
-            self._set(now_s)
-        else:
+        if self._task is not None:
             self._late = True
             self._task.cancel()

@@ -80,7 +80,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
         ),
         Stage("sign", ("orchestrator.bundles.roots:SigningKey.sign",), LAW),
         Stage("spool", SPOOL, LAW),
-        Stage("gate, between its parts", ("node_agent.border.gate:Gate.ask", "node_agent.border.gate:Gate._rest")),
+        Stage("gate, between its parts", ("node_agent.border.gate:Gate.ask", "node_agent.border.gate:_Rest.*")),
         Stage("session machine", ("orchestrator.wire.session_edge:EdgeSession.*",)),
         Stage(
             "session frames to and from protobuf",
@@ -95,6 +95,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
                 "node_agent.uplink.session_link:SessionLink.*",
                 "node_agent.uplink.session_link:SessionLink._write",
                 "node_agent.uplink.session_link:SessionLink._read",
+                "node_agent.uplink.stream:Stream.*",
             ),
         ),
         Stage(

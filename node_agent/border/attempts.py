@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from node_agent.border.decider import Asked, Commitment, Decided, Decider, Expected, record_of
+from node_agent.border.decider import Asked, Commitment, Decided, Decider, Departure, Expected, record_of
 from node_agent.border.keeping import may_keep
 from node_agent.border.memory import Memory, Prompt
 from node_agent.border.resume import RETAINED_BYTES_MAX
@@ -18,7 +18,7 @@ from node_agent.border.retries import RetryBudget, Spent
 from node_agent.border.signer import Signer
 from node_agent.border.traced import ended_line, line_of, refused_line
 from node_agent.uplink.routes import Routes
-from node_agent.uplink.session_link import Sendable, Tally
+from node_agent.uplink.sending import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
@@ -134,7 +134,7 @@ class Attempt(msgspec.Struct):
         return self.first_us is not None and self.held_us * HELD_UP_SHARE > now_us - self.first_us
 
 
-class Counters:
+class AttemptCounters:
     """The series that attempts are counted in."""
 
     __slots__ = ("denials", "mismatches", "not_placed_pools", "placements", "spool_refusals", "tokens")
@@ -153,7 +153,7 @@ class Attempts:
 
     def __init__(self, edge: EdgeId, hands: Hands) -> None:
         self._hands = hands
-        self._counters = Counters(hands.metrics)
+        self._counters = AttemptCounters(hands.metrics)
         self._edge = edge
         self._decider = Decider(edge)
         self._memory = Memory(edge, hands.commitment)
@@ -287,17 +287,14 @@ class Attempts:
             None if hands.note is None else line_of(asked, decided),
         )
 
-    async def depart(self, attempt: Attempt) -> None:
+    async def depart(self, attempt: Attempt, departure: Departure) -> None:
         """Tell whoever has to know before the request is sent. Nothing has left yet. Raises ProblemError."""
-        asked, hands = attempt.asked, self._hands
-        if asked.departure is None:
-            return
+        hands, basis = self._hands, attempt.basis
         bundle = hands.bundle()
-        may = asked.tenant.keep_results and bundle is not None
+        may = attempt.asked.tenant.keep_results and bundle is not None
         if may and bundle is not None:
-            basis = attempt.basis
             may = may_keep(bundle, basis.edge, attempt.pool, basis.facts, hands.skew_ms(), hands.now_ms())
-        await asked.departure.before_send(may_keep=may)
+        await departure.before_send(may_keep=may)
 
     def began(self, attempt: Attempt) -> None:
         """The first token is here: learn from it how far the pool is."""

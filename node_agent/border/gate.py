@@ -9,7 +9,8 @@ was said, and only an equal model goes on, from the next token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol, Self
 
 import msgspec
 from msgspec.structs import replace
@@ -28,6 +29,7 @@ from node_agent.border.resume import (
     kept_not,
     stopped_by,
 )
+from node_agent.uplink.sending import Sending
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.money import Money
 from orchestrator.ledger.usage import Outcome, PoolCounts, Resumable
@@ -57,14 +59,26 @@ PAUSE_MS = 100
 log = logger("node_agent.border")
 
 
+class Frames(Protocol):
+    """Tokens, then one terminal frame. Whoever has it closes it, which cancels what has not ended."""
+
+    def __aiter__(self) -> AsyncIterator[Tokens | Done | Broken]:
+        """Return itself."""
+
+    def __anext__(self) -> Awaitable[Tokens | Done | Broken]:
+        """Return the next frame."""
+
+    def aclose(self) -> Awaitable[None]:
+        """Nobody wants more of it."""
+
+
 class Answer(msgspec.Struct):
     """An answer that has begun: where it runs, and what is still to come."""
 
     decision: DecisionId
     pool: Pool
     """Where it began."""
-    frames: AsyncGenerator[Tokens | Done | Broken, None]
-    """Tokens, then one terminal frame. Closing it cancels the attempt."""
+    frames: Frames
     headers: tuple[tuple[str, str], ...] = ()
     """What the law wants said with the answer."""
     price: Money | None = None
@@ -139,7 +153,7 @@ class _Begun(msgspec.Struct, frozen=True):
 
     attempt: Attempt
     first: Tokens | Done
-    frames: AsyncGenerator[StreamFrame, None]
+    sending: Sending
 
 
 class Gate:
@@ -159,14 +173,17 @@ class Gate:
         run = _Run(self._seeded(asked), kept, self._hands.now_us())
         begun: _Begun | None = None
         try:
-            begun = await self._begin_when_it_can(run)
+            try:
+                begun = await self._begin(run, None)
+            except ProblemError as error:
+                begun = await self._begin_later(run, error.problem)
         finally:
             if begun is None:
                 run.kept.drop()
         attempt = begun.attempt
-        answer = Answer(attempt.decision_id, attempt.pool, _empty(), attempt.headers)
+        rest = _Rest(run, begun, self._attempts, self._go_on, self._hands.now_us)
+        answer = rest.answer = Answer(attempt.decision_id, attempt.pool, rest, attempt.headers)
         answer.segments.append(Segment(attempt.pool, attempt.decision_id, 0))
-        answer.frames = self._rest(run, begun, answer)
         return answer
 
     def _seeded(self, asked: Asked) -> Asked:
@@ -179,31 +196,38 @@ class Gate:
 
     async def _begin(self, run: _Run, problem: Problem | None) -> _Begun:
         """Send until an attempt begins to answer. Raises ProblemError; `problem` is what went wrong before."""
-        refused = 0
+        hands, refused = self._hands, 0
         while True:
             # Before the first attempt nothing has passed.
-            now_us = self._hands.now_us() if run.sent else run.began_us
+            now_us = hands.now_us() if run.sent else run.began_us
             counted = refused and problem is not None and problem.code not in FREE_AGAIN
             if counted and not self._attempts.retries.may_retry(now_us):
                 raise ProblemError(problem or Problem("no_feasible_pool"))
-            attempt = await self._attempts.open(run.left(now_us), run.tried, problem, now_us, again=run.sent > 0)
-            frames = self._hands.routes.send(attempt.pool, attempt.sendable, attempt.tally)
+            asked = run.left(now_us) if run.sent else run.asked
+            attempt = await self._attempts.open(asked, run.tried, problem, now_us, again=run.sent > 0)
             run.sent += 1
-            first: StreamFrame | None = None
+            sending: Sending | None = None
+            first: Tokens | Done | Broken | Refused | None = None
+            now_us = attempt.sent_us
             try:
-                await self._attempts.depart(attempt)
-                first = await self._first(attempt, frames)
+                if asked.departure is not None:
+                    await self._attempts.depart(attempt, asked.departure)
+                    now_us = hands.now_us()
+                sending = hands.routes.send(attempt.pool, attempt.sendable, attempt.tally, now_us)
+                first = _heard(attempt, await sending.next(now_us))
+                while first is None:
+                    first = _heard(attempt, await sending.next(hands.now_us()))
             finally:
                 if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
-                    await self._close(attempt, frames, Outcome.CANCELLED, None)
+                    await self._close(attempt, sending, Outcome.CANCELLED, None)
             match first:
                 case Tokens() | Done():
                     run.started = True
                     self._attempts.began(attempt)
-                    return _Begun(attempt, first, frames)
+                    return _Begun(attempt, first, sending)
                 case Broken():
                     run.started = True
-                    await self._close(attempt, frames, Outcome.BROKEN, first)
+                    await self._close(attempt, sending, Outcome.BROKEN, first)
                     problem = Problem(first.code, first.detail)
                     log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=first.code)
                     run.stopped = run.goes_on(first.code)
@@ -212,9 +236,9 @@ class Gate:
                     run.cut(attempt, first.code, spoke=False)
                     refused = 0
                 case Refused():
-                    if run.asked.departure is not None and not run.started:
-                        run.asked.departure.not_started()
-                    await self._close(attempt, frames, Outcome.REFUSED, first)
+                    if asked.departure is not None and not run.started:
+                        asked.departure.not_started()
+                    await self._close(attempt, sending, Outcome.REFUSED, first)
                     refused += 1
                     problem = Problem(first.code, first.detail, first.param, first.rules, "", first.retry_after_ms)
                     await self._refused(run, attempt, problem, refused)
@@ -231,23 +255,6 @@ class Gate:
         if refused >= PLACEMENTS_MAX or run.sent >= ATTEMPTS_MAX:
             raise ProblemError(problem)
 
-    async def _first(self, attempt: Attempt, frames: AsyncGenerator[StreamFrame, None]) -> StreamFrame:
-        """Return the first frame that says how it goes: tokens, an end, or a refusal.
-
-        Of an answer that goes on, not a token is taken before the replica has said that it is an equal.
-        """
-        said = attempt.asked.generation.said
-        async for frame in frames:
-            if isinstance(frame, Accepted):
-                attempt.continuing = frame.continuing
-                continue
-            equal = said is None or attempt.continuing == Continuing(said.identity, said.by)
-            if not equal and isinstance(frame, Tokens | Done):
-                detail = "The pool did not say that its model is the one that began the answer."
-                return Broken(frame.stream, attempt.attempt, "identity_mismatch", detail, PoolCounts())
-            return frame
-        return _lost(attempt)
-
     async def _refreshed(self, number: int) -> bool:
         """Wait for a newer manifest than `number`. Returns whether there is one."""
         for _ in range(REFRESH_POLLS):
@@ -256,52 +263,6 @@ class Gate:
                 return True
             await asyncio.sleep(REFRESH_POLL_S)
         return False
-
-    async def _rest(
-        self, run: _Run, begun: _Begun, answer: Answer
-    ) -> AsyncGenerator[Tokens | Done | Broken, None]:
-        """Yield the answer over all of its attempts, and settle each however it ends."""
-        hands, kept = self._hands, run.kept
-        kept.accepted(begun.attempt.continuing)
-        try:
-            going: _Begun | None = begun
-            while going is not None:
-                attempt, frames, segment = going.attempt, going.frames, answer.segments[-1]
-                outcome, settled = Outcome.CANCELLED, False
-                cut: Broken | None = None
-                frame: StreamFrame | None = going.first
-                try:
-                    try:
-                        while cut is None:
-                            match frame:
-                                case Tokens():
-                                    kept.add(frame)
-                                    segment.tokens += frame.count
-                                    given_us = hands.now_us()
-                                    yield _placed(frame, segment.first_token) if segment.first_token else frame
-                                    attempt.held_us += hands.now_us() - given_us
-                                case Done():
-                                    answer.price = self._attempts.price(attempt, frame.counts)
-                                    # Before the tenant has its end: what is told to be whole is on the bill by then.
-                                    settled = True
-                                    complete = Outcome.COMPLETE
-                                    await self._attempts.settle(attempt, complete, frame, answer.price, kept.resumable)
-                                    yield frame
-                                    return
-                                case Broken() | None:
-                                    outcome, cut = Outcome.BROKEN, frame or _lost(attempt)
-                                    break
-                            frame = await anext(frames, None)
-                    finally:
-                        await frames.aclose()
-                finally:
-                    if not settled:
-                        await self._attempts.settle(attempt, outcome, cut, answer.price, kept.resumable)
-                going = await self._go_on(run, attempt, cut, answer)
-                if going is None:
-                    yield cut
-        finally:
-            kept.drop()
 
     async def _go_on(self, run: _Run, attempt: Attempt, last: Broken, answer: Answer) -> _Begun | None:
         """Return the attempt that goes on with a cut answer; None, and why, where none may or can."""
@@ -313,7 +274,10 @@ class Gate:
         if answer.stopped is None:
             run.cut(attempt, code, spoke=run.kept.begun)
             try:
-                begun = await self._begin_when_it_can(run)
+                try:
+                    begun = await self._begin(run, None)
+                except ProblemError as error:
+                    begun = await self._begin_later(run, error.problem)
             except ProblemError as error:
                 answer.stopped = run.stopped or stopped_by(error.problem)
                 how = "refused" if answer.stopped.reason == "law" else "failed"
@@ -325,17 +289,16 @@ class Gate:
         self._hands.metrics.counter(STREAMS_CONTINUED)[how].value += 1
         return begun
 
-    async def _begin_when_it_can(self, run: _Run) -> _Begun:
-        """Begin. Where it was cut and no permitted pool can go on now, wait for one: it may only be coming back."""
+    async def _begin_later(self, run: _Run, problem: Problem) -> _Begun:
+        """Begin what `problem` kept from beginning. Where it was cut and no permitted pool can go on now, wait for one:
+        it may only be coming back. Raises ProblemError.
+        """
         left_ms, pause_ms = self._hands.patience_ms, PAUSE_MS
         while True:
-            try:
-                return await self._begin(run, None)
-            except ProblemError as error:
-                over = run.sent >= ATTEMPTS_MAX or left_ms <= 0
-                # A request that nothing has cut is not held: its client is told, and may come again.
-                if over or run.asked.continued is None or error.problem.code not in COMES_BACK:
-                    raise
+            over = run.sent >= ATTEMPTS_MAX or left_ms <= 0
+            # A request that nothing has cut is not held: its client is told, and may come again.
+            if over or run.asked.continued is None or problem.code not in COMES_BACK:
+                raise ProblemError(problem)
             run.tried = run.barred
             open_again = False
             while left_ms > 0 and not open_again:
@@ -343,6 +306,10 @@ class Gate:
                 await asyncio.sleep(pause_ms / 1000)
                 left_ms, pause_ms = left_ms - pause_ms, pause_ms * 2
                 open_again = any(self._open(pool) for pool in run.permitted)
+            try:
+                return await self._begin(run, None)
+            except ProblemError as error:
+                problem = error.problem
 
     def _open(self, pool: Pool) -> bool:
         """Whether there is a way to a pool, and a replica there."""
@@ -352,15 +319,136 @@ class Gate:
     async def _close(
         self,
         attempt: Attempt,
-        frames: AsyncGenerator[StreamFrame, None],
+        sending: Sending | None,
         outcome: Outcome,
         last: Broken | Refused | None,
     ) -> None:
         """Close an attempt that brought nothing, and settle it whatever closing comes to."""
         try:
-            await frames.aclose()
+            if sending is not None:
+                await sending.close()
         finally:
             await self._attempts.settle(attempt, outcome, last, None, None)
+
+
+class _Rest:
+    """The frames of an answer that has begun, over all of its attempts: each is settled, however it ends.
+
+    No generator: one that was never asked for a frame closes without settling, and none is as cheap to ask.
+    """
+
+    __slots__ = ("_attempts", "_first", "_given_us", "_go_on", "_going", "_now_us", "_run", "answer")
+
+    def __init__(
+        self,
+        run: _Run,
+        begun: _Begun,
+        attempts: Attempts,
+        go_on: Callable[[_Run, Attempt, Broken, Answer], Awaitable[_Begun | None]],
+        now_us: Callable[[], int],
+    ) -> None:
+        self.answer: Answer | None = None
+        """What is told of it. None once it is over: the two hold each other."""
+        self._run = run
+        self._attempts = attempts
+        self._go_on = go_on
+        self._now_us = now_us
+        self._going: _Begun | None = begun
+        """What is under way, and not settled."""
+        self._first: Tokens | Done | None = begun.first
+        self._given_us = 0
+        """When the tenant got its last tokens."""
+        run.kept.accepted(begun.attempt.continuing)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Tokens | Done | Broken:
+        """Return the next frame. Whatever keeps it from that ends the answer."""
+        answer, going = self.answer, self._going
+        if answer is None or going is None:
+            raise StopAsyncIteration
+        told: Tokens | Done | Broken | None = None
+        try:
+            frame: StreamFrame | None
+            frame, self._first = self._first, None
+            if frame is None:
+                asked_us = self._now_us()
+                going.attempt.held_us += asked_us - self._given_us
+                frame = await going.sending.next(asked_us)
+            told = frame if type(frame) is Tokens else await self._turned(answer, going, frame)
+        finally:
+            if type(told) is not Tokens:
+                await self.aclose()
+        if type(told) is Tokens:
+            self._run.kept.add(told)
+            segment = answer.segments[-1]
+            segment.tokens += told.count
+            if segment.first_token:
+                told = _placed(told, segment.first_token)
+            self._given_us = self._now_us()
+        return told
+
+    async def aclose(self) -> None:
+        """It is over: what has not ended is stopped, and settled as cancelled."""
+        answer, self.answer = self.answer, None
+        if answer is None:
+            return
+        try:
+            await self._end(Outcome.CANCELLED, None, answer.price)
+        finally:
+            self._run.kept.drop()
+
+    async def _turned(self, answer: Answer, going: _Begun, frame: StreamFrame | None) -> Tokens | Done | Broken:
+        """Return what the tenant gets where an attempt brings no tokens: the end, or what the next one begins with."""
+        while True:
+            match frame:
+                case Tokens():
+                    return frame
+                case Done():
+                    answer.price = self._attempts.price(going.attempt, frame.counts)
+                    # Before the tenant has its end: what is told to be whole is on the bill by then.
+                    await self._end(Outcome.COMPLETE, frame, answer.price)
+                    return frame
+                case Broken() | None:
+                    cut = frame or _lost(going.attempt)
+                    await self._end(Outcome.BROKEN, cut, answer.price)
+                    begun = await self._go_on(self._run, going.attempt, cut, answer)
+                    if begun is None:
+                        return cut
+                    going = self._going = begun
+                    frame = begun.first
+                case _:
+                    frame = await going.sending.next(self._now_us())
+
+    async def _end(self, outcome: Outcome, last: Done | Broken | None, price: Money | None) -> None:
+        """Stop the attempt that is under way, and settle it whatever stopping comes to. Once for each one."""
+        going, self._going = self._going, None
+        if going is None:
+            return
+        try:
+            await going.sending.close()
+        finally:
+            await self._attempts.settle(going.attempt, outcome, last, price, self._run.kept.resumable)
+
+
+def _heard(attempt: Attempt, frame: StreamFrame | None) -> Tokens | Done | Broken | Refused | None:
+    """Return the frame that says how it goes: tokens, an end, or a refusal. None where it only says who has it.
+
+    Of an answer that goes on, not a token is taken before the replica has said that it is an equal.
+    """
+    said = attempt.asked.generation.said
+    match frame:
+        case None:
+            return _lost(attempt)
+        case Accepted():
+            attempt.continuing = frame.continuing
+            return None
+        case Tokens() | Done() if said is not None and attempt.continuing != Continuing(said.identity, said.by):
+            detail = "The pool did not say that its model is the one that began the answer."
+            return Broken(frame.stream, attempt.attempt, "identity_mismatch", detail, PoolCounts())
+        case _:
+            return frame
 
 
 def _placed(frame: Tokens, first_token: int) -> Tokens:
@@ -370,8 +458,3 @@ def _placed(frame: Tokens, first_token: int) -> Tokens:
 
 def _lost(attempt: Attempt) -> Broken:
     return Broken(0, attempt.attempt, "session_lost", "The way to the pool ended.", PoolCounts())
-
-
-async def _empty() -> AsyncGenerator[Tokens | Done | Broken, None]:
-    return
-    yield

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from node_agent.uplink.session_link import Sendable, Tally
+from node_agent.alarm import Alarm
+from node_agent.uplink.sending import Sendable, Sending, Tally, overdue
 from orchestrator.engines.generation import Delta, Failed, Finished, Started
 from orchestrator.engines.health import Pulse, probe
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.engines.openai import OpenAIEngine
 from orchestrator.ledger.usage import PoolCounts
-from orchestrator.policy.ids import ReplicaId
+from orchestrator.policy.ids import AttemptId, ReplicaId
+from orchestrator.wire.deadlines import Deadlines
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
 
 PROBE_EVERY_S = 1.0
@@ -20,7 +22,7 @@ PROBE_AGAIN_S = 0.1
 """After a probe that was not answered."""
 PROBE_DEADLINE_MS = 900
 BACKSTOP_MS = 1_000
-"""So much later than `routes`, which says what happened, the client of an engine ends a call by itself."""
+"""So much later than we, who say what happened, the client of an engine ends a call by itself."""
 
 
 class EngineLink:
@@ -52,8 +54,12 @@ class EngineLink:
         """Close every connection."""
         await self._engine.close()
 
-    async def send(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
-        """Send one attempt and yield what comes back, in the frames that a session would bring."""
+    def send(self, sendable: Sendable, tally: Tally, deadlines: Deadlines) -> Sending:
+        """Send one attempt, and keep `tally`. Only the gate calls this, through `routes`."""
+        return _Carried(sendable.attempt, self.carry(sendable, tally), deadlines)
+
+    async def carry(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
+        """Yield what comes back for one attempt, in the frames that a session would bring."""
         attempt, said = sendable.attempt, sendable.generation.said
         if said is not None and self._continuing != Continuing(said.identity, said.by):
             yield Refused(0, attempt, "identity_mismatch", "The engine cannot go on with this answer.")
@@ -94,3 +100,36 @@ class EngineLink:
             self._pulse.gone()  # no need to wait for the next probe
             return Refused(0, attempt_frame.attempt, event.code, event.detail)
         return Broken(0, attempt_frame.attempt, event.code, event.detail, PoolCounts())
+
+
+class _Carried:
+    """An attempt that an engine beside this edge works on."""
+
+    def __init__(self, attempt: AttemptId, frames: AsyncGenerator[StreamFrame, None], deadlines: Deadlines) -> None:
+        self._attempt = attempt
+        self._frames = frames
+        self._deadlines = deadlines
+        self._alarm = Alarm()
+        self._over = False
+
+    async def next(self, now_us: int) -> StreamFrame | None:
+        """See `Sending`."""
+        if self._over:
+            return None
+        left_us = self._deadlines.left_us(now_us)
+        try:
+            if not left_us:  # also where frames are always ready: an answer that never ends is ended
+                raise TimeoutError
+            frame = await self._alarm.wait(anext(self._frames, None), left_us / 1_000_000)
+        except TimeoutError:
+            await self.close()
+            return overdue(self._attempt, self._deadlines)
+        if type(frame) is Tokens:
+            self._deadlines.begun = True
+        return frame
+
+    async def close(self) -> None:
+        """See `Sending`."""
+        self._over = True
+        self._alarm.off()
+        await self._frames.aclose()

@@ -10,26 +10,18 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import grpc
 import msgspec
 
-from node_agent.uplink.inbox import Inbox
-from orchestrator.engines.generation import Generation
-from orchestrator.evidence.citation import Citation
-from orchestrator.evidence.inputs import InputManifest
-from orchestrator.ledger.usage import EdgeCounts, PoolCounts
-from orchestrator.policy.facts import Facts
+from node_agent.uplink.sending import Sendable, Sending, Tally, Unsent
+from node_agent.uplink.stream import CREDIT_BYTES, Stream
 from orchestrator.policy.ids import (
     RANDOM_BYTES,
     AttemptId,
-    DecisionId,
     EdgeId,
-    KeyId,
     PoolId,
-    RequestId,
     SchedulerId,
     make_session_id,
 )
@@ -38,22 +30,8 @@ from orchestrator.telemetry.names import Event
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import edge_batch_out, intake_frame_in
-from orchestrator.wire.deadlines import AS_SET, Waits
-from orchestrator.wire.frames import (
-    FRAME_BYTES,
-    Accepted,
-    Broken,
-    Credit,
-    EdgeFrame,
-    Load,
-    Open,
-    Process,
-    Refused,
-    Settle,
-    StreamFrame,
-    Tokens,
-    Welcome,
-)
+from orchestrator.wire.deadlines import Deadlines
+from orchestrator.wire.frames import Credit, EdgeFrame, Load, Open, Process, Settle, Welcome
 from orchestrator.wire.outbox import Outbox
 from orchestrator.wire.pace import Haste
 from orchestrator.wire.session_edge import TICK_MS, Deliver, EdgeSession, Instruction, Send, State
@@ -67,48 +45,12 @@ REFUSED = "refused"
 """In what gRPC says of a connection that nobody listens for."""
 REDIAL_MIN_S = 0.1
 REDIAL_MAX_S = 2.0
-CREDIT_BYTES = 64 * 1024
-"""What the edge is ready to hold of one answer."""
-FRAMES_MAX = CREDIT_BYTES // FRAME_BYTES + 8
-"""Frames of one stream that wait for the tenant: as many as credit lets in, and those that cost none."""
 RIDING = frozenset({Credit, Settle})
 """Frames that nobody waits for."""
 LEAVE_S = 2.0
 LEAVE_POLL_S = 0.01
 
 log = logger("node_agent.uplink")
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the edge counts of one attempt, as it happens."""
-
-    received: int = 0
-    delivered: int = 0
-
-    def counts(self) -> EdgeCounts:
-        """Return the counts as they stand."""
-        return EdgeCounts(self.received, self.delivered)
-
-
-class Sendable(msgspec.Struct, frozen=True):
-    """A permitted, recorded and signed attempt, ready to leave."""
-
-    attempt: AttemptId
-    decision: DecisionId
-    request: RequestId
-    pool: PoolId
-    generation: Generation
-    facts: Facts
-    citation: Citation
-    key_id: KeyId
-    signature: bytes
-    budget_ms: int
-    """What is left of the request's time. Whoever works for it further on stops when it is over."""
-    inputs: InputManifest | None = None
-    waits: Waits = AS_SET
-    continues: AttemptId | None = None
-    """The attempt that was cut, where this one takes its place."""
 
 
 class LinkState(msgspec.Struct, frozen=True):
@@ -154,7 +96,7 @@ class SessionLink:
         self._outbox: Outbox[EdgeFrame] = Outbox()  # bounded: by the streams and their credit
         self._leaving = asyncio.Event()
         """Set when the transport is to be given up."""
-        self._waiting: dict[AttemptId, tuple[Inbox[Deliver], Tally]] = {}
+        self._streams: dict[AttemptId, Stream] = {}
         """By attempt: stream numbers begin again with every session, and an old stream may still be read out."""
         self._load_heard_us: dict[PoolId, int] = {}
         self._opened: dict[PoolId, int] = {}  # bounded: by the pools
@@ -211,21 +153,14 @@ class SessionLink:
         openings = 0 if heard is None else heard[0].openings or 0
         return openings - self._opened.get(pool, 0)
 
-    async def send(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
-        """Send one attempt, yield what comes back, and keep `tally`. Only the gate calls this, through `routes`.
-
-        Ends after the first terminal frame. Closing it early cancels the attempt. How long it may take, `routes` knows.
-        """
-        machine, loop, now_us = self._machine, self._loop, _now_us()
+    def send(self, sendable: Sendable, tally: Tally, deadlines: Deadlines, now_us: int) -> Sending:
+        """Send one attempt, and keep `tally`. Only the gate calls this, through `routes`."""
+        machine, loop = self._machine, self._loop
         if machine is None or loop is None or not machine.accepts_work(now_us):
-            detail = "No live session to the scheduler."
-            yield Refused(0, sendable.attempt, "engine_unreachable", detail)
-            return
-        stream = machine.next_stream()
-        inbox: Inbox[Deliver] = Inbox(loop)  # bounded: FRAMES_MAX
-        self._waiting[sendable.attempt] = (inbox, tally)
+            return Unsent(sendable.attempt, "No live session to the scheduler.")
+        number = machine.next_stream()
         opened = Open(
-            stream,
+            number,
             sendable.attempt,
             sendable.decision,
             sendable.request,
@@ -240,28 +175,10 @@ class SessionLink:
             sendable.inputs,
             sendable.continues,
         )
-        ended = False
+        stream = Stream(number, sendable.attempt, tally, deadlines, machine, self._act, self._streams, loop)
         self._opened[sendable.pool] = self._opened.get(sendable.pool, 0) + 1
         self._act(machine.open(opened, now_us))
-        waiting = inbox.frames
-        try:
-            while not ended:
-                while not waiting:
-                    await inbox.more()
-                frame, size_bytes = _gathered(waiting)
-                if type(frame) is Tokens:
-                    yield frame
-                    tally.delivered += frame.count
-                    if credit := machine.consumed(stream, size_bytes):
-                        self._act(credit)
-                else:
-                    ended = type(frame) is not Accepted
-                    yield frame
-        finally:
-            if not ended:
-                self._act(machine.cancel(stream))
-            self._act(machine.settle(stream, tally.counts()))
-            self._waiting.pop(sendable.attempt, None)
+        return stream
 
     async def close(self) -> None:
         """Let what was decided leave (cancels, settlements), within a bound. `run` must be cancelled after."""
@@ -393,14 +310,9 @@ class SessionLink:
         """Carry out what the machine asks for, in order."""
         for instruction in instructions:
             if type(instruction) is Deliver:
-                frame = instruction.frame
-                waiting = self._waiting.get(frame.attempt)
-                if waiting is None:
-                    continue
-                inbox, tally = waiting
-                if type(frame) is Tokens:
-                    tally.received += frame.count
-                inbox.put(instruction if len(inbox.frames) < FRAMES_MAX else _flooded(inbox, instruction))
+                stream = self._streams.get(instruction.frame.attempt)
+                if stream is not None:
+                    stream.put(instruction)
             elif type(instruction) is Send:
                 haste = Haste.RIDE if type(instruction.frame) in RIDING else Haste.NOW
                 self._outbox.put(instruction.frame, haste)
@@ -410,29 +322,3 @@ class SessionLink:
 
 def _now_us() -> int:
     return time.monotonic_ns() // 1000
-
-
-def _flooded(inbox: Inbox[Deliver], told: Deliver) -> Deliver:
-    """Return the end of a stream that has more frames than any.
-
-    Credit bounds the tokens; only frames that cost none, sent again and again, come here. Everything that waits is
-    dropped, so that the tenant gets a prefix and never a gap.
-    """
-    inbox.frames.clear()
-    detail = "The pool sent more frames than a stream has."
-    return Deliver(told.stream, Broken(told.stream, told.frame.attempt, "protocol_violation", detail, PoolCounts()))
-
-
-def _gathered(waiting: list[Deliver]) -> tuple[StreamFrame, int]:
-    """Take the first frame, and what it counts against credit. Tokens that came together are taken as one frame."""
-    told = waiting.pop(0)
-    first, size_bytes = told.frame, told.size_bytes
-    if type(first) is not Tokens or not waiting or type(waiting[0].frame) is not Tokens:
-        return first, size_bytes
-    texts, ids, count = [first.text], list(first.ids), first.count
-    while waiting and type(frame := waiting[0].frame) is Tokens:
-        size_bytes += waiting.pop(0).size_bytes
-        texts.append(frame.text)
-        ids += frame.ids
-        count += frame.count
-    return Tokens(first.stream, first.attempt, first.first, count, "".join(texts), tuple(ids)), size_bytes

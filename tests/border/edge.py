@@ -10,7 +10,7 @@ from typing import Any
 from node_agent.border.attempts import Hands
 from node_agent.border.decider import Asked, Commitment
 from node_agent.border.gate import Gate
-from node_agent.uplink.session_link import Sendable
+from node_agent.uplink.sending import Sendable
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey
 from orchestrator.engines.generation import Generation, Message, Role, Sampling

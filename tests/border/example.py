@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from node_agent.uplink.session_link import Sendable, Tally
+from node_agent.uplink.sending import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.formats import SectionKind
 from orchestrator.cli.house import EXAMPLES, side_soil
@@ -93,14 +93,29 @@ class ScriptedRoutes:
         load = PoolLoad(1, 4, 0, 0, 64, 10)
         return PoolView(pool.id, pool.id not in self.down, 50_000, load, 0)
 
-    async def send(self, pool: Pool, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
+    def send(self, pool: Pool, sendable: Sendable, tally: Tally, now_us: int) -> Scripted:
         self.on_send(sendable)
         self.sent.append((pool.id, sendable))
-        try:
-            for frame in self.plans[pool.id](sendable):
-                count = frame.count if isinstance(frame, Tokens) else 0
-                tally.received += count
-                yield frame
-                tally.delivered += count
-        finally:
-            self.closed += 1
+        return Scripted(self, iter(self.plans[pool.id](sendable)), tally)
+
+
+@dataclass
+class Scripted:
+    """An attempt that is answered as planned."""
+
+    routes: ScriptedRoutes
+    frames: Iterator[StreamFrame]
+    tally: Tally
+    given: int = 0
+    open: bool = True
+
+    async def next(self, now_us: int) -> StreamFrame | None:
+        self.tally.delivered += self.given
+        frame = next(self.frames, None)
+        self.given = frame.count if isinstance(frame, Tokens) else 0
+        self.tally.received += self.given
+        return frame
+
+    async def close(self) -> None:
+        self.routes.closed += self.open
+        self.open = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from node_agent.uplink.session_link import Sendable
+from node_agent.uplink.sending import Sendable
 from orchestrator.evidence.attestation import sealed
 from orchestrator.evidence.citation import attestation_bytes
 from orchestrator.policy.ids import Digest, EdgeId
@@ -177,6 +177,17 @@ async def test_an_answer_that_is_closed_early_is_settled_as_cancelled(make_edge:
     (usage,) = edge.records("usage")
     assert usage["outcome"] == "cancelled"
     assert edge.routes.closed == 1
+
+
+async def test_an_answer_of_which_nobody_asked_a_frame_is_stopped_and_settled(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    answer = await edge.gate.ask(edge.asked("acme-sg"))
+    await answer.frames.aclose()
+    await answer.frames.aclose()
+    (usage,) = edge.records("usage")
+    assert usage["outcome"] == "cancelled"
+    assert edge.routes.closed == 1
+    assert [frame async for frame in answer.frames] == []
 
 
 async def test_what_a_whole_answer_used_is_on_record_before_its_end_is_told(make_edge: Callable[..., Edge]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from node_agent.border.gate import Gate
-from node_agent.uplink.session_link import Sendable
+from node_agent.uplink.sending import Sendable
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.outliers import HOLD_MIN_US
 from orchestrator.policy.ids import PoolId

@@ -11,16 +11,17 @@ import pytest
 
 from node_agent.uplink.engine_link import EngineLink
 from node_agent.uplink.routes import Routes
-from node_agent.uplink.session_link import Sendable, Tally
+from node_agent.uplink.sending import Sendable, Sending, Tally
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.fleet import Pool
 from orchestrator.policy.ids import EdgeId
-from orchestrator.wire.deadlines import Waits
+from orchestrator.wire.deadlines import Deadlines, Waits
 from orchestrator.wire.frames import Accepted, Broken, Done, StreamFrame, Tokens
 from tests.border.edge import Edge
 from tests.bundles.sides import NOW_MS
 from tests.intake.engine_stand import SharedEngine
+from tests.sending import sent
 from tests.values import replace
 
 Make = Callable[..., Edge]
@@ -35,7 +36,7 @@ class ScriptedLink(EngineLink):
         self.stopped = 0
         self._frames, self._endless = frames, endless
 
-    async def send(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
+    async def carry(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
         try:
             for frame in self._frames:
                 yield frame(sendable)
@@ -68,11 +69,15 @@ async def sendable_of(edge: Edge) -> tuple[Pool, Sendable]:
     return replace(pool, engine="scripted"), sendable
 
 
+def by(routes: Routes, pool: Pool) -> Callable[[Sendable, Tally, Deadlines, int], Sending]:
+    return lambda sendable, tally, _, now_us: routes.send(pool, sendable, tally, now_us)
+
+
 async def carried(link: EngineLink, edge: Edge, waits: Waits, budget_ms: int) -> list[StreamFrame]:
     pool, sendable = await sendable_of(edge)
     routes = Routes(EdgeId(edge.name), {"scripted": link}, lambda: NOW_MS)
     sendable = replace(sendable, waits=waits, budget_ms=budget_ms)
-    async with asyncio.timeout(30), aclosing(routes.send(pool, sendable, Tally())) as frames:
+    async with asyncio.timeout(30), aclosing(sent(by(routes, pool), sendable, Tally())) as frames:
         return [frame async for frame in frames]
 
 
@@ -114,7 +119,7 @@ async def test_what_comes_in_time_is_let_through_as_it_came(make_edge: Make) -> 
     pool, sendable = await sendable_of(edge)
     routes = Routes(EdgeId(edge.name), {"scripted": link}, lambda: NOW_MS)
     got: list[StreamFrame] = []
-    async with aclosing(routes.send(pool, sendable, Tally())) as frames:
+    async with aclosing(sent(by(routes, pool), sendable, Tally())) as frames:
         async for frame in frames:
             got.append(frame)
             if isinstance(frame, Done):

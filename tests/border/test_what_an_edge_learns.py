@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from node_agent.border.decider import Asked, Commitment
 from node_agent.border.gate import Gate
 from node_agent.border.memory import Memory
-from node_agent.uplink.session_link import Sendable
+from node_agent.uplink.sending import Sendable, Sending
 from orchestrator.engines.generation import Message, Role, Sampling
 from orchestrator.ledger.money import parse_units
 from orchestrator.ledger.usage import PoolCounts
@@ -416,21 +416,25 @@ async def test_an_impatient_tenant_leaves_nothing_counted_and_everything_settled
     assert outcomes == ["cancelled", "complete", "broken", "complete"]
 
 
-def dying(begun: bool, waiting: asyncio.Event) -> Callable[[Pool, Sendable, object], AsyncGenerator[StreamFrame, None]]:
+def dying(begun: bool, waiting: asyncio.Event) -> Callable[[Pool, Sendable, object, int], Sending]:
     """A way out that brings nothing, or a break, and then takes long to close."""
 
-    async def send(pool: Pool, sendable: Sendable, tally: object) -> AsyncGenerator[StreamFrame, None]:
-        try:
+    class Dying:
+        def __init__(self, sendable: Sendable) -> None:
+            self.broken = Broken(1, sendable.attempt, "engine_failed", "It died.", PoolCounts())
+
+        async def next(self, now_us: int) -> StreamFrame | None:
             if not begun:
                 waiting.set()
                 await asyncio.Event().wait()
-            yield Broken(1, sendable.attempt, "engine_failed", "It died.", PoolCounts())
-        finally:
+            return self.broken
+
+        async def close(self) -> None:
             if begun:
                 waiting.set()
                 await asyncio.Event().wait()
 
-    return send
+    return lambda _pool, sendable, _tally, _now_us: Dying(sendable)
 
 
 async def test_numbers_beyond_all_measure_break_no_later_record(

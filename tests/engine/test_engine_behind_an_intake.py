@@ -7,13 +7,14 @@ import itertools
 from contextlib import aclosing
 from pathlib import Path
 
-from node_agent.uplink.session_link import Tally
+from node_agent.uplink.sending import Tally
 from orchestrator.engines.generation import Generation, Message, Role, Sampling
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.frames import Done, Load
 from scheduler.pools.engine.loop import Engine
 from scheduler.pools.replica import ReplicaSpec, _Link
 from tests.intake.site_stand import MODEL, POOL, TOKEN, Stand, standing
+from tests.sending import sent
 
 SLOTS, CONTEXT = 2, 256
 ANSWERS = 4
@@ -67,7 +68,7 @@ async def ask_together(stand: Stand) -> tuple[list[Load], list[Done]]:
     async def ask(number: int) -> Done:
         said = Message(Role.USER, f"hello {number} " * 10)
         wanted = Generation(MODEL, (said,), Sampling(temperature=0, max_tokens=60))
-        async with aclosing(stand.link.send(stand.sendable(generation=wanted), Tally())) as frames:
+        async with aclosing(sent(stand.link.send, stand.sendable(generation=wanted), Tally())) as frames:
             last = [frame async for frame in frames][-1]
         assert isinstance(last, Done)
         return last

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from node_agent.uplink.session_link import Sendable, SessionLink
+from node_agent.uplink.sending import Sendable
+from node_agent.uplink.session_link import SessionLink
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.engines.generation import Generation, Message, Role, Sampling

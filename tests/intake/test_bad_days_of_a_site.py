@@ -16,7 +16,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from node_agent.uplink.session_link import Sendable, Tally
+from node_agent.uplink.sending import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
 from orchestrator.engines.identity import Identity
@@ -60,6 +60,7 @@ from scheduler.intake.replica import Replica
 from scheduler.intake.sessions import Line, Port
 from scheduler.intake.site import Site
 from tests.intake.site_stand import EDGE, MODEL, POOL, TOKEN, ScriptedReplica, Stand, now_ms, now_us, standing
+from tests.sending import sent
 from tests.session.world import load, made_id
 from tests.values import replace
 
@@ -101,7 +102,7 @@ def ask(stand: Stand, sendable: Sendable | None = None) -> Asked:
     tally = Tally()
 
     async def read() -> list[StreamFrame]:
-        async with aclosing(stand.link.send(sendable or stand.sendable(), tally)) as frames:
+        async with aclosing(sent(stand.link.send, sendable or stand.sendable(), tally)) as frames:
             return [frame async for frame in frames]
 
     return Asked(asyncio.create_task(read()), tally)
@@ -153,7 +154,7 @@ def text_of(frames: list[StreamFrame]) -> str:
 async def test_an_old_answer_that_is_read_out_late_takes_nothing_from_a_new_session(
     stand: Stand, replica: ScriptedReplica
 ) -> None:
-    late = stand.link.send(stand.sendable(), Tally())
+    late = sent(stand.link.send, stand.sendable(), Tally())
     assert isinstance(await anext(late), Accepted)
     await work_of(replica)
     for port in list(stand.intake.ports):
@@ -230,7 +231,7 @@ async def test_an_edge_that_reads_nothing_is_cut_off(stand: Stand, monkeypatch: 
 
 
 async def test_a_tenant_that_stalls_within_credit_gets_every_token(stand: Stand, replica: ScriptedReplica) -> None:
-    frames = stand.link.send(stand.sendable(), Tally())
+    frames = sent(stand.link.send, stand.sendable(), Tally())
     assert isinstance(await anext(frames), Accepted)
     work = await work_of(replica)
     words = [f"{number} " for number in range(6_000)]
@@ -246,7 +247,7 @@ async def test_a_tenant_that_stalls_within_credit_gets_every_token(stand: Stand,
 
 
 async def test_a_tenant_that_stalls_beyond_every_bound_frees_the_slot(stand: Stand, replica: ScriptedReplica) -> None:
-    frames = stand.link.send(stand.sendable(), Tally())
+    frames = sent(stand.link.send, stand.sendable(), Tally())
     assert isinstance(await anext(frames), Accepted)
     work = await work_of(replica)
     for _ in range(30):

@@ -14,7 +14,8 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from node_agent.uplink.session_link import Sendable, SessionLink, Tally
+from node_agent.uplink.sending import Sendable, Tally
+from node_agent.uplink.session_link import SessionLink
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import SessionId
 from orchestrator.wire.channels import open_channel
@@ -24,6 +25,7 @@ from orchestrator.wire.frames import SESSION_VERSION, Accepted, Broken, Cancel, 
 from protos.tidegate.v1.session_pb2_grpc import IntakeStub
 from tests.intake.cutting_proxy import CuttingProxy
 from tests.intake.site_stand import EDGE, POOL, SCHEDULER, ScriptedReplica, Stand, now_ms, standing
+from tests.sending import sent
 
 SOON_S = 20.0
 WORDS = tuple(f"{'é' * (number % 3)}word-{number} " for number in range(12))
@@ -90,7 +92,7 @@ def ask(border: Border) -> Asked:
     tally, sendable = Tally(), border.stand.sendable(budget_ms=int(SOON_S * 1000))
 
     async def read() -> list[StreamFrame]:
-        async with aclosing(border.link.send(sendable, tally)) as frames:
+        async with aclosing(sent(border.link.send, sendable, tally)) as frames:
             return [frame async for frame in frames]
 
     return Asked(sendable, tally, asyncio.create_task(read()))
@@ -226,7 +228,7 @@ async def test_a_draining_intake_lets_a_cut_answer_come_to_its_end(border: Borde
 
 async def test_a_drain_waits_until_the_edge_has_everything(border: Border) -> None:
     tally = Tally()
-    frames = border.link.send(border.stand.sendable(budget_ms=int(SOON_S * 1000)), tally)
+    frames = sent(border.link.send, border.stand.sendable(budget_ms=int(SOON_S * 1000)), tally)
     assert isinstance(await anext(frames), Accepted)
     work = await work_of(border)
     await border.replica.say(WorkTokens(work, WORDS[0], (0,), 1), WorkFinished(work, "stop", PoolCounts(5, 0, 1)))

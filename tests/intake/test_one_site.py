@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest_asyncio
 
-from node_agent.uplink.session_link import Sendable, Tally
+from node_agent.uplink.sending import Sendable, Tally
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import PoolId
 from orchestrator.policy.labels import Personal
 from orchestrator.wire.convert_replica import WorkAssign, WorkCancel, WorkFinished, WorkRefused, WorkStarted, WorkTokens
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
 from tests.intake.site_stand import POOL, ScriptedReplica, Stand, fresh, now_ms, standing
+from tests.sending import sent
 from tests.values import replace
 
 SOON_S = 5.0
@@ -40,7 +41,7 @@ async def replica(stand: Stand) -> AsyncIterator[ScriptedReplica]:
 
 async def frames_of(stand: Stand, sendable: Sendable, tally: Tally | None = None) -> list[StreamFrame]:
     """Everything that comes back for one attempt."""
-    async with asyncio.timeout(SOON_S), aclosing(stand.link.send(sendable, tally or Tally())) as frames:
+    async with asyncio.timeout(SOON_S), aclosing(sent(stand.link.send, sendable, tally or Tally())) as frames:
         return [frame async for frame in frames]
 
 
@@ -95,7 +96,7 @@ async def test_an_answer_streams_and_both_sides_count(stand: Stand, replica: Scr
 
 
 async def test_a_tenant_who_leaves_frees_the_slot_within_a_second(stand: Stand, replica: ScriptedReplica) -> None:
-    frames = stand.link.send(stand.sendable(), Tally())
+    frames = sent(stand.link.send, stand.sendable(), Tally())
     first = asyncio.create_task(anext(frames))
     work = await work_of(replica)
     await first

@@ -8,12 +8,13 @@ from contextlib import aclosing
 from pathlib import Path
 from random import Random
 
-from node_agent.uplink.session_link import Tally
+from node_agent.uplink.sending import Tally
 from orchestrator.spool.records import RecordKind
 from orchestrator.wire.frames import Accepted, Done, Tokens
 from tests.intake.engine_stand import SharedEngine, replica_of
 from tests.intake.site_stand import POOL, Stand, standing
 from tests.intake.test_bad_days_of_a_site import until
+from tests.sending import sent
 
 CANCELS = 300
 AT_ONCE = 24
@@ -28,7 +29,7 @@ async def leave_somewhere(stand: Stand, random: Random, seen: dict[str, Tally]) 
     reached = asyncio.Event()
 
     async def read() -> None:
-        async with aclosing(stand.link.send(sendable, tally)) as frames:
+        async with aclosing(sent(stand.link.send, sendable, tally)) as frames:
             async for frame in frames:
                 if enough is not None and isinstance(frame, enough):
                     reached.set()
@@ -62,12 +63,12 @@ async def test_hundreds_that_hang_up_at_random_moments_leave_nothing_behind(tmp_
         await until(lambda: engine.running == 0)
         state = stand.site.dispatchers[POOL].state()
         assert (state.running, state.waiting, state.free) == (0, 0, SLOTS)
-        assert (replica._tasks, stand.link.state().streams, stand.link._waiting) == ({}, 0, {})
+        assert (replica._tasks, stand.link.state().streams, stand.link._streams) == ({}, 0, {})
         assert len(engine.texts) > CANCELS // 4, "some of them had begun"
         # And the pool serves as before.
         engine.go.set()
         tally = Tally()
-        async with aclosing(stand.link.send(stand.sendable(), tally)) as frames:
+        async with aclosing(sent(stand.link.send, stand.sendable(), tally)) as frames:
             read = [frame async for frame in frames]
         assert isinstance(read[-1], Done)
         assert "".join(frame.text for frame in read if isinstance(frame, Tokens)) == "Good day"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from node_agent.uplink.session_link import Sendable, SessionLink, Tally
+from node_agent.uplink.sending import Sendable, Tally
+from node_agent.uplink.session_link import SessionLink
 from orchestrator.engines.generation import Generation, Message, Role, Sampling
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.fleet import PrefixCache
@@ -20,6 +21,7 @@ from orchestrator.wire.frames import Done, Load, StreamFrame
 from scheduler.intake import engine_replica
 from tests.intake.engine_stand import SharedEngine, replica_of
 from tests.intake.site_stand import EDGE, MODEL, POOL, SCHEDULER, ScriptedReplica, Stand, now_ms, standing
+from tests.sending import sent
 from tests.values import replace
 
 SOON_S = 5.0
@@ -72,7 +74,7 @@ def ask(stand: Stand, link: SessionLink | None = None, sendable: Sendable | None
     """Send an attempt; the task gives the last frame."""
 
     async def read() -> StreamFrame:
-        async with aclosing((link or stand.link).send(sendable or stand.sendable(), Tally())) as frames:
+        async with aclosing(sent((link or stand.link).send, sendable or stand.sendable(), Tally())) as frames:
             return [frame async for frame in frames][-1]
 
     return asyncio.create_task(read())

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from node_agent.uplink.engine_link import EngineLink
-from node_agent.uplink.session_link import Tally
+from node_agent.uplink.sending import Tally
 from orchestrator.engines.generation import Finished, Generation, Message, Refused, Resume, Role, Said, Sampling
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing, DeclaredIdentity, continuing
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
@@ -24,6 +24,7 @@ from scheduler.intake.engine_replica import EngineReplica
 from tests.intake.site_stand import MODEL, POOL, now_us
 from tests.resume.line import line
 from tests.resume.wordy import read
+from tests.sending import sent as read_out
 from tests.values import replace
 
 WORDS = 8
@@ -171,7 +172,8 @@ async def test_beside_an_edge_an_engine_goes_on_with_what_it_declares_and_nothin
 
     async def sent(link: EngineLink, wanted: Said | None) -> list[StreamFrame]:
         sendable = replace(made.stand.sendable(), generation=going_on(wanted))
-        async with aclosing(link.send(sendable, Tally())) as frames:
+        frames = read_out(lambda one, tally, deadlines, _: link.send(one, tally, deadlines), sendable, Tally())
+        async with aclosing(frames):
             return [frame async for frame in frames]
 
     async with line(tmp_path, replicas=0) as made, Writer().serving() as writer, _closing(writer) as engine:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from node_agent.border.gate import Answer
-from node_agent.uplink.session_link import Sendable
+from node_agent.uplink.sending import Sendable
 from orchestrator.engines.generation import Generation, Resume
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts

@@ -9,7 +9,9 @@ from contextlib import aclosing, asynccontextmanager
 import grpc
 import pytest
 
-from node_agent.uplink.session_link import CREDIT_BYTES, FRAMES_MAX, Sendable, SessionLink, Tally
+from node_agent.uplink.sending import Sendable, Tally
+from node_agent.uplink.session_link import SessionLink
+from node_agent.uplink.stream import CREDIT_BYTES, FRAMES_MAX
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId
 from orchestrator.wire.convert_session import edge_frame_in, intake_batch_out
@@ -32,6 +34,7 @@ from orchestrator.wire.frames import (
 )
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeServicer, add_IntakeServicer_to_server
+from tests.sending import sent
 from tests.session.world import POOL, WALL_MS, load, open_frame
 
 SOON_S = 10.0
@@ -120,7 +123,7 @@ async def handed_on(script: Script, credited: Script = nothing) -> tuple[list[St
     """Return what a tenant gets, what was counted, and what the intake heard."""
     tally = Tally()
     async with linked(script, credited) as (link, intake):
-        async with asyncio.timeout(SOON_S), aclosing(link.send(sendable(), tally)) as frames:
+        async with asyncio.timeout(SOON_S), aclosing(sent(link.send, sendable(), tally)) as frames:
             found = [frame async for frame in frames]
     return found, tally, intake.heard
 
