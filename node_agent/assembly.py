@@ -109,7 +109,7 @@ class Agent:
             signing_key=_signing_key(settings.signing_key_file),
             commitment=commitment,
             now_ms=clock.now_ms,
-            now_us=lambda: time.monotonic_ns() // 1000,
+            now_ns=time.monotonic_ns,
             entropy=entropy.take,
             skew_ms=lambda: self._follower.skew_ms,
             note=None if settings.record_trace is None else Recorder(

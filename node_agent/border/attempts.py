@@ -31,7 +31,7 @@ from orchestrator.ledger.rating import rate
 from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, Resumable, UsageRecord
 from orchestrator.placement.decide import Decision
 from orchestrator.placement.fleet import Edge, Fleet, Pool
-from orchestrator.placement.outliers import Turn
+from orchestrator.placement.outliers import Change, Turn
 from orchestrator.placement.sight import Flight
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
@@ -75,8 +75,9 @@ class Hands(msgspec.Struct, frozen=True):
     signing_key: SigningKey
     commitment: Commitment
     now_ms: Callable[[], int]
-    now_us: Callable[[], int]
-    """Monotonic: what durations are measured with."""
+    now_ns: Callable[[], int]
+    """Monotonic: what durations are measured with. In nanoseconds, as the machine's clock gives it: it is read for
+    every token."""
     entropy: Callable[[int], bytes]
     skew_ms: Callable[[], int] = lambda: 0
     """Of this edge's clock, as control sees it."""
@@ -179,7 +180,8 @@ class Attempts:
         if bundle.settings is None or edge is None:
             raise ProblemError(Problem("no_bundle"))
         prompt = self._memory.prompt(asked, edge, bundle.fleet)
-        seen = {pool.id: hands.routes.view(pool) for pool in bundle.fleet.pools}
+        view = hands.routes.view
+        seen = {pool.id: view(pool, now_us) for pool in bundle.fleet.pools}
         known = self._memory.known(asked, prompt, bundle.fleet, seen, now_us)
         # What was said already is read again, and is not generated again.
         said = asked.generation.first_token()
@@ -209,9 +211,9 @@ class Attempts:
             attempt = await self._record(asked, decided, bundle.fleet, prompt, flight)
         finally:
             if attempt is None and flight is not None:
-                self._memory.ended(flight, asked, prompt, None, hands.now_us())
+                self._memory.ended(flight, asked, prompt, None, hands.now_ns() // 1000)
         if self._memory.changed:
-            self._tell()
+            _tell(self._memory.changes())
         self._memory.left(attempt.flight, attempt.sent_us)
         attempt.spent = self.retries.sent(again, attempt.sent_us)
         return attempt
@@ -270,8 +272,12 @@ class Attempts:
             None if asked.continued is None else asked.continued.attempt,
         )
         headers: tuple[tuple[str, str], ...] = ()
+        duties: tuple[Obligation, ...] = ()
         for done in decided.discharged:
-            headers += done.headers
+            if done.headers:
+                headers += done.headers
+                duties += (done.obligation,)
+        permitted = tuple([one.pool for one in decision.placement.candidates if one.verdict.allowed])
         return Attempt(
             asked,
             decided.id,
@@ -282,8 +288,8 @@ class Attempts:
             prompt,
             flight,
             headers,
-            _basis(decided, fleet),
-            hands.now_us(),
+            Basis(decided.edge, decision.facts, fleet, permitted, duties),
+            hands.now_ns() // 1000,
             None if hands.note is None else line_of(asked, decided),
         )
 
@@ -298,23 +304,8 @@ class Attempts:
 
     def began(self, attempt: Attempt) -> None:
         """The first token is here: learn from it how far the pool is."""
-        attempt.first_us = self._hands.now_us()
+        attempt.first_us = self._hands.now_ns() // 1000
         self._memory.first_token(attempt.flight, attempt.first_us)
-
-    def _ended(self, attempt: Attempt, last: Done | Broken | Refused | None) -> None:
-        """An attempt is over: learn from it."""
-        now_us = self._hands.now_us()
-        if attempt.spent is not None:
-            self.retries.ended(attempt.spent, now_us)
-        self._memory.ended(attempt.flight, attempt.asked, attempt.prompt, last, now_us, attempt.held_up(now_us))
-        if self._memory.changed:
-            self._tell()
-
-    def _tell(self) -> None:
-        """Log which pools became outliers, are tried or came back."""
-        for change in self._memory.changes():
-            hold_ms = {"duration_ms": change.hold_us // 1000} if change.turn is Turn.OUT else {}
-            log.warning(_EVENTS[change.turn], pool=change.place, model=change.model, **hold_ms)
 
     async def settle(
         self,
@@ -329,8 +320,12 @@ class Attempts:
         The edge's own counts stand first; the pool's are marked as reported.
         """
         hands = self._hands
-        now_ms = hands.now_ms()
-        self._ended(attempt, last)
+        now_ms, now_us = hands.now_ms(), hands.now_ns() // 1000
+        if attempt.spent is not None:
+            self.retries.ended(attempt.spent, now_us)
+        self._memory.ended(attempt.flight, attempt.asked, attempt.prompt, last, now_us, attempt.held_up(now_us))
+        if self._memory.changed:
+            _tell(self._memory.changes())
         told = attempt.pool.engine is None
         record = UsageRecord(
             id=make_usage_id(now_ms, hands.entropy(10)),
@@ -390,7 +385,7 @@ class Attempts:
 
     def _line(self, attempt: Attempt, noted: TraceLine, outcome: Outcome, last: Done | Broken | None) -> bytes:
         """Return what a trace says of an attempt that has ended."""
-        began_us, now_us = attempt.sent_us, self._hands.now_us()
+        began_us, now_us = attempt.sent_us, self._hands.now_ns() // 1000
         first_us = None if attempt.first_us is None else attempt.first_us - began_us
         said = last.code if isinstance(last, Broken) else outcome.value
         counts = None if last is None else last.counts
@@ -416,8 +411,8 @@ class Attempts:
         return rate(price, counts.prompt, min(counts.cached, counts.prompt), delivered)
 
 
-def _basis(decided: Decided, fleet: Fleet) -> Basis:
-    decision = decided.decision
-    permitted = tuple([one.pool for one in decision.placement.candidates if one.verdict.allowed])
-    duties = tuple([done.obligation for done in decided.discharged if done.headers])
-    return Basis(decided.edge, decision.facts, fleet, permitted, duties)
+def _tell(changes: tuple[Change, ...]) -> None:
+    """Log which pools became outliers, are tried or came back."""
+    for change in changes:
+        hold_ms = {"duration_ms": change.hold_us // 1000} if change.turn is Turn.OUT else {}
+        log.warning(_EVENTS[change.turn], pool=change.place, model=change.model, **hold_ms)

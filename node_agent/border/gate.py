@@ -170,7 +170,7 @@ class Gate:
         Raises ProblemError: refused by law, nothing feasible, no evidence, or cut before the first token for good.
         """
         kept = Kept(self._retained, len(asked.body), asked.resumes)
-        run = _Run(self._seeded(asked), kept, self._hands.now_us())
+        run = _Run(self._seeded(asked), kept, self._hands.now_ns() // 1000)
         begun: _Begun | None = None
         try:
             try:
@@ -181,7 +181,7 @@ class Gate:
             if begun is None:
                 run.kept.drop()
         attempt = begun.attempt
-        rest = _Rest(run, begun, self._attempts, self._go_on, self._hands.now_us)
+        rest = _Rest(run, begun, self._attempts, self._go_on, self._hands.now_ns)
         answer = rest.answer = Answer(attempt.decision_id, attempt.pool, rest, attempt.headers)
         answer.segments.append(Segment(attempt.pool, attempt.decision_id, 0))
         return answer
@@ -199,7 +199,7 @@ class Gate:
         hands, refused = self._hands, 0
         while True:
             # Before the first attempt nothing has passed.
-            now_us = hands.now_us() if run.sent else run.began_us
+            now_us = hands.now_ns() // 1000 if run.sent else run.began_us
             counted = refused and problem is not None and problem.code not in FREE_AGAIN
             if counted and not self._attempts.retries.may_retry(now_us):
                 raise ProblemError(problem or Problem("no_feasible_pool"))
@@ -212,11 +212,11 @@ class Gate:
             try:
                 if asked.departure is not None:
                     await self._attempts.depart(attempt, asked.departure)
-                    now_us = hands.now_us()
+                    now_us = hands.now_ns() // 1000
                 sending = hands.routes.send(attempt.pool, attempt.sendable, attempt.tally, now_us)
                 first = _heard(attempt, await sending.next(now_us))
                 while first is None:
-                    first = _heard(attempt, await sending.next(hands.now_us()))
+                    first = _heard(attempt, await sending.next(hands.now_ns() // 1000))
             finally:
                 if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
                     await self._close(attempt, sending, Outcome.CANCELLED, None)
@@ -313,7 +313,7 @@ class Gate:
 
     def _open(self, pool: Pool) -> bool:
         """Whether there is a way to a pool, and a replica there."""
-        view = self._hands.routes.view(pool)
+        view = self._hands.routes.view(pool, self._hands.now_ns() // 1000)
         return view.up and (view.load is None or view.load.replicas > 0)
 
     async def _close(
@@ -337,7 +337,7 @@ class _Rest:
     No generator: one that was never asked for a frame closes without settling, and none is as cheap to ask.
     """
 
-    __slots__ = ("_attempts", "_first", "_given_us", "_go_on", "_going", "_now_us", "_run", "answer")
+    __slots__ = ("_attempts", "_first", "_given_us", "_go_on", "_going", "_now_ns", "_run", "answer")
 
     def __init__(
         self,
@@ -345,14 +345,14 @@ class _Rest:
         begun: _Begun,
         attempts: Attempts,
         go_on: Callable[[_Run, Attempt, Broken, Answer], Awaitable[_Begun | None]],
-        now_us: Callable[[], int],
+        now_ns: Callable[[], int],
     ) -> None:
         self.answer: Answer | None = None
         """What is told of it. None once it is over: the two hold each other."""
         self._run = run
         self._attempts = attempts
         self._go_on = go_on
-        self._now_us = now_us
+        self._now_ns = now_ns
         self._going: _Begun | None = begun
         """What is under way, and not settled."""
         self._first: Tokens | Done | None = begun.first
@@ -373,10 +373,28 @@ class _Rest:
             frame: StreamFrame | None
             frame, self._first = self._first, None
             if frame is None:
-                asked_us = self._now_us()
+                asked_us = self._now_ns() // 1000
                 going.attempt.held_us += asked_us - self._given_us
                 frame = await going.sending.next(asked_us)
-            told = frame if type(frame) is Tokens else await self._turned(answer, going, frame)
+            while told is None:
+                match frame:
+                    case Tokens():
+                        told = frame
+                    case Done():
+                        answer.price = self._attempts.price(going.attempt, frame.counts)
+                        # Before the tenant has its end: what is told to be whole is on the bill by then.
+                        await self._end(Outcome.COMPLETE, frame, answer.price)
+                        told = frame
+                    case Broken() | None:
+                        cut = frame or _lost(going.attempt)
+                        await self._end(Outcome.BROKEN, cut, answer.price)
+                        begun = self._going = await self._go_on(self._run, going.attempt, cut, answer)
+                        if begun is None:
+                            told = cut
+                        else:
+                            going, frame = begun, begun.first
+                    case _:
+                        frame = await going.sending.next(self._now_ns() // 1000)
         finally:
             if type(told) is not Tokens:
                 await self.aclose()
@@ -386,7 +404,7 @@ class _Rest:
             segment.tokens += told.count
             if segment.first_token:
                 told = _placed(told, segment.first_token)
-            self._given_us = self._now_us()
+            self._given_us = self._now_ns() // 1000
         return told
 
     async def aclose(self) -> None:
@@ -395,31 +413,10 @@ class _Rest:
         if answer is None:
             return
         try:
-            await self._end(Outcome.CANCELLED, None, answer.price)
+            if self._going is not None:
+                await self._end(Outcome.CANCELLED, None, answer.price)
         finally:
             self._run.kept.drop()
-
-    async def _turned(self, answer: Answer, going: _Begun, frame: StreamFrame | None) -> Tokens | Done | Broken:
-        """Return what the tenant gets where an attempt brings no tokens: the end, or what the next one begins with."""
-        while True:
-            match frame:
-                case Tokens():
-                    return frame
-                case Done():
-                    answer.price = self._attempts.price(going.attempt, frame.counts)
-                    # Before the tenant has its end: what is told to be whole is on the bill by then.
-                    await self._end(Outcome.COMPLETE, frame, answer.price)
-                    return frame
-                case Broken() | None:
-                    cut = frame or _lost(going.attempt)
-                    await self._end(Outcome.BROKEN, cut, answer.price)
-                    begun = await self._go_on(self._run, going.attempt, cut, answer)
-                    if begun is None:
-                        return cut
-                    going = self._going = begun
-                    frame = begun.first
-                case _:
-                    frame = await going.sending.next(self._now_us())
 
     async def _end(self, outcome: Outcome, last: Done | Broken | None, price: Money | None) -> None:
         """Stop the attempt that is under way, and settle it whatever stopping comes to. Once for each one."""

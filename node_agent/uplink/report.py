@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from node_agent.uplink.routes import Routes
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.blobs import PoolReport, Report, SessionReport
@@ -39,7 +41,7 @@ def edge_report(
 def _pool(edge: EdgeId, pool: Pool, drained: bool, routes: Routes) -> PoolReport:
     if not pool.reachable(edge):
         return PoolReport(pool.id, "not_reachable")
-    view = routes.view(pool)
+    view = routes.view(pool, time.monotonic_ns() // 1000)
     up = view.up and (view.load is None or view.load.replicas > 0)
     state = "draining" if drained else "up" if up else "down"
     load = view.load

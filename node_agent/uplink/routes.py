@@ -53,7 +53,7 @@ class Routes:
                 self._links[scheduler] = link
                 self._tasks[f"session {scheduler}"] = asyncio.create_task(link.run())
 
-    def view(self, pool: Pool) -> PoolView:
+    def view(self, pool: Pool, now_us: int) -> PoolView:
         """Return what the way to `pool` says of it now. What was sent over a session, the gate counts."""
         if pool.engine is not None:
             engine = self._engines.get(pool.engine)
@@ -64,7 +64,7 @@ class Routes:
         link = None if pool.scheduler is None else self._links.get(pool.scheduler)
         if link is None:
             return PoolView(pool.id, False, None, None, 0)
-        return PoolView(pool.id, *link.view(pool.id), 0)
+        return PoolView(pool.id, *link.view(pool.id, now_us), 0)
 
     def sessions(self) -> tuple[LinkState, ...]:
         """Return the state of every session, for `status`."""

@@ -98,7 +98,6 @@ class SessionLink:
         """Set when the transport is to be given up."""
         self._streams: dict[AttemptId, Stream] = {}
         """By attempt: stream numbers begin again with every session, and an old stream may still be read out."""
-        self._load_heard_us: dict[PoolId, int] = {}
         self._opened: dict[PoolId, int] = {}  # bounded: by the pools
         """Attempts that were sent since a pool was last heard of."""
 
@@ -134,23 +133,22 @@ class SessionLink:
             machine.streams(),
         )
 
-    def view(self, pool: PoolId) -> tuple[bool, int | None, tuple[Load, int] | None]:
-        """Return whether it takes a new attempt, the round trip, and the last report of `pool` with its age in ms."""
-        machine, now_us = self._machine, _now_us()
+    def view(self, pool: PoolId, now_us: int) -> tuple[bool, int | None, tuple[Load, int] | None]:
+        """Return whether it takes a new attempt, the round trip, and the last report of `pool` with when it came."""
+        machine = self._machine
         if machine is None:
             return False, None, None
-        load = machine.loads.get(pool)
-        heard = None if load is None else (load, (now_us - self._load_heard_us.get(pool, now_us)) // 1000)
-        return machine.accepts_work(now_us), machine.rtt_us, heard
+        return machine.accepts_work(now_us), machine.rtt_us, machine.loads.get(pool)
 
-    def load(self, pool: PoolId) -> tuple[Load, int] | None:
-        """Return the last report of `pool` and its age in milliseconds."""
-        return self.view(pool)[2]
+    def load(self, pool: PoolId) -> Load | None:
+        """Return the last report of `pool`."""
+        heard = None if self._machine is None else self._machine.loads.get(pool)
+        return None if heard is None else heard[0]
 
     def left(self, pool: PoolId) -> int:
         """Return how many attempts `pool` would still take by its last report; 0 where none is granted."""
-        heard = self.load(pool)
-        openings = 0 if heard is None else heard[0].openings or 0
+        load = self.load(pool)
+        openings = 0 if load is None else load.openings or 0
         return openings - self._opened.get(pool, 0)
 
     def send(self, sendable: Sendable, tally: Tally, deadlines: Deadlines, now_us: int) -> Sending:
@@ -261,28 +259,30 @@ class SessionLink:
         try:
             async for batch in call:
                 epoch, now_us, wall_ms = batch.epoch, _now_us(), self._wall_ms()
-                for message in batch.frames:
-                    frame = intake_frame_in(message)
-                    if type(frame) is Load:
-                        self._heard(frame, now_us)
-                    self._act(machine.received(epoch, frame, now_us, wall_ms))
-                    if type(frame) is Welcome:
-                        self._welcomed(machine, frame, now_us)
+                welcome: Welcome | None = None
+                told: list[Instruction] = []
+                try:
+                    for message in batch.frames:
+                        frame = intake_frame_in(message)
+                        told += machine.received(epoch, frame, now_us, wall_ms)
+                        if type(frame) is Load:
+                            self._opened[frame.pool] = 0
+                        elif type(frame) is Welcome:
+                            welcome = frame
+                finally:
+                    self._act(told)  # also what came before a frame that cannot be read
+                if welcome is not None:
+                    self._welcomed(machine, welcome)
         except WireError as error:
             log.error(Event.FRAME_DROPPED, peer=self.scheduler, cause="malformed", detail=error.field)
             self._act(machine.close("protocol_violation"))
         except grpc.aio.AioRpcError as error:
             log.debug(Event.SESSION_CLOSED, peer=self.scheduler, code=error.code().name)
 
-    def _heard(self, load: Load, now_us: int) -> None:
-        """A pool is heard of."""
-        self._load_heard_us[load.pool] = now_us
-        self._opened[load.pool] = 0
-
-    def _welcomed(self, machine: EdgeSession, welcome: Welcome, now_us: int) -> None:
+    def _welcomed(self, machine: EdgeSession, welcome: Welcome) -> None:
         """A greeting is answered."""
         for load in welcome.loads:
-            self._heard(load, now_us)
+            self._opened[load.pool] = 0
         if welcome.continued:
             self._reattached(machine)
         elif not self._useful(machine):

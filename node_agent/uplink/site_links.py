@@ -58,20 +58,20 @@ class SiteLinks:
         """Return how many streams are not settled."""
         return sum(state.streams for state in self.states())
 
-    def view(self, pool: PoolId) -> tuple[bool, int | None, PoolLoad | None]:
+    def view(self, pool: PoolId, now_us: int) -> tuple[bool, int | None, PoolLoad | None]:
         """Return whether `pool` takes a new attempt, the round trip, and how the pool is; None where it is unknown.
 
         It is told of the processes that take work, and of all of them where none does.
         """
         if len(self._links) == 1:
             # Nearly every site, asked for each pool of it in each decision.
-            ready, rtt_us, found = self._links[0].view(pool)
-            return ready and found is not None, rtt_us, None if found is None else _told(*found)
-        views = [link.view(pool) for link in self._links]
+            ready, rtt_us, found = self._links[0].view(pool, now_us)
+            return ready and found is not None, rtt_us, None if found is None else _told(*found, now_us)
+        views = [link.view(pool, now_us) for link in self._links]
         ready = any(accepts for accepts, _, _ in views)
         heard = [found for accepts, _, found in views if found is not None and (accepts or not ready)]
         rtt_us = min((rtt_us for _, rtt_us, _ in views if rtt_us is not None), default=None)
-        return ready and bool(heard), rtt_us, load_of(heard) if heard else None
+        return ready and bool(heard), rtt_us, load_of(heard, now_us) if heard else None
 
     def best(self, pool: PoolId) -> SessionLink:
         """Return the link that a new attempt at `pool` goes by. `routes` sends it."""
@@ -103,25 +103,25 @@ class SiteLinks:
         self._changed.set()
 
 
-def load_of(heard: list[tuple[Load, int]]) -> PoolLoad:
-    """Return as one what the processes of an intake said of one pool, each with its age in milliseconds. Pure.
+def load_of(heard: list[tuple[Load, int]], now_us: int) -> PoolLoad:
+    """Return as one what the processes of an intake said of one pool, each with when it came. Pure.
 
     Each tells of its own share of the slots and the queue. The replicas, and the memory in them, all have in common.
     """
-    first, *others = (_told(load, age_ms) for load, age_ms in heard)
+    first, *others = (_told(load, heard_us, now_us) for load, heard_us in heard)
     for other in others:
         first = _joined(first, other)
     return first
 
 
-def _told(load: Load, age_ms: int) -> PoolLoad:
+def _told(load: Load, heard_us: int, now_us: int) -> PoolLoad:
     return PoolLoad(
         load.replicas,
         load.slots,
         load.running,
         load.waiting,
         load.waiting_max,
-        age_ms,
+        (now_us - heard_us) // 1000,
         load.queued_tokens,
         load.kv_tokens,
         load.kv_used_tokens,
@@ -154,5 +154,5 @@ def _most(one: int | None, other: int | None) -> int | None:
 
 
 def _rank(link: SessionLink, pool: PoolId) -> tuple[bool, int, int]:
-    accepts, _, found = link.view(pool)
-    return (accepts and found is not None, link.left(pool), -link.state().streams)
+    state = link.state()
+    return (state.accepts_work and link.load(pool) is not None, link.left(pool), -state.streams)

@@ -80,7 +80,8 @@ class Stream:
         if len(self._frames) >= FRAMES_MAX:
             told = self._flooded(told)
         self._frames.append(told)
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     async def next(self, now_us: int) -> StreamFrame | None:
         """See `Sending`. One task awaits it at a time."""

@@ -84,7 +84,6 @@ class State(Enum):
 
 ATTACHED = (State.LIVE, State.DRAINING)
 UNANSWERED = (State.GREETING, State.REATTACHING)
-OF_STREAM = (Tokens, Done, Accepted, Refused, Broken)
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -146,7 +145,8 @@ class EdgeSession:
         self.epoch = epoch
         self.state = State.GREETING
         self.welcome: Welcome | None = None
-        self.loads: dict[PoolId, Load] = {}
+        self.loads: dict[PoolId, tuple[Load, int]] = {}
+        """The newest report of each pool, with when the pool was last heard of."""
         self.rtt_us: int | None = None
         self.skew_ms: int | None = None
         self.dead_frames = 0
@@ -314,22 +314,34 @@ class EdgeSession:
             self.dead_frames += 1
             return []
         self._silence.heard_us = now_us
-        if type(frame) is Welcome:
-            return self._greeted(frame, now_us, wall_ms)
+        match frame:
+            case Tokens() | Done() | Accepted() | Refused() | Broken():
+                pass
+            case _:
+                return self._of_session(frame, now_us, wall_ms)
         if self.state in UNANSWERED:
             return self.close("protocol_violation")
-        if isinstance(frame, OF_STREAM):
-            return self._streamed(frame)
-        if isinstance(frame, Load):
-            held = self.loads.get(frame.pool)
-            if held is None or frame.number > held.number:
-                self.loads[frame.pool] = frame
+        found = self._streams.get(frame.stream)
+        if found is None or found.ended or found.attempt != frame.attempt:
+            self.dead_frames += 1
             return []
-        if isinstance(frame, Beat):
-            return self._beaten(frame, now_us)
-        if isinstance(frame, Draining):
-            self.state = State.DRAINING
-        return []
+        found.opened = None
+        if type(frame) is Tokens:
+            size_bytes = held_bytes(frame.text, frame.ids)
+            found.received_bytes += size_bytes
+            if frame.first != found.next_token:
+                return self._violated(found, frame, "Tokens arrived with a gap or twice.")
+            if found.received_bytes > found.limit_bytes:
+                return self._violated(found, frame, "The pool sent more than it had credit for.")
+            found.next_token += frame.count
+            return [Deliver(frame.stream, frame, size_bytes)]
+        if type(frame) is Accepted:
+            found.accepted = True
+        elif type(frame) is Refused and found.next_token:
+            return self._violated(found, frame, "The pool refused what it had begun to answer.")
+        else:
+            found.ended = True
+        return [Deliver(frame.stream, frame)]
 
     def tick(self, now_us: int) -> list[Instruction]:
         """Time passed: beat, and judge silence. Call it every `TICK_MS`; what it comes later is forgiven the peer."""
@@ -386,7 +398,7 @@ class EdgeSession:
         # The greeting's round trip holds the dialling too, so it bounds the skew but is no measure of the distance.
         self.skew_ms = welcome.now_ms + (now_us - self._beats.pop(0)) // 2000 - wall_ms
         for load in welcome.loads:
-            self.loads[load.pool] = load
+            self.loads[load.pool] = (load, now_us)
         return [*(self._continued(welcome, now_us) if before is not None else ()), *self._beat(now_us)]
 
     def _continued(self, welcome: Welcome, now_us: int) -> list[Instruction]:
@@ -441,28 +453,22 @@ class EdgeSession:
             self._taken += 1
         return []
 
-    def _streamed(self, frame: StreamFrame) -> list[Instruction]:
-        found = self._streams.get(frame.stream)
-        if found is None or found.ended or found.attempt != frame.attempt:
-            self.dead_frames += 1
-            return []
-        found.opened = None
-        if type(frame) is Tokens:
-            size_bytes = held_bytes(frame.text, frame.ids)
-            found.received_bytes += size_bytes
-            if frame.first != found.next_token:
-                return self._violated(found, frame, "Tokens arrived with a gap or twice.")
-            if found.received_bytes > found.limit_bytes:
-                return self._violated(found, frame, "The pool sent more than it had credit for.")
-            found.next_token += frame.count
-            return [Deliver(frame.stream, frame, size_bytes)]
-        if type(frame) is Accepted:
-            found.accepted = True
-        elif type(frame) is Refused and found.next_token:
-            return self._violated(found, frame, "The pool refused what it had begun to answer.")
-        else:
-            found.ended = True
-        return [Deliver(frame.stream, frame)]
+    def _of_session(self, frame: Welcome | Load | Beat | Draining, now_us: int, wall_ms: int) -> list[Instruction]:
+        """A frame of the session as a whole arrived."""
+        match frame:
+            case Welcome():
+                return self._greeted(frame, now_us, wall_ms)
+            case _ if self.state in UNANSWERED:
+                return self.close("protocol_violation")
+            case Load():
+                held = self.loads.get(frame.pool)
+                newest = frame if held is None or frame.number > held[0].number else held[0]
+                self.loads[frame.pool] = (newest, now_us)
+            case Beat():
+                return self._beaten(frame, now_us)
+            case Draining():
+                self.state = State.DRAINING
+        return []
 
     def _violated(self, found: _Stream, frame: StreamFrame, detail: str) -> list[Instruction]:
         found.ended = found.cancelled = True

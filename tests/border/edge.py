@@ -72,7 +72,7 @@ class Edge:
             signing_key=self.key,
             commitment=Commitment(KeyId("commit"), b"k" * 32),
             now_ms=lambda: NOW_MS,
-            now_us=lambda: NOW_MS * 1000,
+            now_ns=lambda: NOW_MS * 1_000_000,
             entropy=secrets.token_bytes,
             skew_ms=lambda: self.skew_ms,
             patience_ms=0,

@@ -89,7 +89,7 @@ class ScriptedRoutes:
     closed: int = 0
     down: frozenset[str] = frozenset()
 
-    def view(self, pool: Pool) -> PoolView:
+    def view(self, pool: Pool, now_us: int) -> PoolView:
         load = PoolLoad(1, 4, 0, 0, 64, 10)
         return PoolView(pool.id, pool.id not in self.down, 50_000, load, 0)
 

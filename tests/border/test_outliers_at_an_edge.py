@@ -29,7 +29,7 @@ class Slowed:
         self.edge = edge
         self.now_us = NOW_MS * 1000
         self.token_us = {GUIZHOU: 20_000, SHANGHAI: 20_000}
-        edge.gate = Gate(edge.name, replace(edge.gate._hands, now_us=lambda: self.now_us))
+        edge.gate = Gate(edge.name, replace(edge.gate._hands, now_ns=lambda: self.now_us * 1000))
         for pool in self.token_us:
             edge.routes.plans[pool] = self._plan(pool)
 

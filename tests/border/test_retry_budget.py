@@ -56,7 +56,7 @@ async def test_when_every_pool_refuses_few_requests_are_placed_again(make_edge: 
     busy = {name: refuses("engine_busy") for name in ("cn_guizhou", "cn_shanghai", "eu_frankfurt")}
     edge = make_edge(**busy)
     assert await storm(edge, 50) <= 50 * 1.2
-    edge.gate = Gate(edge.name, replace(edge.gate._hands, now_us=lambda: NOW_MS * 1000 + COUNTS_FOR_US))
+    edge.gate = Gate(edge.name, replace(edge.gate._hands, now_ns=lambda: (NOW_MS * 1000 + COUNTS_FOR_US) * 1000))
     before = len(edge.routes.sent)
     assert await storm(edge, 1) - before > 1, "one alone may always try again"
 
@@ -80,7 +80,7 @@ async def test_a_request_whose_time_is_over_is_not_sent(make_edge: Make) -> None
 async def test_an_attempt_after_another_has_only_the_time_that_is_left(make_edge: Make) -> None:
     edge = make_edge(cn_guizhou=refuses("engine_busy"))
     now_us = [NOW_MS * 1000]
-    edge.gate = Gate(edge.name, replace(edge.gate._hands, now_us=lambda: now_us[0]))
+    edge.gate = Gate(edge.name, replace(edge.gate._hands, now_ns=lambda: now_us[0] * 1000))
 
     def passes(_: object) -> None:
         now_us[0] += 300_000

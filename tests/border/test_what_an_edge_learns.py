@@ -71,7 +71,7 @@ def streams(
 def ticking(edge: Edge) -> Clock:
     """Give an edge a clock that moves, and a gate that has learned nothing."""
     clock = Clock()
-    edge.gate = Gate(edge.name, replace(edge.gate._hands, now_us=clock))
+    edge.gate = Gate(edge.name, replace(edge.gate._hands, now_ns=lambda: clock() * 1000))
     return clock
 
 
@@ -331,8 +331,8 @@ class Rationed:
         self._view = edge.routes.view
         self._openings = openings
 
-    def view(self, pool: Pool) -> PoolView:
-        view = self._view(pool)
+    def view(self, pool: Pool, now_us: int) -> PoolView:
+        view = self._view(pool, now_us)
         load = cast(PoolLoad, view.load)
         return replace(view, load=replace(load, openings=self._openings))
 
@@ -446,8 +446,8 @@ async def test_numbers_beyond_all_measure_break_no_later_record(
     edge.routes.plans["cn-guizhou"] = streams(clock, first_ms=1, prompt=worst, cached=worst)
     view = edge.routes.view
 
-    def absurd(pool: Pool) -> PoolView:
-        seen = view(pool)
+    def absurd(pool: Pool, now_us: int) -> PoolView:
+        seen = view(pool, now_us)
         load = replace(cast(PoolLoad, seen.load), queued_tokens=1 << 63, kv_tokens=1 << 63, kv_used_tokens=1 << 63)
         return replace(seen, load=load)
 

@@ -61,8 +61,8 @@ async def ask_together(stand: Stand) -> tuple[list[Load], list[Done]]:
     async def listen() -> None:
         while True:
             found = stand.link.load(POOL)
-            if found is not None and (not loads or found[0].number > loads[-1].number):
-                loads.append(found[0])
+            if found is not None and (not loads or found.number > loads[-1].number):
+                loads.append(found)
             await asyncio.sleep(0.001)
 
     async def ask(number: int) -> Done:

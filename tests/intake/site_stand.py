@@ -253,7 +253,7 @@ class Stand:
         async with asyncio.timeout(10):
             while True:
                 heard = self.link.load(POOL)
-                if self.link.state().accepts_work and heard is not None and heard[0].replicas == replicas:
+                if self.link.state().accepts_work and heard is not None and heard.replicas == replicas:
                     return
                 await asyncio.sleep(0.02)
 

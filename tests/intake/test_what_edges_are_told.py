@@ -65,8 +65,8 @@ async def heard(link: SessionLink, like: Callable[[Load], bool]) -> Load:
     async with asyncio.timeout(SOON_S):
         while True:
             found = link.load(POOL)
-            if found is not None and like(found[0]):
-                return found[0]
+            if found is not None and like(found):
+                return found
             await asyncio.sleep(0.01)
 
 

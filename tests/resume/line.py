@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from orchestrator.spool.store import Spool
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.wire.convert_replica import WorkAssign, WorkFinished, WorkStarted, WorkTokens
 from orchestrator.wire.frames import Tokens
-from tests.intake.site_stand import EDGE, MODEL, ScriptedReplica, Stand, now_ms, now_us, standing
+from tests.intake.site_stand import EDGE, MODEL, ScriptedReplica, Stand, now_ms, standing
 from tests.resume.wordy import PROMPT_TOKENS, TOKENS, Read, token, word
 from tests.values import replace
 
@@ -159,7 +160,7 @@ async def line(folder: Path, replicas: int) -> AsyncIterator[Line]:
             signing_key=stand.key,
             commitment=Commitment(KeyId("commit"), b"k" * 32),
             now_ms=now_ms,
-            now_us=now_us,
+            now_ns=time.monotonic_ns,
             entropy=secrets.token_bytes,
             patience_ms=int(SOON_S * 1000),
         )

@@ -88,11 +88,11 @@ def test_an_intake_that_never_answers_beats_costs_no_memory_and_no_life() -> Non
 
 def test_only_a_newer_report_of_a_pool_counts() -> None:
     machine = edge()
-    assert machine.loads[POOL].number == 7
+    assert machine.loads[POOL][0].number == 7
     take(machine, replace(load(6), running=5))
-    assert machine.loads[POOL].running == 0
+    assert machine.loads[POOL][0].running == 0
     take(machine, replace(load(8), running=5))
-    assert machine.loads[POOL].running == 5
+    assert machine.loads[POOL][0].running == 5
 
 
 def test_skew_is_measured_with_the_greeting() -> None:

@@ -84,7 +84,7 @@ MUTANTS = (
     edge(
         0,
         "one frame too many is asked for",
-        "_streamed",
+        "received",
         "found.next_token += frame.count",
         "found.next_token += frame.count + 1",
     ),

@@ -35,7 +35,7 @@ from orchestrator.wire.frames import (
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeServicer, add_IntakeServicer_to_server
 from tests.sending import sent
-from tests.session.world import POOL, WALL_MS, load, open_frame
+from tests.session.world import WALL_MS, load, open_frame
 
 SOON_S = 10.0
 Script = Callable[[AttemptId], list[IntakeFrame]]
@@ -89,7 +89,7 @@ async def linked(script: Script, credited: Script) -> AsyncIterator[tuple[Sessio
     running = asyncio.create_task(link.run())
     try:
         async with asyncio.timeout(SOON_S):
-            while not link.view(POOL)[0]:  # noqa: ASYNC110 - the other side is asked
+            while not link.state().accepts_work:  # noqa: ASYNC110 - the other side is asked
                 await asyncio.sleep(0.005)
         yield link, intake
         await link.close()

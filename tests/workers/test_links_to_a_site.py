@@ -32,16 +32,16 @@ def reaches(site: SiteLinks, link: SessionLink, process: Process, monkeypatch: p
 
 def test_the_shares_of_processes_are_one_pool_and_what_they_have_in_common_counts_once() -> None:
     two = replace(ONE, slots=7, running=4, waiting=0, waiting_max=127, queued_tokens=50, kv_used_tokens=900, openings=2)
-    assert load_of([(ONE, 40), (two, 900)]) == PoolLoad(2, 15, 7, 1, 255, 900, 150, 4_000, 900, 8)
+    assert load_of([(ONE, 960_000), (two, 100_000)], 1_000_000) == PoolLoad(2, 15, 7, 1, 255, 900, 150, 4_000, 900, 8)
 
 
 def test_what_one_process_does_not_know_is_unknown_of_the_sum() -> None:
-    merged = load_of([(ONE, 0), (replace(ONE, queued_tokens=None, kv_tokens=None, openings=None), 0)])
+    merged = load_of([(ONE, 0), (replace(ONE, queued_tokens=None, kv_tokens=None, openings=None), 0)], 0)
     assert (merged.queued_tokens, merged.kv_tokens, merged.openings) == (None, 4_000, None)
 
 
 def test_what_one_process_says_is_taken_as_it_is() -> None:
-    assert load_of([(ONE, 12)]) == PoolLoad(2, 8, 3, 1, 128, 12, 100, 4_000, 500, 6)
+    assert load_of([(ONE, 88_000)], 100_000) == PoolLoad(2, 8, 3, 1, 128, 12, 100, 4_000, 500, 6)
 
 
 def test_an_edge_has_a_session_to_each_process_and_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
