@@ -120,6 +120,8 @@ class Attempt(msgspec.Struct):
     headers: tuple[tuple[str, str], ...]
     basis: Basis
     sent_us: int
+    first_token: int
+    """Where in the whole answer it begins."""
     noted: TraceLine | None
     """What a trace says of it so far; None where none is recorded."""
     continuing: Continuing = NOT_CONTINUED
@@ -250,9 +252,7 @@ class Attempts:
                 raise ProblemError(Problem("evidence_unavailable")) from error
         self._count(decision, record)
         if chosen is None or sealing is None or flight is None:
-            log.info(
-                Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=record.outcome
-            )
+            log.info(Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=record.outcome)
             if hands.note is not None:
                 hands.note(refused_line(asked, decided, record.outcome))
             raise ProblemError(problem or Problem("internal_error"))
@@ -290,6 +290,7 @@ class Attempts:
             headers,
             Basis(decided.edge, decision.facts, fleet, permitted, duties),
             hands.now_ns() // 1000,
+            record.first_token,
             None if hands.note is None else line_of(asked, decided),
         )
 
@@ -343,7 +344,7 @@ class Attempts:
             price=price,
             ended_ms=now_ms,
             continues=attempt.sendable.continues,
-            first_token=attempt.asked.generation.first_token(),
+            first_token=attempt.first_token,
             resumable=resumable,
         )
         if hands.note is not None and attempt.noted is not None and not isinstance(last, Refused):
@@ -407,7 +408,7 @@ class Attempts:
         )
         if price is None:
             return None
-        delivered = attempt.asked.generation.first_token() + attempt.tally.delivered
+        delivered = attempt.first_token + attempt.tally.delivered
         return rate(price, counts.prompt, min(counts.cached, counts.prompt), delivered)
 
 

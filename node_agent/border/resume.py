@@ -40,7 +40,7 @@ _GOING = (Resumable.IDS, Resumable.TEXT)
 
 
 class Retained(msgspec.Struct):
-    """The bytes that all answers of an edge together may keep."""
+    """The bytes that all answers of an edge together may keep, and do. Each answer keeps within them by itself."""
 
     bytes_max: int
     used_bytes: int = 0

@@ -98,10 +98,11 @@ class Stream:
             self._waiter = waiter = self._loop.create_future()
             self._timer.within(left_us / 1_000_000)
             await waiter
+            if self._closed:
+                return None  # it was closed meanwhile
         # Also where frames are ready: an answer that never ends is ended.
         if not left_us or not frames:
             await self.close()
-            self._ended = True
             return overdue(self._attempt, self._deadlines)
         told = frames.pop(0)
         frame = told.frame
@@ -119,9 +120,10 @@ class Stream:
         """See `Sending`."""
         if self._closed:
             return
-        self._closed = True
+        ended, self._ended, self._closed = self._ended, True, True
         self._timer.off()
-        if not self._ended:
+        self._wake()
+        if not ended:
             self._act(self._machine.cancel(self._number))
         self._act(self._machine.settle(self._number, self._tally.counts()))
         self._among.pop(self._attempt, None)

@@ -21,7 +21,8 @@ def generation_out(generation: Generation) -> Fields:
     sampling = generation.sampling
     return {
         "model": generation.model,
-        "messages": [{"role": m.role.value, "text": m.text} for m in generation.messages],
+        # Of an enumeration `value` is a property in Python, and a conversation has many turns.
+        "messages": [{"role": m.role._value_, "text": m.text} for m in generation.messages],
         "sampling": {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,

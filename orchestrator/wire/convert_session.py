@@ -420,9 +420,6 @@ def intake_batch_out(epoch: int, frames: Sequence[f.IntakeFrame]) -> pb.IntakeBa
     return pb.IntakeBatch(epoch=epoch, frames=_frames_out(_INTAKE_OUT, frames))
 
 
-def _frames_out(kinds: Kinds, frames: Sequence[object]) -> list[Any]:
-    found: list[Any] = []  # the stubs of a message do not know that fields will do
-    for frame in frames:
-        kind, fields_of = kinds[type(frame)]
-        found.append({kind: fields_of(frame)})
-    return found
+def _frames_out(kinds: Kinds, frames: Sequence[object]) -> Any:
+    # The stubs of a message do not know that fields will do.
+    return [{kinds[type(frame)][0]: kinds[type(frame)][1](frame)} for frame in frames]

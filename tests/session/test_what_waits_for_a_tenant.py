@@ -125,6 +125,14 @@ async def test_one_that_is_closed_is_cancelled_and_settled_once() -> None:
     assert seat.among == {}
 
 
+async def test_one_that_is_closed_brings_nothing_more_not_even_to_who_waits() -> None:
+    seat = Seat()
+    taking = await waiting(seat)
+    await seat.stream.close()
+    assert await taking is None
+    assert await seat.next() is None
+
+
 async def test_one_that_has_ended_is_settled_and_not_cancelled() -> None:
     seat = Seat()
     seat.put(Done(1, ATTEMPT, "stop", NOTHING))
