@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from orchestrator.engines.alike import TOGETHER_MIN, Alike, alike_of
 from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, FinishReason
 from orchestrator.engines.sse import SseDecoder, SseEvent, SseFault, plain_data
 
@@ -91,13 +92,14 @@ class ChunkReader:
     and unknown ones with `engine_protocol`.
     """
 
-    __slots__ = ("_chunks_with_text", "_finish_reason", "_usage", "_usage_expectation", "ended")
+    __slots__ = ("_alike", "_chunks_with_text", "_finish_reason", "_usage", "_usage_expectation", "ended")
 
     def __init__(self, usage: UsageExpectation) -> None:
         self._usage_expectation = usage
         self._usage: _Usage | None = None
         self._finish_reason: FinishReason | None = None
         self._chunks_with_text = 0
+        self._alike: Alike | None = None
         self.ended = False
         """Whether `Finished` or `Failed` was returned."""
 
@@ -115,13 +117,15 @@ class ChunkReader:
         self.read_data([event.data.encode()], texts, events)
         return [*(Delta(text, token_ids=(), tokens=1) for text in texts), *events]
 
-    def read_data(self, lines: Sequence[bytes], texts: list[str], events: list[EngineEvent]) -> None:
+    def read_data(self, chunks: Sequence[bytes], texts: list[str], events: list[EngineEvent]) -> None:
         """Takes the data of the next events, which have no name, and adds what they hold: each text is one token.
 
-        Nothing comes after an end, so texts stand before events.
+        Each is valid UTF-8 without a line feed. Nothing comes after an end, so texts stand before events.
         """
+        if len(chunks) >= TOGETHER_MIN:
+            chunks = self._read_alike(chunks, texts, events)
         decode = _CHUNK.decode
-        for data in lines:
+        for data in chunks:
             if self.ended:
                 return
             if data == _DONE:
@@ -133,20 +137,36 @@ class ChunkReader:
                 # The exception may quote the payload, so nothing of it is kept.
                 events += self._fail("engine_protocol", "the engine sent a chunk that cannot be read")
                 return
-            choices = chunk.choices
-            if choices and chunk.usage is None and len(choices) == 1 and chunk.error is None and chunk.kind != _ERROR:
-                choice = choices[0]
-                delta = choice.delta
-                plain = choice.index == 0 and choice.finish_reason is None and self._finish_reason is None
-                if plain and delta is not None and delta.content:
-                    self._chunks_with_text += 1
-                    texts.append(delta.content)
-                    continue
+            text = _text_of(chunk)
+            if text and self._finish_reason is None:
+                self._chunks_with_text += 1
+                texts.append(text)
+                continue
             for found in self._chunk(chunk):
                 if isinstance(found, Delta):
                     texts.append(found.text)
                 else:
                     events.append(found)
+
+    def _read_alike(self, chunks: Sequence[bytes], texts: list[str], events: list[EngineEvent]) -> Sequence[bytes]:
+        """Takes what can be read together, and returns what is left: all of it where there is any doubt."""
+        found = None if self._alike is None else self._alike.texts(chunks)
+        if found is None:
+            # Nothing is known yet, or something else changed, such as a time.
+            self._alike = alike_of(chunks[len(chunks) // 2], _text_in)
+            found = None if self._alike is None else self._alike.texts(chunks)
+        if found is None:
+            return chunks
+        first, last, told = found
+        if first:
+            self.read_data(chunks[:first], texts, events)
+        if self.ended or self._finish_reason is not None:
+            return chunks[first:]  # no text may come any more
+        if "" in told:
+            told = [text for text in told if text]
+        self._chunks_with_text += len(told)
+        texts += told
+        return chunks[last:]
 
     def end(self) -> list[EngineEvent]:
         """Takes the end of the stream: without `[DONE]` the answer was cut, however complete it looks."""
@@ -212,21 +232,37 @@ class ChunkReader:
         return [Failed(code, detail)]
 
 
+def _text_of(chunk: _Chunk) -> str | None:
+    """Returns the text of a chunk that is nothing but a text; None for every other."""
+    choices = chunk.choices
+    if not choices or len(choices) > 1 or chunk.usage is not None or chunk.error is not None or chunk.kind == _ERROR:
+        return None
+    choice = choices[0]
+    if choice.index != 0 or choice.finish_reason is not None or choice.delta is None:
+        return None
+    return choice.delta.content
+
+
+def _text_in(data: bytes) -> str | None:
+    """Returns the text of the chunk with this data, likewise; None also where it cannot be read."""
+    try:
+        return _text_of(_CHUNK.decode(data))
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
 class AnswerReader:
     """The decoder and the chunk reader of one answer, in a row: bytes in, engine events out."""
 
-    __slots__ = ("_chunks", "_decoder", "_line_bytes_max")
+    __slots__ = ("_chunks", "_decoder", "_line_bytes_max", "ended")
 
     def __init__(self, *, line_bytes_max: int, usage: UsageExpectation) -> None:
         # A chunk is one line in practice, so one bound serves both.
         self._decoder = SseDecoder(line_bytes_max=line_bytes_max, event_bytes_max=line_bytes_max)
         self._chunks = ChunkReader(usage)
         self._line_bytes_max = line_bytes_max
-
-    @property
-    def ended(self) -> bool:
+        self.ended = False
         """Whether `Finished` or `Failed` was returned; nothing comes after it."""
-        return self._chunks.ended
 
     def feed(self, data: bytes) -> list[EngineEvent]:
         """Takes the next bytes of the body; empty bytes are the end of the stream.
@@ -234,24 +270,27 @@ class AnswerReader:
         The text of all chunks that came together is one `Delta`: what follows has less to do for each token.
         """
         if not data:
+            self.ended = True
             return self._chunks.end()
         texts: list[str] = []
         events: list[EngineEvent] = []
-        begin, between = 0, self._decoder.between
-        if not between:
+        decoder = self._decoder
+        begin = 0
+        if not decoder.between:
             begin = data.find(b"\n\n") + 2
             begin = len(data) if begin < 2 else begin
             self._decode(data[:begin], texts, events)
-            between = self._decoder.between
         end = data.rfind(b"\n\n", begin) + 2
-        if end > begin and between:
+        if end > begin and decoder.between:
             plain = plain_data(data[begin:end], self._line_bytes_max)
             if plain is not None:
-                self._decoder.passed()
+                decoder.on_first_line = False
                 self._chunks.read_data(plain, texts, events)
                 begin = end
-        if begin < len(data):
-            self._decode(data[begin:], texts, events)
+        rest = data[begin:]
+        if rest:
+            self._decode(rest, texts, events)
+        self.ended = self._chunks.ended
         return [Delta("".join(texts), (), len(texts)), *events] if texts else events
 
     def _decode(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:

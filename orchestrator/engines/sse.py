@@ -15,6 +15,8 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DATA = b"data: "
 _EVENT_END = b"\n\n"
+_BETWEEN = _EVENT_END + _DATA
+_DATA_BYTES, _END_BYTES = len(_DATA), len(_EVENT_END)
 
 
 class SseEvent(msgspec.Struct, frozen=True):
@@ -51,8 +53,9 @@ class SseDecoder:
         "_faulted",
         "_line_bytes_max",
         "_name",
-        "_on_first_line",
         "_pending",
+        "between",
+        "on_first_line",
     )
 
     def __init__(self, *, line_bytes_max: int, event_bytes_max: int) -> None:
@@ -60,20 +63,14 @@ class SseDecoder:
         self._event_bytes_max = event_bytes_max
         self._pending = bytearray()
         self._after_cr = False
-        self._on_first_line = True
         self._name = ""
         self._data: list[str] = []
         self._data_bytes = 0
         self._faulted = False
-
-    @property
-    def between(self) -> bool:
+        self.between = True
         """Whether it holds nothing: what comes next is the beginning of an event."""
-        return not (self._pending or self._data or self._name or self._after_cr or self._faulted)
-
-    def passed(self) -> None:
-        """Whole events were read beside it: a byte order mark can come no more."""
-        self._on_first_line = False
+        self.on_first_line = True
+        """Whether a byte order mark may come. Whoever reads whole events beside it says that none may any more."""
 
     def feed(self, data: bytes) -> list[SseEvent | SseFault]:
         """Takes the next bytes and returns what they complete. After a fault it returns nothing.
@@ -97,8 +94,9 @@ class SseDecoder:
                 return found
         if len(self._pending) + len(rest) > self._line_bytes_max:
             found.append(self._fault(SseFault.LINE_TOO_LONG))
-        else:
-            self._pending += rest
+            return found
+        self._pending += rest
+        self.between = not (self._pending or self._data or self._name or self._after_cr)
         return found
 
     def _end_line(self, part: bytes) -> SseEvent | SseFault | None:
@@ -109,8 +107,8 @@ class SseDecoder:
             self._pending.clear()
         else:
             line = part
-        if self._on_first_line:
-            self._on_first_line = False
+        if self.on_first_line:
+            self.on_first_line = False
             line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line:
             return self._end_event()
@@ -136,7 +134,7 @@ class SseDecoder:
         return SseEvent(name, "\n".join(data)) if data else None
 
     def _fault(self, fault: SseFault) -> SseFault:
-        self._faulted = True
+        self._faulted, self.between = True, False
         self._pending.clear()
         self._data.clear()
         return fault
@@ -149,9 +147,9 @@ def plain_data(data: bytes, line_bytes_max: int) -> list[bytes] | None:
     """
     if not data.startswith(_DATA) or not data.endswith(_EVENT_END) or b"\r" in data:
         return None
-    found = data[len(_DATA) : -len(_EVENT_END)].split(_EVENT_END + _DATA)
+    found = data[_DATA_BYTES:-_END_BYTES].split(_BETWEEN)
     # The ends of the events are all line feeds that there are: none is left inside of one.
-    if data.count(b"\n") != len(_EVENT_END) * len(found):
+    if b"\n" in b"".join(found):
         return None
     if not data.isascii():
         try:
@@ -159,6 +157,6 @@ def plain_data(data: bytes, line_bytes_max: int) -> list[bytes] | None:
         except UnicodeDecodeError:
             return None
     # No line is longer than all of them together.
-    if len(data) > line_bytes_max and max(map(len, found)) + len(_DATA) > line_bytes_max:
+    if len(data) > line_bytes_max and max(map(len, found)) + _DATA_BYTES > line_bytes_max:
         return None
     return found

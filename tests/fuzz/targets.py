@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 
 from node_agent.front.framing import HEAD_END, Body, Malformed, fault_so_far, read_head
 from orchestrator.engines.chunks import AnswerReader, UsageExpectation
-from orchestrator.engines.generation import Delta, Failed, Finished, Refused
+from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, Refused
 from orchestrator.engines.metrics_page import parse_load
 from orchestrator.engines.openai import _body_of
 from orchestrator.engines.replies import outcome_of_reply
@@ -138,15 +138,23 @@ def _decoded(pieces: list[bytes]) -> list[SseEvent | SseFault]:
 
 
 def engine_answer(data: bytes) -> None:
-    """Text, then exactly one end; no end without its words; no more text than bytes."""
+    """Text, then exactly one end; no end without its words; no more text than bytes; in pieces as at once."""
     reader = AnswerReader(line_bytes_max=65_536, usage=UsageExpectation.OPTIONAL)
     *deltas, last = reader.feed(data or b"\n") + reader.feed(b"")
     assert reader.ended
+    reader = AnswerReader(line_bytes_max=65_536, usage=UsageExpectation.OPTIONAL)
+    *pieces, end = [event for byte in data for event in reader.feed(bytes([byte]))] + reader.feed(b"")
+    assert (_said(pieces), end) == (_said(deltas), last)
     assert isinstance(last, Finished | Failed)
     assert isinstance(last, Failed) or b"[DONE]" in data
     assert all(isinstance(event, Delta) for event in deltas)
     # An escape is longer than what it stands for.
     assert sum(len(event.text) for event in deltas if isinstance(event, Delta)) <= len(data)
+
+
+def _said(deltas: list[EngineEvent]) -> tuple[str, int]:
+    texts = [event for event in deltas if isinstance(event, Delta)]
+    return "".join(event.text for event in texts), sum(event.tokens for event in texts)
 
 
 def engine_reply(data: bytes) -> None:
