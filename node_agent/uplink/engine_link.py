@@ -73,7 +73,7 @@ class EngineLink:
                         accepted = True
                         yield Accepted(0, attempt, ReplicaId(self.name), self._continuing)
                     if isinstance(event, Delta):
-                        self._pulse.spoke()
+                        self._pulse.missed = 0
                         first, tally.received = tally.received, tally.received + event.tokens
                         yield Tokens(0, attempt, first, event.tokens, event.text, event.token_ids)
                         tally.delivered += event.tokens

@@ -42,25 +42,22 @@ class Pulse:
 
     def __init__(self) -> None:
         self.up = False
-        self._missed = 0
+        self.missed = 0
+        """Probes in a row that were not answered. Whoever hears some of an answer sets it to 0."""
 
     def probed(self, health: EngineHealth, took_ms: int, deadline_ms: int) -> None:
         """A probe ended, after so long."""
         if health.up:
-            self.up, self._missed = True, 0
+            self.up, self.missed = True, 0
         elif not health.reachable:
             self.gone()
         elif took_ms <= deadline_ms + LATE_MS:
-            self._missed += 1
-            self.up = self.up and self._missed < MISSED_MAX
-
-    def spoke(self) -> None:
-        """Some of an answer came."""
-        self._missed = 0
+            self.missed += 1
+            self.up = self.up and self.missed < MISSED_MAX
 
     def gone(self) -> None:
         """Nobody listens there."""
-        self.up, self._missed = False, 0
+        self.up, self.missed = False, 0
 
 
 class _Model(msgspec.Struct, frozen=True):

@@ -58,9 +58,10 @@ class Reply(asyncio.Protocol):
         self._client = client
         self._loop = client.loop
         self._transport: asyncio.Transport | None = None
-        self._body: list[bytes] = []  # bounded: HELD_BYTES_MAX
+        self.body: list[bytes] = []  # bounded: HELD_BYTES_MAX
+        """What has come of the body and was not taken."""
         # The parser calls this for each chunk, of which an engine makes one for each token.
-        self.on_body = self._body.append
+        self.on_body = self.body.append
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._deadline_at = 0.0
@@ -78,13 +79,12 @@ class Reply(asyncio.Protocol):
 
     def _reset(self) -> None:
         self.status = 0
-        self._headers: dict[bytes, tuple[bytes, ...]] = {}
-        """By name, in lower case."""
+        self.headers: dict[bytes, tuple[bytes, ...]] = {}
+        """Those of `READ`, every value, by name in lower case."""
         self._header_count = self._header_bytes = self._interim = 0
-        self._body.clear()
+        self.body.clear()
         self._held_bytes = 0
-        self.headed = self._ended = self._leaving = self._paused = self._framed = self._keeps = False
-        self.heard = False
+        self.headed = self.ended = self._leaving = self._paused = self._framed = self._keeps = self.heard = False
 
     # What callers do
 
@@ -95,36 +95,48 @@ class Reply(asyncio.Protocol):
             raise HttpError(Fault.CLOSED)
         self._transport.write(request)
 
-    def header(self, name: bytes) -> tuple[bytes, ...]:
-        """Return every value of a header, which is one of `READ`."""
-        return self._headers.get(name, ())
-
     async def read(self, deadline_at: float) -> bytes:
         """Return what has come of the body, and empty bytes at its end. Raises HttpError."""
         # A read that finds bytes ready never waits, so the time is asked for here as well.
         if self._loop.time() >= deadline_at:
             raise HttpError(Fault.LATE)
-        while not self._body:
-            if self._ended:
-                return b""
+        while not self.body and not self.ended:
             await self.wait(deadline_at)
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
+        return self.take()
+
+    def take(self) -> bytes:
+        """Return what has come of the body, which may be nothing."""
+        data = b"".join(self.body)
+        self.body.clear()
         self._held_bytes = 0
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
         return data
 
+    def wait(self, deadline_at: float) -> asyncio.Future[None]:
+        """Return what is done once more of the reply came, and raises HttpError at the deadline. Raises it itself too.
+
+        One waits at a time.
+        """
+        if self._fault is not None:
+            raise HttpError(self._fault)
+        self._waiter = self._loop.create_future()
+        if self._timer is not None and self._wakes_at <= deadline_at:
+            self._deadline_at = deadline_at
+        else:
+            self._arm(deadline_at)
+        return self._waiter
+
     def leave(self) -> None:
         """Whoever read has the whole answer: rest as soon as the framing ends, or close."""
         if self._paused:
             self.cut()
-        elif self._ended:
+        elif self.ended:
             self._rest()
         elif self._transport is not None:
             self._leaving = True
-            self._body.clear()
+            self.body.clear()
             self._arm(self._loop.time() + LEAVE_S)
 
     def cut(self) -> None:
@@ -154,21 +166,22 @@ class Reply(asyncio.Protocol):
             self.cut()
             return
         if leaving:
-            self._body.clear()
-        elif self._held_bytes > (HELD_BYTES_MAX if self.headed else HEADER_BYTES_MAX) and not self._body:
+            self.body.clear()
+        elif self._held_bytes > (HELD_BYTES_MAX if self.headed else HEADER_BYTES_MAX) and not self.body:
             self._fail(Fault.MALFORMED)  # a head, a line of framing, or a trailer without end
             self.cut()
         else:
             if self._held_bytes > HELD_BYTES_MAX and not self._paused and self._transport is not None:
                 self._paused = True
                 self._transport.pause_reading()
-            self._wake()
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server is gone. A body without a length ends with its connection."""
         self._transport = None
-        if self.headed and not self._ended and not self._framed and exc is None and self._fault is None:
-            self._ended = True
+        if self.headed and not self.ended and not self._framed and exc is None and self._fault is None:
+            self.ended = True
             self._wake()
         else:
             self._fail(Fault.CLOSED)
@@ -187,28 +200,28 @@ class Reply(asyncio.Protocol):
             raise httptools.HttpParserError("headers")
         name = name.lower()
         if name in READ:
-            self._headers[name] = (*self._headers.get(name, ()), value)
+            self.headers[name] = (*self.headers[name], value) if name in self.headers else (value,)
 
     def on_headers_complete(self) -> None:
         """Take the head of a reply. Raises HttpParserError for one that nobody asked for."""
         status = self._parser.get_status_code()
-        if self._ended or self.resting:
+        if self.ended or self.resting:
             raise httptools.HttpParserError("unasked")
         if 100 <= status < 200:
             self._interim += 1
-            self._headers.clear()
+            self.headers.clear()
             self._header_count = 0
             if status == 101 or self._interim > INTERIM_MAX:
                 raise httptools.HttpParserError("interim")
             return
         self.status, self.headed = status, True
-        self._framed = b"content-length" in self._headers or b"transfer-encoding" in self._headers
+        self._framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
 
     def on_message_complete(self) -> None:
         """The reply ends here."""
         if not self.headed:
             return  # an interim reply
-        self._ended = True
+        self.ended = True
         # Only here does the parser know.
         self._keeps = self._framed and self._parser.should_keep_alive()
         if self._leaving:
@@ -218,21 +231,10 @@ class Reply(asyncio.Protocol):
 
     def _rest(self) -> None:
         self._leaving = False
-        self._body.clear()
+        self.body.clear()
         self.rested_s = self._loop.time()
         if not self._keeps or self._transport is None or not self._client.rest(self):
             self.cut()
-
-    async def wait(self, deadline_at: float) -> None:
-        """Wait until something of the reply came. Raises HttpError, at the deadline too."""
-        if self._fault is not None:
-            raise HttpError(self._fault)
-        self._waiter = self._loop.create_future()
-        self._arm(deadline_at)
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _arm(self, deadline_at: float) -> None:
         """Be woken at the deadline. One timer serves many waits: it is moved only when it would come too late."""
@@ -250,7 +252,7 @@ class Reply(asyncio.Protocol):
             self._arm(self._deadline_at)
         elif self._leaving:
             self.cut()
-        elif self._waiter is not None:
+        elif self._waiter is not None and not self._waiter.done():
             self._fail(Fault.LATE)
 
     def _wake(self) -> None:

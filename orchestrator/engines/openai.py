@@ -12,7 +12,6 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from urllib.parse import urlsplit
 
 import msgspec
@@ -109,18 +108,17 @@ class OpenAIEngine:
     """One engine behind one URL. Use it in one event loop, and close it there."""
 
     def __init__(self, settings: OpenAIEngineSettings) -> None:
-        self._settings = settings
+        self.settings = settings
+        """The settings that this engine was made with."""
+        self.in_flight = 0
+        """Answers that are under way."""
+        self.stream_head: dict[bytes, tuple[bytes, ...]] | None = None
+        """The headers of the last stream that could be read: an engine says the same each time."""
         self._client: HttpClient | None = None
         self._headers = _headers_of(settings)
         self._chat = self._head("POST", CHAT_PATH)
         self._completions = self._head("POST", COMPLETIONS_PATH)
-        self._in_flight = 0
         self._closed = False
-
-    @property
-    def settings(self) -> OpenAIEngineSettings:
-        """The settings that this engine was made with."""
-        return self._settings
 
     async def close(self) -> None:
         """Closes every connection. Answers still running end with `Failed`; later calls fail as unreachable."""
@@ -131,53 +129,18 @@ class OpenAIEngine:
             await asyncio.sleep(0)
 
     async def generate(self, generation: Generation, total_ms: int | None = None) -> AsyncGenerator[EngineEvent, None]:
-        """Streams one generation: `Delta`s, then exactly one of `Finished`, `Refused` or `Failed`. Raises nothing.
+        """Streams one generation: the events of an `Answer`, one by one. Raises nothing.
 
-        There is no `Started`: such an engine tells the prompt count only at the end, in `Finished`. Wrap the generator
-        in `contextlib.aclosing`: closing or cancelling it closes the connection at once, and by that the engine frees
-        its slot. Left to the garbage collector, the slot stays taken until then. `total_ms` lowers `total_timeout_ms`.
+        Wrap the generator in `contextlib.aclosing`: closing or cancelling it closes the connection at once, and by that
+        the engine frees its slot. Left to the garbage collector, the slot stays taken until then.
         """
-        if self._in_flight >= self._settings.connections_max:
-            yield Refused("engine_busy", "every connection to this engine is in use")
-            return
-        refusal = None if generation.said is None else _refusal_of_said(generation.said, generation.sampling)
-        if refusal is not None:
-            yield refusal
-            return
-        raw_prompt = generation.raw_prompt
-        body = _body_of(generation, raw_prompt, self._settings.served_model)
-        if body is None:
-            yield Refused("bad_generation", "a message or a stop string is not valid Unicode", "messages")
-            return
-        loop, settings = asyncio.get_running_loop(), self._settings
-        began_at, allowed_ms = loop.time(), settings.total_timeout_ms
-        end_at = began_at + min(allowed_ms, total_ms or allowed_ms) / 1000
-        silent_until = began_at + settings.first_byte_timeout_ms / 1000
-        reply: Reply | None = None
-        whole = False
-        self._in_flight += 1
+        answer = Answer(self, generation, total_ms)
         try:
-            head = self._chat if raw_prompt is None else self._completions
-            opened = await self._open_stream(head, body, min(silent_until, end_at))
-            if not isinstance(opened, Reply):
-                yield opened
-                return
-            reply = opened
-            reader = AnswerReader(line_bytes_max=settings.line_bytes_max, usage=settings.usage)
-            while not reader.ended:
-                data = await reply.read(min(silent_until, end_at))
-                for event in reader.feed(data):
-                    whole = isinstance(event, Finished)
+            while not answer.ended:
+                for event in await answer.more():
                     yield event
-                silent_until = loop.time() + settings.stall_timeout_ms / 1000
-        except HttpError as error:
-            yield _CUT.get(error.fault, _BROKE)
         finally:
-            self._in_flight -= 1
-            if reply is not None and whole:
-                reply.leave()
-            elif reply is not None:
-                reply.cut()
+            answer.close()
 
     async def fetch(self, path: str, *, deadline_ms: int) -> bytes | Failed:
         """Gets one small document of the engine, such as its model list, within `deadline_ms`. Raises nothing.
@@ -186,9 +149,10 @@ class OpenAIEngine:
         own, so a full engine can still be probed.
         """
         deadline_at = asyncio.get_running_loop().time() + deadline_ms / 1000
-        reply = await self._request(self._head("GET", path) + b"\r\n", deadline_at)
-        if isinstance(reply, Failed):
-            return reply
+        try:
+            reply = await self.client().ask(self._head("GET", path) + b"\r\n", deadline_at)
+        except HttpError as error:
+            return _NO_REPLY[error.fault]
         body: bytes | Failed = b""
         try:
             body = await _body_of_reply(reply, deadline_at)
@@ -199,36 +163,131 @@ class OpenAIEngine:
                 reply.leave()
         return body
 
-    async def _open_stream(self, head: bytes, body: bytes, deadline_at: float) -> Reply | Refused | Failed:
-        reply = await self._request(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), deadline_at)
-        if isinstance(reply, Failed):
-            return reply
-        outcome: Refused | Failed | None = None
-        try:
-            outcome = await _outcome_of_head(reply, deadline_at)
-        except BaseException:
-            reply.cut()
-            raise
-        if outcome is None:
-            return reply
-        reply.cut()
-        return outcome
-
     def _head(self, method: str, path: str) -> bytes:
         """Returns the head of every request for a path, but for the length of its body and its end."""
-        before = urlsplit(self._settings.base_url).path.rstrip("/")
+        before = urlsplit(self.settings.base_url).path.rstrip("/")
         return f"{method} {before}{path} HTTP/1.1\r\n".encode("ascii") + self._headers
 
-    async def _request(self, request: bytes, deadline_at: float) -> Reply | Failed:
-        """Sends one request and waits for the head of its reply. The caller leaves or cuts it."""
+    def request_of(self, generation: Generation) -> bytes | Refused:
+        """Returns the request for a generation, or why such an engine cannot be asked for it."""
+        refusal = None if generation.said is None else _refusal_of_said(generation.said, generation.sampling)
+        if refusal is not None:
+            return refusal
+        raw_prompt = generation.raw_prompt
+        body = _body_of(generation, raw_prompt, self.settings.served_model)
+        if body is None:
+            return Refused("bad_generation", "a message or a stop string is not valid Unicode", "messages")
+        head = self._chat if raw_prompt is None else self._completions
+        return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+
+    def client(self) -> HttpClient:
+        """Returns the client of this engine, made in the loop that asks first. Raises HttpError once it is closed."""
         if self._closed:
-            return Failed("engine_unreachable", "this engine's client is closed")
+            raise HttpError(Fault.UNREACHABLE)
         if self._client is None:
-            self._client = _client_of(self._settings)
+            self._client = _client_of(self.settings)
+        return self._client
+
+
+class Answer:
+    """One generation under way: `Delta`s, then exactly one of `Finished`, `Refused` or `Failed`.
+
+    There is no `Started`: such an engine tells the prompt count only at the end, in `Finished`.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_end_at",
+        "_engine",
+        "_first_at",
+        "_generation",
+        "_loop",
+        "_reader",
+        "_reply",
+        "_stall_s",
+        "_whole",
+        "ended",
+    )
+
+    def __init__(self, engine: OpenAIEngine, generation: Generation, total_ms: int | None) -> None:
+        settings = engine.settings
+        self.ended = False
+        """Whether the last event was returned."""
+        self._engine = engine
+        self._generation = generation
+        self._loop = asyncio.get_running_loop()
+        self._reader = AnswerReader(line_bytes_max=settings.line_bytes_max, usage=settings.usage)
+        self._reply: Reply | None = None
+        self._begun = self._whole = False
+        began_at, allowed_ms = self._loop.time(), settings.total_timeout_ms
+        self._end_at = began_at + min(allowed_ms, total_ms or allowed_ms) / 1000
+        self._first_at = began_at + settings.first_byte_timeout_ms / 1000
+        """When the first byte is late; 0 once it is here."""
+        self._stall_s = settings.stall_timeout_ms / 1000
+
+    async def more(self) -> list[EngineEvent]:
+        """Returns what came next: no event at times, and the last one where `ended` is set. Raises nothing."""
+        reply = self._reply
+        if reply is None:
+            opened = await self._begin()
+            if not isinstance(opened, Reply):
+                self.ended = True
+                return [opened]
+            reply = opened
+        now_s = self._loop.time()
+        late_at = self._first_at or now_s + self._stall_s
+        if late_at > self._end_at:
+            late_at = self._end_at
         try:
-            return await self._client.ask(request, deadline_at)
+            # Where bytes are ready nobody waits, so the time is looked at here as well.
+            if now_s >= late_at:
+                raise HttpError(Fault.LATE)
+            while not reply.body and not reply.ended:
+                await reply.wait(late_at)
+        except HttpError as error:
+            self.ended = True
+            return [_CUT.get(error.fault, _BROKE)]
+        self._first_at = 0.0
+        events = self._reader.feed(reply.take())
+        if self._reader.ended:
+            self.ended = True
+            self._whole = isinstance(events[-1], Finished)
+        return events
+
+    def close(self) -> None:
+        """Lets the connection rest after a whole answer, and closes it at once after any other: that frees the slot."""
+        self.ended = True
+        if self._begun:
+            self._begun = False
+            self._engine.in_flight -= 1
+        reply, self._reply = self._reply, None
+        if reply is not None and self._whole:
+            reply.leave()
+        elif reply is not None:
+            reply.cut()
+
+    async def _begin(self) -> Reply | Refused | Failed:
+        """Asks for it, and returns the reply where a stream follows."""
+        engine = self._engine
+        if engine.in_flight >= engine.settings.connections_max:
+            return Refused("engine_busy", "every connection to this engine is in use")
+        request = engine.request_of(self._generation)
+        if isinstance(request, Refused):
+            return request
+        self._begun = True
+        engine.in_flight += 1
+        deadline_at = min(self._first_at, self._end_at)
+        try:
+            reply = self._reply = await engine.client().ask(request, deadline_at)
         except HttpError as error:
             return _NO_REPLY[error.fault]
+        if reply.status == 200 and reply.headers == engine.stream_head:
+            return reply
+        outcome = await _outcome_of_head(reply, deadline_at)
+        if outcome is not None:
+            return outcome
+        engine.stream_head = dict(reply.headers)
+        return reply
 
 
 _NO_REPLY = {
@@ -329,7 +388,7 @@ async def _outcome_of_head(reply: Reply, deadline_at: float) -> Refused | Failed
         return outcome_of_reply(reply.status, b"" if isinstance(error_body, Failed) else error_body)
     if not _is_plain(reply):
         return Failed("engine_protocol", "the engine compressed its answer unasked")
-    if not _is_stream(reply.header(b"content-type")):
+    if not _is_stream(reply.headers.get(b"content-type", ())):
         return Failed("engine_protocol", "the engine did not stream its answer")
     return None
 
@@ -346,15 +405,14 @@ async def _body_of_reply(reply: Reply, deadline_at: float) -> bytes | Failed:
     return await _read_all(reply, deadline_at, _REPLY_BYTES_MAX)
 
 
-@lru_cache(maxsize=16)
 def _is_stream(content_types: tuple[bytes, ...]) -> bool:
-    """Whether these headers say that a stream of events follows. Remembered: an engine says the same each time."""
+    """Whether these headers say that a stream of events follows."""
     return len(content_types) == 1 and _token(content_types[0].partition(b";")[0]) == "text/event-stream"
 
 
 def _is_plain(reply: Reply) -> bool:
-    encodings = reply.header(b"content-encoding")
-    return not encodings or all(_token(encoding) in ("", "identity") for encoding in encodings)
+    encodings = reply.headers.get(b"content-encoding", ())
+    return all(_token(encoding) in ("", "identity") for encoding in encodings)
 
 
 def _token(value: bytes) -> str:

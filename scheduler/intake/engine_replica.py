@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from orchestrator.engines.generation import Delta, Failed, Finished, Generation, Refused, Started
 from orchestrator.engines.health import Pulse, probe
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.engines.metrics_page import EngineLoad, scrape
-from orchestrator.engines.openai import OpenAIEngine
+from orchestrator.engines.openai import Answer, OpenAIEngine
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.replica import Replica, Told
@@ -108,7 +109,7 @@ class EngineReplica:
         self._assigned += 1
         task = self._loop.create_task(self._work(work, generation, budget_ms + BACKSTOP_MS))
         self._tasks[work] = task
-        task.add_done_callback(lambda ended: self._forget(work, ended))
+        task.add_done_callback(partial(self._forget, work))
 
     def withdraw(self, work: int) -> None:
         """Stop that. Closing the connection frees the engine's slot."""
@@ -138,25 +139,26 @@ class EngineReplica:
     async def _work(self, work: int, generation: Generation, total_ms: int) -> None:
         made = 0
         ended = False
-        events = self._engine.generate(generation, total_ms)
+        answer = Answer(self._engine, generation, total_ms)
         try:
-            async for event in events:
-                if isinstance(event, Delta):
-                    self._pulse.spoke()
-                    made += event.tokens
-                    self._site.work_tokens(work, event.text, event.token_ids, event.tokens)
-                elif isinstance(event, Started):
-                    self._site.work_started(work, event.prompt_tokens)
-                else:
-                    ended = True
-                    self._end(work, generation, event)
+            while not answer.ended:
+                for event in await answer.more():
+                    if isinstance(event, Delta):
+                        self._pulse.missed = 0
+                        made += event.tokens
+                        self._site.work_tokens(work, event.text, event.token_ids, event.tokens)
+                    elif isinstance(event, Started):
+                        self._site.work_started(work, event.prompt_tokens)
+                    else:
+                        ended = True
+                        self._end(work, generation, event)
         except asyncio.CancelledError:
             ended = True
             self._site.work_finished(work, "cancelled", PoolCounts(generated=made))
             raise
         finally:
             # Whatever ended it, the engine's slot is free before the next step.
-            await events.aclose()
+            answer.close()
             if not ended:
                 self._site.work_failed(work, "engine_protocol", "The engine's answer ended without an end.")
 

@@ -228,11 +228,10 @@ def test_a_reply_whose_first_part_comes_in_the_last_moment_is_late_and_no_error_
     async def asked() -> None:
         loop = asyncio.get_running_loop()
         reply = Reply(HttpClient("127.0.0.1", 1, False, 1_000, 4))
-        first = asyncio.create_task(reply.wait(loop.time() + 0.0001))
-        await asyncio.sleep(0)
+        first = reply.wait(loop.time() + 0.0001)
         reply._wake()
         # In the same turn, before the deadline of the first is looked at.
-        second = asyncio.create_task(reply.wait(loop.time() + 0.01))
+        second = reply.wait(loop.time() + 0.01)
         await first
         with pytest.raises(HttpError) as late:
             await second

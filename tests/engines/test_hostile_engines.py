@@ -331,6 +331,23 @@ async def test_the_total_bound_holds_for_a_slow_consumer_of_a_fast_engine() -> N
     assert failure(seen) == "engine_failed"
 
 
+async def test_the_time_that_a_consumer_takes_is_not_the_silence_of_the_engine() -> None:
+    async def rest(_server: Server, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + sse(text("日本")))
+        await asyncio.sleep(0.45)
+        writer.write(sse(text(" é", "stop"), USAGE) + DONE)
+        await asyncio.sleep(1)
+
+    bounds = {"first_byte_timeout_ms": 150, "stall_timeout_ms": 150}
+    async with serving(rest) as server, engine_at(server.port, **bounds) as engine:
+        async with contextlib.aclosing(engine.generate(GENERATION)) as events:
+            seen: list[EngineEvent] = []
+            async for event in events:
+                seen.append(event)
+                await asyncio.sleep(0.4 if len(seen) == 1 else 0)
+    assert joined(seen) == WHOLE_EVENTS
+
+
 async def test_closing_or_cancelling_a_call_closes_its_connection() -> None:
     async def one_chunk(server: Server, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD + sse(text("a")))
