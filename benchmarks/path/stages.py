@@ -141,7 +141,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             ),
         ),
         Stage("site, between its parts", ("scheduler.intake.site:Site.*", "scheduler.intake.site:Site._permit")),
-        Stage("engine HTTP out and in", ("orchestrator.engines.openai:OpenAIEngine.generate",)),
+        Stage("engine HTTP out and in", ("orchestrator.engines.openai:Answer.*",)),
         Stage("engine events: SSE, JSON", ("orchestrator.engines.chunks:AnswerReader.*",)),
         Stage(
             "replica of an engine, between its parts",

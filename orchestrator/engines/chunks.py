@@ -187,9 +187,9 @@ class ChunkReader:
             if chunk.usage.cached_tokens > chunk.usage.prompt_tokens:
                 return self._fail("engine_protocol", "the engine's usage contradicts itself")
             self._usage = chunk.usage
-        return self._choice(chunk.choices[0]) if chunk.choices else []
-
-    def _choice(self, choice: _Choice) -> list[EngineEvent]:
+        if not chunk.choices:
+            return []
+        choice = chunk.choices[0]
         if choice.delta is None and choice.text is None:
             return self._fail("engine_protocol", "the engine sent a choice without a text")
         text = (choice.text if choice.delta is None else choice.delta.content) or ""

@@ -231,7 +231,8 @@ class Reply(asyncio.Protocol):
 
     def _rest(self) -> None:
         self._leaving = False
-        self.body.clear()
+        if self.body:
+            self.body.clear()
         self.rested_s = self._loop.time()
         if not self._keeps or self._transport is None or not self._client.rest(self):
             self.cut()

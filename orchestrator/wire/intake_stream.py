@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
 from msgspec.structs import replace
 
 from orchestrator.ledger.usage import PoolCounts
@@ -28,8 +29,7 @@ class Piece:
         )
 
 
-@dataclass(slots=True)
-class Stream:
+class Stream(msgspec.Struct, eq=False):
     """What an intake holds of one attempt, until the edge has settled it."""
 
     attempt: AttemptId
@@ -40,11 +40,11 @@ class Stream:
     sent_bytes: int = 0
     """What was sent counts against credit."""
     sent_tokens: int = 0
-    kept: deque[tuple[int, Tokens]] = field(default_factory=deque)  # bounded: by credit
+    kept: deque[tuple[int, Tokens]] = msgspec.field(default_factory=deque)  # bounded: by credit
     """Sent and perhaps not read, each with what it counts."""
     kept_from: int = 0
     """How much was sent before the first of these."""
-    ready: deque[Piece] = field(default_factory=deque)  # bounded: AHEAD_BYTES_MAX
+    ready: deque[Piece] = msgspec.field(default_factory=deque)  # bounded: AHEAD_BYTES_MAX
     """Not sent yet."""
     ready_bytes: int = 0
     accepted: Accepted | None = None

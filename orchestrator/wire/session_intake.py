@@ -115,6 +115,7 @@ class IntakeSession:
         self.scheduler = scheduler
         self.instance = instance
         self.streams_max = streams_max
+        self._unsettled_max = UNSETTLED_FACTOR * streams_max
         self.reattach_ms = reattach_ms
         self.process = process
         self.state = State.GREETING
@@ -156,11 +157,6 @@ class IntakeSession:
         """Return how many streams are not settled."""
         return len(self._streams)
 
-    def sent_tokens(self, stream: int) -> int:
-        """Return how many tokens of a live stream were put on the wire."""
-        found = self._streams.get(stream)
-        return 0 if found is None else found.sent_tokens
-
     def received(
         self, epoch: int, frame: EdgeFrame, now_us: int, wall_ms: int, loads: tuple[Load, ...]
     ) -> list[Instruction]:
@@ -198,7 +194,7 @@ class IntakeSession:
         if not self.is_attached() or epoch != self.epoch:
             self.dead_frames += 1
             return []
-        if stream <= self._last_stream or self._flooded():
+        if stream <= self._last_stream or len(self._streams) >= self._unsettled_max:
             return self.close("protocol_violation")
         self._last_stream = stream
         found = Stream(attempt, 0, 0)
@@ -211,11 +207,11 @@ class IntakeSession:
         self, stream: int, replica: ReplicaId, continuing: Continuing = NOT_CONTINUED
     ) -> list[Instruction]:
         """A replica has the work of `stream`; `continuing` is what its answer could be continued by."""
-        found = self._live(stream)
-        if found is None:
+        found = self._streams.get(stream)
+        if found is None or found.last is not None:
             return []
         found.accepted = Accepted(stream, found.attempt, replica, continuing)
-        return [Send(found.accepted)] if self.is_attached() else []
+        return [Send(found.accepted)] if self.state in ATTACHED else []
 
     def refused(
         self,
@@ -227,8 +223,8 @@ class IntakeSession:
         retry_after_ms: int | None = None,
     ) -> list[Instruction]:
         """Nothing was generated for `stream`."""
-        found = self._live(stream)
-        if found is None:
+        found = self._streams.get(stream)
+        if found is None or found.last is not None:
             return []
         found.last = Refused(stream, found.attempt, code, detail, param, rules, retry_after_ms)
         return self._flush(stream, found)
@@ -259,8 +255,8 @@ class IntakeSession:
         self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None = None, beside: int | None = None
     ) -> list[Instruction]:
         """The engine finished `stream`. The frame leaves after the last token."""
-        found = self._live(stream)
-        if found is None:
+        found = self._streams.get(stream)
+        if found is None or found.last is not None:
             return []
         # Nobody reads what came after the cancel, so the answer is not complete, however the engine ended.
         said = "cancelled" if found.cancelled else reason
@@ -269,8 +265,8 @@ class IntakeSession:
 
     def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> list[Instruction]:
         """The engine failed `stream`. The frame leaves after the last token that was made."""
-        found = self._live(stream)
-        if found is None:
+        found = self._streams.get(stream)
+        if found is None or found.last is not None:
             return []
         found.last = Broken(stream, found.attempt, code, detail, counts)
         return self._flush(stream, found)
@@ -329,10 +325,6 @@ class IntakeSession:
         self.detached_bytes = 0
         out.append(Close(reason))
         return out
-
-    def _live(self, stream: int) -> Stream | None:
-        found = self._streams.get(stream)
-        return None if found is None or found.last is not None else found
 
     def _greet(
         self, hello: Hello, epoch: int, now_us: int, wall_ms: int, loads: tuple[Load, ...]
@@ -411,7 +403,8 @@ class IntakeSession:
         return [*out, *self._flush(held.stream, found)]
 
     def _open(self, frame: Open) -> list[Instruction]:
-        if frame.stream <= self._last_stream or self._flooded():
+        unsettled = len(self._streams)
+        if frame.stream <= self._last_stream or unsettled >= self._unsettled_max:
             return self.close("protocol_violation")  # a number was used twice, or nothing is ever settled
         self._last_stream = frame.stream
         found = Stream(frame.attempt, frame.credit_bytes, frame.credit_bytes)
@@ -419,14 +412,11 @@ class IntakeSession:
         if self.state is State.DRAINING:
             found.last = Refused(frame.stream, frame.attempt, "draining", "The scheduler is stopping.")
             return self._flush(frame.stream, found)
-        if len(self._streams) > self.streams_max:
+        if unsettled >= self.streams_max:
             detail = "The session has as many streams as the scheduler takes."
             found.last = Refused(frame.stream, frame.attempt, "engine_busy", detail)
             return self._flush(frame.stream, found)
         return [Start(frame)]
-
-    def _flooded(self) -> bool:
-        return len(self._streams) >= UNSETTLED_FACTOR * self.streams_max
 
     def _streamed(self, frame: Credit | Cancel | Settle) -> list[Instruction]:
         if type(frame) is Settle:
@@ -464,12 +454,9 @@ class IntakeSession:
         """Send what credit allows in one frame, then the terminal frame when nothing is held back."""
         if self.state is State.DETACHED:
             return []
-        out: list[Instruction] = []
-        if found.ready:
-            frame = found.next_tokens(stream)
-            if frame is not None:
-                out.append(Send(frame))
+        frame = found.next_tokens(stream) if found.ready else None
+        out: list[Instruction] = [] if frame is None else [Send(frame)]
         if found.last is not None and not found.ready and not found.ended:
             found.ended = True
-            out.append(Send(counted(found.last, found.sent_tokens)))
+            out += [Send(counted(found.last, found.sent_tokens))]
         return out

@@ -170,7 +170,10 @@ class EngineReplica:
 
     def _end(self, work: int, generation: Generation, event: Finished | Refused | Failed) -> None:
         if isinstance(event, Finished):
-            counts = PoolCounts(generation.of_prompt(event.prompt_tokens), event.cached_tokens, event.completion_tokens)
+            prompt_tokens = event.prompt_tokens
+            if generation.said is not None:
+                prompt_tokens = generation.of_prompt(prompt_tokens)
+            counts = PoolCounts(prompt_tokens, event.cached_tokens, event.completion_tokens)
             self._site.work_finished(work, event.reason.value, counts)
         elif isinstance(event, Refused):
             self._site.work_refused(work, event.code, event.detail, event.param)

@@ -25,7 +25,7 @@ async def drain(site: Site, intake: IntakeService, grace_ms: int) -> None:
     site.hand_over()
     await _until(lambda: site.busy() == 0, begun_s + grace_ms / 1000)
     site.break_off()
-    await _until(lambda: site.unsettled() == 0, time.monotonic() + SETTLE_S)
+    await _until(lambda: site.busy() == 0, time.monotonic() + SETTLE_S)
 
 
 async def _until(done: Callable[[], bool], end_s: float) -> None:

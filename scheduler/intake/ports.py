@@ -22,8 +22,8 @@ class SessionPort(Protocol):
     def accepted(self, stream: int, replica: ReplicaId, continuing: Continuing) -> None:
         """A replica has the work, and its answer could be continued by that."""
 
-    def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
-        """Tokens were made."""
+    def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int, first: bool) -> None:
+        """Tokens were made: the first of the stream, or more."""
 
     def done(self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None, beside: int | None) -> None:
         """The answer is complete; how long it waited here, and how many streams ran beside it."""

@@ -2,6 +2,7 @@
 
 Twice: with exactly what the edge cited (another verdict there means a bug or tampering: refuse, and alarm), and with
 the newest law this side holds and its own time (which must also allow; else the edge is told that policy is newer).
+Where the cited law is the newest and its verdict stands at both times, one answer is both.
 Every refusal is `not_started`.
 """
 
@@ -71,19 +72,25 @@ def second_permit(
     verdict = ask_law(cited.law, opened.facts, edge.place, pool.place, citation.now_ms)
     if not verdict.allowed:
         return _alarm(opened, f"the cited law refuses by {', '.join(verdict.rules)}")
-    return _by_newest(opened, edge_id, newest, now_ms, ask_law)
-
-
-def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int, ask_law: Ask) -> Check:
-    edge, pool = newest.fleet.edge(edge_id), newest.fleet.pool(opened.pool)
+    if newest is not cited:
+        edge, pool = newest.fleet.edge(edge_id), newest.fleet.pool(opened.pool)
+        key = None if edge is None else _public_key(edge, opened.key_id)
     revoked = newest.revoked
     gone = opened.pool in revoked.pools or edge_id in revoked.edges or opened.key_id in revoked.keys
-    if edge is None or pool is None or gone or _public_key(edge, opened.key_id) is None:
+    if edge is None or pool is None or key is None or gone:
         return _refuse("policy_newer", "The newest fleet of the pool's side does not have this edge and this pool.")
     if opened.generation.said is not None and not opened.facts.processed_in:
         return _alarm(opened, "it goes on with an answer, and does not say where that was made")
-    facts = _without(opened.facts, revoked.pathways)
-    verdict = ask_law(newest.law, facts, edge.place, pool.place, now_ms)
+    facts = _without(opened.facts, revoked.pathways) if revoked.pathways else opened.facts
+    # Of the same law and the same facts a verdict stands as long as it says.
+    stands = newest is cited and facts is opened.facts and citation.now_ms <= now_ms < verdict.valid_until_ms
+    if not stands:
+        verdict = ask_law(newest.law, facts, edge.place, pool.place, now_ms)
+    return _by_newest(opened, facts, verdict)
+
+
+def _by_newest(opened: Open, facts: Facts, verdict: Verdict) -> Check:
+    """Judge what the newest law says: its verdict, and what that asks for."""
     if not verdict.allowed:
         sentence = "The newest law of the pool's side refuses this."
         return Check(Problem("policy_newer", sentence, None, tuple(verdict.rules)), verdict)
@@ -98,7 +105,7 @@ def _by_newest(opened: Open, edge_id: EdgeId, newest: Bundle, now_ms: int, ask_l
 
 
 def _without(facts: Facts, revoked: frozenset[PathwayId]) -> Facts:
-    if not revoked or not any(pathway.id in revoked for pathway in facts.pathways):
+    if not any(pathway.id in revoked for pathway in facts.pathways):
         return facts
     return replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in revoked))
 

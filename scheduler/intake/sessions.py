@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 
 import grpc
+import msgspec
 
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
@@ -88,14 +88,15 @@ class Line:
                 return
 
 
-@dataclass(slots=True)
-class _Made:
-    """Tokens of one stream. Payload."""
+class _Made(msgspec.Struct):
+    """Tokens of one stream. Payload: its repr holds none."""
 
-    texts: list[str] = field(default_factory=list, repr=False)
-    ids: list[int] = field(default_factory=list, repr=False)
-    count: int = 0
-    chars: int = 0
+    text: str
+    ids: tuple[int, ...]
+    count: int
+
+    def __repr__(self) -> str:
+        return f"_Made(count={self.count})"
 
 
 class Port:
@@ -174,25 +175,22 @@ class Port:
         """A replica has the work."""
         self.act(self.machine.accepted(stream, replica, continuing))
 
-    def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int) -> None:
-        """Tokens were made. They leave with the next message."""
+    def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int, first: bool) -> None:
+        """Tokens were made. They leave with the next message, for which the first of a stream do not wait."""
         made = self._made.get(stream)
-        haste = Haste.GATHER
         if made is None:
-            made = self._made[stream] = _Made()
-            if not self.machine.sent_tokens(stream):
-                haste = Haste.NOW
-        made.texts.append(text)
-        made.ids.extend(ids)
-        made.count += count
-        made.chars += len(text)
+            made = self._made[stream] = _Made(text, ids, count)
+        else:
+            made.text += text
+            made.ids += ids
+            made.count += count
         if self.line is None:
             self._give(stream)
             self._changed(self)  # nobody takes them away
-        elif made.chars > MADE_CHARS_MAX or len(made.ids) > MADE_CHARS_MAX:
+        elif len(made.text) > MADE_CHARS_MAX or len(made.ids) > MADE_CHARS_MAX:
             self._give(stream)  # the machine judges who reads too slowly
         else:
-            self.line.outbox.wake(haste)
+            self.line.outbox.wake(Haste.NOW if first else Haste.GATHER)
 
     def done(self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None, beside: int | None) -> None:
         """The answer is complete; how long it waited here, and how many streams ran beside it."""
@@ -222,7 +220,7 @@ class Port:
     def _give(self, stream: int) -> None:
         made = self._made.pop(stream, None)
         if made is not None:
-            self.act(self.machine.tokens(stream, "".join(made.texts), tuple(made.ids), made.count))
+            self.act(self.machine.tokens(stream, made.text, made.ids, made.count))
 
     async def tick(self) -> None:
         """Judge silence; report loads often while the edge has requests here, seldom otherwise."""

@@ -7,12 +7,12 @@ work has ended and the edge has settled; then its usage record is written, once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
 
+from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import FinishReason
 from orchestrator.evidence.records import retain_until_ms
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
@@ -31,7 +31,7 @@ from scheduler.intake.grants import Grants
 from scheduler.intake.ports import Manifests, ReplicaPort, SessionPort
 from scheduler.intake.records import decision_record, usage_record
 from scheduler.intake.replica import Replica, Told
-from scheduler.intake.second_permit import Check, second_permit
+from scheduler.intake.second_permit import second_permit
 from scheduler.intake.shape import asked_of
 
 FIND_MANIFEST_MS = 500
@@ -43,8 +43,7 @@ CUT_BY_DRAIN = "The scheduler stopped before the answer was complete."
 log = logger("scheduler.intake")
 
 
-@dataclass(slots=True)
-class _Running:
+class _Running(msgspec.Struct, eq=False):
     port: SessionPort
     opened: Open
     edge: EdgeId
@@ -67,9 +66,12 @@ class _Running:
     late: bool = False
     """Whether its time is over, and its replica told to stop."""
 
+    permitting: asyncio.Task[None] | None = None
+    """Its second permit, while that is under way."""
+
     def counts(self) -> PoolCounts:
         """What the pool counted so far. What was sent, the session knows."""
-        return PoolCounts(self.prompt, self.cached, self.generated, 0)
+        return PoolCounts(self.prompt, self.cached, self.generated)
 
 
 class Hands(msgspec.Struct, frozen=True):
@@ -102,7 +104,8 @@ class Site:
         self._ports: dict[ReplicaId, ReplicaPort] = {}
         self._sessions: set[SessionPort] = set()
         self._out: dict[PoolId, frozenset[ReplicaId]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._permitting = 0
+        """Attempts whose second permit is under way."""
         self._loop = asyncio.get_running_loop()
         self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
         self._law = Tables()
@@ -132,10 +135,11 @@ class Site:
         if grants is not None and grants.started(port, now_us):
             # A session that wakes up learns at once how much it may have.
             self._tell(opened.pool, port)
-        if self.draining or len(self._tasks) >= PERMITTING_MAX:
+        if self.draining or self._permitting >= PERMITTING_MAX:
             self._refuse(running, Problem("draining" if self.draining else "engine_busy"))
             return
-        self._spawn(self._permit(running))
+        self._permitting += 1
+        running.permitting = self._loop.create_task(self._permit(running))
 
     def stop(self, port: SessionPort, stream: int) -> None:
         """Nobody waits for this stream any more."""
@@ -153,7 +157,8 @@ class Site:
         if running is None:
             return
         running.settled, running.edge_counts, running.sent = True, counts, sent
-        self._close(running)
+        if running.outcome is not None:
+            self._close(running, running.outcome)
 
     # Replicas
 
@@ -203,12 +208,13 @@ class Site:
         running = self._running.get(work)
         if running is None or running.outcome is not None:
             return
-        if count and not running.generated:
+        first = not running.generated
+        if count and first:
             self.dispatchers[running.opened.pool].first_token(work, self._hands.now_us())
         running.generated += count
         if count and not ids:
             running.counted = Counted.CHUNKS
-        running.port.tokens(running.opened.stream, text, ids, count)
+        running.port.tokens(running.opened.stream, text, ids, count, first)
 
     def work_finished(self, work: int, reason: str, counts: PoolCounts) -> None:
         """The answer is complete, or was stopped as asked."""
@@ -221,15 +227,17 @@ class Site:
             running.counted = Counted.ENGINE
         if running.late and reason == FinishReason.CANCELLED.value and not running.stopped:
             # Of the tenant's own time, which says nothing of the replica.
-            self._end(running, Outcome.BROKEN, End.CANCELLED)
-            running.port.broken(running.opened.stream, TOTAL, CATALOGUE[TOTAL].sentence, running.counts())
+            self._break(running, TOTAL, CATALOGUE[TOTAL].sentence, End.CANCELLED)
             return
         passage = self.dispatchers[running.opened.pool].passage(work)
+        running.outcome, end = Outcome.COMPLETE, End.COMPLETE
         if running.stopped:
-            self._end(running, Outcome.CANCELLED, End.CANCELLED)
-        else:
-            self._end(running, Outcome.COMPLETE, End.COMPLETE)
-        running.port.done(running.opened.stream, reason, running.counts(), passage.queued_us, passage.beside)
+            running.outcome, end = Outcome.CANCELLED, End.CANCELLED
+        told = running.counts()
+        try:
+            running.port.done(running.opened.stream, reason, told, passage.queued_us, passage.beside)
+        finally:
+            self._end(running, running.outcome, end, told)
 
     def work_refused(self, work: int, code: str, detail: str, param: str | None) -> None:
         """The engine did no work."""
@@ -246,8 +254,7 @@ class Site:
         running = self._running.get(work)
         if running is None or running.outcome is not None:
             return
-        self._end(running, Outcome.BROKEN, End.FAILED)
-        running.port.broken(running.opened.stream, code, detail, running.counts())
+        self._break(running, code, detail, End.FAILED)
 
     # Time
 
@@ -277,11 +284,7 @@ class Site:
             self._tell(pool, session)
 
     def busy(self) -> int:
-        """Return how many attempts have not ended, or whose edge does not have everything yet."""
-        return len(self._running)
-
-    def unsettled(self) -> int:
-        """Return how many attempts have not ended, or their edges not said what they delivered."""
+        """Return how many attempts have not ended, or whose edges did not say what they delivered."""
         return len(self._running)
 
     def hand_over(self) -> None:
@@ -299,72 +302,71 @@ class Site:
             holder = self.holder(running.opened.pool, running.work)
             if holder in self._ports:
                 self._ports[holder].withdraw(running.work)
-            self._end(running, Outcome.BROKEN, End.CANCELLED)
-            running.port.broken(running.opened.stream, "draining", CUT_BY_DRAIN, running.counts())
+            self._break(running, "draining", CUT_BY_DRAIN, End.CANCELLED)
 
     async def close(self) -> None:
         """End what is under way here."""
-        for task in self._tasks:
+        # Those whose edge is gone already wait for nothing but the spool, which is closed after this.
+        tasks = [running.permitting for running in self._running.values() if running.permitting is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # Inside
 
     async def _permit(self, running: _Running) -> None:
         """The second permit, its record, and the queue. Whatever fails, the attempt gets an answer."""
+        opened, hands = running.opened, self._hands
+        citation, manifests = opened.citation, hands.manifests
         try:
-            await self._judge(running)
+            cited = await manifests.find(citation.side, citation.manifest, citation.manifest_digest, FIND_MANIFEST_MS)
+            newest, now_ms = manifests.current, hands.now_ms()
+            check = second_permit(opened, running.edge, cited, newest, now_ms, self._law.permit_route)
+            if check.alarm is not None:
+                self.alarms["policy_mismatch"] = now_ms
+                log.error(Event.POLICY_DISAGREED, attempt_id=opened.attempt, edge=running.edge)
+            problem = check.problem
+            if problem is None and opened.pool not in self.dispatchers:
+                problem = Problem("no_replica", f"This scheduler does not have the pool {opened.pool}.")
+            number = make_decision_id(now_ms, hands.entropy(10))
+            record = decision_record(number, self.side, running.edge, opened, check, problem, now_ms)
+            try:
+                await hands.spool.append_async(
+                    DECISION,
+                    RecordId(record.id),
+                    record.to_bytes(),
+                    durable=record.regulated,
+                    rank=Rank.NEW if problem is None else Rank.SPARE,
+                    retain_until_ms=retain_until_ms(record.retention, now_ms),
+                )
+            except SpoolError as error:
+                _not_kept(record.id, error)
+                problem = problem or Problem("evidence_unavailable")
+            self._queue(running, problem, newest)
         except Exception as failure:  # noqa: BLE001  # outermost: an attempt is refused, never left
             log.crash(Event.TASK_FAILED, failure, attempt_id=running.opened.attempt)
             if running.outcome is None:
                 self._refuse(running, Problem("internal_error"))
+        finally:
+            running.permitting = None
+            self._permitting -= 1
 
-    async def _judge(self, running: _Running) -> None:
-        opened = running.opened
-        citation = opened.citation
-        manifests = self._hands.manifests
-        cited = await manifests.find(citation.side, citation.manifest, citation.manifest_digest, FIND_MANIFEST_MS)
-        now_ms = self._hands.now_ms()
-        check = second_permit(opened, running.edge, cited, manifests.current, now_ms, self._law.permit_route)
-        if check.alarm is not None:
-            self.alarms["policy_mismatch"] = now_ms
-            log.error(Event.POLICY_DISAGREED, attempt_id=opened.attempt, edge=running.edge)
-        problem = check.problem
-        dispatcher = self.dispatchers.get(opened.pool)
-        if problem is None and dispatcher is None:
-            problem = Problem("no_replica", f"This scheduler does not have the pool {opened.pool}.")
-        if not await self._recorded(running, check, problem, now_ms) and problem is None:
-            problem = Problem("evidence_unavailable")
+    def _queue(self, running: _Running, problem: Problem | None, newest: Bundle | None) -> None:
+        """Put a permitted attempt into its queue, and refuse every other."""
         if running.outcome is not None:
             return  # refused meanwhile: this program stops
-        if problem is not None or dispatcher is None:
-            self._refuse(running, problem or Problem("no_replica"))
-        elif running.stopped:
-            self._refuse(running, Problem("engine_busy", "Cancelled before it was queued."))
-        else:
-            asked = asked_of(opened, manifests.current, running.edge, self._hands.salt)
-            self._queued(running)
-            now_us = self._hands.now_us()
-            left_ms = max(0, running.until_us - now_us) // 1000
-            self._act(dispatcher, dispatcher.submit(running.work, asked, left_ms, now_us), now_us)
-
-    async def _recorded(self, running: _Running, check: Check, problem: Problem | None, now_ms: int) -> bool:
-        """Put this side's decision into its spool. Returns False when that failed."""
-        decision = make_decision_id(now_ms, self._hands.entropy(10))
-        record = decision_record(decision, self.side, running.edge, running.opened, check, problem, now_ms)
-        try:
-            await self._hands.spool.append_async(
-                DECISION,
-                RecordId(record.id),
-                record.to_bytes(),
-                durable=record.regulated,
-                rank=Rank.NEW if problem is None else Rank.SPARE,
-                retain_until_ms=retain_until_ms(record.retention, now_ms),
-            )
-        except SpoolError as error:
-            _not_kept(record.id, error)
-            return False
-        return True
+        if problem is None and running.stopped:
+            problem = Problem("engine_busy", "Cancelled before it was queued.")
+        if problem is not None:
+            self._refuse(running, problem)
+            return
+        dispatcher = self.dispatchers[running.opened.pool]
+        asked = asked_of(running.opened, newest, running.edge, self._hands.salt)
+        running.arriving = False
+        self._grants[running.opened.pool].queued()
+        now_us = self._hands.now_us()
+        left_ms = max(0, running.until_us - now_us) // 1000
+        self._act(dispatcher, dispatcher.submit(running.work, asked, left_ms, now_us), now_us)
 
     def _act(self, dispatcher: Dispatcher, instructions: list[Instruction], now_us: int) -> None:
         """Carry out what a queue asks for, in order."""
@@ -395,47 +397,54 @@ class Site:
             elif isinstance(instruction, Break):
                 self.work_failed(running.work, instruction.code, instruction.detail)
 
+    # The edge is told before anything else that the end of an attempt means here: nothing of that costs it the word.
+
     def _refuse(self, running: _Running, problem: Problem) -> None:
+        running.outcome = Outcome.REFUSED
         # An engine that cannot be reached refuses in no good order, though nothing was started.
         lost = problem.entry.code == "engine_unreachable"
-        self._end(running, Outcome.REFUSED, End.FAILED if lost else End.REFUSED)
-        running.port.refused(running.opened.stream, problem)
+        try:
+            running.port.refused(running.opened.stream, problem)
+        finally:
+            self._end(running, running.outcome, End.FAILED if lost else End.REFUSED, running.counts())
 
-    def _end(self, running: _Running, outcome: Outcome, end: End) -> None:
+    def _break(self, running: _Running, code: str, detail: str, end: End) -> None:
+        running.outcome = Outcome.BROKEN
+        counts = running.counts()
+        try:
+            running.port.broken(running.opened.stream, code, detail, counts)
+        finally:
+            self._end(running, running.outcome, end, counts)
+
+    def _end(self, running: _Running, outcome: Outcome, end: End, counts: PoolCounts) -> None:
         """The work of an attempt ended. `end` is what that says of its replica."""
-        running.outcome = outcome
         pool = running.opened.pool
         dispatcher = self.dispatchers.get(pool)
         if dispatcher is not None:
-            self._queued(running)
-            self._grants[pool].ended(running.port)
+            grants = self._grants[pool]
+            if running.arriving:
+                running.arriving = False
+                grants.queued()
+            grants.ended(running.port)
             now_us = self._hands.now_us()
-            self._act(dispatcher, dispatcher.ended(running.work, now_us, end, running.counts()), now_us)
+            instructions = dispatcher.ended(running.work, now_us, end, counts)
+            if instructions:
+                self._act(dispatcher, instructions, now_us)
             self._tell(pool, running.port)
-        self._close(running)
+        if running.settled:
+            self._close(running, outcome)
 
-    def _queued(self, running: _Running) -> None:
-        """An attempt is in the queue now, or has ended: either way it arrives no more."""
-        if running.arriving:
-            running.arriving = False
-            self._grants[running.opened.pool].queued()
-
-    def _close(self, running: _Running) -> None:
-        """Write the usage record when the work has ended and the edge has settled."""
-        if running.outcome is None or not running.settled:
-            return
-        del self._running[running.work]
+    def _close(self, running: _Running, outcome: Outcome) -> None:
+        """The work has ended and the edge has settled: write the usage record."""
+        if self._running.pop(running.work, None) is None:
+            return  # the edge went while it was told of the end
         self._by_stream.pop((running.port, running.opened.stream), None)
-        self._write_usage(running, running.outcome)
-
-    def _write_usage(self, running: _Running, outcome: Outcome) -> None:
         now_ms = self._hands.now_ms()
         counts = PoolCounts(running.prompt, running.cached, running.generated, running.sent)
         usage = make_usage_id(now_ms, self._hands.entropy(10))
         record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
+        data, record_id = record.to_bytes(), RecordId(record.id)
         try:
-            data = record.to_bytes()
-            record_id = RecordId(record.id)
             # Nobody waits for it, and nobody who stops takes it back.
             appending = self._hands.spool.append_async(USAGE, record_id, data, durable=False, rank=Rank.CLOSES)
         except SpoolError as error:
@@ -474,11 +483,6 @@ class Site:
         if self.draining or state.replicas == 0:
             return 0
         return state.free + max(0, state.waiting_max - state.waiting)
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _appended(record_id: str, appending: asyncio.Future[Position]) -> None:

@@ -45,7 +45,7 @@ async def test_what_runs_is_finished_what_waits_is_given_back_and_what_is_left_i
         async with asyncio.timeout(SOON_S):
             assert await replica.got.get() == WorkCancel(second)
             await leaving
-        assert stand.site.unsettled() == 0
+        assert stand.site.busy() == 0
         await stand.site.close()
         records = [json.loads(e.data) for e in stand.spool.read_from() if e.kind == RecordKind("usage")]
         assert sorted(record["outcome"] for record in records) == ["broken", "complete", "refused"]

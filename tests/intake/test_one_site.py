@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from node_agent.uplink.sending import Sendable, Tally
@@ -17,6 +18,8 @@ from orchestrator.policy.ids import PoolId
 from orchestrator.policy.labels import Personal
 from orchestrator.wire.convert_replica import WorkAssign, WorkCancel, WorkFinished, WorkRefused, WorkStarted, WorkTokens
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
+from scheduler.intake.grants import Grants
+from scheduler.intake.site import Site
 from tests.intake.site_stand import POOL, ScriptedReplica, Stand, fresh, now_ms, standing
 from tests.sending import sent
 from tests.values import replace
@@ -273,3 +276,31 @@ async def test_inputs_that_are_not_accounted_for_are_refused_with_an_alarm(
     outcomes = [record["outcome"] for record in await records(stand, "decision", 2)]
     assert outcomes == ["policy_mismatch", "policy_newer"]
     assert replica.got.empty(), "no replica saw any of it"
+
+
+@pytest.mark.parametrize(
+    ("end", "word"),
+    [
+        (lambda site, work: site.work_finished(work, "stop", PoolCounts(5, 0, 1)), Done),
+        (lambda site, work: site.work_failed(work, "engine_failed", "It failed."), Broken),
+        (lambda site, work: site.work_refused(work, "engine_busy", "It is busy.", None), Refused),
+    ],
+    ids=["done", "broken", "refused"],
+)
+async def test_what_fails_here_at_the_end_of_an_attempt_costs_its_edge_no_word(
+    stand: Stand,
+    replica: ScriptedReplica,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[Site, int], None],
+    word: type[StreamFrame],
+) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("what nobody foresaw")
+
+    asked = asyncio.create_task(frames_of(stand, stand.sendable()))
+    work = await work_of(replica)
+    with monkeypatch.context() as bad:
+        bad.setattr(Grants, "ended", failing)
+        with pytest.raises(RuntimeError):
+            end(stand.site, work)
+    assert isinstance((await asked)[-1], word)

@@ -59,7 +59,7 @@ async def test_hundreds_that_hang_up_at_random_moments_leave_nothing_behind(tmp_
             number = min(left, AT_ONCE)
             await asyncio.gather(*(leave_somewhere(stand, random, seen) for _ in range(number)))
             left -= number
-        await until(lambda: stand.site.unsettled() == 0)
+        await until(lambda: stand.site.busy() == 0)
         await until(lambda: engine.running == 0)
         state = stand.site.dispatchers[POOL].state()
         assert (state.running, state.waiting, state.free) == (0, 0, SLOTS)
@@ -72,7 +72,7 @@ async def test_hundreds_that_hang_up_at_random_moments_leave_nothing_behind(tmp_
             read = [frame async for frame in frames]
         assert isinstance(read[-1], Done)
         assert "".join(frame.text for frame in read if isinstance(frame, Tokens)) == "Good day"
-        await until(lambda: stand.site.unsettled() == 0)
+        await until(lambda: stand.site.busy() == 0)
         await stand.site.close()
         records = [json.loads(e.data) for e in stand.spool.read_from() if e.kind == RecordKind("usage")]
     found = {record["attempt"]: record for record in records}

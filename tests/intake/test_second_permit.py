@@ -14,14 +14,18 @@ from orchestrator.evidence.duties import DISCHARGERS
 from orchestrator.placement.decide import Ground, decide
 from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
+from orchestrator.policy.bundle import Law
 from orchestrator.policy.counters import Counter, CounterKind
-from orchestrator.policy.facts import Declared
+from orchestrator.policy.facts import Declared, Facts
 from orchestrator.policy.ids import EdgeId, EntityId, ModelId, PathwayId, TenantId
 from orchestrator.policy.labels import Domestic, Effective, Grade, Labels, Personal
 from orchestrator.policy.packs import Obligation, ObligationKind
 from orchestrator.policy.pathways import Pathway, PathwayKind, Role
+from orchestrator.policy.permit import permit_route
+from orchestrator.policy.places import Place
 from orchestrator.policy.table import RouteTable
 from orchestrator.policy.tenants import Tenant
+from orchestrator.policy.verdicts import Verdict
 from scheduler.intake.second_permit import SKEW_MAX_MS, second_permit
 from tests.bundles.sides import MODEL, NOW_MS
 from tests.intake.bench import CN, PERSONAL, SG, Bench, bench, pathway, told
@@ -249,6 +253,27 @@ def test_newest_law_is_asked_at_our_own_time() -> None:
     check = made.judge()
     assert check.problem is not None
     assert check.problem.code == "policy_newer"
+
+
+def test_a_verdict_of_the_cited_law_stands_for_the_newest_where_they_are_one_and_as_long_as_it_says() -> None:
+    made = bench(House(cn_rules=[grant("CN"), require("CN", "cn_scc", ["infer"])]), told(PERSONAL, pathway("scc-1")))
+    made.newest = made.cited
+    asked: list[int] = []
+
+    def ask(law: Law, facts: Facts, edge: Place, pool: Place, now_ms: int) -> Verdict:
+        asked.append(now_ms)
+        return permit_route(law, facts, edge, pool, now_ms)
+
+    made.now_ms += 9_999
+    assert made.judge(ask).problem is None
+    assert asked == [NOW_MS]
+    made.now_ms += 1  # the pathway ends here
+    check = made.judge(ask)
+    assert check.problem is not None
+    assert check.problem.code == "policy_newer"
+    made.now_ms = NOW_MS - 1  # what is cited lies ahead of our time
+    made.judge(ask)
+    assert asked == [NOW_MS, NOW_MS, NOW_MS + 10_000, NOW_MS, NOW_MS - 1]
 
 
 FORGED: dict[str, dict[str, object]] = {
