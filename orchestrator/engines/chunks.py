@@ -86,10 +86,10 @@ _FAULTS = {
 class ChunkReader:
     """Reads the chunks of one answer until `Finished` or `Failed`; after either it reads nothing more.
 
-    It yields `Delta` per chunk with text (one token each, no ids: such engines tell none unasked) and never `Started`:
-    the prompt count comes only with the usage at the end, in `Finished`. `stop` and `length` finish an answer. Every
-    other reason fails it: `content_filter`, `abort`, `error` with `engine_failed`, and `tool_calls`, `function_call`
-    and unknown ones with `engine_protocol`.
+    It tells the text of each chunk that has one (one token each, no ids: such engines tell none unasked) and never
+    `Started`: the prompt count comes only with the usage at the end, in `Finished`. `stop` and `length` finish an
+    answer. Every other reason fails it: `content_filter`, `abort`, `error` with `engine_failed`, and `tool_calls`,
+    `function_call` and unknown ones with `engine_protocol`.
     """
 
     __slots__ = ("_alike", "_chunks_with_text", "_finish_reason", "_usage", "_usage_expectation", "ended")
@@ -101,26 +101,28 @@ class ChunkReader:
         self._chunks_with_text = 0
         self._alike: Alike | None = None
         self.ended = False
-        """Whether `Finished` or `Failed` was returned."""
+        """Whether `Finished` or `Failed` was told."""
 
-    def read(self, event: SseEvent | SseFault) -> list[EngineEvent]:
-        """Takes the next event of the stream."""
+    def read(self, event: SseEvent | SseFault, texts: list[str], events: list[EngineEvent]) -> None:
+        """Takes the next event of the stream, and adds what it holds: each text is one token.
+
+        Nothing comes after an end, so texts stand before events.
+        """
         if self.ended:
-            return []
+            return
         if isinstance(event, SseFault):
-            return self._fail("engine_protocol", _FAULTS[event])
-        if event.name == "error":
-            return self._fail("engine_failed", "the engine reported an error in the middle of its answer")
-        if event.name not in ("", "message"):
-            return self._fail("engine_protocol", "the engine sent an event of an unknown kind")
-        texts, events = list[str](), list[EngineEvent]()
-        self.read_data([event.data.encode()], texts, events)
-        return [*(Delta(text, token_ids=(), tokens=1) for text in texts), *events]
+            events.append(self._fail("engine_protocol", _FAULTS[event]))
+        elif event.name == "error":
+            events.append(self._fail("engine_failed", "the engine reported an error in the middle of its answer"))
+        elif event.name not in ("", "message"):
+            events.append(self._fail("engine_protocol", "the engine sent an event of an unknown kind"))
+        else:
+            self.read_data([event.data.encode()], texts, events)
 
     def read_data(self, chunks: Sequence[bytes], texts: list[str], events: list[EngineEvent]) -> None:
-        """Takes the data of the next events, which have no name, and adds what they hold: each text is one token.
+        """Takes the data of the next events, which have no name, likewise.
 
-        Each is valid UTF-8 without a line feed. Nothing comes after an end, so texts stand before events.
+        Where there are `TOGETHER_MIN`, each is valid UTF-8 without a line feed.
         """
         if len(chunks) >= TOGETHER_MIN:
             chunks = self._read_alike(chunks, texts, events)
@@ -129,31 +131,24 @@ class ChunkReader:
             if self.ended:
                 return
             if data == _DONE:
-                events += self._done()
+                events.append(self._done())
                 continue
             try:
                 chunk = decode(data)
             except (msgspec.DecodeError, RecursionError):
                 # The exception may quote the payload, so nothing of it is kept.
-                events += self._fail("engine_protocol", "the engine sent a chunk that cannot be read")
+                events.append(self._fail("engine_protocol", "the engine sent a chunk that cannot be read"))
                 return
-            text = _text_of(chunk)
-            if text and self._finish_reason is None:
-                self._chunks_with_text += 1
-                texts.append(text)
-                continue
-            for found in self._chunk(chunk):
-                if isinstance(found, Delta):
-                    texts.append(found.text)
-                else:
-                    events.append(found)
+            failed = self._take(chunk, texts)
+            if failed is not None:
+                events.append(failed)
 
     def _read_alike(self, chunks: Sequence[bytes], texts: list[str], events: list[EngineEvent]) -> Sequence[bytes]:
         """Takes what can be read together, and returns what is left: all of it where there is any doubt."""
         found = None if self._alike is None else self._alike.texts(chunks)
         if found is None:
             # Nothing is known yet, or something else changed, such as a time.
-            self._alike = alike_of(chunks[len(chunks) // 2], _text_in)
+            self._alike = alike_of(chunks[len(chunks) // 2], _text_of)
             found = None if self._alike is None else self._alike.texts(chunks)
         if found is None:
             return chunks
@@ -173,67 +168,64 @@ class ChunkReader:
         if self.ended:
             return []
         if self._finish_reason is None:
-            return self._fail("engine_failed", "the engine ended its stream before the answer was complete")
-        return self._fail("engine_protocol", "the engine ended its stream without [DONE]")
+            return [self._fail("engine_failed", "the engine ended its stream before the answer was complete")]
+        return [self._fail("engine_protocol", "the engine ended its stream without [DONE]")]
 
-    def _chunk(self, chunk: _Chunk) -> list[EngineEvent]:
+    def _take(self, chunk: _Chunk, texts: list[str]) -> Failed | None:
+        choices = chunk.choices
         if chunk.error is not None or chunk.kind == _ERROR:
             return self._fail("engine_failed", "the engine reported an error in the middle of its answer")
-        if chunk.choices is None:
+        if choices is None:
             return self._fail("engine_protocol", "the engine sent a chunk without choices")
-        if chunk.choices and (len(chunk.choices) > 1 or chunk.choices[0].index != 0):
+        if choices and (len(choices) > 1 or choices[0].index != 0):
             return self._fail("engine_protocol", "the engine sent more than the one choice asked for")
         if chunk.usage is not None:
             if chunk.usage.cached_tokens > chunk.usage.prompt_tokens:
                 return self._fail("engine_protocol", "the engine's usage contradicts itself")
             self._usage = chunk.usage
-        if not chunk.choices:
-            return []
-        choice = chunk.choices[0]
+        if not choices:
+            return None
+        choice = choices[0]
         if choice.delta is None and choice.text is None:
             return self._fail("engine_protocol", "the engine sent a choice without a text")
-        text = (choice.text if choice.delta is None else choice.delta.content) or ""
-        if self._finish_reason is not None and (text or choice.finish_reason is not None):
+        text = choice.text if choice.delta is None else choice.delta.content
+        reason = choice.finish_reason
+        if self._finish_reason is not None and (text or reason is not None):
             return self._fail("engine_protocol", "the engine went on after the end of its answer")
-        events: list[EngineEvent] = []
         if text:
             self._chunks_with_text += 1
-            events.append(Delta(text, token_ids=(), tokens=1))
-        if choice.finish_reason is not None:
-            self._finish_reason = _FINISH_REASONS.get(choice.finish_reason)
-            if self._finish_reason is None:
-                events += self._fail_finish(choice.finish_reason)
-        return events
-
-    def _fail_finish(self, reason: str) -> list[EngineEvent]:
+            texts.append(text)
+        if reason is None:
+            return None
+        self._finish_reason = _FINISH_REASONS.get(reason)
+        if self._finish_reason is not None:
+            return None
         if reason in _FAILED_FINISHES:
             return self._fail("engine_failed", _FAILED_FINISHES[reason])
         return self._fail("engine_protocol", "the engine ended its answer for a reason we do not know")
 
-    def _done(self) -> list[EngineEvent]:
+    def _done(self) -> Finished | Failed:
         if self._finish_reason is None:
             return self._fail("engine_protocol", "the engine sent [DONE] without a finish reason")
-        if self._usage is None and self._usage_expectation is UsageExpectation.REQUIRED:
+        usage = self._usage
+        if usage is None and self._usage_expectation is UsageExpectation.REQUIRED:
             return self._fail("engine_protocol", "the engine reported no usage")
         self.ended = True
-        if self._usage is None:
-            return [Finished(self._finish_reason, prompt_tokens=0, completion_tokens=self._chunks_with_text)]
-        return [
-            Finished(
-                self._finish_reason,
-                prompt_tokens=self._usage.prompt_tokens,
-                completion_tokens=self._usage.completion_tokens,
-                cached_tokens=self._usage.cached_tokens,
-            )
-        ]
+        if usage is None:
+            return Finished(self._finish_reason, prompt_tokens=0, completion_tokens=self._chunks_with_text)
+        return Finished(self._finish_reason, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
 
-    def _fail(self, code: str, detail: str) -> list[EngineEvent]:
+    def _fail(self, code: str, detail: str) -> Failed:
         self.ended = True
-        return [Failed(code, detail)]
+        return Failed(code, detail)
 
 
-def _text_of(chunk: _Chunk) -> str | None:
+def _text_of(data: bytes) -> str | None:
     """Returns the text of a chunk that is nothing but a text; None for every other."""
+    try:
+        chunk = _CHUNK.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return None
     choices = chunk.choices
     if not choices or len(choices) > 1 or chunk.usage is not None or chunk.error is not None or chunk.kind == _ERROR:
         return None
@@ -241,14 +233,6 @@ def _text_of(chunk: _Chunk) -> str | None:
     if choice.index != 0 or choice.finish_reason is not None or choice.delta is None:
         return None
     return choice.delta.content
-
-
-def _text_in(data: bytes) -> str | None:
-    """Returns the text of the chunk with this data, likewise; None also where it cannot be read."""
-    try:
-        return _text_of(_CHUNK.decode(data))
-    except (msgspec.DecodeError, RecursionError):
-        return None
 
 
 class AnswerReader:
@@ -296,8 +280,4 @@ class AnswerReader:
     def _decode(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:
         """Take what was cut or is unusual by the decoder."""
         for event in self._decoder.feed(data):
-            for found in self._chunks.read(event):
-                if isinstance(found, Delta):
-                    texts.append(found.text)
-                else:
-                    events.append(found)
+            self._chunks.read(event, texts, events)

@@ -67,6 +67,7 @@ class Start(msgspec.Struct, frozen=True):
     """A new attempt wants to be permitted, queued and run."""
 
     open: Open
+    arrived_us: int
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -177,7 +178,7 @@ class IntakeSession:
             return []
         self._silence.heard_us = now_us
         if type(frame) is Open:
-            return self._open(frame)
+            return self._open(frame, now_us)
         if isinstance(frame, OF_STREAM):
             return self._streamed(frame)
         if isinstance(frame, Beat):
@@ -234,7 +235,7 @@ class IntakeSession:
         found = self._streams.get(stream)
         if found is None or found.last is not None or found.cancelled:
             return []
-        size_bytes = len(text.encode()) + 4 * len(ids)
+        size_bytes = len(text.encode()) + (4 * len(ids) if ids else 0)
         fits = 0 < size_bytes <= PIECE_BYTES_MAX and size_bytes <= found.limit_bytes - found.sent_bytes - FRAME_BYTES
         if fits and not found.ready and self.state is not State.DETACHED:
             # Nearly always: nothing waits, and it fits.
@@ -402,7 +403,7 @@ class IntakeSession:
         out += [Send(frame) for _, frame in found.kept]
         return [*out, *self._flush(held.stream, found)]
 
-    def _open(self, frame: Open) -> list[Instruction]:
+    def _open(self, frame: Open, now_us: int) -> list[Instruction]:
         unsettled = len(self._streams)
         if frame.stream <= self._last_stream or unsettled >= self._unsettled_max:
             return self.close("protocol_violation")  # a number was used twice, or nothing is ever settled
@@ -416,7 +417,7 @@ class IntakeSession:
             detail = "The session has as many streams as the scheduler takes."
             found.last = Refused(frame.stream, frame.attempt, "engine_busy", detail)
             return self._flush(frame.stream, found)
-        return [Start(frame)]
+        return [Start(frame, now_us)]
 
     def _streamed(self, frame: Credit | Cancel | Settle) -> list[Instruction]:
         if type(frame) is Settle:

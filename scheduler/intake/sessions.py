@@ -50,7 +50,7 @@ OUTBOX_FRAMES_MAX = 1 << 18
 """Frames that wait for the socket. Credit bounds the tokens; an edge that reads nothing at all ends here."""
 
 MADE_CHARS_MAX = 4_096
-"""What is gathered of one stream between two messages."""
+"""What is gathered of one stream between two messages, beside what came in one piece."""
 
 log = logger("scheduler.intake")
 
@@ -142,7 +142,7 @@ class Port:
                     self.act(self.machine.close("slow_reader"))
             elif type(instruction) is Start:
                 if self.machine.edge is not None:
-                    self._site.start(self, self.machine.edge, instruction.open)
+                    self._site.start(self, self.machine.edge, instruction.open, instruction.arrived_us)
             elif type(instruction) is Stop:
                 self._site.stop(self, instruction.stream)
             elif type(instruction) is Settled:
@@ -177,17 +177,18 @@ class Port:
 
     def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int, first: bool) -> None:
         """Tokens were made. They leave with the next message, for which the first of a stream do not wait."""
-        made = self._made.get(stream)
+        made, full = self._made.get(stream), False
         if made is None:
-            made = self._made[stream] = _Made(text, ids, count)
+            self._made[stream] = _Made(text, ids, count)
         else:
             made.text += text
             made.ids += ids
             made.count += count
+            full = len(made.text) > MADE_CHARS_MAX or len(made.ids) > MADE_CHARS_MAX
         if self.line is None:
             self._give(stream)
             self._changed(self)  # nobody takes them away
-        elif len(made.text) > MADE_CHARS_MAX or len(made.ids) > MADE_CHARS_MAX:
+        elif full:
             self._give(stream)  # the machine judges who reads too slowly
         else:
             self.line.outbox.wake(Haste.NOW if first else Haste.GATHER)

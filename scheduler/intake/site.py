@@ -125,10 +125,9 @@ class Site:
         for grants in self._grants.values():
             grants.closed(port)
 
-    def start(self, port: SessionPort, edge: EdgeId, opened: Open) -> None:
-        """A new attempt arrived."""
+    def start(self, port: SessionPort, edge: EdgeId, opened: Open, now_us: int) -> None:
+        """A new attempt arrived, just now."""
         self._last_work += 1
-        now_us = self._hands.now_us()
         running = _Running(port, opened, edge, self._last_work, now_us + opened.budget_ms * 1000)
         self._running[running.work] = self._by_stream[port, opened.stream] = running
         grants = self._grants.get(opened.pool)

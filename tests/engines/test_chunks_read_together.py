@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.engines.alike import TOGETHER_MIN, alike_of
-from orchestrator.engines.chunks import AnswerReader, UsageExpectation, _text_in
+from orchestrator.engines.chunks import AnswerReader, UsageExpectation, _text_of
 from orchestrator.engines.generation import Delta, EngineEvent, Finished, FinishReason
 
 VLLM = (
@@ -156,21 +156,21 @@ def test_what_is_read_together_decodes_to_the_same_one_by_one(around: tuple[byte
     plain, hostile = st.sampled_from(PLAIN), st.sampled_from([one for one in HOSTILE if "\n" not in one])
     middles = data.draw(st.lists(plain | hostile, min_size=TOGETHER_MIN, max_size=TOGETHER_MIN + 4))
     chunks = [before + middle.encode() + after for middle in middles]
-    alike = alike_of(before + b"x" + after, _text_in)
+    alike = alike_of(before + b"x" + after, _text_of)
     found = None if alike is None else alike.texts(chunks)
     if found is not None:
         first, last, texts = found
-        assert texts == [_text_in(chunk) for chunk in chunks[first:last]]
+        assert texts == [_text_of(chunk) for chunk in chunks[first:last]]
 
 
 @pytest.mark.parametrize("around", READ_TOGETHER)
 def test_the_chunks_of_the_engines_that_we_know_are_read_together(around: tuple[bytes, bytes]) -> None:
     before, after = around
     chunks = [before + middle.encode() + after for middle in PLAIN]
-    alike = alike_of(chunks[len(chunks) // 2], _text_in)
+    alike = alike_of(chunks[len(chunks) // 2], _text_of)
     assert alike is not None
     whole = [ROLE, *chunks, *OTHERS[3:4], *OTHERS[5:6], b"[DONE]"]
-    assert alike.texts(whole) == (1, 1 + len(chunks), [_text_in(chunk) for chunk in chunks])
+    assert alike.texts(whole) == (1, 1 + len(chunks), [_text_of(chunk) for chunk in chunks])
     reader = AnswerReader(line_bytes_max=2_000, usage=UsageExpectation.REQUIRED)
     text, tokens, end = joined(reader.feed(b"".join(event(chunk) for chunk in whole)))
     assert (text, tokens) == ("".join(json.loads(f'"{one}"') for one in PLAIN), len(PLAIN) - 1)
@@ -180,9 +180,9 @@ def test_the_chunks_of_the_engines_that_we_know_are_read_together(around: tuple[
 @pytest.mark.parametrize("around", [SAID_TWICE, OVERRULED, A_KEY_THAT_LOOKS_SO])
 def test_a_place_that_is_not_surely_the_text_is_not_taken_for_it(around: tuple[bytes, bytes]) -> None:
     before, after = around
-    assert alike_of(before + b"x" + after, _text_in) is None
+    assert alike_of(before + b"x" + after, _text_of) is None
     for chunk in OTHERS[1:]:
-        assert alike_of(chunk, _text_in) is None
+        assert alike_of(chunk, _text_of) is None
 
 
 def test_text_of_any_length_and_of_nothing_but_escapes_is_read_together() -> None:
