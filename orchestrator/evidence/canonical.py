@@ -60,9 +60,11 @@ def commit(key: bytes, key_id: KeyId, parts: tuple[bytes, ...]) -> str:
     Each part is framed with its length, so that no two different lists share a commitment. Destroying the key makes
     the commitment say nothing about the payload.
     """
-    framed = b""
+    # Grows in place: a request may have a thousand parts, and bytes would be copied for each.
+    framed = bytearray()
     for part in parts:
-        framed += len(part).to_bytes(8, "big") + part
+        framed += len(part).to_bytes(8, "big")
+        framed += part
     # In one call: the steps of it are Python.
     return f"hmac-sha256:{key_id}:{hmac.digest(key, framed, 'sha256').hex()}"
 

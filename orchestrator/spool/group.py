@@ -125,7 +125,13 @@ class GroupWriter:
             self._begin(loop, [done for _, done in batch], lambda: self._write(batch, loop))
             return
         self._unsynced_bytes += self._pending_bytes
-        durable = self._put_all(self._take(), _tell)
+        batch = self._take()
+        try:
+            durable = self._put_all(batch, _tell)
+        except Exception as failure:
+            # Nobody else holds those that wait.
+            _tell([(done, failure) for _, done in batch])
+            raise
         if durable:
             self._unsynced_bytes = 0
             self._begin(loop, [done for done, _ in durable], lambda: self._sync_all(durable))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import uuid
 from collections.abc import Callable
 
@@ -85,6 +86,10 @@ def test_made_ids_have_their_prefix_and_no_other(prefix: str) -> None:
     assert [other for other, check in CHECKS.items() if check(made)] == [prefix]
     for wrong in (made + "0", made[:-1], made.upper(), made + "\n", made.replace("_", "-"), "", " " + made):
         assert not CHECKS[prefix](wrong)
+
+
+def test_a_usage_id_has_the_form_of_the_others() -> None:
+    assert re.fullmatch(r"usg_[0-9a-f]{32}", make_usage_id(1, bytes(10)))
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 import time
@@ -232,4 +233,31 @@ async def test_a_disk_that_fails_behind_the_loop_ends_the_writing(tmp_path: Path
                 await asyncio.sleep(0.001)
     finally:
         disk.fails = False
+        await spool.close_async()
+
+
+async def test_nobody_waits_for_ever_where_even_the_kept_room_cannot_be_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, told = opened(tmp_path), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+
+    def full(_descriptor: int, _data: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def broken(_path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    try:
+        with monkeypatch.context() as faults:
+            faults.setattr(os, "write", full)
+            faults.setattr(Path, "unlink", broken)
+            ends = [
+                spool.append_async(USAGE, RecordId(name), b"x", durable=False, rank=Rank.CLOSES) for name in ("a", "b")
+            ]
+            async with asyncio.timeout(5):
+                outcomes = await asyncio.gather(*ends, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [OSError, OSError]
+        assert told == [outcomes[0]], "and the loop hears of it"
+    finally:
         await spool.close_async()
