@@ -252,10 +252,7 @@ class Attempts:
                 raise ProblemError(Problem("evidence_unavailable")) from error
         self._count(decision, record)
         if chosen is None or sealing is None or flight is None:
-            log.info(Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=record.outcome)
-            if hands.note is not None:
-                hands.note(refused_line(asked, decided, record.outcome))
-            raise ProblemError(problem or Problem("internal_error"))
+            raise self._refused(asked, decided, record.outcome)
         sendable = Sendable(
             decided.attempt,
             decided.id,
@@ -293,6 +290,13 @@ class Attempts:
             record.first_token,
             None if hands.note is None else line_of(asked, decided),
         )
+
+    def _refused(self, asked: Asked, decided: Decided, code: str) -> ProblemError:
+        """Log that a request is refused, and return what is raised."""
+        log.info(Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=code)
+        if self._hands.note is not None:
+            self._hands.note(refused_line(asked, decided, code))
+        return ProblemError(decided.problem or Problem("internal_error"))
 
     async def depart(self, attempt: Attempt, departure: Departure) -> None:
         """Tell whoever has to know before the request is sent. Nothing has left yet. Raises ProblemError."""
