@@ -136,7 +136,7 @@ class Completions:
             # One answer for a model that is not here and for one that is another tenant's.
             if not may_use(caller, bundle, request.generation.model):
                 raise ProblemError(Problem("model_not_found", param="model"))
-            if not request.capabilities <= CARRIED:
+            if not request.carried:
                 missing = ", ".join(sorted(capability.value for capability in request.capabilities - CARRIED))
                 raise ProblemError(Problem("capability_not_offered", f"No pool offers what this needs: {missing}."))
             return request
@@ -150,7 +150,7 @@ class Completions:
             match frame:
                 case Tokens():
                     visit.delivered += frame.count
-                    text += frame.text  # in place, as nobody else holds it: no join of parts is cheaper
+                    text += frame.text
                     if len(text) > self._limits.answer_chars_max:
                         sentence = "The answer is longer than any that is held here."
                         raise ProblemError(Problem("engine_protocol", sentence))

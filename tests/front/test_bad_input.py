@@ -304,6 +304,15 @@ async def test_a_body_without_end_is_cut_at_the_limit(tmp_path: Path) -> None:
         assert room.gate.asked == []
 
 
+async def test_a_body_in_chunks_that_is_here_whole_and_too_large_is_refused_unread(tmp_path: Path) -> None:
+    async with room_in(tmp_path, saying(done())) as room:
+        whole = b"%x\r\n%b\r\n0\r\n\r\n" % (5_000, b"x" * 5_000)
+        reply = await room.raw(request_bytes("POST", CHAT, (HOST, KEY, JSON, CHUNKED), whole))
+        assert (reply.status, reply.error()["code"]) == (413, "body_too_large")
+        assert (reply.header("connection"), reply.rest) == ("close", b"")
+        assert room.gate.asked == []
+
+
 async def test_a_body_that_does_not_come_is_waited_for_within_a_bound(tmp_path: Path) -> None:
     async with room_in(tmp_path, saying(done())) as room:
         began_s = asyncio.get_running_loop().time()

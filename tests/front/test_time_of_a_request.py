@@ -11,7 +11,10 @@ import pytest
 from node_agent.front.framing import read_head
 from node_agent.front.limits import Limits
 from node_agent.front.timeouts import allowed_time
+from node_agent.front.visit import Counters, Visit
+from orchestrator.policy.ids import make_request_id
 from orchestrator.policy.tenants import Service
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.wire.deadlines import Waits
 from tests.front.room import ACME, LIMITS, broken, bundle_in, chat_body, done, room_in, saying, tokens
 from tests.values import replace
@@ -59,6 +62,14 @@ def test_a_contract_lowers_every_bound_and_raises_none(tmp_path: Path) -> None:
     plain = allowed_time(asking, tenant, limits)
     assert plain.waits == limits.waits
     assert plain.total_ms == 100
+
+
+def test_what_is_left_of_a_time_counts_from_the_head_and_ends_at_nothing() -> None:
+    now_s = [100.0]
+    visit = Visit(make_request_id(1, bytes(10)), Counters(Metrics()), lambda: now_s[0])
+    assert visit.left_ms(9_000) == 9_000
+    now_s[0] += 2.5
+    assert (visit.left_ms(9_000), visit.left_ms(2_500), visit.left_ms(100)) == (6_500, 0, 0)
 
 
 async def test_an_answer_that_is_cut_says_what_was_consumed(tmp_path: Path) -> None:
