@@ -38,10 +38,12 @@ class Timer:
         self._set(now_s)
 
     def off(self) -> None:
-        """Nothing is waited for any more."""
+        """Nothing is waited for any more, for good."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        # Whoever made it holds it, and is held by it until now: nothing of that stays for the collector.
+        self._late = _nobody
 
     def _set(self, now_s: float) -> None:
         self._rings_s = self._until_s if self._until_s < now_s + AHEAD_S else now_s + AHEAD_S
@@ -54,6 +56,10 @@ class Timer:
             self._set(now_s)
         else:
             self._late()
+
+
+def _nobody() -> None:
+    """Tell nobody."""
 
 
 class Alarm:
@@ -92,7 +98,7 @@ class Alarm:
             self._task = None
 
     def off(self) -> None:
-        """Nothing is waited for any more."""
+        """Nothing is waited for any more, for good."""
         self._timer.off()
 
     def _ring(self) -> None:

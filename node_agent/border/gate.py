@@ -388,7 +388,12 @@ class _Rest:
                     case Broken() | None:
                         cut = frame or _lost(going.attempt)
                         await self._end(Outcome.BROKEN, cut, answer.price)
-                        begun = self._going = await self._go_on(self._run, going.attempt, cut, answer)
+                        if self.answer is not None:
+                            self._going = await self._go_on(self._run, going.attempt, cut, answer)
+                        if self.answer is None:  # closed meanwhile: nobody wants it to go on
+                            await self._end(Outcome.CANCELLED, None, None)
+                            raise StopAsyncIteration
+                        begun = self._going
                         if begun is None:
                             told = cut
                         else:

@@ -312,6 +312,8 @@ class Claim:
     async def end(self) -> None:
         """Note what became of it, however it ended. A key under which nothing was begun is free again."""
         self._drop(Why.CUT)
+        # It leads to the answer, which knows the request, which knows this: nothing of it stays for the collector.
+        self.settle = None
         handed = self.handed
         key, request, delivered = handed.sealed.key, handed.request, handed.delivered()
         if self.begun:

@@ -56,9 +56,9 @@ class EngineLink:
 
     def send(self, sendable: Sendable, tally: Tally, deadlines: Deadlines) -> Sending:
         """Send one attempt, and keep `tally`. Only the gate calls this, through `routes`."""
-        return _Carried(sendable.attempt, self.carry(sendable, tally), deadlines)
+        return _Carried(sendable.attempt, self._carry(sendable, tally), deadlines)
 
-    async def carry(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
+    async def _carry(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
         """Yield what comes back for one attempt, in the frames that a session would bring."""
         attempt, said = sendable.attempt, sendable.generation.said
         if said is not None and self._continuing != Continuing(said.identity, said.by):
@@ -103,7 +103,7 @@ class EngineLink:
 
 
 class _Carried:
-    """An attempt that an engine beside this edge works on."""
+    """An attempt that an engine beside this edge works on. A call of `next` that is cancelled ends it."""
 
     def __init__(self, attempt: AttemptId, frames: AsyncGenerator[StreamFrame, None], deadlines: Deadlines) -> None:
         self._attempt = attempt

@@ -56,7 +56,7 @@ class Sending(Protocol):
         """Return the next frame, and None after the terminal one. `now_us` is when it is asked for.
 
         Tokens count as delivered once the frame after them is asked for. Where the attempt's time is over the work is
-        stopped, and the terminal frame says which bound it was. A call that is cancelled loses no frame.
+        stopped, and the terminal frame says which bound it was. After a call that was cancelled there is only `close`.
         """
 
     async def close(self) -> None:

@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
-from node_agent.uplink.sending import Sendable
+from node_agent.uplink.sending import Sendable, Tally
+from orchestrator.engines.generation import Resume
+from orchestrator.engines.identity import Continuing
 from orchestrator.evidence.attestation import sealed
 from orchestrator.evidence.citation import attestation_bytes
-from orchestrator.policy.ids import Digest, EdgeId
+from orchestrator.placement.fleet import Pool
+from orchestrator.policy.ids import AttemptId, Digest, EdgeId, ReplicaId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels, Personal
 from orchestrator.spool.records import FullReason, RecordKind, SpoolFull
 from orchestrator.telemetry.names import POOL
 from orchestrator.wire.catalogue import ProblemError
-from orchestrator.wire.frames import Done, StreamFrame
+from orchestrator.wire.frames import Accepted, Done, StreamFrame, Tokens
 from tests.border.edge import ALL, GERMAN, SECRET_WORDS, Edge, answers, breaks, refuses
 
 
@@ -188,6 +191,49 @@ async def test_an_answer_of_which_nobody_asked_a_frame_is_stopped_and_settled(ma
     assert usage["outcome"] == "cancelled"
     assert edge.routes.closed == 1
     assert [frame async for frame in answer.frames] == []
+
+
+async def test_an_answer_that_is_closed_while_its_next_frame_is_awaited_does_not_go_on(
+    make_edge: Callable[..., Edge],
+) -> None:
+    edge, sendings = make_edge("edge-singapore"), list[Waiting]()
+
+    def send(_pool: Pool, sendable: Sendable, _tally: Tally, _now_us: int) -> Waiting:
+        sendings.append(Waiting(sendable.attempt))
+        return sendings[-1]
+
+    edge.routes.send = send  # type: ignore[method-assign, assignment]
+    answer = await edge.gate.ask(edge.asked("acme-sg"))
+    assert isinstance(await anext(answer.frames), Tokens)
+    more = asyncio.ensure_future(anext(answer.frames, None))
+    await asyncio.sleep(0)
+    await answer.frames.aclose()
+    assert await more is None
+    assert [sending.closed for sending in sendings] == [True]
+
+
+class Waiting:
+    """An attempt that can go on elsewhere, says one token, and then nothing until it is closed."""
+
+    def __init__(self, attempt: AttemptId) -> None:
+        self._frames: list[StreamFrame] = [
+            Accepted(1, attempt, ReplicaId("r"), Continuing(Digest("sha256:" + "a" * 64), Resume.IDS)),
+            Tokens(1, attempt, 0, 1, "a", (1,)),
+        ]
+        self._over = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        return self._over.is_set()
+
+    async def next(self, _now_us: int) -> StreamFrame | None:
+        if not self._frames:
+            await self._over.wait()
+            return None
+        return self._frames.pop(0)
+
+    async def close(self) -> None:
+        self._over.set()
 
 
 async def test_what_a_whole_answer_used_is_on_record_before_its_end_is_told(make_edge: Callable[..., Edge]) -> None:

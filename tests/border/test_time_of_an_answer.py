@@ -36,7 +36,7 @@ class ScriptedLink(EngineLink):
         self.stopped = 0
         self._frames, self._endless = frames, endless
 
-    async def carry(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
+    async def _carry(self, sendable: Sendable, tally: Tally) -> AsyncGenerator[StreamFrame, None]:
         try:
             for frame in self._frames:
                 yield frame(sendable)

@@ -46,6 +46,7 @@ class ScriptedIntake(IntakeServicer):
 
     def __init__(self, script: Script, credited: Script) -> None:
         self.heard: list[EdgeFrame] = []
+        self.garbled = False
         self._script = script
         self._credited = credited
         self._attempt = AttemptId("")
@@ -61,7 +62,10 @@ class ScriptedIntake(IntakeServicer):
                 self.heard.append(frame)
                 said = self._answer(frame)
                 if said:
-                    yield intake_batch_out(batch.epoch, said)
+                    told = intake_batch_out(batch.epoch, said)
+                    if isinstance(frame, Open) and self.garbled:
+                        told.frames.append(pb.IntakeFrame())  # a frame of no kind
+                    yield told
 
     def _answer(self, frame: EdgeFrame) -> list[IntakeFrame]:
         if isinstance(frame, Hello):
@@ -154,6 +158,20 @@ async def test_tokens_that_came_together_are_one_frame() -> None:
     assert frames == [accepted(attempt), tokens(attempt, 0, "abcde"), done(attempt, 5)]
     assert tally.counts() == EdgeCounts(5, 5)
     assert Settle(1, attempt, EdgeCounts(5, 5)) in heard
+
+
+async def test_what_came_before_a_frame_that_cannot_be_read_is_handed_on() -> None:
+    def script(attempt: AttemptId) -> list[IntakeFrame]:
+        return [accepted(attempt), tokens(attempt, 0, "ab")]
+
+    async with linked(script, nothing) as (link, intake):
+        intake.garbled = True
+        async with asyncio.timeout(SOON_S), aclosing(sent(link.send, sendable(), Tally())) as frames:
+            found = [frame async for frame in frames]
+    attempt = sendable().attempt
+    assert found[:2] == [accepted(attempt), tokens(attempt, 0, "ab")]
+    assert isinstance(found[-1], Broken)
+    assert len(found) == 3
 
 
 async def test_what_came_together_is_credited_whole() -> None:

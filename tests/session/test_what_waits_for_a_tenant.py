@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 
 from node_agent.uplink.sending import Tally
@@ -131,6 +132,22 @@ async def test_one_that_is_closed_brings_nothing_more_not_even_to_who_waits() ->
     await seat.stream.close()
     assert await taking is None
     assert await seat.next() is None
+
+
+async def test_one_that_is_closed_is_held_by_nothing() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(one) is Stream for one in gc.get_objects())
+        seat = Seat()
+        taking = await waiting(seat)
+        await seat.stream.close()
+        await taking
+        del seat, taking
+        await asyncio.sleep(0)
+        assert sum(type(one) is Stream for one in gc.get_objects()) == before
+    finally:
+        gc.enable()
 
 
 async def test_one_that_has_ended_is_settled_and_not_cancelled() -> None:
