@@ -40,6 +40,8 @@ def program(name: str, type_: type[T], prefix: str, run: Callable[[T, Path], int
         sys.stdout.flush()
         if arguments.check:
             return 0
+        # gRPC reads it when it is imported, which edges and schedulers do in `run`.
+        os.environ.setdefault(*POLLING)
         with LogSink(sys.stderr, name):
             try:
                 return run(settings, arguments.config)
@@ -49,6 +51,10 @@ def program(name: str, type_: type[T], prefix: str, run: Callable[[T, Path], int
 
     return run_program(main)
 
+
+POLLING = ("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
+"""Has the thread of gRPC that waits for completions poll the sockets itself. Left alone, each message passes through two
+more threads: a tenth of the processor time of a request that comes alone, and as many wakes (docs/performance.md)."""
 
 GC_THRESHOLD = (20_000, 50, 50)
 """A request makes hundreds of objects and no cycles. At Python's own 700 an eighth of the processor time looks for

@@ -23,6 +23,7 @@ def ray_environment(token_file: Path, base: Path | None = None) -> dict[str, str
         "RAY_ROTATION_MAX_BYTES": str(LOG_ROTATE_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": str(LOG_ROTATE_BACKUPS),
         "GRPC_ENABLE_FORK_SUPPORT": "0",
+        "GRPC_EXPERIMENTS": "",  # of ours it would get what it was not tried with
         "HF_HUB_OFFLINE": "1",
     }
     if base is not None:
