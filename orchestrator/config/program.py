@@ -53,8 +53,8 @@ def program(name: str, type_: type[T], prefix: str, run: Callable[[T, Path], int
 
 
 POLLING = ("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
-"""Has the thread of gRPC that waits for completions poll the sockets itself. Left alone, each message passes through two
-more threads: a tenth of the processor time of a request that comes alone, and as many wakes (docs/performance.md)."""
+"""Has the thread of gRPC that waits for completions poll the sockets itself. Left alone, each message passes through
+more threads: for a request that comes alone a tenth of its processor time (docs/performance.md)."""
 
 GC_THRESHOLD = (20_000, 50, 50)
 """A request makes hundreds of objects and no cycles. At Python's own 700 an eighth of the processor time looks for
