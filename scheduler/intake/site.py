@@ -66,9 +66,6 @@ class _Running(msgspec.Struct, eq=False):
     late: bool = False
     """Whether its time is over, and its replica told to stop."""
 
-    permitting: asyncio.Task[None] | None = None
-    """Its second permit, while that is under way."""
-
     def counts(self) -> PoolCounts:
         """What the pool counted so far. What was sent, the session knows."""
         return PoolCounts(self.prompt, self.cached, self.generated)
@@ -104,8 +101,8 @@ class Site:
         self._ports: dict[ReplicaId, ReplicaPort] = {}
         self._sessions: set[SessionPort] = set()
         self._out: dict[PoolId, frozenset[ReplicaId]] = {}
-        self._permitting = 0
-        """Attempts whose second permit is under way."""
+        self._permitting: dict[int, asyncio.Task[None]] = {}  # bounded: PERMITTING_MAX
+        """The second permits that are under way, by work. One may outlast its attempt."""
         self._loop = asyncio.get_running_loop()
         self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
         self._law = Tables()
@@ -134,11 +131,10 @@ class Site:
         if grants is not None and grants.started(port, now_us):
             # A session that wakes up learns at once how much it may have.
             self._tell(opened.pool, port)
-        if self.draining or self._permitting >= PERMITTING_MAX:
+        if self.draining or len(self._permitting) >= PERMITTING_MAX:
             self._refuse(running, Problem("draining" if self.draining else "engine_busy"))
             return
-        self._permitting += 1
-        running.permitting = self._loop.create_task(self._permit(running))
+        self._permitting[running.work] = self._loop.create_task(self._permit(running))
 
     def stop(self, port: SessionPort, stream: int) -> None:
         """Nobody waits for this stream any more."""
@@ -305,8 +301,9 @@ class Site:
 
     async def close(self) -> None:
         """End what is under way here."""
-        # Those whose edge is gone already wait for nothing but the spool, which is closed after this.
-        tasks = [running.permitting for running in self._running.values() if running.permitting is not None]
+        # What they still wait for is closed after this: a manifest, or the spool.
+        permitting, self._permitting = self._permitting, {}
+        tasks = permitting.values()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -347,8 +344,7 @@ class Site:
             if running.outcome is None:
                 self._refuse(running, Problem("internal_error"))
         finally:
-            running.permitting = None
-            self._permitting -= 1
+            self._permitting.pop(running.work, None)
 
     def _queue(self, running: _Running, problem: Problem | None, newest: Bundle | None) -> None:
         """Put a permitted attempt into its queue, and refuse every other."""

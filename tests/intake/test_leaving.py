@@ -6,7 +6,11 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
+from orchestrator.bundles.assemble import Bundle
 from orchestrator.ledger.usage import PoolCounts
+from orchestrator.policy.ids import Digest, SideId
 from orchestrator.spool.records import RecordKind
 from orchestrator.wire.convert_replica import WorkCancel, WorkStarted, WorkTokens
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, Tokens
@@ -49,4 +53,35 @@ async def test_what_runs_is_finished_what_waits_is_given_back_and_what_is_left_i
         await stand.site.close()
         records = [json.loads(e.data) for e in stand.spool.read_from() if e.kind == RecordKind("usage")]
         assert sorted(record["outcome"] for record in records) == ["broken", "complete", "refused"]
+        await replica.close()
+
+
+async def test_a_permit_that_nobody_waits_for_any_more_ends_with_the_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, ended = asyncio.Event(), asyncio.Event()
+
+    async def find(side: SideId, number: int, digest: Digest, timeout_ms: int) -> Bundle | None:
+        looking.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return None
+
+    async with standing(tmp_path) as stand:
+        monkeypatch.setattr(stand.shelf, "find", find)
+        replica = ScriptedReplica(stand.replica_port)
+        await replica.start()
+        await stand.live(1)
+        asked = ask(stand)
+        async with asyncio.timeout(SOON_S):
+            await looking.wait()
+        await drain(stand.site, stand.intake, 0)
+        last = await asked.last()
+        assert isinstance(last, Refused)
+        assert (last.code, stand.site.busy()) == ("draining", 0)
+        assert not ended.is_set()
+        await stand.site.close()
+        assert ended.is_set()
         await replica.close()

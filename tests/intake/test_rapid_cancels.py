@@ -61,6 +61,7 @@ async def test_hundreds_that_hang_up_at_random_moments_leave_nothing_behind(tmp_
             left -= number
         await until(lambda: stand.site.busy() == 0)
         await until(lambda: engine.running == 0)
+        await until(lambda: not stand.site._permitting)
         state = stand.site.dispatchers[POOL].state()
         assert (state.running, state.waiting, state.free) == (0, 0, SLOTS)
         assert (replica._tasks, stand.link.state().streams, stand.link._streams) == ({}, 0, {})
