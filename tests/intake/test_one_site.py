@@ -16,8 +16,10 @@ from node_agent.uplink.sending import Sendable, Tally
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import PoolId
 from orchestrator.policy.labels import Personal
+from orchestrator.spool.records import Rank, RecordId, RecordKind
 from orchestrator.wire.convert_replica import WorkAssign, WorkCancel, WorkFinished, WorkRefused, WorkStarted, WorkTokens
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, StreamFrame, Tokens
+from scheduler.intake import sessions
 from scheduler.intake.grants import Grants
 from scheduler.intake.site import Site
 from tests.intake.site_stand import POOL, ScriptedReplica, Stand, fresh, now_ms, standing
@@ -304,3 +306,21 @@ async def test_what_fails_here_at_the_end_of_an_attempt_costs_its_edge_no_word(
         with pytest.raises(RuntimeError):
             end(stand.site, work)
     assert isinstance((await asked)[-1], word)
+
+
+async def test_an_edge_that_goes_while_it_is_told_of_the_end_is_counted_once(
+    stand: Stand, replica: ScriptedReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.create_task(frames_of(stand, stand.sendable()))
+    work = await work_of(replica)
+    (port,) = stand.intake.ports
+    with monkeypatch.context() as full:
+        # The last word is the frame too many: the session ends, and by that the edge has settled.
+        full.setattr(sessions, "OUTBOX_FRAMES_MAX", -1)
+        stand.site.work_finished(work, "stop", PoolCounts(5, 0, 1))
+    assert port.over
+    assert (stand.site.busy(), stand.site.dispatchers[POOL].state().running) == (0, 0)
+    await asked
+    # A spool writes in order: after this one, all that was said of the attempt is there.
+    await stand.spool.append_async(RecordKind("later"), RecordId("later"), b"{}", durable=False, rank=Rank.NEW)
+    assert len(await records(stand, "usage", 1)) == 1

@@ -23,7 +23,7 @@ from orchestrator.policy.packs import Obligation, ObligationKind
 from orchestrator.policy.pathways import Pathway, PathwayKind, Role
 from orchestrator.policy.permit import permit_route
 from orchestrator.policy.places import Place
-from orchestrator.policy.table import RouteTable
+from orchestrator.policy.table import RouteTable, Tables
 from orchestrator.policy.tenants import Tenant
 from orchestrator.policy.verdicts import Verdict
 from scheduler.intake.second_permit import SKEW_MAX_MS, second_permit
@@ -164,6 +164,23 @@ def revoked_key(made: Bench) -> None:
     made.renew(Revoked(keys=frozenset({EDGE_KEY_ID})))
 
 
+def in_one(made: Bench, revoked: Revoked) -> None:
+    """What the attempt cites is the newest that there is, and has heard of the revocation."""
+    made.cited = made.newest = replace(made.cited, revoked=revoked)
+
+
+def pool_revoked_in_one(made: Bench) -> None:
+    in_one(made, Revoked(pools=frozenset({POOL})))
+
+
+def edge_revoked_in_one(made: Bench) -> None:
+    in_one(made, Revoked(edges=frozenset({EDGE})))
+
+
+def key_revoked_in_one(made: Bench) -> None:
+    in_one(made, Revoked(keys=frozenset({EDGE_KEY_ID})))
+
+
 def expired_law(made: Bench) -> None:
     made.now_ms += 8 * 24 * 3_600_000
     made.cite(lambda cites: replace(cites, now_ms=made.now_ms))
@@ -198,6 +215,9 @@ def expired_law(made: Bench) -> None:
         ("policy_newer", False, revoked_pool),
         ("policy_newer", False, revoked_edge),
         ("policy_newer", False, revoked_key),
+        ("policy_newer", False, pool_revoked_in_one),
+        ("policy_newer", False, edge_revoked_in_one),
+        ("policy_newer", False, key_revoked_in_one),
         ("policy_newer", False, expired_law),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -234,11 +254,12 @@ def test_a_refusal_by_newer_law_names_its_rules() -> None:
     assert not check.verdict.allowed
 
 
-def test_a_pathway_that_was_revoked_since_opens_nothing() -> None:
+@pytest.mark.parametrize("hear", [Bench.renew, in_one], ids=["newer than cited", "in what is cited"])
+def test_a_pathway_that_was_revoked_since_opens_nothing(hear: Callable[[Bench, Revoked], None]) -> None:
     house = House(cn_rules=[grant("CN"), require("CN", "cn_scc", ["infer"])])
     made = bench(house, told(PERSONAL, pathway("scc-1")))
     assert made.judge().problem is None
-    made.renew(Revoked(pathways=frozenset({PathwayId("scc-1")})))
+    hear(made, Revoked(pathways=frozenset({PathwayId("scc-1")})))
     check = made.judge()
     assert check.problem is not None
     assert (check.problem.code, check.problem.rules) == ("policy_newer", ("CN-REQUIRE",))
@@ -311,6 +332,7 @@ LAWS = {
     ),
 }
 CITED = {name: house.bundle(OVERSEAS) for name, house in LAWS.items()}
+TABLES = Tables()
 THERE = pathway("there")
 BACK = pathway("back", EDGE_OPERATOR, PathwayKind.SG_CONTRACT)
 AGAIN = pathway("again", EDGE_OPERATOR)
@@ -362,6 +384,28 @@ def test_what_the_edge_decided_the_pools_side_decides_from_what_it_is_told(
     travels = decision.travelling(edge)
     check = second_permit(opened(travels, citation(bundle)), EDGE, bundle, newest, NOW_MS)
     assert check.problem is None, check.alarm
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(sorted(LAWS)),
+    st.frozensets(st.sampled_from(HELD)).map(tuple),
+    st.builds(
+        Revoked,
+        pathways=st.frozensets(st.sampled_from([held.id for held in HELD]), max_size=2),
+        pools=st.sampled_from([frozenset(), frozenset(), frozenset({POOL})]),
+        edges=st.sampled_from([frozenset(), frozenset(), frozenset({EDGE})]),
+        keys=st.sampled_from([frozenset(), frozenset(), frozenset({EDGE_KEY_ID})]),
+    ),
+    st.sampled_from([-1, 0, 1, 9_999, 10_000, SKEW_MAX_MS, SKEW_MAX_MS + 1]),
+)
+def test_one_answer_for_both_is_what_two_would_have_been(
+    law: str, held: tuple[Pathway, ...], revoked: Revoked, skew_ms: int
+) -> None:
+    cited = replace(CITED[law], revoked=revoked)
+    attempt, now_ms = opened(told(PERSONAL, *held), citation(cited)), NOW_MS + skew_ms
+    once = second_permit(attempt, EDGE, cited, cited, now_ms, TABLES.permit_route)
+    assert once == second_permit(attempt, EDGE, cited, replace(cited), now_ms)
 
 
 def test_each_pathway_that_the_law_asks_for_must_travel() -> None:
