@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from nacl import signing
 
 from orchestrator.evidence.signing import verify
 from orchestrator.policy.ids import KEY_ID_PATTERN, KeyId, SideId, digest_of, is_name
@@ -98,18 +99,18 @@ def pinned(settings: Sequence[RootSetting]) -> Roots:
 
 
 class SigningKey:
-    """The private half of a root. Its repr holds nothing of it."""
+    """The private half of a root, made from its `seed` (32 bytes, RFC 8032, 5.1.5). Its repr holds nothing of it."""
 
     __slots__ = ("_private", "public_key")
 
-    def __init__(self, private: Ed25519PrivateKey) -> None:
-        self._private = private
-        self.public_key = private.public_key().public_bytes_raw()
+    def __init__(self, seed: bytes) -> None:
+        self._private = signing.SigningKey(seed)
+        self.public_key = bytes(self._private.verify_key)
 
     @staticmethod
     def generate() -> SigningKey:
         """Return a new key."""
-        return SigningKey(Ed25519PrivateKey.generate())
+        return SigningKey(bytes(signing.SigningKey.generate()))
 
     @staticmethod
     def from_pem(text: str) -> SigningKey:
@@ -121,15 +122,16 @@ class SigningKey:
             key = None
         if not isinstance(key, Ed25519PrivateKey):
             raise ValueError("expected an unencrypted Ed25519 private key in PEM (PKCS 8)")
-        return SigningKey(key)
+        return SigningKey(key.private_bytes_raw())
 
     def sign(self, message: bytes) -> bytes:
         """Return the 64 bytes of an Ed25519 signature."""
-        return self._private.sign(message)
+        return self._private.sign(message).signature
 
     def write(self, path: Path) -> None:
         """Write the key to a new file that only this user can read. Raises FileExistsError and other OSErrors."""
-        pem = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        private = Ed25519PrivateKey.from_private_bytes(bytes(self._private))
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
             file.write(pem)

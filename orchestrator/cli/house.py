@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.files.document import read_document
@@ -324,7 +323,7 @@ class House:
         """Make a key where there is none, and return its public half in base64."""
         path = self.secret(name)
         if not path.exists():
-            SigningKey(Ed25519PrivateKey.generate()).write(path)
+            SigningKey.generate().write(path)
         public = SigningKey.from_pem(path.read_text(encoding="ascii")).public_key
         return base64.b64encode(public).decode("ascii")
 
