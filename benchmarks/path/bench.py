@@ -83,7 +83,7 @@ async def measured(options: Options) -> Result:
         titles = _titles(options, systems)
         result |= await _core(options, stand, systems, titles, lost)
         if "stages" in options.parts:
-            say("a request on one connection, whole")
+            say("requests by stage: first whole")
             wholes = await whole_us(stand, options.folder, options.seconds)
         carrying = [one for one in systems if one.name in ROW_SYSTEMS]
         extra += await every_row(options.parts, stand, carrying, say)

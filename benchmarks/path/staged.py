@@ -1,7 +1,8 @@
 """Processor time by stage: the same load on a stand whose edge and intake run with a clock round their stages.
 
-What the process spends beyond its stages is the rest. One connection at a time: then no program waits for a core while
-its stage is timed. The same load on the stand without the clock is beside it, to show what the clock leaves of itself.
+What the process spends beyond its stages is the rest. One connection, where every request pays for all by itself, and
+32, where those of one turn of a loop share signatures, batches and writes. The same load on the stand without the clock
+is beside it, to show what the clock leaves of itself.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.path.ask import TOKENS
-from benchmarks.path.rounds import ONE, Load, Sample, right_bytes, sample
+from benchmarks.path.rounds import MANY, ONE, Load, Sample, right_bytes, sample
 from benchmarks.path.stages import EDGE, INTAKE, LAW, LAW_AIM_US, Row, law_us, rows
 from benchmarks.path.systems import GENERAL, System, engine_pid, of_stand
 from benchmarks.stand import Scale, Stand
 
 STREAM_ONE = Load("stream-one", "1 connection, 100 tokens streamed", 1, TOKENS, stream=True)
-LOADS = (ONE, STREAM_ONE)
+LOADS = (ONE, MANY, STREAM_ONE)
 MODULES = {EDGE: "node_agent", INTAKE: "scheduler"}
 WARM_S = 1
 

@@ -17,7 +17,7 @@ from benchmarks.path.__main__ import main
 from benchmarks.path.aims import aims
 from benchmarks.path.drawing import Bar, Panel, drawn
 from benchmarks.path.report import BEGIN, DRAWING, END, FOLDER, PAGE, panels, told, written
-from benchmarks.path.rounds import LOADS, MANY, STREAM, Sample
+from benchmarks.path.rounds import LOADS, MANY, ONE, STREAM, Sample
 from benchmarks.path.rows import Row
 from benchmarks.path.staged import Staged, stage_table
 from benchmarks.path.stages import EDGE, INTAKE, LAW, MODULES, REST, STAGES, law_us, rows
@@ -196,6 +196,9 @@ def test_aims_are_met_missed_or_not_measured_and_nothing_else() -> None:
     assert found["added p50 at one connection"] == "met"
     assert found["edge with 1,000 streams read at speed"] == "met"
     assert found["edge, for each slow stream"] == "not measured"
+    law = "both permits, placement, evidence: processor time of a request"
+    assert found[f"{law}, {ONE.title}"] == "met"
+    assert found[f"{law}, {MANY.title}"] == "not measured"
     assert "missed" in shown(aims_table(aims(result())))
 
 
