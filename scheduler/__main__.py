@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.config.program import program
 from scheduler.settings import SchedulerSettings
-from scheduler.shares import address_of, check, settings_of
+from scheduler.shares import address_of, check, leased_of, settings_of
 
 PREFIX = "TIDEGATE_SCHEDULER_"
 
@@ -33,7 +33,8 @@ def _watch(settings: SchedulerSettings) -> int:
         parent_pid = os.getpid()
         return prepare(data_dir, [settings_of(settings, index, parent_pid) for index in range(settings.processes)])
 
-    kept = Kept("scheduler", PREFIX, *address_of(settings.listen), data_dir, settings.drain_grace_ms)
+    address, leased = address_of(settings.listen), leased_of(settings)
+    kept = Kept("scheduler", PREFIX, *address, data_dir, settings.drain_grace_ms, leased)
     return keep(kept, prepared)
 
 

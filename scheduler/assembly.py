@@ -25,6 +25,8 @@ from orchestrator.spool.left import close_what_was_left
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
+from orchestrator.watch.holding import Holding
+from orchestrator.watch.line import own_end
 from orchestrator.watch.places import socket_of
 from orchestrator.watch.shares import member_name
 from orchestrator.watch.sign import shown
@@ -42,7 +44,7 @@ from scheduler.intake.sessions import IntakeService
 from scheduler.intake.shape import SALT_BYTES, site_salt
 from scheduler.intake.site import Hands, Site
 from scheduler.settings import SchedulerSettings
-from scheduler.shares import slots_of
+from scheduler.shares import leased_of, slots_of
 
 SEGMENT_BYTES = 4 << 20
 ATTEMPT_MS_MAX = 3_600_000
@@ -105,6 +107,9 @@ class Scheduler:
         tasks += [asyncio.create_task(engine.run()) for engine in self._engines]
         if self._settings.ray is not None:
             tasks.append(asyncio.create_task(keep_driver(self._config)))
+        if self._settings.worker is not None:
+            holding = Holding(leased_of(self._settings), self._settings.worker.index)
+            tasks.append(asyncio.create_task(holding.run(own_end())))
         try:
             async with shown(_sign(self._settings)):
                 log.info(Event.PROGRAM_READY, instance_id=self._instance)

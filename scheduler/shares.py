@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from orchestrator.config.secret import SettingsError
+from orchestrator.watch.leases import Leased
 from orchestrator.watch.parts import share
 from orchestrator.watch.places import folder_of, run_folder
 from orchestrator.watch.shares import WorkerSettings, check_shared
@@ -67,6 +68,11 @@ def settings_of(settings: SchedulerSettings, index: int, parent_pid: int) -> Sch
         detached_bytes=part(settings.detached_bytes),
         worker=WorkerSettings(index, parent_pid, str(run_folder(data_dir))),
     )
+
+
+def leased_of(settings: SchedulerSettings) -> Leased:
+    """Return the limits that the processes lease shares of: none. Their lines to the watch say that they live."""
+    return Leased({}, settings.processes)
 
 
 def slots_of(pool: PoolSettings, processes: int, index: int) -> tuple[int, ...]:

@@ -12,8 +12,8 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,8 @@ class Kept:
     data_dir: Path
     grace_ms: int
     """How long running answers have when the program stops."""
-    leased: Leased | None = None
-    """Limits of which the processes lease shares; None where all shares are fixed."""
+    leased: Leased
+    """Limits of which the processes lease shares. There need be none: each process has its line to the watch anyway."""
 
 
 def keep(kept: Kept, prepare: Callable[[], Sequence[Path]]) -> int:
@@ -107,19 +107,19 @@ class Watch:
         self._live: dict[int, Process] = {}
         self._unready = set(range(len(files)))
         """Processes that have not listened yet, ever."""
-        self._lending = None if kept.leased is None else Lending(kept.leased, self._end_hung)
+        self._lending = Lending(kept.leased, self._end_hung)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep every process until `stop`, then have them drain, and wait for their end. Raises OSError."""
         self._stop = stop
         keeping = [asyncio.create_task(self._keep(index), name=f"keep {index}") for index in range(len(self._files))]
-        lending = [] if self._lending is None else [asyncio.create_task(self._lending.run(), name="lend")]
+        lending = asyncio.create_task(self._lending.run(), name="lend")
         try:
             await asyncio.gather(*keeping)
         finally:
-            for task in (*keeping, *lending):
+            for task in (*keeping, lending):
                 task.cancel()
-            await asyncio.gather(*keeping, *lending, return_exceptions=True)
+            await asyncio.gather(*keeping, lending, return_exceptions=True)
             for process in self._live.values():
                 await _kill(process)
         log.info(Event.PROGRAM_STOPPED)
@@ -140,8 +140,7 @@ class Watch:
             listened = await self._listens(process, index)
             status = await self._ended(process)
             del self._live[index]
-            if self._lending is not None:
-                await self._lending.ended(index)
+            await self._lending.ended(index)
             tell = log.info if self._stop.is_set() else log.warning
             tell(Event.PROCESS_EXITED, number=index, process_id=process.pid, exit_status=status)
             if self._stop.is_set():
@@ -156,21 +155,13 @@ class Watch:
 
     async def _started(self, index: int) -> Process:
         command = (sys.executable, "-m", self._module, "--config", str(self._files[index]))
-        async with self._input_of(index) as stdin:
+        # The end of its line to the watch is its standard input.
+        async with self._lending.line(index) as stdin:
             process = self._live[index] = await asyncio.create_subprocess_exec(
                 *command, stdin=stdin, env=self._environment
             )
         log.info(Event.PROCESS_STARTED, number=index, process_id=process.pid)
         return process
-
-    @asynccontextmanager
-    async def _input_of(self, index: int) -> AsyncIterator[int]:
-        """Give what a process is to have as its standard input: its line to the watch, where limits are leased."""
-        if self._lending is None:
-            yield asyncio.subprocess.DEVNULL
-            return
-        async with self._lending.line(index) as line:
-            yield line
 
     def _end_hung(self, index: int) -> None:
         """End a process that says nothing any more. While all stop, it has the time that all have."""

@@ -198,7 +198,7 @@ async def test_both_processes_work_and_no_answer_is_lost_or_doubled_when_one_is_
 
 @pytest.mark.e2e
 @pytest.mark.timeout(240)
-async def test_sessions_whose_connections_are_cut_find_their_processes_again() -> None:
+async def test_sessions_find_their_processes_again_when_connections_are_cut_or_one_hangs() -> None:
     with tempfile.TemporaryDirectory() as made:
         async with standing(Path(made)) as (stand, proxy):
             for start in (0, SLOTS, 2 * SLOTS):
@@ -211,6 +211,14 @@ async def test_sessions_whose_connections_are_cut_find_their_processes_again() -
             assert reattached(stand) > SLOTS
             await until(stand, both_have_a_session)
             running, watch = processes_of(stand), stand.process("scheduler")
+            running[1].suspend()
+            _, alive = await asyncio.to_thread(psutil.wait_procs, running[1:], TIMEOUT_S)
+            assert not alive
+            await until(stand, both_have_a_session)
+            assert processes_of(stand)[0] == running[0]
+            told = await asyncio.gather(*(ask(stand, number) for number in range(SLOTS)))
+            assert all(whole(said, number) for number, said in enumerate(told))
+            running = processes_of(stand)
             watch.kill()
             assert not psutil.wait_procs([watch, *running], timeout=TIMEOUT_S)[1]
 
