@@ -37,21 +37,33 @@ class Backlog:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, segment: int, record_ids: Iterable[RecordId], offsets: Collection[int]) -> None:
-        """Note records of a segment and where each begins, in this order and after all others."""
-        added = array("I", [digest & _TAG_MASK for digest in map(self._digest, record_ids)])
-        written, at = added.tobytes(), 0
-        for tag in added:
-            bucket = self._buckets[tag % BUCKETS]
+    def tags(self, record_ids: Iterable[RecordId]) -> array[int]:
+        """Return what is kept of each of these ids, in their order."""
+        return array("I", [digest & _TAG_MASK for digest in map(self._digest, record_ids)])
+
+    def may_hold(self, tags: array[int]) -> bool:
+        """Whether a record that waits may have one of the ids of these tags: nearly never."""
+        buckets, written, at = self._buckets, tags.tobytes(), 0
+        for tag in tags:
+            if written[at : at + TAG_BYTES] in buckets[tag % BUCKETS]:
+                return True
+            at += TAG_BYTES
+        return False
+
+    def add(self, segment: int, tags: array[int], offsets: Collection[int]) -> None:
+        """Note records of a segment by their tags and where each begins, in this order and after all others."""
+        buckets, written, at = self._buckets, tags.tobytes(), 0
+        for tag in tags:
+            bucket = buckets[tag % BUCKETS]
             bucket += written[at : at + TAG_BYTES]
             at += TAG_BYTES
         try:
-            starts, tags = self._segments[segment]
+            all_starts, all_tags = self._segments[segment]
         except KeyError:
-            starts, tags = self._segments[segment] = (array("I"), array("I"))
-        starts.extend(offsets)
-        tags.extend(added)
-        self._count += len(offsets)
+            all_starts, all_tags = self._segments[segment] = (array("I"), array("I"))
+        all_starts.extend(offsets)
+        all_tags.extend(tags)
+        self._count += len(tags)
 
     def find(self, record_id: RecordId) -> tuple[Position, ...]:
         """Return where the records begin that may have this id: nearly always none. Finding one takes long."""

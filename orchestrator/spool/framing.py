@@ -89,24 +89,24 @@ def offer(
     kind: RecordKind, record_id: RecordId, data: bytes, retain_until_ms: int, durable: bool, rank: Rank
 ) -> Offered:
     """A record, ready to be written. Raises BadRecord."""
-    data_bytes = len(data)
+    kind_bytes, id_bytes, data_bytes = len(kind), len(record_id), len(data)
     check_record(kind, record_id, data_bytes, retain_until_ms)
     named = (kind + record_id).encode("ascii")
-    size_bytes = FRAME_HEADER_BYTES + len(named) + data_bytes
-    return Offered(kind, record_id, named, data, retain_until_ms, durable, rank, size_bytes)
+    size_bytes = FRAME_HEADER_BYTES + kind_bytes + id_bytes + data_bytes
+    return Offered(kind, record_id, named, data, retain_until_ms, durable, rank, kind_bytes, id_bytes, size_bytes)
 
 
 def encode_frames(records: Iterable[Offered], salt: bytes, offset: int) -> bytes:
     """The records as they are written, one after the other, from `offset` of the segment with this salt on."""
     written: list[bytes] = []
     for record in records:
-        body, until_ms = record.named + record.data, record.retain_until_ms
-        length, kind_length, id_length = record.size_bytes - FRAME_HEADER_BYTES, len(record.kind), len(record.record_id)
+        body, until_ms, size_bytes = record.named + record.data, record.retain_until_ms, record.size_bytes
+        length, kind_length, id_length = size_bytes - FRAME_HEADER_BYTES, record.kind_bytes, record.id_bytes
         covered = _FRAME_CHECKED.pack(salt, offset, length, FRAME_VERSION, kind_length, id_length, until_ms)
         checksum = zlib.crc32(covered + body)
         header = _FRAME_HEADER.pack(_FRAME_MAGIC, length, checksum, FRAME_VERSION, kind_length, id_length, until_ms)
         written += (header, body)
-        offset += record.size_bytes
+        offset += size_bytes
     return b"".join(written)
 
 

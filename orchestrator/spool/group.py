@@ -85,7 +85,7 @@ class GroupWriter:
         if rank is not Rank.CLOSES and len(self._pending) >= self._pending_max:
             raise SpoolFull(kind, FullReason.PENDING)
         done: Done = asyncio.Future()
-        self._pending.append((record, done))
+        self._pending += ((record, done),)
         self._pending_bytes += record.size_bytes
         if self._job is None and not self._turning:
             self._turning = True
@@ -161,10 +161,10 @@ class GroupWriter:
             for outcome in self._put(offered, at):
                 record, done = batch[at]
                 at += 1
-                if record.durable and isinstance(outcome, Position):
-                    durable.append((done, outcome))
+                if record.durable and type(outcome) is Position:
+                    durable += ((done, outcome),)
                 else:
-                    told.append((done, outcome))
+                    told += ((done, outcome),)
             if told:
                 tell(told)
         return durable
@@ -195,7 +195,7 @@ class GroupWriter:
 def _tell(told: Told) -> None:
     for done, outcome in told:
         try:
-            if isinstance(outcome, Position):
+            if type(outcome) is Position:
                 done.set_result(outcome)
             else:
                 done.set_exception(outcome)

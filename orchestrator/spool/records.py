@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from typing import Final, NewType
+from typing import Final, NewType, final
 
 import msgspec
 
@@ -110,6 +110,7 @@ class SpoolClosed(SpoolError):
     """This spool was closed."""
 
 
+@final
 class Position(msgspec.Struct, frozen=True, order=True):
     """A place between two records. Positions of one spool are ordered as its records are."""
 
@@ -143,6 +144,8 @@ class Offered(msgspec.Struct, frozen=True):
     """Unix time before which the record is not deleted, even if it was shipped; 0 is none."""
     durable: bool
     rank: Rank
+    kind_bytes: int
+    id_bytes: int
     size_bytes: int
     """What it takes in a segment."""
 

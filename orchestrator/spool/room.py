@@ -25,6 +25,8 @@ class Room(msgspec.Struct, frozen=True):
     closing_bytes: int
     """Kept from all new records."""
     backlog_max: int
+    easy_bytes: int
+    """While a spool takes no more than this, and fewer than half of `backlog_max` wait, nothing is refused."""
 
     def refusal(self, one: Offered, used_bytes: int, waiting: int) -> FullReason | None:
         """Return which bound keeps a record out of a spool of so many bytes, with so many records that wait."""
@@ -57,4 +59,5 @@ def room_of(
         raise ValueError(f"capacity_bytes: expected at least {SEGMENTS_MIN} segments")
     if not 0 <= closing <= reserve < capacity_bytes:
         raise ValueError("expected 0 <= closing_reserve_bytes <= regulated_reserve_bytes < capacity_bytes")
-    return Room(capacity_bytes, reserve, closing, backlog_max)
+    easy = capacity_bytes - SEGMENT_HEADER_BYTES - max(capacity_bytes // 2, reserve)
+    return Room(capacity_bytes, reserve, closing, backlog_max, easy)

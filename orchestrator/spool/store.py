@@ -61,6 +61,8 @@ from orchestrator.spool.segments import (
 )
 
 PENDING_MAX: Final = 1024
+RUN_MAX: Final = 64
+"""Records of one write. What was looked up for all of them is looked up again where only the first can be written."""
 
 
 class Spool:
@@ -303,8 +305,8 @@ class Spool:
         self._torn_bytes += scan.torn_bytes
         segment.size_bytes = scan.end
         waiting = [frame for frame in scan.frames if Position(segment.number, frame.offset) >= origin]
-        offsets = [frame.offset for frame in waiting]
-        self._backlog.add(segment.number, [frame.record_id for frame in waiting], offsets)
+        tags = self._backlog.tags([frame.record_id for frame in waiting])
+        self._backlog.add(segment.number, tags, [frame.offset for frame in waiting])
 
     def _put(self, offered: Sequence[Offered], begin: int) -> list[Outcome]:
         """Writes the records from `begin` on that one write can take, without syncing them.
@@ -319,11 +321,15 @@ class Spool:
             self._check_writable()
         except SpoolError as failure:
             return [failure]
+        run = offered[begin : begin + RUN_MAX]
         placed: dict[RecordId, int] = {}
-        active = self._segments[-1]
-        end, waiting = active.size_bytes, len(self._backlog)
-        for one in islice(offered, begin, None):
-            alike = self._backlog.find(one.record_id)
+        active, backlog, room = self._segments[-1], self._backlog, self._room
+        end, waiting = active.size_bytes, len(backlog)
+        easy_bytes, easy_waiting = room.easy_bytes - self._sealed_bytes, room.backlog_max // 2
+        tags = backlog.tags([one.record_id for one in run])
+        may_be_known = backlog.may_hold(tags)
+        for one in run:
+            alike = backlog.find(one.record_id) if may_be_known else ()
             rolls = end + one.size_bytes > self._segment_bytes
             if placed and (rolls or alike or one.record_id in placed):
                 break  # first, what is placed is written
@@ -333,7 +339,9 @@ class Spool:
                 return [failure]
             if known is not None:
                 return [known]
-            reason = self._room.refusal(one, self._sealed_bytes + end, waiting)
+            reason = None
+            if end + one.size_bytes > easy_bytes or waiting >= easy_waiting:
+                reason = room.refusal(one, self._sealed_bytes + end, waiting)
             if reason is None and one.rank is not Rank.CLOSES and not (self._ballast.held or self._ballast.take()):
                 # Whatever were admitted now might not be closed.
                 reason = FullReason.DISK
@@ -350,7 +358,8 @@ class Spool:
             placed[one.record_id] = end
             end += one.size_bytes
             waiting += 1
-        run = offered[begin : begin + len(placed)]
+        if len(placed) < len(run):
+            run, tags = run[: len(placed)], tags[: len(placed)]
         try:
             self._write(encode_frames(run, active.salt or b"", active.size_bytes), active, run[0].kind)
         except SpoolError as failure:
@@ -360,7 +369,7 @@ class Spool:
             if one.retain_until_ms > (active.retain_until_ms or 0):
                 active.retain_until_ms = one.retain_until_ms
         offsets = placed.values()
-        self._backlog.add(active.number, placed, offsets)
+        backlog.add(active.number, tags, offsets)
         return [Position(active.number, offset) for offset in offsets]
 
     def _put_again(self, offered: Sequence[Offered], failure: SpoolError) -> list[Outcome]:

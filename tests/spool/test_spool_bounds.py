@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from orchestrator.spool.framing import offer
 from orchestrator.spool.records import (
     DATA_BYTES_MAX,
     BadRecord,
@@ -23,7 +26,7 @@ from orchestrator.spool.records import (
     SpoolFull,
     SpoolLocked,
 )
-from orchestrator.spool.room import SEGMENT_BYTES_MIN
+from orchestrator.spool.room import SEGMENT_BYTES_MIN, SEGMENTS_MIN, room_of
 from orchestrator.spool.store import Spool
 
 DECISION = RecordKind("decision")
@@ -53,6 +56,27 @@ def fill(spool: Spool, kind: str, *, durable: bool = False, rank: Rank = Rank.NE
         except SpoolFull as full:
             return full
     raise AssertionError("the spool has no bound")
+
+
+@given(
+    reserve_bytes=st.integers(0, SEGMENTS_MIN * SEGMENT_BYTES - 1),
+    backlog_max=st.integers(1, 8),
+    rank=st.sampled_from(Rank),
+    durable=st.booleans(),
+    data_bytes=st.integers(0, DATA_BYTES_MAX),
+    below_bytes=st.integers(0, SEGMENT_BYTES),
+    waiting=st.integers(0, 8),
+)
+def test_below_what_is_easy_nobody_is_refused(
+    reserve_bytes: int, backlog_max: int, rank: Rank, durable: bool, data_bytes: int, below_bytes: int, waiting: int
+) -> None:
+    room = room_of(SEGMENTS_MIN * SEGMENT_BYTES, SEGMENT_BYTES, reserve_bytes, None, backlog_max)
+    one = offer(DECISION, RecordId("r"), bytes(data_bytes), 0, durable, rank)
+    used_bytes = room.easy_bytes - one.size_bytes - below_bytes
+    if waiting < backlog_max // 2:
+        assert room.refusal(one, used_bytes, waiting) is None
+    spared = offer(DECISION, RecordId("r"), bytes(data_bytes), 0, durable=True, rank=Rank.SPARE)
+    assert room.refusal(spared, room.easy_bytes - one.size_bytes + 1, 0) is not None
 
 
 def test_a_full_spool_refuses_regulated_requests_first_and_what_closes_last(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from orchestrator.spool.records import (
     SpoolFull,
 )
 from orchestrator.spool.room import SEGMENT_BYTES_MIN
-from orchestrator.spool.store import Spool
+from orchestrator.spool.store import RUN_MAX, Spool
 
 KIND = RecordKind("decision")
 Write = Callable[[int, bytes], int]
@@ -125,6 +125,16 @@ async def test_records_of_one_turn_are_one_write(tmp_path: Path, monkeypatch: py
     assert all(isinstance(outcome, Position) for outcome in outcomes)
     assert disk.writes == 1
     await spool.close_async()
+
+
+async def test_more_than_one_write_takes_are_written_in_their_order(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    outcomes = await together(spool, wanted(*[100] * (2 * RUN_MAX + 1)))
+    await spool.close_async()
+    with opened(tmp_path) as again:
+        found = list(again.read_from())
+    assert [entry.position for entry in found] == outcomes
+    assert [entry.record_id for entry in found] == [f"r{number}" for number in range(2 * RUN_MAX + 1)]
 
 
 async def test_a_disk_without_space_for_all_takes_those_it_has_space_for(
