@@ -248,25 +248,28 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     caches end here.
     """
     value = parse_strict(body, depth_max=limits.depth_max)
-    given = value.get("messages") if type(value) is dict else None
+    given = value["messages"] if type(value) is dict and "messages" in value else None
     if type(given) is list and not 1 <= len(given) <= limits.messages_max:
         raise _bad_count(given, limits)
     request = typed(value, ChatBody)
     _check_neutral(request)
     needs = _needs(request)
-    messages = [_message(message, index, needs) for index, message in enumerate(request.messages)]
+    messages: list[Message] = []
+    for index, message in enumerate(request.messages):
+        messages += (_message(message, index, needs),)
     options = request.stream_options
     check_named(request.model, request.stream, options)
     stops = () if request.stop is None else stops_of(request.stop)
     most = None
     if request.max_tokens is not None or request.max_completion_tokens is not None:
         most = most_tokens(request.max_tokens, request.max_completion_tokens, limits)
-    sampling = sampling_of(request, stops, most, limits)
+    sampling = sampling_of(request, stops, most, limits, needs)
+    endpoint = _STREAMED if request.stream else _PLAIN
     return ChatRequest(
         generation=Generation(ModelId(request.model), tuple(messages), sampling),
         stream=bool(request.stream),
         include_usage=options is not None and bool(options.include_usage),
-        capabilities=all_needs(_STREAMED if request.stream else _PLAIN, needs, sampling),
+        capabilities=endpoint.union(needs) if needs else endpoint,
         continuous_usage=options is not None and options.continuous,
     )
 
@@ -382,9 +385,11 @@ def _fewest_tokens(asked: int, most: int | None, limits: ChatLimits) -> int:
     return asked
 
 
-def sampling_of(request: Sampled, stops: tuple[str, ...], most: int | None, limits: ChatLimits) -> Sampling:
-    """Return how tokens are drawn. Raises RequestError."""
-    return Sampling(
+def sampling_of(
+    request: Sampled, stops: tuple[str, ...], most: int | None, limits: ChatLimits, needs: list[Capability]
+) -> Sampling:
+    """Return how tokens are drawn, and add to `needs` what that asks for. Raises RequestError."""
+    sampling = Sampling(
         # Adding zero turns -0.0 into 0.0, so that equal requests have equal bytes.
         temperature=1.0 if request.temperature is None else request.temperature + 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
@@ -394,19 +399,15 @@ def sampling_of(request: Sampled, stops: tuple[str, ...], most: int | None, limi
         ignore_eos=bool(request.ignore_eos),
         min_tokens=0 if request.min_tokens is None else _fewest_tokens(request.min_tokens, most, limits),
     )
-
-
-def all_needs(own: frozenset[Capability], more: list[Capability], sampling: Sampling) -> frozenset[Capability]:
-    """Return what a request needs of a pool: of its endpoint, of its fields, and of how its tokens are drawn."""
     if sampling.seed is not None:
-        more.append(Capability.SEED)
+        needs.append(Capability.SEED)
     if sampling.stop:
-        more.append(Capability.STOP)
+        needs.append(Capability.STOP)
     if sampling.ignore_eos:
-        more.append(Capability.IGNORE_EOS)
+        needs.append(Capability.IGNORE_EOS)
     if sampling.min_tokens:
-        more.append(Capability.MIN_TOKENS)
-    return own.union(more) if more else own
+        needs.append(Capability.MIN_TOKENS)
+    return sampling
 
 
 def _needs(request: ChatBody) -> list[Capability]:

@@ -24,7 +24,6 @@ from orchestrator.files.chat import (
     Strict,
     Temperature,
     TopP,
-    all_needs,
     check_named,
     most_tokens,
     sampling_of,
@@ -84,13 +83,15 @@ def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     most = most_tokens(request.max_tokens, None, limits)
     if most is None:
         most = min(TOKENS_UNASKED, limits.max_tokens_max)
-    sampling = sampling_of(request, stops, most, limits)
+    needs = _needs(request)
+    sampling = sampling_of(request, stops, most, limits, needs)
+    endpoint = _STREAMED if request.stream else _PLAIN
     prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
     return ChatRequest(
         generation=Generation(ModelId(request.model), (Message(Role.PROMPT, prompt),), sampling),
         stream=bool(request.stream),
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
-        capabilities=all_needs(_STREAMED if request.stream else _PLAIN, _needs(request), sampling),
+        capabilities=endpoint.union(needs),
         continuous_usage=request.stream_options is not None and request.stream_options.continuous,
     )
 

@@ -11,7 +11,6 @@ import base64
 import binascii
 import hashlib
 import re
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NewType
@@ -43,8 +42,10 @@ KEY_ID_PATTERN = re.compile(r"[a-z0-9]{6,32}\Z")
 # One text per secret: of the last character of 43, the two unused bits are zero.
 _API_KEY = re.compile(r"tg_([a-z0-9]{6,32})_([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])\Z")
 SECRET_BYTES = 32
-_CHANCE = struct.Struct(">HQ")
-RANDOM_BYTES = _CHANCE.size
+RANDOM_BYTES = 10
+_LAST_DIGIT = 2 * RANDOM_BYTES - 1
+# Of a random digit the two lower bits go on behind those that tell the variant.
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 
 
 def _made_with(prefix: str) -> Callable[[int, bytes], Any]:
@@ -56,14 +57,11 @@ def _made_with(prefix: str) -> Callable[[int, bytes], Any]:
     def make(now_ms: int, entropy: bytes) -> str:
         if not 0 <= now_ms < 1 << 48:
             raise ValueError("now_ms does not fit in 48 bits")
-        try:
-            high, low = _CHANCE.unpack(entropy)
-        except struct.error:
-            raise ValueError(f"a UUIDv7 takes {RANDOM_BYTES} random bytes") from None
-        rand_a = low & 0xFFF
-        rand_b = (high << 52 | low >> 12) & ((1 << 62) - 1)
-        value = (now_ms << 80) | (7 << 76) | (rand_a << 64) | (2 << 62) | rand_b
-        return f"{prefix}_{value:032x}"
+        chance = entropy.hex()
+        # From the last digit on there is one alone where the size is right.
+        if chance[_LAST_DIGIT:] not in _VARIANT:
+            raise ValueError(f"a UUIDv7 takes {RANDOM_BYTES} random bytes")
+        return f"{prefix}_{now_ms:012x}7{chance[17:]}{_VARIANT[chance[1]]}{chance[2:17]}"
 
     return make
 

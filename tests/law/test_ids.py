@@ -59,6 +59,10 @@ def test_a_uuid7_is_well_formed_and_holds_its_time(now_ms: int, entropy: bytes) 
     assert made.version == 7
     assert made.variant == uuid.RFC_4122
     assert made.int >> 80 == now_ms
+    # The random bits, all but the six at the top, in an order of ours: the last twelve stand behind the version.
+    chance = int.from_bytes(entropy, "big")
+    assert made.int >> 64 & 0xFFF == chance & 0xFFF
+    assert made.int & (1 << 62) - 1 == chance >> 12 & (1 << 62) - 1
     assert made.hex == uuid7_hex(now_ms, entropy)
 
 
