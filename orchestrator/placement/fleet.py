@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
@@ -130,23 +130,17 @@ class Fleet:
     sinks: tuple[Sink, ...] = ()
     shares_prefixes: bool = field(init=False, repr=False, compare=False, default=False)
     """Whether some pool serves one request from what another brought in."""
-    _edges: Mapping[EdgeId, Edge] = field(init=False, repr=False, compare=False, default_factory=dict)
-    _pools: Mapping[PoolId, Pool] = field(init=False, repr=False, compare=False, default_factory=dict)
+    edge: Callable[[EdgeId], Edge | None] = field(init=False, repr=False, compare=False)
+    """Returns the declared edge of an id, or None."""
+    pool: Callable[[PoolId], Pool | None] = field(init=False, repr=False, compare=False)
+    """Returns the declared pool of an id, or None."""
 
     def __post_init__(self) -> None:
         shared = any(pool.prefix_cache is PrefixCache.SHARED for pool in self.pools)
         object.__setattr__(self, "shares_prefixes", shared)
         # Looked up for each request. Should an id be there twice, the first is meant.
-        object.__setattr__(self, "_edges", {edge.id: edge for edge in reversed(self.edges)})
-        object.__setattr__(self, "_pools", {pool.id: pool for pool in reversed(self.pools)})
-
-    def edge(self, edge: EdgeId) -> Edge | None:
-        """Return the declared edge, or None."""
-        return self._edges.get(edge)
-
-    def pool(self, pool: PoolId) -> Pool | None:
-        """Return the declared pool, or None."""
-        return self._pools.get(pool)
+        object.__setattr__(self, "edge", {edge.id: edge for edge in reversed(self.edges)}.get)
+        object.__setattr__(self, "pool", {pool.id: pool for pool in reversed(self.pools)}.get)
 
     def models(self) -> tuple[ModelId, ...]:
         """Return every model that some pool serves, sorted."""
@@ -213,6 +207,11 @@ class Prices:
 
     costs: tuple[PoolCost, ...] = ()
     books: tuple[PriceBook, ...] = ()
+    _by_book: Mapping[str, Mapping[ModelId, TokenPrice]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Looked up for each request. Should a book be there twice, the first is meant.
+        object.__setattr__(self, "_by_book", {book.id: book.prices for book in reversed(self.books)})
 
     def cost(self, pool: PoolId, model: ModelId) -> PoolCost | None:
         """Return the operator's cost, or None: unknown is not zero."""
@@ -220,7 +219,7 @@ class Prices:
 
     def price(self, book: str, model: ModelId) -> TokenPrice | None:
         """Return the tenant's price, or None."""
-        for found in self.books:
-            if found.id == book:
-                return found.prices.get(model)
-        return None
+        try:
+            return self._by_book[book][model]
+        except KeyError:
+            return None

@@ -62,18 +62,19 @@ class Lengths:
 
     def output_tokens(self, tenant: TenantId, model: ModelId, unknown: int, most: int | None) -> int:
         """Return how long an answer is expected to be: `unknown` until one was seen, and never beyond `most`."""
-        known = self._output.get((tenant, model))
-        expected = unknown if known is None else round(known[0])
+        key = (tenant, model)
+        expected = round(self._output[key][0]) if key in self._output else unknown
         if most is not None and most < expected:
             expected = most
         return expected if expected > 1 else 1
 
     def prompt_tokens(self, model: ModelId, script: Script, chars: int) -> int:
         """Return how many tokens `chars` characters probably are; at least 1."""
-        known = self._prompt.get((model, script))
-        if known is None:
+        key = (model, script)
+        if key not in self._prompt:
             return 1 + int(chars / DECLARED_CHARS_PER_TOKEN)
-        per_token = known[0] / known[1]
+        mean_chars, mean_tokens, _ = self._prompt[key]
+        per_token = mean_chars / mean_tokens
         if per_token < CHARS_PER_TOKEN_MIN:
             per_token = CHARS_PER_TOKEN_MIN
         elif per_token > CHARS_PER_TOKEN_MAX:
@@ -84,12 +85,12 @@ class Lengths:
         """A complete answer was this long."""
         key = (tenant, model)
         value = output_tokens if output_tokens < OUTPUT_TOKENS_MAX else OUTPUT_TOKENS_MAX
-        known = self._output.get(key)
-        if known is None:
+        if key not in self._output:
             _make_room(self._output)
             self._output[key] = (value, 1)
             return
-        mean, count = known[0], known[1] + 1
+        mean, count = self._output[key]
+        count += 1
         # Taken out and put back: the order of the dictionary is the order of learning.
         del self._output[key]
         self._output[key] = (mean + (value - mean) * (1 / count if count < COUNTS_MAX else SHARE), count)
@@ -101,12 +102,12 @@ class Lengths:
         key = (model, script)
         most = int(chars / CHARS_PER_TOKEN_MIN) + TEMPLATE_TOKENS_MAX
         tokens = prompt_tokens if prompt_tokens < most else most
-        known = self._prompt.get(key)
-        if known is None:
+        if key not in self._prompt:
             _make_room(self._prompt)
             self._prompt[key] = (chars, tokens, 1)
             return
-        mean_chars, mean_tokens, count = known[0], known[1], known[2] + 1
+        mean_chars, mean_tokens, count = self._prompt[key]
+        count += 1
         share = 1 / count if count < COUNTS_MAX else SHARE
         del self._prompt[key]
         self._prompt[key] = (

@@ -241,7 +241,8 @@ class Outliers:
             return
         siblings = self._models[sent.model]
         found = siblings.places[sent.place]
-        found.waiting.pop(sent, None)
+        if sent in found.waiting:
+            del found.waiting[sent]
         came_us = now_us if now_us > sent.begun_us else sent.begun_us
         found.first.add(_sample(sent.begun_us, came_us, sent.expected_us))
         if now_us - siblings.looked_us >= LOOK_EVERY_US:

@@ -14,7 +14,7 @@ from orchestrator.placement.cost import Spot, Terms, cost
 from orchestrator.placement.fleet import Pool
 from orchestrator.placement.plan import Offer, Plan
 from orchestrator.placement.requests import PlacementRequest, PoolView
-from orchestrator.placement.settings import PlacementSettings, Worth
+from orchestrator.placement.settings import PlacementSettings
 from orchestrator.policy.ids import PoolId
 from orchestrator.policy.tenants import Service
 from orchestrator.policy.verdicts import Verdict
@@ -102,30 +102,21 @@ def place(
     if request.canary:
         settings = settings.arm(True)
     worth = settings.worth(request.service)
-    candidates = [
-        _judge(request, offer, verdicts[offer.pool.id], views, settings, worth)
-        for offer in plan.offers(request.model, now_ms)
-    ]
+    candidates: list[Candidate] = []
+    for offer in plan.offers(request.model, now_ms):
+        pool, served, spot = offer.pool, offer.served, offer.spot
+        verdict = verdicts[pool.id]
+        if not verdict.allowed:
+            candidates += (Candidate(pool, verdict, Drop.NOT_PERMITTED, None),)
+            continue
+        view = views.get(pool.id)
+        drop = _drop(request, offer, view, settings)
+        if drop is not None or served is None or spot is None or view is None:
+            candidates += (Candidate(pool, verdict, drop, None),)
+            continue
+        doubtful = request.prompt_tokens > served.context_tokens
+        candidates += (Candidate(pool, verdict, None, cost(request, spot, view, worth), spot, doubtful),)
     return Placement(_choose(candidates, views, settings, chance), tuple(candidates))
-
-
-def _judge(
-    request: PlacementRequest,
-    offer: Offer,
-    verdict: Verdict,
-    views: Mapping[PoolId, PoolView],
-    settings: PlacementSettings,
-    worth: Worth,
-) -> Candidate:
-    pool, served = offer.pool, offer.served
-    if not verdict.allowed:
-        return Candidate(pool, verdict, Drop.NOT_PERMITTED, None)
-    view = views.get(pool.id)
-    drop = _drop(request, offer, view, settings)
-    if drop is not None or served is None or offer.spot is None or view is None:
-        return Candidate(pool, verdict, drop, None)
-    doubtful = request.prompt_tokens > served.context_tokens
-    return Candidate(pool, verdict, None, cost(request, offer.spot, view, worth), offer.spot, doubtful)
 
 
 def _drop(

@@ -45,12 +45,13 @@ class Plan:
 
     def offers(self, model: ModelId, now_ms: int) -> tuple[Offer, ...]:
         """Return what every pool offers for `model` at `now_ms`, in the order of `pools`."""
-        known = self._arranged.get(model)
-        if known is None or not known.from_ms <= now_ms < known.until_ms:
-            known = self._arrange(model, now_ms)
-            if len(self._arranged) >= MODELS_MAX:
-                self._arranged.clear()
-            self._arranged[model] = known
+        if model in self._arranged:
+            known = self._arranged[model]
+            if known.from_ms <= now_ms < known.until_ms:
+                return known.offers
+        if len(self._arranged) >= MODELS_MAX:
+            self._arranged.clear()
+        known = self._arranged[model] = self._arrange(model, now_ms)
         return known.offers
 
     def _arrange(self, model: ModelId, now_ms: int) -> _Arranged:

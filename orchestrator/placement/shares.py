@@ -25,4 +25,4 @@ def may_hold(held: int, taken: int, places: int, holders: int) -> bool:
     if taken >= places:
         return False
     # The share as it would be with one holder more: whoever comes next finds room.
-    return held < equal_share(places, holders + 1) or held < IDLE_FACTOR * (places - taken)
+    return held < IDLE_FACTOR * (places - taken) or held < equal_share(places, holders + 1)

@@ -126,8 +126,10 @@ class Sight:
             if load.age_ms != age_ms:
                 load = replace(load, age_ms=age_ms)
         # What is slow today gets another chance tomorrow.
-        learned = known.speeds.get(model)
-        speed = None if learned is None or now_us - learned.taught_us > SPEED_KEEP_US else learned.believed
+        speed = None
+        if model in known.speeds:
+            learned = known.speeds[model]
+            speed = learned.believed if now_us - learned.taught_us <= SPEED_KEEP_US else None
         held_off = known.breaker.failures > 0 and known.breaker.held_off(now_us)
         if self._outliers.out:
             held_off = held_off or self._outliers.ejected(pool, model, now_us)

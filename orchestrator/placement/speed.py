@@ -248,9 +248,11 @@ class SpeedLearner:
             self._told += (told_us - self._told) * (1 - FORGET)
             self._waited += (waited_us - self._waited) * (1 - FORGET)
             queue_ppm = round((self._waited + TOLD_US) / (self._told + TOLD_US) * PPM)
-            self._queue_ppm = _within(queue_ppm, QUEUE_MIN_PPM, QUEUE_MAX_PPM)
+            queue_ppm = queue_ppm if queue_ppm < QUEUE_MAX_PPM else QUEUE_MAX_PPM
+            self._queue_ppm = queue_ppm if queue_ppm > QUEUE_MIN_PPM else QUEUE_MIN_PPM
         expected = self._expected if self._expected > 1.0 else 1.0
         spread_ppm = isqrt(int(self._missed / expected * PPM * PPM))
+        spread_ppm = spread_ppm if spread_ppm < SPREAD_MAX_PPM else SPREAD_MAX_PPM
         self._samples += 1
         self.believed = Speed(
             prefill_ns=self._first.whole_b,
@@ -258,7 +260,7 @@ class SpeedLearner:
             stream_ns=self._decode.whole_b,
             fixed_us=self._first.whole_a,
             service_us=self._service_us,
-            spread_ppm=_within(spread_ppm, SPREAD_MIN_PPM, SPREAD_MAX_PPM),
+            spread_ppm=spread_ppm if spread_ppm > SPREAD_MIN_PPM else SPREAD_MIN_PPM,
             queue_ppm=self._queue_ppm,
             samples=self._samples,
         )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.ledger.money import Currency
-from orchestrator.ledger.rating import TokenPrice
+from orchestrator.ledger.rating import PriceBook, TokenPrice
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.cost import Spot, Terms, cost
 from orchestrator.placement.fleet import Assurance, Fleet, Pool, PoolCost, Prices, ServedModel
@@ -188,3 +188,17 @@ def test_among_equals_the_choice_follows_chance_and_the_freshest_report(chance: 
     first = choose(prices=same, views=equal, chance=chance)
     assert chosen(first) == chosen(choose(prices=same, views=equal, chance=chance))
     assert chosen(first) == GUIZHOU, "of two, the one that reported last"
+
+
+def test_of_two_with_one_id_the_first_is_meant_and_of_none_nothing_is_known() -> None:
+    dear, cheap = (TokenPrice(USD, amount, amount, amount) for amount in (2, 1))
+    prices = Prices(books=(PriceBook("b", {MODEL: dear}), PriceBook("b", {MODEL: cheap, ModelId("x"): cheap})))
+    assert prices.price("b", MODEL) is dear
+    assert prices.price("b", ModelId("x")) is None
+    assert prices.price("none", MODEL) is None
+    first, second = pool("a", slots=1), pool("a", slots=2)
+    fleet = replace(Fleet(), pools=(first, second))
+    assert fleet.pool(first.id) is first
+    assert fleet.pool(PoolId("none")) is None
+    assert fleet.edge(EDGE) is None
+    assert fleet == Fleet(pools=(first, second))
