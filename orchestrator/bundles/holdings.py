@@ -121,8 +121,8 @@ class Holdings:
 
     def remembered(self, side: SideId, number: int, digest: Digest) -> Bundle | None:
         """Return a bundle of the recent past that was asked for before, or the one that counts; without the disk."""
-        counted = self._bundles.get(side)
-        if counted is not None and (counted.number, counted.digest) == (number, digest):
+        counted = self.bundle(side)
+        if counted is not None and counted.number == number and counted.digest == digest:
             return counted
         return self._past.get((side, number, digest))
 

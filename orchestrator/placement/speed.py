@@ -156,22 +156,28 @@ class _Line:
         if scale > 0:
             a, b = (ya * bb - yb * ab) / scale, (yb * aa - ya * ab) / scale
         if not (guess_a.least <= a <= guess_a.most and guess_b.least <= b <= guess_b.most):
-            a, b = self._best_side(aa, ab, bb, ya, yb)
+            a, b = self._best_side(a, b, aa, ab, bb, ya, yb)
         self.a, self.b = a, b
         self.whole_a, self.whole_b = round(a), round(b)
 
-    def _best_side(self, aa: float, ab: float, bb: float, ya: float, yb: float) -> tuple[float, float]:
-        """Return the best of the box. The best of a convex loss beyond it lies on one of its sides."""
+    def _best_side(
+        self, free_a: float, free_b: float, aa: float, ab: float, bb: float, ya: float, yb: float
+    ) -> tuple[float, float]:
+        """Return the best of the box, where the best of all lies beyond it.
+
+        The loss is convex: towards the best of all it only falls, so that the best of the box lies on a side beyond
+        which that is.
+        """
         guess_a, guess_b = self._a, self._b
         low, high, left, right = guess_b.least, guess_b.most, guess_a.least, guess_a.most
         best, least = (left, low), inf
-        for b in (low, high):
+        for b in () if low <= free_b <= high else (low, high):
             a = (ya - ab * b) / aa
             a = right if right < a else a if a > left else left
             loss = (aa * a - 2 * ya) * a + (bb * b - 2 * yb + 2 * ab * a) * b
             if loss < least:
                 best, least = (a, b), loss
-        for a in (left, right):
+        for a in () if left <= free_a <= right else (left, right):
             b = (yb - ab * a) / bb
             b = high if high < b else b if b > low else low
             loss = (aa * a - 2 * ya) * a + (bb * b - 2 * yb + 2 * ab * a) * b

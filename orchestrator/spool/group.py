@@ -37,7 +37,6 @@ Quick = Callable[[int], bool]
 
 
 Done = asyncio.Future[Position]
-Batch = list[tuple[Offered, Done]]
 Told = Sequence[tuple[Done, Position | BaseException]]
 Durable = list[tuple[Done, Position]]
 
@@ -54,7 +53,9 @@ class GroupWriter:
         self._syncing: asyncio.Future[None] | None = None
         self._quick = quick
         self._pending_max = pending_max
-        self._pending: Batch = []
+        self._pending: list[Offered] = []
+        self._waiting: list[Done] = []
+        """Who waits for each of these."""
         self._pending_bytes = 0
         self._job: asyncio.Future[Durable] | None = None
         self._turning = False
@@ -82,10 +83,11 @@ class GroupWriter:
         if self._closed:
             raise SpoolClosed("the spool was closed")
         # What closes something is bounded by what was begun, and nobody would write it later.
-        if rank is not Rank.CLOSES and len(self._pending) >= self._pending_max:
+        if rank is not Rank.CLOSES and len(self._waiting) >= self._pending_max:
             raise SpoolFull(kind, FullReason.PENDING)
         done: Done = asyncio.Future()
-        self._pending += ((record, done),)
+        self._pending += (record,)
+        self._waiting += (done,)
         self._pending_bytes += record.size_bytes
         if self._job is None and not self._turning:
             self._turning = True
@@ -113,24 +115,25 @@ class GroupWriter:
         """Ends the thread. Appends that were not handed over yet get SpoolClosed."""
         self._closed = self._ended = True
         self._thread.shutdown(wait=True)
-        _tell([(done, SpoolClosed("the spool was closed")) for _, done in self._take()])
+        _, waiting = self._take()
+        _tell([(done, SpoolClosed("the spool was closed")) for done in waiting])
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """At the end of a turn: write here what can be, or hand all of it to the thread."""
         self._turning = False
-        if self._ended or self._job is not None or not self._pending:
+        if self._ended or self._job is not None or not self._waiting:
             return
-        if not self._quick(self._pending_bytes):
-            batch = self._take()
-            self._begin(loop, [done for _, done in batch], lambda: self._write(batch, loop))
+        size_bytes = self._pending_bytes
+        offered, waiting = self._take()
+        if not self._quick(size_bytes):
+            self._begin(loop, waiting, lambda: self._write(offered, waiting, loop))
             return
-        self._unsynced_bytes += self._pending_bytes
-        batch = self._take()
+        self._unsynced_bytes += size_bytes
         try:
-            durable = self._put_all(batch, _tell)
+            durable = self._put_all(offered, waiting, _tell)
         except Exception as failure:
             # Nobody else holds those that wait.
-            _tell([(done, failure) for _, done in batch])
+            _tell([(done, failure) for done in waiting])
             raise
         if durable:
             self._unsynced_bytes = 0
@@ -146,25 +149,25 @@ class GroupWriter:
         if not syncing.cancelled():
             syncing.exception()  # the next append tells what it was
 
-    def _take(self) -> Batch:
+    def _take(self) -> tuple[list[Offered], list[Done]]:
         """What is pending, which is then no more."""
-        taken, self._pending, self._pending_bytes = self._pending, [], 0
+        taken = (self._pending, self._waiting)
+        self._pending, self._waiting, self._pending_bytes = [], [], 0
         return taken
 
-    def _put_all(self, batch: Batch, tell: Callable[[Told], object]) -> Durable:
+    def _put_all(self, offered: list[Offered], waiting: list[Done], tell: Callable[[Told], object]) -> Durable:
         """Writes all, tells those that need no sync, and returns the others."""
-        offered = [record for record, _ in batch]
         durable: Durable = []
-        at = 0
-        while at < len(batch):
+        at, count = 0, len(offered)
+        while at < count:
             told: list[tuple[Done, Position | BaseException]] = []
             for outcome in self._put(offered, at):
-                record, done = batch[at]
-                at += 1
-                if record.durable and type(outcome) is Position:
+                done = waiting[at]
+                if offered[at].durable and type(outcome) is Position:
                     durable += ((done, outcome),)
                 else:
                     told += ((done, outcome),)
+                at += 1
             if told:
                 tell(told)
         return durable
@@ -181,9 +184,9 @@ class GroupWriter:
         self._job = None
         self._turn(loop)
 
-    def _write(self, batch: Batch, loop: asyncio.AbstractEventLoop) -> Durable:
+    def _write(self, offered: list[Offered], waiting: list[Done], loop: asyncio.AbstractEventLoop) -> Durable:
         """In the thread: writes all, has those told that need no sync, and syncs once for the others."""
-        return self._sync_all(self._put_all(batch, lambda told: loop.call_soon_threadsafe(_tell, told)))
+        return self._sync_all(self._put_all(offered, waiting, lambda told: loop.call_soon_threadsafe(_tell, told)))
 
     def _sync_all(self, durable: Durable) -> Durable:
         """In the thread: brings these onto the disk, and returns them."""

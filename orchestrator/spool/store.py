@@ -317,10 +317,8 @@ class Spool:
             return self._put_run(offered, begin)
 
     def _put_run(self, offered: Sequence[Offered], begin: int) -> list[Outcome]:
-        try:
-            self._check_writable()
-        except SpoolError as failure:
-            return [failure]
+        if self._closed or self._broken is not None:
+            return [SpoolClosed("the spool was closed") if self._closed else SpoolBroken(self._broken)]
         run = offered[begin : begin + RUN_MAX]
         placed: dict[RecordId, int] = {}
         active, backlog, room = self._segments[-1], self._backlog, self._room

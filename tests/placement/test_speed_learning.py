@@ -12,13 +12,18 @@ from hypothesis import strategies as st
 
 from orchestrator.evidence.canonical import INTEGER_MAX
 from orchestrator.placement.speed import (
+    FADE,
+    FADED_MIN,
     FAR,
+    FORGET,
     RATE_MIN_NS,
     SPREAD_MAX_PPM,
     SPREAD_MIN_PPM,
     Measured,
     Speed,
     SpeedLearner,
+    _Guess,
+    _Line,
 )
 from tests.values import replace
 
@@ -232,3 +237,29 @@ def test_other_declared_rates_are_another_speed() -> None:
     learner = SpeedLearner(DECLARED)
     assert learner.rates == SpeedLearner(replace(DECLARED, stream_ns=7)).rates, "slots may come and go"
     assert learner.rates != SpeedLearner(replace(DECLARED, prefill_ns=7)).rates
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1_000)), min_size=1, max_size=8),
+    st.tuples(st.floats(0, 50), st.floats(50, 100)),
+    st.tuples(st.floats(0, 20), st.floats(20, 40)),
+)
+def test_a_line_is_the_best_within_its_bounds(
+    samples: list[tuple[float, float]], a: tuple[float, float], b: tuple[float, float]
+) -> None:
+    line = _Line(_Guess(50.0, 1.0, *a), _Guess(20.0, 1.0, *b))
+    for x, y in samples:
+        line.learn(x, y, 1_000.0)
+    faded = max(FADED_MIN, FADE ** len(samples))
+    weights = [FORGET**age for age in reversed(range(len(samples)))]
+
+    def loss(at_a: float, at_b: float) -> float:
+        guessed = faded * ((at_a - 50.0) ** 2 + (at_b - 20.0) ** 2)
+        return guessed + sum(w * (at_a + at_b * x - y) ** 2 for w, (x, y) in zip(weights, samples, strict=True))
+
+    assert a[0] <= line.a <= a[1]
+    assert b[0] <= line.b <= b[1]
+    least = loss(line.a, line.b)
+    steps = [step / 16 for step in range(17)]
+    others = [loss(a[0] + p * (a[1] - a[0]), b[0] + q * (b[1] - b[0])) for p in steps for q in steps]
+    assert least <= min(others) * (1 + 1e-6) + 1e-6
