@@ -254,9 +254,7 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     request = typed(value, ChatBody)
     _check_neutral(request)
     needs = _needs(request)
-    messages: list[Message] = []
-    for index, message in enumerate(request.messages):
-        messages += (_message(message, index, needs),)
+    messages = [_message(message, index, needs) for index, message in enumerate(request.messages)]
     options = request.stream_options
     check_named(request.model, request.stream, options)
     stops = () if request.stop is None else stops_of(request.stop)

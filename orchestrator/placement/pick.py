@@ -107,15 +107,16 @@ def place(
         pool, served, spot = offer.pool, offer.served, offer.spot
         verdict = verdicts[pool.id]
         if not verdict.allowed:
-            candidates += (Candidate(pool, verdict, Drop.NOT_PERMITTED, None),)
+            candidates.append(Candidate(pool, verdict, Drop.NOT_PERMITTED, None))
             continue
         view = views.get(pool.id)
         drop = _drop(request, offer, view, settings)
         if drop is not None or served is None or spot is None or view is None:
-            candidates += (Candidate(pool, verdict, drop, None),)
+            candidates.append(Candidate(pool, verdict, drop, None))
             continue
         doubtful = request.prompt_tokens > served.context_tokens
-        candidates += (Candidate(pool, verdict, None, cost(request, spot, view, worth), spot, doubtful),)
+        terms = cost(request, spot, view, worth)
+        candidates.append(Candidate(pool, verdict, None, terms, spot, doubtful))
     return Placement(_choose(candidates, views, settings, chance), tuple(candidates))
 
 

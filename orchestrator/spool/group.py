@@ -86,8 +86,8 @@ class GroupWriter:
         if rank is not Rank.CLOSES and len(self._waiting) >= self._pending_max:
             raise SpoolFull(kind, FullReason.PENDING)
         done: Done = asyncio.Future()
-        self._pending += (record,)
-        self._waiting += (done,)
+        self._pending.append(record)
+        self._waiting.append(done)
         self._pending_bytes += record.size_bytes
         if self._job is None and not self._turning:
             self._turning = True
@@ -164,9 +164,9 @@ class GroupWriter:
             for outcome in self._put(offered, at):
                 done = waiting[at]
                 if offered[at].durable and type(outcome) is Position:
-                    durable += ((done, outcome),)
+                    durable.append((done, outcome))
                 else:
-                    told += ((done, outcome),)
+                    told.append((done, outcome))
                 at += 1
             if told:
                 tell(told)

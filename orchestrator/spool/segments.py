@@ -158,9 +158,8 @@ def open_segment(segment: Segment) -> int:
 
 def write_all(descriptor: int, data: bytes) -> None:
     """Writes all of `data`. Raises OSError, after which a part may have been written."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    while data:  # hardly ever twice
+        data = data[os.write(descriptor, data) :]
 
 
 def sync_folder(folder: Path) -> None:
