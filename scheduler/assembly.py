@@ -39,10 +39,11 @@ from protos.tidegate.v1.session_pb2_grpc import add_IntakeServicer_to_server
 from scheduler.intake.dispatch import Dispatcher
 from scheduler.intake.engine_replica import EngineReplica
 from scheduler.intake.leaving import drain
+from scheduler.intake.ports import Hands
 from scheduler.intake.replicas import ReplicaService
 from scheduler.intake.sessions import IntakeService
 from scheduler.intake.shape import SALT_BYTES, site_salt
-from scheduler.intake.site import Hands, Site
+from scheduler.intake.site import Site
 from scheduler.settings import SchedulerSettings
 from scheduler.shares import leased_of, slots_of
 

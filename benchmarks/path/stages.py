@@ -140,7 +140,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
                 "scheduler.intake.grants:Grants.*",
             ),
         ),
-        Stage("site, between its parts", ("scheduler.intake.site:Site.*", "scheduler.intake.site:Site._permit")),
+        Stage("site, between its parts", ("scheduler.intake.site:Site.*", "scheduler.intake.site:Site._permitted")),
         Stage("engine HTTP out and in", ("orchestrator.engines.openai:Answer.*",)),
         Stage("engine events: SSE, JSON", ("orchestrator.engines.chunks:AnswerReader.*",)),
         Stage(

@@ -94,6 +94,8 @@ class BundleFollower:
         self._report = report
         self._on_change = on_change
         self._chance = chance
+        self.remembered: Callable[[SideId, int, Digest], Bundle | None] = holdings.remembered
+        """Returns the manifest that another program cites where it is at hand, or None: then `find` it."""
         self._alarms = _Alarms()
         self._changing = asyncio.Lock()
         self._report_due = asyncio.Event()

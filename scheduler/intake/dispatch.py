@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from orchestrator.engines.identity import Continuing
+from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.sight import End, Ending, Flight, Sight
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
@@ -38,6 +38,8 @@ class Assign(msgspec.Struct, frozen=True):
 
     work: int
     replica: ReplicaId
+    continuing: Continuing = NOT_CONTINUED
+    """What that replica is, and could continue its answer by."""
 
 
 class Withdraw(msgspec.Struct, frozen=True):
@@ -203,10 +205,6 @@ class Dispatcher:
         for given in replica.work.values():
             self._let_go(given)
         return [Break(work, "engine_failed", detail) for work in sorted(replica.work)]
-
-    def continuing(self, replica_id: ReplicaId) -> Continuing:
-        """Return what a replica is, and could continue its answers by."""
-        return self._replicas[replica_id].continuing
 
     def holder(self, work: int) -> ReplicaId | None:
         """Return the replica that was given `work` and has not ended it, or None."""
@@ -432,7 +430,8 @@ class Dispatcher:
             cached_tokens=cached,
             tokens=prompt_tokens - cached if prompt_tokens > cached else 0,
         )
-        self._replicas[choice.replica].take(given)
+        replica = self._replicas[choice.replica]
+        replica.take(given)
         self._flights[work] = self._sight.sent(
             choice.place,
             asked.model,
@@ -445,7 +444,7 @@ class Dispatcher:
         )
         held = self._held[asked.flow] = self._held.get(asked.flow, 0) + 1
         self._lately.given(asked.flow, held, now_us)
-        return Assign(work, choice.replica)
+        return Assign(work, choice.replica, replica.continuing)
 
     def _let_go(self, given: Given) -> None:
         """A replica has this work no more."""

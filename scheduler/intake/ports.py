@@ -1,14 +1,18 @@
-"""What the site acts through: sessions to edges, ways to replicas, and where manifests come from. Interfaces only."""
+"""What the site acts through: sessions to edges, ways to replicas, where manifests come from, and its hands."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+import msgspec
 
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import Digest, EdgeId, PoolId, ReplicaId, SideId
+from orchestrator.spool.store import Spool
 from orchestrator.wire.catalogue import Problem
 
 
@@ -58,5 +62,20 @@ class Manifests(Protocol):
     def current(self) -> Bundle | None:
         """The newest bundle of this side."""
 
+    def remembered(self, side: SideId, number: int, digest: Digest) -> Bundle | None:
+        """Return a cited manifest that is at hand, or None: then it may be found."""
+
     async def find(self, side: SideId, number: int, digest: Digest, timeout_ms: int) -> Bundle | None:
         """Return a cited manifest, or None when it cannot be had in time."""
+
+
+class Hands(msgspec.Struct, frozen=True):
+    """What the site acts with."""
+
+    manifests: Manifests
+    spool: Spool
+    now_ms: Callable[[], int]
+    now_us: Callable[[], int]
+    entropy: Callable[[int], bytes]
+    salt: bytes
+    """Of the hashes of prefixes. A secret of this site."""

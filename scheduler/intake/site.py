@@ -1,36 +1,43 @@
 """The site: puts sessions, the second permit, the queues and the replicas together. Acts; decides nothing itself.
 
-One event loop owns all of it, so nothing here is locked. Each attempt lives in `_Running` from `Start` until both the
+One event loop owns all of it, so nothing here is locked. Each attempt lives in `Running` from `Start` until both the
 work has ended and the edge has settled; then its usage record is written, once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-
-import msgspec
 
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import FinishReason
 from orchestrator.evidence.records import retain_until_ms
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
 from orchestrator.placement.sight import End
-from orchestrator.policy.ids import EdgeId, PoolId, ReplicaId, SchedulerId, SideId, make_decision_id, make_usage_id
+from orchestrator.policy.ids import (
+    DecisionId,
+    EdgeId,
+    PoolId,
+    ReplicaId,
+    SchedulerId,
+    SideId,
+    make_decision_id,
+    make_usage_id,
+)
 from orchestrator.policy.table import Tables
 from orchestrator.spool.records import DECISION, USAGE, Position, Rank, RecordId, SpoolError
-from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import CATALOGUE, Problem
 from orchestrator.wire.deadlines import TOTAL
 from orchestrator.wire.frames import Load, Open
-from scheduler.intake.dispatch import Assign, Break, Dispatcher, Expel, Instruction, PoolState, Refuse, TimeUp, Withdraw
+from scheduler.intake.dispatch import Assign, Dispatcher, Expel, Instruction, PoolState, Refuse, TimeUp, Withdraw
 from scheduler.intake.grants import Grants
-from scheduler.intake.ports import Manifests, ReplicaPort, SessionPort
+from scheduler.intake.ports import Hands, ReplicaPort, SessionPort
 from scheduler.intake.records import decision_record, usage_record
 from scheduler.intake.replica import Replica, Told
+from scheduler.intake.running import Running
 from scheduler.intake.second_permit import second_permit
 from scheduler.intake.shape import asked_of
 
@@ -41,46 +48,6 @@ PERMITTING_MAX = 4_096
 CUT_BY_DRAIN = "The scheduler stopped before the answer was complete."
 
 log = logger("scheduler.intake")
-
-
-class _Running(msgspec.Struct, eq=False):
-    port: SessionPort
-    opened: Open
-    edge: EdgeId
-    work: int
-    until_us: int
-    """When its time is over."""
-    arriving: bool = True
-    """Whether it is not in the queue yet."""
-    accepted: bool = False
-    prompt: int = 0
-    cached: int = 0
-    generated: int = 0
-    outcome: Outcome | None = None
-    """Set when the work has ended."""
-    counted: Counted = Counted.IDS
-    settled: bool = False
-    edge_counts: EdgeCounts | None = None
-    sent: int = 0
-    stopped: bool = False
-    late: bool = False
-    """Whether its time is over, and its replica told to stop."""
-
-    def counts(self) -> PoolCounts:
-        """What the pool counted so far. What was sent, the session knows."""
-        return PoolCounts(self.prompt, self.cached, self.generated)
-
-
-class Hands(msgspec.Struct, frozen=True):
-    """What the site acts with."""
-
-    manifests: Manifests
-    spool: Spool
-    now_ms: Callable[[], int]
-    now_us: Callable[[], int]
-    entropy: Callable[[int], bytes]
-    salt: bytes
-    """Of the hashes of prefixes. A secret of this site."""
 
 
 class Site:
@@ -96,13 +63,14 @@ class Site:
         """Sentences for operators, with the time of the last occurrence. At most one per kind."""
         self.draining = False
         self._hands = hands
-        self._running: dict[int, _Running] = {}
-        self._by_stream: dict[tuple[SessionPort, int], _Running] = {}
+        self._running: dict[int, Running] = {}
+        self._by_stream: dict[tuple[SessionPort, int], Running] = {}
         self._ports: dict[ReplicaId, ReplicaPort] = {}
         self._sessions: set[SessionPort] = set()
         self._out: dict[PoolId, frozenset[ReplicaId]] = {}
-        self._permitting: dict[int, asyncio.Task[None]] = {}  # bounded: PERMITTING_MAX
-        """The second permits that are under way, by work. One may outlast its attempt."""
+        self._permitting: dict[int, asyncio.Task[Bundle | None] | asyncio.Future[Position]] = {}
+        """What the second permits that are under way wait for, by work; one may outlast its attempt. Bounded:
+        PERMITTING_MAX."""
         self._loop = asyncio.get_running_loop()
         self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
         self._law = Tables()
@@ -125,16 +93,15 @@ class Site:
     def start(self, port: SessionPort, edge: EdgeId, opened: Open, now_us: int) -> None:
         """A new attempt arrived, just now."""
         self._last_work += 1
-        running = _Running(port, opened, edge, self._last_work, now_us + opened.budget_ms * 1000)
+        running = Running(port, opened, edge, self._last_work, now_us + opened.budget_ms * 1000)
         self._running[running.work] = self._by_stream[port, opened.stream] = running
-        grants = self._grants.get(opened.pool)
-        if grants is not None and grants.started(port, now_us):
+        if opened.pool in self._grants and self._grants[opened.pool].started(port, now_us):
             # A session that wakes up learns at once how much it may have.
-            self._tell(opened.pool, port)
+            port.tell(opened.pool)
         if self.draining or len(self._permitting) >= PERMITTING_MAX:
             self._refuse(running, Problem("draining" if self.draining else "engine_busy"))
             return
-        self._permitting[running.work] = self._loop.create_task(self._permit(running))
+        self._permit(running, None)
 
     def stop(self, port: SessionPort, stream: int) -> None:
         """Nobody waits for this stream any more."""
@@ -228,7 +195,7 @@ class Site:
         running.outcome, end = Outcome.COMPLETE, End.COMPLETE
         if running.stopped:
             running.outcome, end = Outcome.CANCELLED, End.CANCELLED
-        told = running.counts()
+        told = PoolCounts(running.prompt, running.cached, running.generated)
         try:
             running.port.done(running.opened.stream, reason, told, passage.queued_us, passage.beside)
         finally:
@@ -276,7 +243,7 @@ class Site:
         """Something of `pool` changed: tell every session."""
         self._grants[pool].changed()
         for session in self._live():
-            self._tell(pool, session)
+            session.tell(pool)
 
     def busy(self) -> int:
         """Return how many attempts have not ended, or whose edges did not say what they delivered."""
@@ -303,19 +270,27 @@ class Site:
         """End what is under way here."""
         # What they still wait for is closed after this: a manifest, or the spool.
         permitting, self._permitting = self._permitting, {}
-        tasks = permitting.values()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for waited_for in permitting.values():
+            waited_for.cancel()
+        await asyncio.gather(*permitting.values(), return_exceptions=True)
 
     # Inside
 
-    async def _permit(self, running: _Running) -> None:
-        """The second permit, its record, and the queue. Whatever fails, the attempt gets an answer."""
+    def _permit(self, running: Running, looked_for: asyncio.Task[Bundle | None] | None) -> None:
+        """The second permit, and its record. When that is kept, or cannot be, `_permitted` goes on."""
         opened, hands = running.opened, self._hands
         citation, manifests = opened.citation, hands.manifests
+        named = (citation.side, citation.manifest, citation.manifest_digest)
         try:
-            cited = await manifests.find(citation.side, citation.manifest, citation.manifest_digest, FIND_MANIFEST_MS)
+            if looked_for is not None:
+                cited = looked_for.result()
+            else:
+                cited = manifests.remembered(*named)
+                if cited is None:
+                    task = self._loop.create_task(manifests.find(*named, FIND_MANIFEST_MS))
+                    self._permitting[running.work] = task
+                    task.add_done_callback(partial(self._looked_for, running))
+                    return
             newest, now_ms = manifests.current, hands.now_ms()
             check = second_permit(opened, running.edge, cited, newest, now_ms, self._law.permit_route)
             if check.alarm is not None:
@@ -327,41 +302,68 @@ class Site:
             number = make_decision_id(now_ms, hands.entropy(10))
             record = decision_record(number, self.side, running.edge, opened, check, problem, now_ms)
             try:
-                await hands.spool.append_async(
+                keeping = hands.spool.append_async(
                     DECISION,
-                    RecordId(record.id),
+                    RecordId(number),
                     record.to_bytes(),
                     durable=record.regulated,
                     rank=Rank.NEW if problem is None else Rank.SPARE,
                     retain_until_ms=retain_until_ms(record.retention, now_ms),
                 )
             except SpoolError as error:
-                _not_kept(record.id, error)
-                problem = problem or Problem("evidence_unavailable")
-            self._queue(running, problem, newest)
+                keeping = self._loop.create_future()
+                keeping.set_exception(error)
+            self._permitting[running.work] = keeping
+            # A callback, and no task that waits: nothing else is to be done before it is kept.
+            keeping.add_done_callback(partial(self._permitted, running, number, problem, newest))
         except Exception as failure:  # noqa: BLE001  # outermost: an attempt is refused, never left
-            log.crash(Event.TASK_FAILED, failure, attempt_id=running.opened.attempt)
-            if running.outcome is None:
-                self._refuse(running, Problem("internal_error"))
-        finally:
-            self._permitting.pop(running.work, None)
+            self._failed(running, failure)
 
-    def _queue(self, running: _Running, problem: Problem | None, newest: Bundle | None) -> None:
-        """Put a permitted attempt into its queue, and refuse every other."""
-        if running.outcome is not None:
-            return  # refused meanwhile: this program stops
-        if problem is None and running.stopped:
-            problem = Problem("engine_busy", "Cancelled before it was queued.")
-        if problem is not None:
-            self._refuse(running, problem)
-            return
-        dispatcher = self.dispatchers[running.opened.pool]
-        asked = asked_of(running.opened, newest, running.edge, self._hands.salt)
-        running.arriving = False
-        self._grants[running.opened.pool].queued()
-        now_us = self._hands.now_us()
-        left_ms = max(0, running.until_us - now_us) // 1000
-        self._act(dispatcher, dispatcher.submit(running.work, asked, left_ms, now_us), now_us)
+    def _looked_for(self, running: Running, task: asyncio.Task[Bundle | None]) -> None:
+        """A manifest that was not at hand was found, or was not."""
+        if self._permitting.pop(running.work, None) is not None:
+            self._permit(running, task)  # else this site was closed
+
+    def _permitted(
+        self,
+        running: Running,
+        number: DecisionId,
+        problem: Problem | None,
+        newest: Bundle | None,
+        keeping: asyncio.Future[Position],
+    ) -> None:
+        """The decision on an attempt is kept, or cannot be. Put a permitted one into its queue, refuse every other."""
+        if self._permitting.pop(running.work, None) is None:
+            return  # this site was closed
+        try:
+            try:
+                keeping.result()
+            except SpoolError as error:
+                _not_kept(number, error)
+                problem = problem or Problem("evidence_unavailable")
+            if running.outcome is not None:
+                return  # refused meanwhile: this program stops
+            if problem is None and running.stopped:
+                problem = Problem("engine_busy", "Cancelled before it was queued.")
+            if problem is not None:
+                self._refuse(running, problem)
+                return
+            pool = running.opened.pool
+            dispatcher = self.dispatchers[pool]
+            asked = asked_of(running.opened, newest, running.edge, self._hands.salt)
+            running.arriving = False
+            self._grants[pool].queued()
+            now_us = self._hands.now_us()
+            self._act(dispatcher, dispatcher.submit(running.work, asked, running.left_ms(now_us), now_us), now_us)
+        except Exception as failure:  # noqa: BLE001  # outermost: an attempt is refused, never left
+            self._failed(running, failure)
+
+    def _failed(self, running: Running, failure: Exception) -> None:
+        """Something went wrong here that nobody foresaw: the attempt gets an answer, whatever it was."""
+        self._permitting.pop(running.work, None)
+        log.crash(Event.TASK_FAILED, failure, attempt_id=running.opened.attempt)
+        if running.outcome is None:
+            self._refuse(running, Problem("internal_error"))
 
     def _act(self, dispatcher: Dispatcher, instructions: list[Instruction], now_us: int) -> None:
         """Carry out what a queue asks for, in order."""
@@ -377,9 +379,8 @@ class Site:
                 continue
             if isinstance(instruction, Assign):
                 running.accepted = True
-                continuing = dispatcher.continuing(instruction.replica)
-                running.port.accepted(running.opened.stream, instruction.replica, continuing)
-                left_ms = max(0, running.until_us - now_us) // 1000
+                running.port.accepted(running.opened.stream, instruction.replica, instruction.continuing)
+                left_ms = running.left_ms(now_us)
                 self._ports[instruction.replica].assign(running.work, running.opened.generation, left_ms)
             elif isinstance(instruction, Withdraw | TimeUp):
                 running.late = running.late or isinstance(instruction, TimeUp)
@@ -389,12 +390,12 @@ class Site:
             elif isinstance(instruction, Refuse):
                 code, detail = instruction.code, instruction.detail
                 self._refuse(running, Problem(code, detail, retry_after_ms=instruction.retry_after_ms))
-            elif isinstance(instruction, Break):
+            else:
                 self.work_failed(running.work, instruction.code, instruction.detail)
 
     # The edge is told before anything else that the end of an attempt means here: nothing of that costs it the word.
 
-    def _refuse(self, running: _Running, problem: Problem) -> None:
+    def _refuse(self, running: Running, problem: Problem) -> None:
         running.outcome = Outcome.REFUSED
         # An engine that cannot be reached refuses in no good order, though nothing was started.
         lost = problem.entry.code == "engine_unreachable"
@@ -403,7 +404,7 @@ class Site:
         finally:
             self._end(running, running.outcome, End.FAILED if lost else End.REFUSED, running.counts())
 
-    def _break(self, running: _Running, code: str, detail: str, end: End) -> None:
+    def _break(self, running: Running, code: str, detail: str, end: End) -> None:
         running.outcome = Outcome.BROKEN
         counts = running.counts()
         try:
@@ -411,28 +412,30 @@ class Site:
         finally:
             self._end(running, running.outcome, end, counts)
 
-    def _end(self, running: _Running, outcome: Outcome, end: End, counts: PoolCounts) -> None:
+    def _end(self, running: Running, outcome: Outcome, end: End, counts: PoolCounts) -> None:
         """The work of an attempt ended. `end` is what that says of its replica."""
-        pool = running.opened.pool
-        dispatcher = self.dispatchers.get(pool)
-        if dispatcher is not None:
-            grants = self._grants[pool]
+        pool, port = running.opened.pool, running.port
+        if pool in self.dispatchers:
+            dispatcher, grants = self.dispatchers[pool], self._grants[pool]
             if running.arriving:
                 running.arriving = False
                 grants.queued()
-            grants.ended(running.port)
+            grants.ended(port)
             now_us = self._hands.now_us()
             instructions = dispatcher.ended(running.work, now_us, end, counts)
             if instructions:
                 self._act(dispatcher, instructions, now_us)
-            self._tell(pool, running.port)
+            # One that is gone has no openings, and nobody to hear of them.
+            if port in self._sessions:
+                port.tell(pool)
         if running.settled:
             self._close(running, outcome)
 
-    def _close(self, running: _Running, outcome: Outcome) -> None:
+    def _close(self, running: Running, outcome: Outcome) -> None:
         """The work has ended and the edge has settled: write the usage record."""
-        if self._running.pop(running.work, None) is None:
+        if running.work not in self._running:
             return  # the edge went while it was told of the end
+        del self._running[running.work]
         self._by_stream.pop((running.port, running.opened.stream), None)
         now_ms = self._hands.now_ms()
         counts = PoolCounts(running.prompt, running.cached, running.generated, running.sent)
@@ -449,11 +452,6 @@ class Site:
 
     def _live(self) -> list[SessionPort]:
         return [session for session in self._sessions if session.edge is not None]
-
-    def _tell(self, pool: PoolId, port: SessionPort) -> None:
-        """Tell one session how a pool is. One that is gone has no openings, and nobody to hear of them."""
-        if port in self._sessions:
-            port.tell(pool)
 
     def load(self, pool: PoolId, port: SessionPort) -> Load:
         """Return a numbered report of one pool, with the openings of one session."""
@@ -481,7 +479,7 @@ class Site:
 
 
 def _appended(record_id: str, appending: asyncio.Future[Position]) -> None:
-    failure = None if appending.cancelled() else appending.exception()
+    failure = appending.exception()
     if failure is not None:
         _not_kept(record_id, failure)
 

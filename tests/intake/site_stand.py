@@ -53,9 +53,10 @@ from protos.tidegate.v1 import replica_pb2 as pb
 from protos.tidegate.v1.replica_pb2_grpc import ReplicaPortStub, add_ReplicaPortServicer_to_server
 from protos.tidegate.v1.session_pb2_grpc import add_IntakeServicer_to_server
 from scheduler.intake.dispatch import Dispatcher
+from scheduler.intake.ports import Hands
 from scheduler.intake.replicas import ReplicaService
 from scheduler.intake.sessions import IntakeService
-from scheduler.intake.site import Hands, Site
+from scheduler.intake.site import Site
 from tests.border.example import CONTRACT, OVERSEAS_PERSONAL, Example
 from tests.values import replace
 
@@ -87,12 +88,17 @@ def fresh(bundle: Bundle, key: SigningKey) -> Bundle:
 
 @dataclass
 class Shelf:
-    """The manifests that the site may cite."""
+    """The manifests that the site may cite. One is at hand when it was found once."""
 
     current: Bundle | None
     held: dict[int, Bundle] = field(default_factory=dict)
+    found: set[int] = field(default_factory=set)
+
+    def remembered(self, side: SideId, number: int, digest: Digest) -> Bundle | None:
+        return self.held.get(number) if number in self.found else None
 
     async def find(self, side: SideId, number: int, digest: Digest, timeout_ms: int) -> Bundle | None:
+        self.found.add(number)
         return self.held.get(number)
 
 

@@ -408,22 +408,31 @@ async def test_a_replica_that_does_not_belong_here_is_told_so(
 class FaultyShelf:
     """A source of manifests that fails in a way that nobody foresaw."""
 
-    def __init__(self, current: Bundle | None) -> None:
+    def __init__(self, current: Bundle | None, *, at_once: bool) -> None:
         self.current = current
+        self.at_once = at_once
+
+    def remembered(self, side: SideId, number: int, digest: Digest) -> Bundle | None:
+        if self.at_once:
+            raise RuntimeError("the words of some library")
+        return None
 
     async def find(self, side: SideId, number: int, digest: Digest, timeout_ms: int) -> Bundle | None:
         raise RuntimeError("the words of some library")
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["at hand", "looked for"])
 async def test_an_attempt_that_cannot_be_judged_is_refused(
-    stand: Stand, replica: ScriptedReplica, monkeypatch: pytest.MonkeyPatch
+    stand: Stand, replica: ScriptedReplica, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
-    monkeypatch.setattr(stand.site, "_hands", replace(stand.site._hands, manifests=FaultyShelf(stand.shelf.current)))
+    shelf = FaultyShelf(stand.shelf.current, at_once=at_once)
+    monkeypatch.setattr(stand.site, "_hands", replace(stand.site._hands, manifests=shelf))
     frame = await ask(stand).last()
     assert isinstance(frame, Refused)
     assert frame.code == "internal_error"
     assert "library" not in frame.detail
     assert replica.got.empty()
+    assert not stand.site._permitting
 
 
 async def test_without_a_record_nothing_runs(stand: Stand, replica: ScriptedReplica) -> None:

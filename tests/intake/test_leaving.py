@@ -11,7 +11,7 @@ import pytest
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import Digest, SideId
-from orchestrator.spool.records import RecordKind
+from orchestrator.spool.records import Position, RecordKind
 from orchestrator.wire.convert_replica import WorkCancel, WorkStarted, WorkTokens
 from orchestrator.wire.frames import Accepted, Broken, Done, Refused, Tokens
 from scheduler.intake.leaving import drain
@@ -84,4 +84,37 @@ async def test_a_permit_that_nobody_waits_for_any_more_ends_with_the_site(
         assert not ended.is_set()
         await stand.site.close()
         assert ended.is_set()
+        await replica.close()
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept at that moment", "not kept yet"])
+async def test_an_attempt_whose_record_is_being_kept_as_its_site_closes_is_not_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    begun = asyncio.Event()
+    keeping: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+
+    def append(*_: object, **__: object) -> asyncio.Future[Position]:
+        begun.set()
+        return keeping
+
+    async with standing(tmp_path) as stand:
+        replica = ScriptedReplica(stand.replica_port)
+        await replica.start()
+        await stand.live(1)
+        with monkeypatch.context() as held:
+            held.setattr(stand.spool, "append_async", append)
+            asked = ask(stand)
+            async with asyncio.timeout(SOON_S):
+                await begun.wait()
+            if kept:
+                keeping.set_result(stand.spool.end)
+            await stand.site.close()
+            await asyncio.sleep(0)
+        assert keeping.cancelled() is not kept
+        assert not stand.site._permitting
+        assert stand.site.dispatchers[POOL].state().running == 0
+        assert replica.got.empty()
+        asked.task.cancel()
+        await asyncio.gather(asked.task, return_exceptions=True)
         await replica.close()

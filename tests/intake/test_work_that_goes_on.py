@@ -35,10 +35,9 @@ def test_it_goes_to_an_equal_however_free_the_others_are() -> None:
         queue.joined(replica(f"a-{number}", other, slots=8))
     assert codes([*queue.submit(1, GOES_ON, 1_000, 0)]) == ["identity_mismatch"]
     queue.joined(replica("b", EQUAL))
-    assert queue.submit(2, GOES_ON, 1_000, 0) == [Assign(2, ReplicaId("b"))]
+    assert queue.submit(2, GOES_ON, 1_000, 0) == [Assign(2, ReplicaId("b"), EQUAL)]
     assert queue.submit(3, GOES_ON, 1_000, 0) == [], "it waits for the equal, though others are free"
-    assert queue.ended(2, 1) == [Assign(3, ReplicaId("b"))]
-    assert queue.continuing(ReplicaId("b")) == EQUAL
+    assert queue.ended(2, 1) == [Assign(3, ReplicaId("b"), EQUAL)]
 
 
 def test_when_the_last_equal_leaves_what_waits_for_it_is_told() -> None:

@@ -1,0 +1,45 @@
+"""What a site knows of one attempt while it lives there."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
+from orchestrator.policy.ids import EdgeId
+from orchestrator.wire.frames import Open
+from scheduler.intake.ports import SessionPort
+
+
+class Running(msgspec.Struct, eq=False):
+    """One attempt, from its start until both its work has ended and its edge has settled."""
+
+    port: SessionPort
+    opened: Open
+    edge: EdgeId
+    work: int
+    until_us: int
+    """When its time is over."""
+    arriving: bool = True
+    """Whether it is not in the queue yet."""
+    accepted: bool = False
+    prompt: int = 0
+    cached: int = 0
+    generated: int = 0
+    outcome: Outcome | None = None
+    """Set when the work has ended."""
+    counted: Counted = Counted.IDS
+    settled: bool = False
+    edge_counts: EdgeCounts | None = None
+    sent: int = 0
+    stopped: bool = False
+    late: bool = False
+    """Whether its time is over, and its replica told to stop."""
+
+    def counts(self) -> PoolCounts:
+        """What the pool counted so far. What was sent, the session knows."""
+        return PoolCounts(self.prompt, self.cached, self.generated)
+
+    def left_ms(self, now_us: int) -> int:
+        """Return how long it may still take."""
+        left_us = self.until_us - now_us
+        return left_us // 1000 if left_us > 0 else 0
