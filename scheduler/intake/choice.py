@@ -7,6 +7,7 @@ place to send to, and its name stands where an edge has a pool's.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -70,18 +71,19 @@ class Asked(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Asked({self.model}, {self.prompt_tokens}, {self.output_tokens})"
 
-    def tokens(self) -> int:
-        """Return what the queue takes it to cost."""
-        return self.prompt_tokens + self.output_tokens
 
+class Candidate(Protocol):
+    """One replica that can do the work, as far as a choice asks of it."""
 
-class Candidate(msgspec.Struct, frozen=True):
-    """One replica that could take the work now, and how full it is."""
-
-    replica: ReplicaId
+    id: ReplicaId
     place: PoolId
     """Its name to a `Sight`."""
-    load: PoolLoad
+    slots: int
+    free: int
+    """With none it is no candidate now."""
+
+    def load(self, asked: Asked) -> PoolLoad:
+        """Return how full it is now."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -107,7 +109,7 @@ class Chooser:
         """What `_spot` follows from, with its slots."""
 
     def best(self, asked: Asked, candidates: Sequence[Candidate], now_us: int) -> Choice | None:
-        """Return the candidate of least J; of equals the quicker, then by name, so that a choice can be replayed."""
+        """Return the free one of least J; of equals the quicker, then by name, so that a choice can be replayed."""
         sight, model = self._sight, asked.model
         request = PlacementRequest(model, NO_CAPABILITIES, asked.prompt_tokens, asked.output_tokens, 0)
         expected: Mapping[PoolId, tuple[int, int]] = {}
@@ -115,24 +117,28 @@ class Chooser:
             expected = sight.expect(asked.blocks, BLOCK_TOKENS, asked.prompt_tokens, now_us)
         views: dict[PoolId, PoolView] = {}
         for one in candidates:
+            if one.free <= 0:
+                continue
             cached = expected.get(one.place, NOT_CACHED)[0] if expected else 0
             # It is beside the intake, and its load counts all that was ever given to it, up to now.
-            views[one.place] = sight.view(one.place, model, now_us, True, 0, one.load, now_us, cached)
+            views[one.place] = sight.view(one.place, model, now_us, True, 0, one.load(asked), now_us, cached)
         best: Choice | None = None
         least: tuple[bool, int, int, ReplicaId] | None = None
         for one in candidates:
-            view, slots = views[one.place], one.load.slots
+            if one.free <= 0:
+                continue
+            view, slots = views[one.place], one.slots
             if self._spot.slots != slots or self._served is not asked.served:
                 self._spot, self._served = _spot_of(asked.served, slots), asked.served
             spot = self._spot
             hoped = spot if view.speed is not None else _hoped(spot, views.values())
             terms = cost(request, hoped, view, asked.worth)
             # One whose answers failed one after the other is the last choice, but still one: work never waits for it.
-            rank = (view.held_off, terms.total_pico, terms.time_us + terms.others_us, one.replica)
+            rank = (view.held_off, terms.total_pico, terms.time_us + terms.others_us, one.id)
             if least is None or rank < least:
                 least = rank
                 before_belief = expected.get(one.place, NOT_CACHED)[1] if expected else 0
-                best = Choice(one.replica, one.place, spot.speed, terms, before_belief)
+                best = Choice(one.id, one.place, spot.speed, terms, before_belief)
         return best
 
 

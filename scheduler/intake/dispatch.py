@@ -8,6 +8,7 @@ and what ran beside it is kept here too, for the choice learns from it and edges
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import msgspec
@@ -17,7 +18,7 @@ from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.sight import End, Ending, Flight, Sight
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from orchestrator.wire.deadlines import TOTAL
-from scheduler.intake.choice import Asked, Candidate, Choice, Chooser
+from scheduler.intake.choice import Asked, Choice, Chooser
 from scheduler.intake.fair import FairQueue, Waiting
 from scheduler.intake.kept import MOST_OF_SLOTS, Lately
 from scheduler.intake.replica import Given, Replica, ReplicaCondition, Told
@@ -125,8 +126,8 @@ class Dispatcher:
         self._given: dict[int, Given] = {}  # bounded: by the slots
         self._flights: dict[int, Flight] = {}
         """Of each of these, and of what a replica that is gone had, until it has ended: what is learned from."""
-        self._held: dict[str, int] = {}
-        """How many of these each flow has."""
+        self._held: defaultdict[str, int] = defaultdict(int)
+        """How many of these each flow has; no flow that has none."""
         self._lately = Lately()
         self._last_given = 0
         self._sight = Sight(watch_first=True)
@@ -276,14 +277,15 @@ class Dispatcher:
         queued_us = beside = None
         if given is not None:
             replica = self._replicas[given.replica]
-            beside = replica.beside(given)
             # How an engine behind a URL takes in prompts is not known: what was expected stands for it.
             queued_us = given.taken_us - given.given_us if replica.beats else None
-            replica.drop(given, now_us)
+            beside = replica.drop(given, now_us)
             self._let_go(given)
-            more = counts.prompt + counts.generated - given.asked.tokens()
+            asked = given.asked
+            more = counts.prompt + counts.generated - asked.prompt_tokens - asked.output_tokens
             # What was cut short was not counted to its end.
-            self._waiting.correct(given.asked, more if end is End.COMPLETE else max(0, more))
+            if more > 0 or end is End.COMPLETE:
+                self._waiting.correct(asked, more)
         flight = self._flights.pop(work, None)
         if flight is not None:
             ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, beside)
@@ -342,9 +344,10 @@ class Dispatcher:
         slots, free = self._slots()
         if not free:
             return None
-        share = self._share(slots, free, now_us)
-        if share is not None and self._held.get(new.asked.flow, 0) >= share:
-            return None
+        if free <= slots // MOST_OF_SLOTS:
+            share = self._share(slots, free, now_us)
+            if share is not None and self._held.get(new.asked.flow, 0) >= share:
+                return None
         choice = self._best(new.asked, now_us)
         if choice is None:
             return None
@@ -360,7 +363,8 @@ class Dispatcher:
         for model in self._waiting.models():
             aside: list[Waiting] = []
             while free:
-                waiting = self._waiting.head(model, self._held, self._share(slots, free, now_us))
+                share = None if free > slots // MOST_OF_SLOTS else self._share(slots, free, now_us)
+                waiting = self._waiting.head(model, self._held, share)
                 if waiting is None:
                     break
                 choice = self._best(waiting.asked, now_us)
@@ -388,9 +392,10 @@ class Dispatcher:
         return slots, free
 
     def _share(self, slots: int, free: int, now_us: int) -> int | None:
-        """Return how many slots a flow must not have yet to get a turn at what is kept; None where any may have one."""
-        if free > slots // MOST_OF_SLOTS:
-            return None
+        """Return how many slots a flow must not have yet to get a turn at what is kept; None where any may have one.
+
+        No more than one slot of `MOST_OF_SLOTS` is kept: while more are free, there is nothing to ask.
+        """
         kept, share = self._lately.kept(self._held, slots, now_us)
         return None if free > kept else share
 
@@ -401,8 +406,7 @@ class Dispatcher:
             # An answer that goes on takes a slow equal rather than none.
             up = _up(self._serving.get(asked.model, ()), now_us)
             equals = [one for one in equals if one.fits(asked)] or [one for one in up if one.fits(asked)]
-        fit = [Candidate(one.id, one.place, one.load(asked)) for one in equals if one.free > 0]
-        return self._chooser.best(asked, fit, now_us) if fit else None
+        return self._chooser.best(asked, equals, now_us)
 
     def _in_play(self, model: ModelId, now_us: int) -> list[Replica]:
         """Return the replicas of `model` that are up and no outliers."""
@@ -442,8 +446,8 @@ class Dispatcher:
             asked.blocks,
             choice.expected_cached,
         )
-        held = self._held[asked.flow] = self._held.get(asked.flow, 0) + 1
-        self._lately.given(asked.flow, held, now_us)
+        self._held[asked.flow] += 1
+        self._lately.given(asked.flow, self._held[asked.flow], now_us)
         return Assign(work, choice.replica, replica.continuing)
 
     def _let_go(self, given: Given) -> None:

@@ -55,7 +55,7 @@ class _Turns:
 
     def __init__(self) -> None:
         self.waiting: dict[str, _Flow] = {}  # bounded: by the places of the whole queue
-        self._idle: dict[str, _Flow] = {}  # bounded: FLOWS_MAX
+        self.idle: dict[str, _Flow] = {}  # bounded: FLOWS_MAX
         """The flows that have nothing waiting, in the order in which they ended to wait."""
         self._common_tokens = 0
         self._order = 0
@@ -64,7 +64,7 @@ class _Turns:
         name = one.asked.flow
         flow = self.waiting.get(name)
         if flow is None:
-            flow = self.waiting[name] = self._begun(name)
+            flow = self.waiting[name] = self.begun(name)
         flow.queue.append(one)
 
     def head(self, held: Mapping[str, int], share: int | None) -> Waiting | None:
@@ -79,15 +79,8 @@ class _Turns:
 
     def served(self, one: Waiting) -> None:
         """The head was given to a replica."""
-        self._charge(self.waiting[one.asked.flow], one.asked)
+        self.charge(self.waiting[one.asked.flow], one.asked)
         self.remove(one)
-
-    def passed(self, asked: Asked) -> None:
-        """One of a flow that has nothing waiting was given to a replica."""
-        flow = self._begun(asked.flow)
-        self._charge(flow, asked)
-        self._idle[asked.flow] = flow
-        self._forget()
 
     def remove(self, one: Waiting) -> None:
         name = one.asked.flow
@@ -95,20 +88,13 @@ class _Turns:
         flow.queue.remove(one)
         if not flow.queue:
             del self.waiting[name]
-            self._idle[name] = flow
-            self._forget()
+            self.rest(name, flow)
 
-    def correct(self, name: str, tokens: int) -> None:
-        """An answer took so many tokens more than was expected, or less."""
-        flow = self._idle.get(name) or self.waiting.get(name)
-        if flow is not None:
-            flow.taken_tokens += tokens if tokens < DEBT_TOKENS_MAX else DEBT_TOKENS_MAX
-
-    def _begun(self, name: str) -> _Flow:
+    def begun(self, name: str) -> _Flow:
         """Return the account of a flow that had nothing waiting, with no more than its credit."""
         self._order += 1
         least = self._common_tokens - CREDIT_TOKENS
-        flow = self._idle.pop(name, None)
+        flow = self.idle.pop(name, None)
         if flow is None:
             return _Flow(least, self._order)
         flow.order = self._order
@@ -116,19 +102,22 @@ class _Turns:
             flow.taken_tokens = least
         return flow
 
-    def _charge(self, flow: _Flow, asked: Asked) -> None:
+    def charge(self, flow: _Flow, asked: Asked) -> None:
+        """Something of a flow was given to a replica."""
         if flow.taken_tokens > self._common_tokens:
             self._common_tokens = flow.taken_tokens
-        flow.taken_tokens += asked.tokens()
+        flow.taken_tokens += asked.prompt_tokens + asked.output_tokens
 
-    def _forget(self) -> None:
-        least = self._common_tokens - CREDIT_TOKENS
-        if len(self._idle) > FLOWS_MAX:
-            del self._idle[min(self._idle, key=lambda name: self._idle[name].taken_tokens)]
+    def rest(self, name: str, flow: _Flow) -> None:
+        """A flow has nothing waiting. Forget one that has not for long, when it is as far behind as one may be."""
+        self.idle[name] = flow
+        if len(self.idle) > FLOWS_MAX:
+            del self.idle[min(self.idle, key=lambda name: self.idle[name].taken_tokens)]
             return
-        for first, flow in self._idle.items():
-            if flow.taken_tokens <= least:
-                del self._idle[first]
+        # The first alone: there may be thousands, and this is done for each request.
+        for first in self.idle:
+            if self.idle[first].taken_tokens <= self._common_tokens - CREDIT_TOKENS:
+                del self.idle[first]
             return
 
 
@@ -182,7 +171,10 @@ class FairQueue:
 
     def passed(self, asked: Asked) -> None:
         """A work was given to a replica without waiting, for nothing waits: the same as `push` and `served`."""
-        self._turns[asked.model].passed(asked)
+        turns = self._turns[asked.model]
+        flow = turns.begun(asked.flow)
+        turns.charge(flow, asked)
+        turns.rest(asked.flow, flow)
 
     def set_aside(self, one: Waiting) -> None:
         """It has its place still, but no turn until it is `put_back`, behind what its flow has waiting."""
@@ -203,7 +195,10 @@ class FairQueue:
 
     def correct(self, asked: Asked, tokens: int) -> None:
         """A work that was served took so many tokens more than was expected, or less: its flow's account says so."""
-        self._turns[asked.model].correct(asked.flow, tokens)
+        turns = self._turns[asked.model]
+        flow = turns.idle.get(asked.flow) or turns.waiting.get(asked.flow)
+        if flow is not None:
+            flow.taken_tokens += tokens if tokens < DEBT_TOKENS_MAX else DEBT_TOKENS_MAX
 
     def outgrown(self, newest: Waiting) -> Waiting | None:
         """Return which one must leave now that `newest` waits too: itself, one of a flow that holds more, or None."""

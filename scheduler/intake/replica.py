@@ -168,8 +168,8 @@ class Replica:
             self.queued_tokens -= told_tokens - self._counted_tokens
             self.told = replace(self.told, queued_tokens=self._counted_tokens)
 
-    def drop(self, given: Given, now_us: int) -> None:
-        """A work ended."""
+    def drop(self, given: Given, now_us: int) -> int:
+        """A work ended. Return how many streams decoded beside it."""
         if not given.first:
             self.move_on(given, now_us)
         del self.work[given.work]
@@ -177,6 +177,7 @@ class Replica:
         self._spare += 1
         if self._spare > 0:
             self.free = self._spare
+        return self._decoding + self.told.others_running
 
     def beside(self, given: Given) -> int:
         """Return how many streams decode beside a work."""

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.breaker import FAILURES_MAX, HOLD_MIN_US
 from orchestrator.placement.fleet import ServedModel
-from orchestrator.placement.requests import PoolLoad
 from orchestrator.placement.sight import End, Sight
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
-from scheduler.intake.choice import BLOCK_TOKENS, TIME_ALONE, Asked, Candidate, Chooser
+from scheduler.intake.choice import BLOCK_TOKENS, TIME_ALONE, Asked, Chooser
 from scheduler.intake.dispatch import Assign, Dispatcher, Instruction
 from scheduler.intake.replica import Replica, Told
 from tests.values import replace
@@ -191,8 +190,7 @@ def test_a_speed_declared_anew_is_what_the_next_choice_is_made_by() -> None:
     chooser, told = Chooser(Sight()), []
     for prefill_us in (PREFILL_US, 2 * PREFILL_US):
         served = replace(SERVED, prefill_us_per_token=prefill_us)
-        free = Candidate(FIRST, PoolId(FIRST), PoolLoad(1, 4, 0, 0, 0, 0, 0, None, None))
-        choice = chooser.best(Asked(MODEL, 100, 10, (), served), [free], 0)
+        choice = chooser.best(Asked(MODEL, 100, 10, (), served), [Replica(FIRST, "1", MODEL, 4, 0)], 0)
         assert choice is not None
         told.append(choice.declared.prefill_ns)
     assert told == [PREFILL_US * 1_000, 2 * PREFILL_US * 1_000]

@@ -78,7 +78,7 @@ def test_no_flow_is_overtaken_by_more_than_a_credit_and_one_request_of_each_othe
         pass
     overtook = dict.fromkeys(FLOWS, 0)
     while (one := serve(queue)).asked.flow != "a":
-        overtook[one.asked.flow] += one.asked.tokens()
+        overtook[one.asked.flow] += one.asked.prompt_tokens + one.asked.output_tokens
     assert all(taken <= 2 * CREDIT_TOKENS + 1 + max(COSTS) for taken in overtook.values())
 
 
@@ -124,7 +124,7 @@ def test_flows_that_always_wait_get_the_same_number_of_tokens(seed: int) -> None
         one = serve(queue)
         if turn == 200:
             before = dict(got)
-        got[one.asked.flow] += one.asked.tokens()
+        got[one.asked.flow] += one.asked.prompt_tokens + one.asked.output_tokens
         queue.push(waiting(next(numbers), one.asked.flow, random.randint(*sizes[one.asked.flow])))
     gained = [got[flow] - before[flow] for flow in FLOWS]
     assert max(gained) - min(gained) <= 2 * 8_000
@@ -154,13 +154,13 @@ def test_accounts_of_flows_that_left_are_bounded() -> None:
     for number in range(FLOWS_MAX + 50):
         queue.push(waiting(number, f"flow {number}", 2))
         serve(queue)
-    assert len(queue._turns[MODEL]._idle) <= FLOWS_MAX
+    assert len(queue._turns[MODEL].idle) <= FLOWS_MAX
     for number in range(FLOWS_MAX + 50):
         queue.push(waiting(number, "again", CREDIT_TOKENS))
         serve(queue)
         queue.push(waiting(number, "and again", 2))
         serve(queue)
-    assert len(queue._turns[MODEL]._idle) < FLOWS_MAX, "who is far behind is as good as new"
+    assert len(queue._turns[MODEL].idle) < FLOWS_MAX, "who is far behind is as good as new"
 
 
 def test_a_model_whose_replicas_are_full_holds_up_no_other() -> None:
