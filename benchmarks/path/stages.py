@@ -136,7 +136,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             "queue, replica choice",
             (
                 "scheduler.intake.dispatch:Dispatcher.*",
-                "scheduler.intake.shape:asked_of",
+                "scheduler.intake.shape:Shapes.*",
                 "scheduler.intake.grants:Grants.*",
             ),
         ),

@@ -16,6 +16,7 @@ from typing import TypeVar
 from orchestrator.policy.bits import TestBits
 from orchestrator.policy.bundle import AdmittedPack, Law
 from orchestrator.policy.facts import ACTION_SETS, LEG_SETS, Facts
+from orchestrator.policy.ids import PlaceId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import UNKNOWN_SET, Grade, Personal
 from orchestrator.policy.packs import MOVEMENT_SETS, Effect, Mode, ObligationKind, Rule, Situation, Subject
@@ -275,14 +276,15 @@ class Tables:
     __slots__ = ("_held",)
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, int, int], RouteTable] = {}
+        self._held: dict[tuple[Law, PlaceId, PlaceId], RouteTable] = {}
 
     def permit_route(self, law: Law, facts: Facts, edge: Place, pool: Place, now_ms: int) -> Verdict:
         """Return the verdict of `permit.permit_route`, where the table agrees; a difference is refused."""
-        key = (id(law), id(edge), id(pool))
+        key = (law, edge.id, pool.id)
         table = self._held.get(key)
-        if table is None or not table.made_ms <= now_ms < table.valid_until_ms:
-            # The table holds its law and places, so that their identities are not given to others.
+        # The places are compared themselves: their ids may be of others by another fleet under the same law.
+        alike = table is not None and table.edge is edge and table.pools[0] is pool
+        if table is None or not alike or not table.made_ms <= now_ms < table.valid_until_ms:
             table = RouteTable(law, edge, (pool,), now_ms)
             _remember(self._held, key, table, TABLES_MAX)
         return table.verdicts(facts, now_ms)[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import final
 
 import msgspec
 
@@ -74,6 +75,7 @@ class TimeUp(msgspec.Struct, frozen=True):
     replica: ReplicaId
 
 
+@final
 class Expel(msgspec.Struct, frozen=True):
     """Close the connection of that replica: it was given up."""
 

@@ -48,7 +48,9 @@ class Grants(Generic[Session]):
         keys = count(1)
         self._held: defaultdict[Session, _Held] = defaultdict(lambda: _Held(f"{next(keys):012}"))
         """Bounded: by the sessions that are open."""
-        self._arriving = 0
+        self.arriving = 0
+        """Attempts that arrived and are neither in the queue yet, whose figures show them, nor turned away. Whoever
+        moves one on counts it out."""
         self._shared: tuple[int, int] | None = None
         """The turn of the last sharing, and when it was made."""
 
@@ -63,12 +65,8 @@ class Grants(Generic[Session]):
         held.in_flight += 1
         if held.openings:
             held.openings -= 1
-        self._arriving += 1
+        self.arriving += 1
         return first
-
-    def queued(self) -> None:
-        """An attempt that had arrived is in the queue now, or was turned away: the pool's own figures show it."""
-        self._arriving -= 1
 
     def ended(self, session: Session) -> None:
         """An attempt ended."""
@@ -95,7 +93,7 @@ class Grants(Generic[Session]):
         """
         held = self._held[session]
         # What has arrived and is not in the queue yet will need room that nobody else sees taken.
-        left = room - self._arriving if room > self._arriving else 0
+        left = room - self.arriving if room > self.arriving else 0
         if held.openings is None or self._due(turn, now_us):
             self._share({*live(), session}, left, turn, now_us)
         openings = held.openings or 0

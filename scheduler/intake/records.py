@@ -13,9 +13,16 @@ from scheduler.intake.second_permit import Check
 
 
 def decision_record(
-    decision: DecisionId, side: SideId, edge: EdgeId, opened: Open, check: Check, problem: Problem | None, now_ms: int
+    decision: DecisionId,
+    side: SideId,
+    edge: EdgeId,
+    opened: Open,
+    check: Check,
+    problem: Problem | None,
+    payload_bytes: int,
+    now_ms: int,
 ) -> DecisionRecord:
-    """Return this side's decision on an attempt."""
+    """Return this side's decision on an attempt. `payload_bytes` is the size of all its texts in UTF-8."""
     verdict: dict[str, JsonValue] = {} if check.verdict is None else verdict_to_json(check.verdict)
     return DecisionRecord(
         id=decision,
@@ -37,7 +44,7 @@ def decision_record(
         asked=None,
         inputs=opened.inputs,
         commitment=None,
-        payload_bytes=len("".join(opened.generation.payload()).encode()),
+        payload_bytes=payload_bytes,
         regulated=opened.facts.label.regulated(),
         retention=() if check.verdict is None else retention_of(check.verdict.obligations),
         discharged=check.discharged,

@@ -19,6 +19,8 @@ class Running(msgspec.Struct, eq=False):
     work: int
     until_us: int
     """When its time is over."""
+    prompt_chars: int = 0
+    """Of all its texts, once it was permitted or refused."""
     arriving: bool = True
     """Whether it is not in the queue yet."""
     accepted: bool = False
@@ -38,8 +40,3 @@ class Running(msgspec.Struct, eq=False):
     def counts(self) -> PoolCounts:
         """What the pool counted so far. What was sent, the session knows."""
         return PoolCounts(self.prompt, self.cached, self.generated)
-
-    def left_ms(self, now_us: int) -> int:
-        """Return how long it may still take."""
-        left_us = self.until_us - now_us
-        return left_us // 1000 if left_us > 0 else 0

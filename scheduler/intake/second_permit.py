@@ -59,7 +59,7 @@ def second_permit(
         return _refuse("no_bundle", "The pool's side holds no usable bundle.")
     if citation.permit_version != PERMIT_VERSION:
         return _refuse("policy_stale", "The decision was made by another version of permit.")
-    if abs(citation.now_ms - now_ms) > SKEW_MAX_MS:
+    if not -SKEW_MAX_MS <= citation.now_ms - now_ms <= SKEW_MAX_MS:
         return _refuse("policy_stale", f"The cited time is more than {SKEW_MAX_MS // 1000} s from the pool's.")
     edge, pool = cited.fleet.edge(edge_id), cited.fleet.pool(opened.pool)
     if edge is None or pool is None:

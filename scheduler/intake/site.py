@@ -32,14 +32,14 @@ from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import CATALOGUE, Problem
 from orchestrator.wire.deadlines import TOTAL
 from orchestrator.wire.frames import Load, Open
-from scheduler.intake.dispatch import Assign, Dispatcher, Expel, Instruction, PoolState, Refuse, TimeUp, Withdraw
+from scheduler.intake.dispatch import Assign, Break, Dispatcher, Expel, Instruction, PoolState, Refuse, TimeUp, Withdraw
 from scheduler.intake.grants import Grants
 from scheduler.intake.ports import Hands, ReplicaPort, SessionPort
 from scheduler.intake.records import decision_record, usage_record
 from scheduler.intake.replica import Replica, Told
 from scheduler.intake.running import Running
 from scheduler.intake.second_permit import second_permit
-from scheduler.intake.shape import asked_of
+from scheduler.intake.shape import Shapes
 
 FIND_MANIFEST_MS = 500
 """How long a cited manifest that is not held yet is looked for."""
@@ -74,6 +74,7 @@ class Site:
         self._loop = asyncio.get_running_loop()
         self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
         self._law = Tables()
+        self._shapes = Shapes(hands.salt)
         self._last_work = 0
         self._last_load = 0
         self._turn = 0
@@ -184,7 +185,8 @@ class Site:
         if running is None or running.outcome is not None:
             return
         running.prompt, running.cached = counts.prompt, counts.cached
-        running.generated = max(running.generated, counts.generated)
+        if counts.generated > running.generated:
+            running.generated = counts.generated
         if running.counted is Counted.CHUNKS and counts.generated:
             running.counted = Counted.ENGINE
         if running.late and reason == FinishReason.CANCELLED.value and not running.stopped:
@@ -300,7 +302,9 @@ class Site:
             if problem is None and opened.pool not in self.dispatchers:
                 problem = Problem("no_replica", f"This scheduler does not have the pool {opened.pool}.")
             number = make_decision_id(now_ms, hands.entropy(10))
-            record = decision_record(number, self.side, running.edge, opened, check, problem, now_ms)
+            payload = "".join(opened.generation.payload())
+            running.prompt_chars, size_bytes = len(payload), len(payload.encode())
+            record = decision_record(number, self.side, running.edge, opened, check, problem, size_bytes, now_ms)
             try:
                 keeping = hands.spool.append_async(
                     DECISION,
@@ -350,11 +354,13 @@ class Site:
                 return
             pool = running.opened.pool
             dispatcher = self.dispatchers[pool]
-            asked = asked_of(running.opened, newest, running.edge, self._hands.salt)
+            asked = self._shapes.asked_of(running.opened, newest, running.edge, running.prompt_chars)
             running.arriving = False
-            self._grants[pool].queued()
+            self._grants[pool].arriving -= 1
             now_us = self._hands.now_us()
-            self._act(dispatcher, dispatcher.submit(running.work, asked, running.left_ms(now_us), now_us), now_us)
+            left_us = running.until_us - now_us
+            left_ms = left_us // 1000 if left_us > 0 else 0
+            self._act(dispatcher, dispatcher.submit(running.work, asked, left_ms, now_us), now_us)
         except Exception as failure:  # noqa: BLE001  # outermost: an attempt is refused, never left
             self._failed(running, failure)
 
@@ -368,7 +374,7 @@ class Site:
     def _act(self, dispatcher: Dispatcher, instructions: list[Instruction], now_us: int) -> None:
         """Carry out what a queue asks for, in order."""
         for instruction in instructions:
-            if isinstance(instruction, Expel):
+            if type(instruction) is Expel:
                 port = self._ports.pop(instruction.replica, None)
                 log.warning(Event.REPLICA_LOST, pool=dispatcher.pool, replica=instruction.replica, detail="silent")
                 if port is not None:
@@ -377,10 +383,11 @@ class Site:
             running = self._running.get(instruction.work)
             if running is None:
                 continue
-            if isinstance(instruction, Assign):
+            if type(instruction) is Assign:
                 running.accepted = True
                 running.port.accepted(running.opened.stream, instruction.replica, instruction.continuing)
-                left_ms = running.left_ms(now_us)
+                left_us = running.until_us - now_us
+                left_ms = left_us // 1000 if left_us > 0 else 0
                 self._ports[instruction.replica].assign(running.work, running.opened.generation, left_ms)
             elif isinstance(instruction, Withdraw | TimeUp):
                 running.late = running.late or isinstance(instruction, TimeUp)
@@ -390,7 +397,7 @@ class Site:
             elif isinstance(instruction, Refuse):
                 code, detail = instruction.code, instruction.detail
                 self._refuse(running, Problem(code, detail, retry_after_ms=instruction.retry_after_ms))
-            else:
+            elif isinstance(instruction, Break):
                 self.work_failed(running.work, instruction.code, instruction.detail)
 
     # The edge is told before anything else that the end of an attempt means here: nothing of that costs it the word.
@@ -419,7 +426,7 @@ class Site:
             dispatcher, grants = self.dispatchers[pool], self._grants[pool]
             if running.arriving:
                 running.arriving = False
-                grants.queued()
+                grants.arriving -= 1
             grants.ended(port)
             now_us = self._hands.now_us()
             instructions = dispatcher.ended(running.work, now_us, end, counts)

@@ -32,7 +32,7 @@ class Pool:
         """So many attempts arrive and take their place in the pool."""
         for _ in range(count):
             self.grants.started(session, self.now_us)
-            self.grants.queued()
+            self.grants.arriving -= 1
             self.room = max(0, self.room - 1)
 
     def end(self, session: str, count: int = 1) -> None:
@@ -100,7 +100,7 @@ def test_what_has_arrived_and_is_not_in_the_queue_yet_has_its_place() -> None:
     pool.grants.started("a", 0)
     pool.later()
     assert pool.openings() == {"a": 2}
-    pool.grants.queued()
+    pool.grants.arriving -= 1
     pool.room -= 1
     pool.later()
     assert pool.openings() == {"a": 2}

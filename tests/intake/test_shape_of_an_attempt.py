@@ -15,8 +15,8 @@ from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import EdgeId, EntityId, ModelId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.wire.frames import Open
-from scheduler.intake.choice import EXPECTED_OUTPUT_TOKENS, TIME_ALONE
-from scheduler.intake.shape import SALT_BYTES, asked_of, site_salt, tenant_salt
+from scheduler.intake.choice import EXPECTED_OUTPUT_TOKENS, TIME_ALONE, Asked
+from scheduler.intake.shape import SALT_BYTES, Shapes, site_salt, tenant_salt
 from tests.bundles.sides import MODEL
 from tests.intake.small_house import DOMESTIC, MILD, POOL, TENANT, House, citation, opened
 from tests.values import replace
@@ -47,16 +47,20 @@ def attempt(bundle: Bundle, facts: Facts = FACTS, text: str = PREFACE, max_token
     return replace(opened(facts, citation(bundle)), generation=generation)
 
 
+def shape_of(one: Open, newest: Bundle | None, edge: EdgeId, salt: bytes) -> Asked:
+    return Shapes(salt).asked_of(one, newest, edge, sum(map(len, one.generation.payload())))
+
+
 def blocks(bundle: Bundle, facts: Facts = FACTS, text: str = PREFACE, salt: bytes = SALT) -> tuple[int, ...]:
-    return asked_of(attempt(bundle, facts, text), bundle, EDGE, salt).blocks
+    return shape_of(attempt(bundle, facts, text), bundle, EDGE, salt).blocks
 
 
 def test_what_one_tenant_sends_by_one_edge_is_one_flow(newest: Bundle) -> None:
     other = replace(FACTS, tenant=Entity(EntityId("other"), Jurisdiction("SG")))
     sent = (attempt(newest), attempt(newest, text="Something else."), attempt(newest, other))
-    one, again, another = (asked_of(each, newest, EDGE, SALT).flow for each in sent)
+    one, again, another = (shape_of(each, newest, EDGE, SALT).flow for each in sent)
     assert one == again != another
-    assert asked_of(sent[0], newest, EdgeId("near-edge"), SALT).flow != one
+    assert shape_of(sent[0], newest, EdgeId("near-edge"), SALT).flow != one
 
 
 def test_prefixes_are_hashed_only_where_the_pool_shares_them(newest: Bundle, sharing: Bundle) -> None:
@@ -111,11 +115,11 @@ def test_the_salt_of_a_site_is_the_same_after_a_restart_and_not_its_secret() -> 
 def test_an_answer_is_expected_as_the_side_says_and_no_longer_than_allowed(
     newest: Bundle, max_tokens: int | None, expected: int
 ) -> None:
-    assert asked_of(attempt(newest, max_tokens=max_tokens), newest, EDGE, SALT).output_tokens == expected
+    assert shape_of(attempt(newest, max_tokens=max_tokens), newest, EDGE, SALT).output_tokens == expected
 
 
 def test_speed_and_worth_are_those_of_the_newest_bundle(newest: Bundle) -> None:
-    asked = asked_of(attempt(newest), newest, EDGE, SALT)
+    asked = shape_of(attempt(newest), newest, EDGE, SALT)
     assert asked.prompt_tokens == 1 + len(PREFACE) // 4
     assert asked.served is not None
     assert (asked.served.prefill_us_per_token, asked.served.decode_us_per_token) == (100, 10_000)
@@ -125,13 +129,29 @@ def test_speed_and_worth_are_those_of_the_newest_bundle(newest: Bundle) -> None:
 
 def test_without_settings_time_alone_counts(newest: Bundle) -> None:
     bare = replace(newest, settings=None)
-    asked = asked_of(attempt(newest), bare, EDGE, SALT)
+    asked = shape_of(attempt(newest), bare, EDGE, SALT)
     assert (asked.worth, asked.output_tokens) == (TIME_ALONE, EXPECTED_OUTPUT_TOKENS)
-    unknown = asked_of(attempt(newest), None, EDGE, SALT)
+    unknown = shape_of(attempt(newest), None, EDGE, SALT)
     assert (unknown.served, unknown.blocks) == (None, ())
 
 
 def test_what_the_choice_is_told_shows_nothing_of_the_prompt(sharing: Bundle) -> None:
-    told = repr(asked_of(attempt(sharing, text="canary " * BLOCK_CHARS), sharing, EDGE, SALT))
+    told = repr(shape_of(attempt(sharing, text="canary " * BLOCK_CHARS), sharing, EDGE, SALT))
     assert "canary" not in told
     assert "blocks" not in told
+
+
+def test_what_is_remembered_is_of_the_newest_bundle(newest: Bundle, sharing: Bundle) -> None:
+    one, shapes = attempt(newest), Shapes(SALT)
+    for bundle in (newest, newest, sharing, replace(newest, settings=None), None, sharing, newest):
+        told = shapes.asked_of(one, bundle, EDGE, 9)
+        assert told == Shapes(SALT).asked_of(one, bundle, EDGE, 9)
+
+
+def test_models_that_nobody_declares_are_not_remembered(newest: Bundle) -> None:
+    shapes, one = Shapes(SALT), attempt(newest)
+    shapes.asked_of(one, newest, EDGE, 9)
+    for number in range(100):
+        unheard = replace(one, generation=replace(one.generation, model=ModelId(f"unheard-of-{number}")))
+        assert shapes.asked_of(unheard, newest, EDGE, 9).served is None
+    assert len(shapes._declared) == 1

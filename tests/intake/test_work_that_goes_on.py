@@ -9,7 +9,7 @@ from orchestrator.wire.frames import Open
 from scheduler.intake.choice import Asked
 from scheduler.intake.dispatch import Assign, Dispatcher, Refuse
 from scheduler.intake.replica import Replica
-from scheduler.intake.shape import asked_of
+from scheduler.intake.shape import Shapes
 from tests.intake.bench import CN, Bench, told
 from tests.intake.small_house import OVERSEAS, House, citation, opened
 from tests.values import replace
@@ -79,8 +79,11 @@ def test_what_was_said_counts_as_prompt_and_not_as_answer() -> None:
     bundle = house.bundle(OVERSEAS)
     fresh = opened(told(), citation(bundle))
     limited = replace(fresh.generation, sampling=replace(fresh.generation.sampling, max_tokens=10))
-    before = asked_of(replace(fresh, generation=limited), bundle, EdgeId("edge"), b"s" * 32)
-    after = asked_of(replace(fresh, generation=replace(limited, said=SAID)), bundle, EdgeId("edge"), b"s" * 32)
+    shapes, edge, taken_up = Shapes(b"s" * 32), EdgeId("edge"), replace(limited, said=SAID)
+    before, after = (
+        shapes.asked_of(replace(fresh, generation=one), bundle, edge, sum(map(len, one.payload())))
+        for one in (limited, taken_up)
+    )
     assert before.needs is None
     assert after.needs == EQUAL
     assert after.prompt_tokens > before.prompt_tokens

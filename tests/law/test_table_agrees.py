@@ -28,7 +28,7 @@ from orchestrator.policy.packs import (
 from orchestrator.policy.pathways import PathwayKind, Role
 from orchestrator.policy.permit import permit_route
 from orchestrator.policy.places import Action, Leg, Movement, Place
-from orchestrator.policy.table import RouteTable
+from orchestrator.policy.table import RouteTable, Tables
 from orchestrator.policy.verdicts import FAULT
 from tests.law import chances
 from tests.law.test_raising_a_label import notices, papers, shipped_counters, shipped_places
@@ -343,3 +343,16 @@ def test_payloads_that_no_test_tells_apart_are_told_apart_by_what_they_bring_and
             allowed = [permit_route(law, told, edge, pool, NOW_MS).allowed for pool in pools]
             assert [verdict.allowed for verdict in made.verdicts(told, NOW_MS)] == allowed
         assert made.disagreements == 0
+
+
+def test_routes_between_places_of_one_id_are_told_apart() -> None:
+    law, tables, told = Law(own(open_pack(SG, CN)), FAR), Tables(), facts(plain(SG))
+    edges = [place("edge", SG), place("edge", DE)]
+    pools = [place("pool", CN), place("pool", US), place("pool", CN)]
+    seen = set()
+    # Once with another pool at each step, once with another edge.
+    for edge, pool in [*product(edges, pools), *((edge, pool) for pool, edge in product(pools, edges))]:
+        verdict = tables.permit_route(law, told, edge, pool, NOW_MS)
+        assert verdict == permit_route(law, told, edge, pool, NOW_MS)
+        seen.add(verdict.allowed)
+    assert seen == {True, False}
