@@ -126,8 +126,8 @@ class Dispatcher:
         """The same by their models; no model without a replica."""
         self._waiting = FairQueue(waiting_max)
         self._given: dict[int, Given] = {}  # bounded: by the slots
-        self._flights: dict[int, Flight] = {}
-        """Of each of these, and of what a replica that is gone had, until it has ended: what is learned from."""
+        self._lost: dict[int, Flight] = {}
+        """Of what a replica that is gone had, until it has ended: what is learned from."""
         self._held: defaultdict[str, int] = defaultdict(int)
         """How many of these each flow has; no flow that has none."""
         self._lately = Lately()
@@ -207,12 +207,13 @@ class Dispatcher:
         detail = "The replica that made the answer is gone."
         for given in replica.work.values():
             self._let_go(given)
+            self._lost[given.work] = given.flight
         return [Break(work, "engine_failed", detail) for work in sorted(replica.work)]
 
     def holder(self, work: int) -> ReplicaId | None:
         """Return the replica that was given `work` and has not ended it, or None."""
         given = self._given.get(work)
-        return None if given is None else given.replica
+        return None if given is None else given.replica.id
 
     def beat(
         self, replica_id: ReplicaId, incarnation: str, healthy: bool | None, now_us: int, told: Told | None = None
@@ -231,22 +232,22 @@ class Dispatcher:
         """A replica has read the prompt of a work and counted it."""
         given = self._given.get(work)
         if given is not None:
-            self._replicas[given.replica].start(given, prompt_tokens, now_us)
+            given.replica.start(given, prompt_tokens, now_us)
 
     def first_token(self, work: int, now_us: int) -> None:
         """The first token of a work came."""
         given = self._given.get(work)
         if given is None or given.first:
             return
-        self._sight.first_token(self._flights[work], now_us)
-        self._replicas[given.replica].move_on(given, now_us)
+        self._sight.first_token(given.flight, now_us)
+        given.replica.move_on(given, now_us)
 
     def passage(self, work: int) -> Passage:
         """Return how a work that a replica has fared. Ask before it has `ended`."""
         given = self._given.get(work)
         if given is None:
             return Passage(None, None)
-        return Passage(given.taken_us - given.submitted_us, self._replicas[given.replica].beside(given))
+        return Passage(given.taken_us - given.submitted_us, given.replica.beside(given))
 
     def submit(self, work: int, asked: Asked, budget_ms: int, now_us: int) -> list[Instruction]:
         """New permitted work. It runs, waits, or is refused. `budget_ms` is how long it may take in all."""
@@ -277,8 +278,10 @@ class Dispatcher:
         """A work ended, however, with what its replica counted. Its slot is free."""
         given = self._given.get(work)
         queued_us = beside = None
-        if given is not None:
-            replica = self._replicas[given.replica]
+        if given is None:
+            flight = self._lost.pop(work, None)
+        else:
+            flight, replica = given.flight, given.replica
             # How an engine behind a URL takes in prompts is not known: what was expected stands for it.
             queued_us = given.taken_us - given.given_us if replica.beats else None
             beside = replica.drop(given, now_us)
@@ -288,7 +291,6 @@ class Dispatcher:
             # What was cut short was not counted to its end.
             if more > 0 or end is End.COMPLETE:
                 self._waiting.correct(asked, more)
-        flight = self._flights.pop(work, None)
         if flight is not None:
             ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, beside)
             self._sight.ended(flight, ending, now_us)
@@ -298,7 +300,7 @@ class Dispatcher:
         """Nobody waits for this work any more. When it has not started, it is refused at once."""
         given = self._given.get(work)
         if given is not None:
-            return [Withdraw(work, given.replica)]
+            return [Withdraw(work, given.replica.id)]
         if self._waiting.drop(work) is None:
             return []
         return [Refuse(work, "engine_busy", "Cancelled while it waited.")]
@@ -329,7 +331,7 @@ class Dispatcher:
         for work, given in self._given.items():
             if given.until_us <= now_us and not given.stopped:
                 given.stopped = True
-                out.append(TimeUp(work, given.replica))
+                out.append(TimeUp(work, given.replica.id))
         for model in self._serving:
             self._in_play(model, now_us)
         return out + self._assign(now_us)
@@ -412,7 +414,9 @@ class Dispatcher:
 
     def _in_play(self, model: ModelId, now_us: int) -> list[Replica]:
         """Return the replicas of `model` that are up and no outliers."""
-        up = _up(self._serving.get(model, ()), now_us)
+        if model not in self._serving:
+            return []
+        up = _up(self._serving[model], now_us)
         out = self._sight.out(model, now_us)
         if out and out.issuperset(replica.place for replica in up):
             out = NO_PLACES  # where every one is, none is
@@ -422,23 +426,8 @@ class Dispatcher:
 
     def _give(self, waiting: Waiting, choice: Choice, now_us: int) -> Assign:
         work, asked, terms = waiting.work, waiting.asked, choice.terms
-        prompt_tokens, cached = asked.prompt_tokens, terms.cached_tokens
-        self._last_given += 1
-        given = self._given[work] = Given(
-            work,
-            self._last_given,
-            asked,
-            choice.replica,
-            waiting.submitted_us,
-            waiting.until_us,
-            given_us=now_us,
-            taken_us=now_us,
-            cached_tokens=cached,
-            tokens=prompt_tokens - cached if prompt_tokens > cached else 0,
-        )
-        replica = self._replicas[choice.replica]
-        replica.take(given)
-        self._flights[work] = self._sight.sent(
+        replica, prompt_tokens, cached = self._replicas[choice.replica], asked.prompt_tokens, terms.cached_tokens
+        flight = self._sight.sent(
             choice.place,
             asked.model,
             choice.declared,
@@ -448,6 +437,21 @@ class Dispatcher:
             asked.blocks,
             choice.expected_cached,
         )
+        self._last_given += 1
+        given = self._given[work] = Given(
+            work,
+            self._last_given,
+            asked,
+            replica,
+            flight,
+            waiting.submitted_us,
+            waiting.until_us,
+            given_us=now_us,
+            taken_us=now_us,
+            cached_tokens=cached,
+            tokens=prompt_tokens - cached if prompt_tokens > cached else 0,
+        )
+        replica.take(given)
         self._held[asked.flow] += 1
         self._lately.given(asked.flow, self._held[asked.flow], now_us)
         return Assign(work, choice.replica, replica.continuing)

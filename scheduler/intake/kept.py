@@ -47,9 +47,9 @@ class Lately:
 
     def given(self, flow: str, held: int, now_us: int) -> None:
         """A flow got a slot, and now holds so many."""
-        found = self._flows.get(flow)
-        if found is None:
+        if flow not in self._flows:
             return
+        found = self._flows[flow]
         span = now_us // _HALF_US
         if span != found.span:
             found.most_before = found.most if span == found.span + 1 else 0

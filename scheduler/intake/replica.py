@@ -12,6 +12,7 @@ import msgspec
 
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.placement.requests import PoolLoad
+from orchestrator.placement.sight import Flight
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
 
@@ -49,7 +50,9 @@ class Given(msgspec.Struct, eq=False):
     number: int
     """Counts what was given: a replica takes in what it got first."""
     asked: Asked
-    replica: ReplicaId
+    replica: Replica
+    flight: Flight
+    """What is learned from of it."""
     submitted_us: int
     until_us: int
     given_us: int

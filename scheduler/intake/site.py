@@ -303,7 +303,9 @@ class Site:
                 problem = Problem("no_replica", f"This scheduler does not have the pool {opened.pool}.")
             number = make_decision_id(now_ms, hands.entropy(10))
             payload = "".join(opened.generation.payload())
-            running.prompt_chars, size_bytes = len(payload), len(payload.encode())
+            running.prompt_chars = size_bytes = len(payload)
+            if not payload.isascii():
+                size_bytes = len(payload.encode())
             record = decision_record(number, self.side, running.edge, opened, check, problem, size_bytes, now_ms)
             try:
                 keeping = hands.spool.append_async(
