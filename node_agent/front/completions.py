@@ -114,7 +114,7 @@ class Completions:
                 else:
                     await self._whole(exchange, visit, answer, answering)
         finally:
-            self._running.pop(exchange.request_id, None)
+            del self._running[exchange.request_id]
             try:
                 if answer is not None:
                     # Outside of the interest, so that nothing cuts short what the gate has to record at the end.

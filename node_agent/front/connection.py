@@ -188,11 +188,16 @@ class Connection(asyncio.Protocol):
         self._serve(unread(problem))
 
     def _serve(self, head: Head) -> None:
-        serving = self._serving = _Serving(self, self._transport, head)
+        buffer, length = self._buffer, head.length
+        whole: bytes | None = None
+        if length is not None and len(buffer) >= length:  # nearly always: a body comes with its head
+            whole = bytes(buffer[:length])
+            del buffer[:length]
+        serving = self._serving = _Serving(self, self._transport, head, whole)
         self.deadline_s = None
-        if self._buffer:
-            serving.feed(self._buffer)
-        if self._buffer or len(serving.held) > BUFFER_BYTES_MAX or not self.reading:
+        if whole is None:
+            serving.feed(buffer)
+        if buffer or len(serving.held) > BUFFER_BYTES_MAX or not self.reading:
             self._hold_back()
         # Not a coroutine round the application: every wait of a request would go through it.
         serving.task = self._loop.create_task(self._house.app(head, serving))
@@ -267,7 +272,6 @@ class _Serving:
         "_connection",
         "_expects",
         "_head",
-        "_left",
         "_silent",
         "_start",
         "_told_end",
@@ -277,27 +281,32 @@ class _Serving:
         "complete",
         "gone",
         "held",
+        "left",
         "read_to_the_end",
         "task",
     )
 
-    def __init__(self, connection: Connection, transport: asyncio.Transport, head: Head) -> None:
+    def __init__(
+        self, connection: Connection, transport: asyncio.Transport, head: Head, whole: bytes | None
+    ) -> None:
+        """`whole` is the body, where all of it is here."""
         self._connection = connection
         self._transport = transport
         self._head = head
-        self._body = Body(head.length)
+        self._body = Body(head.length) if whole is None else None
+        """Reads what is still to come of the body; None once all of it is here."""
         self._broken = False
-        self.read_to_the_end = self._body.ended and head.fault is None
+        self.read_to_the_end = whole is not None and head.fault is None
         """Whether what follows in the connection is the next request."""
         self._expects = head.expects
-        self.held = bytearray()
+        self.held: bytes | bytearray = bytearray() if whole is None else whole
         """Of the body, not yet taken by the application."""
         self._told_end = False
         self.gone = False
         """Whether the client has left."""
         self._waiter: asyncio.Future[None] | None = None
-        self._left: Callable[[], None] | None = None
-        """Called when the client is gone."""
+        self.left: Callable[[], None] | None = None
+        """Called when the client leaves."""
         self._start: bytes | None = None
         """The head of the answer until the first part of its body leaves with it."""
         self._chunked = False
@@ -311,17 +320,20 @@ class _Serving:
 
     def feed(self, buffer: bytearray) -> None:
         """Take what of the buffer is this request's body."""
-        if self._body.ended or self._broken or not buffer:
+        body = self._body
+        if body is None or self._broken or not buffer:
             return
         try:
-            part, at = self._body.take(bytes(buffer))
+            part, at = body.take(bytes(buffer))
         except Malformed:
             self._broken = True
             buffer.clear()
         else:
             del buffer[:at]
-            self.read_to_the_end = self._body.ended
             self.held += part
+            if body.ended:
+                self._body = None
+                self.read_to_the_end = True
         if self._waiter is not None or self._broken:
             self._wake()
 
@@ -329,14 +341,14 @@ class _Serving:
         """The client is gone."""
         self.gone = True
         self._wake()
+        left, self.left = self.left, None
+        if left is not None:
+            left()
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        if self._left is not None and (self.gone or self._broken):
-            left, self._left = self._left, None
-            left()
 
     def here(self) -> bytes | None:
         """The whole body, where it came with the head."""
@@ -349,22 +361,16 @@ class _Serving:
         while True:
             if self.gone or self._broken:
                 return None
-            if self.held or (self._body.ended and not self._told_end):
+            if self.held or (self._body is None and not self._told_end):
                 return self._taken(), not self._told_end
-            if self._expects and not self._body.ended and self._start is None and not self._transport.is_closing():
+            if self._expects and self._body is not None and self._start is None and not self._transport.is_closing():
                 self._expects = False
                 self._transport.write(_CONTINUE)
             await self._something()
 
-    def watch(self, left: Callable[[], None] | None) -> None:
-        """Call `left` once when the client is gone, or sends what is no request; None calls nobody any more."""
-        self._left = left
-        if left is not None and (self.gone or self._broken):
-            asyncio.get_running_loop().call_soon(self._wake)
-
     def _taken(self) -> bytes:
         body, self.held = bytes(self.held), bytearray()
-        self._told_end = self._body.ended
+        self._told_end = self._body is None
         if not self._connection.reading:
             self._connection.took()
         return body
@@ -377,7 +383,7 @@ class _Serving:
     def begin(self, status: int, headers: Sequence[Pair]) -> None:
         """The answer begins, with how its end is told."""
         length = closes = None
-        start, ends = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\ndate: {_date()}\r\n", 2
+        start, ends = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\ndate: {http_date(int(time()))}\r\n", 2
         for name, value in headers:
             if name == "connection":
                 closes = value == "close"
@@ -427,23 +433,3 @@ class _Serving:
     async def writable(self) -> None:
         """Returns when the client has taken enough of what was written, or is gone."""
         await self._connection.writable()
-
-
-class _Date:
-    """The `date` of answers, which is written anew once in a second."""
-
-    __slots__ = ("_from_s", "_text")
-
-    def __init__(self) -> None:
-        self._from_s = -1
-        self._text = ""
-
-    def now(self) -> str:
-        now_s = time()
-        if not self._from_s <= now_s < self._from_s + 1:
-            self._from_s = int(now_s)
-            self._text = http_date(self._from_s)
-        return self._text
-
-
-_date = _Date().now

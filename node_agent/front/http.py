@@ -37,6 +37,10 @@ class Client(Protocol):
 
     task: asyncio.Task[None] | None
     """What serves the request."""
+    gone: bool
+    """Whether the client has left."""
+    left: Callable[[], None] | None
+    """Called once when the client leaves; None calls nobody. Only after the body was read."""
 
     def here(self) -> bytes | None:
         """Return the whole body, as long as its head says, where all of it came and nothing of it was taken; else None.
@@ -44,12 +48,6 @@ class Client(Protocol):
 
     async def part(self) -> tuple[bytes, bool] | None:
         """Return the next part of the body, and whether more follows; None when the client is gone."""
-
-    def watch(self, left: Callable[[], None] | None) -> None:
-        """Call `left` once when the client is gone, never before this returns; None calls nobody any more.
-
-        Only after the body was read.
-        """
 
     def begin(self, status: int, headers: Sequence[Pair]) -> None:
         """The answer begins. Its head leaves with the first of `put`. Raises ValueError for a line end in a header."""

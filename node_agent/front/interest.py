@@ -37,7 +37,7 @@ class Interest:
         task, self._task = self._task, None
         why, self._why = self._why, None
         others = task.uncancel() if why is not None and task is not None else 0
-        self._client.watch(None)
+        self._client.left = None
         # A cancellation from elsewhere is not ours to replace.
         if why is not None and kind is asyncio.CancelledError and others <= 0:
             try:
@@ -48,7 +48,9 @@ class Interest:
 
     def watch(self) -> None:
         """From now on the client's hanging up ends the work. Only after the body was read."""
-        self._client.watch(self._left)
+        self._client.left = self._left
+        if self._client.gone:
+            asyncio.get_running_loop().call_soon(self._left)
 
     def interrupt(self, why: Exception) -> None:
         """End the work with `why`. Does nothing when it has ended or was interrupted before."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from orchestrator.placement.shares import equal_share, may_hold
+from orchestrator.placement.shares import IDLE_FACTOR, equal_share, may_hold
 from orchestrator.policy.ids import TenantId
 from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.deadlines import AS_SET, Waits
@@ -83,19 +83,26 @@ class Admission:
                 leased.short(tenant)
             sentence = f"This tenant has {held} requests in flight here, as many as it may have."
             raise ProblemError(Problem("tenant_limit", sentence))
-        holders = len(self._by_tenant) + (held == 0)
-        large = held >= equal_share(places, holders + 1)
-        if not may_hold(held, self.running + large, places, holders):
-            if leased is not None:
-                leased.short(None)
-            if large:
-                sentence = f"This edge is nearly full, and {held} requests of this tenant are in it."
-                raise ProblemError(Problem("tenant_share", sentence))
-            raise ProblemError(Problem("overloaded"))
+        if held >= IDLE_FACTOR * (places - self.running - 1):
+            # Hardly ever: where less is held, enough is idle for anybody.
+            self._check_share(held, places)
         self.running += 1
         self._by_tenant[tenant] = held + 1
         if leased is not None:
             leased.taken(tenant)
+
+    def _check_share(self, held: int, places: int) -> None:
+        """Raise ProblemError where one that holds so many of `places` may not have another."""
+        holders = len(self._by_tenant) + (held == 0)
+        large = held >= equal_share(places, holders + 1)
+        if may_hold(held, self.running + large, places, holders):
+            return
+        if self._places is not None:
+            self._places.short(None)
+        if large:
+            sentence = f"This edge is nearly full, and {held} requests of this tenant are in it."
+            raise ProblemError(Problem("tenant_share", sentence))
+        raise ProblemError(Problem("overloaded"))
 
     def free(self, tenant: TenantId) -> None:
         """A request of this tenant is over, and has left its place."""

@@ -53,9 +53,4 @@ def entitled_models(caller: Caller, bundle: Bundle) -> tuple[ModelId, ...]:
 
 def may_use(caller: Caller, bundle: Bundle, model: ModelId) -> bool:
     """Whether the tenant may use a model, and some declared pool serves it."""
-    if model in caller.tenant.models:
-        for pool in bundle.fleet.pools:
-            for served in pool.models:
-                if served.id == model:
-                    return True
-    return False
+    return model in caller.tenant.models and model in bundle.fleet.served

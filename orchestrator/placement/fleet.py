@@ -128,6 +128,8 @@ class Fleet:
     edges: tuple[Edge, ...] = ()
     pools: tuple[Pool, ...] = ()
     sinks: tuple[Sink, ...] = ()
+    served: frozenset[ModelId] = field(init=False, repr=False, compare=False, default=frozenset())
+    """Every model that some pool serves."""
     shares_prefixes: bool = field(init=False, repr=False, compare=False, default=False)
     """Whether some pool serves one request from what another brought in."""
     edge: Callable[[EdgeId], Edge | None] = field(init=False, repr=False, compare=False)
@@ -136,6 +138,8 @@ class Fleet:
     """Returns the declared pool of an id, or None."""
 
     def __post_init__(self) -> None:
+        served = frozenset(served.id for pool in self.pools for served in pool.models)
+        object.__setattr__(self, "served", served)
         shared = any(pool.prefix_cache is PrefixCache.SHARED for pool in self.pools)
         object.__setattr__(self, "shares_prefixes", shared)
         # Looked up for each request. Should an id be there twice, the first is meant.
@@ -144,7 +148,7 @@ class Fleet:
 
     def models(self) -> tuple[ModelId, ...]:
         """Return every model that some pool serves, sorted."""
-        return tuple(sorted({served.id for pool in self.pools for served in pool.models}))
+        return tuple(sorted(self.served))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node_agent.front.limits import Admission, Limits
+from orchestrator.placement.shares import equal_share, may_hold
 from orchestrator.policy.ids import TenantId
 from orchestrator.wire.catalogue import CATALOGUE, Kind, Problem, ProblemError, Retry
 from tests.front.room import LIMITS
@@ -40,6 +44,27 @@ def test_one_tenant_alone_may_use_nearly_all_and_never_the_last_place() -> None:
             assert places * 3 // 4 <= taken < places or (taken, places) == (1, 2)
             assert code == "tenant_share"
             assert fill(held, edge, BETA, 1) == (1, ""), "whoever comes finds room"
+
+
+@given(st.integers(1, 70), st.lists(st.tuples(st.booleans(), st.sampled_from("aaaaaaaabcdefgh"))))
+def test_a_place_is_given_exactly_where_the_rule_of_shares_gives_it(places: int, steps: list[tuple[bool, str]]) -> None:
+    edge, held = admission(places), Counter[str]()
+    for comes, name in steps:
+        tenant, mine = TenantId(name), held[name]
+        if comes:
+            holders = sum(count > 0 for count in held.values()) + (mine == 0)
+            large = mine >= equal_share(places, holders + 1)
+            if may_hold(mine, held.total() + large, places, holders):
+                edge.take(tenant)
+                held[name] += 1
+            else:
+                with pytest.raises(ProblemError) as refused:
+                    edge.take(tenant)
+                assert refused.value.problem.code == ("tenant_share" if large else "overloaded")
+        elif mine:
+            edge.free(tenant)
+            held[name] -= 1
+        assert edge.running == held.total()
 
 
 def test_its_own_limit_is_named_before_the_share() -> None:

@@ -15,17 +15,12 @@ class Wire:
 
     def __init__(self) -> None:
         self.task = asyncio.current_task()
-        self._left: Callable[[], None] | None = None
-
-    @property
-    def watched(self) -> bool:
-        return self._left is not None
-
-    def watch(self, left: Callable[[], None] | None) -> None:
-        self._left = left
+        self.gone = False
+        self.left: Callable[[], None] | None = None
 
     def hang_up(self) -> None:
-        left, self._left = self._left, None
+        self.gone = True
+        left, self.left = self.left, None
         if left is not None:
             left()
 
@@ -63,8 +58,31 @@ async def test_work_that_ends_in_time_is_not_disturbed() -> None:
     with Interest(wire) as interest:
         interest.watch()
         await asyncio.sleep(0.01)
-        assert wire.watched
-    assert not wire.watched
+        assert wire.left is not None
+    assert wire.left is None
+
+
+async def test_one_who_left_before_it_was_looked_for_ends_the_next_wait() -> None:
+    wire = Wire()
+    wire.hang_up()
+    waited = False
+    with pytest.raises(Gone):
+        with Interest(wire) as interest:
+            interest.watch()
+            waited = True
+            await asyncio.sleep(10)
+    assert waited
+
+
+async def test_one_who_left_as_the_work_ended_ends_nothing_else() -> None:
+    wire = Wire()
+    wire.hang_up()
+    with Interest(wire) as interest:
+        interest.watch()
+    await asyncio.sleep(0.01)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 async def test_an_error_of_the_work_is_not_replaced() -> None:
