@@ -19,7 +19,7 @@ from node_agent.front.limits import Admission, Limits
 from node_agent.front.shapes import REASONS, Answering, Chunks, Usage, ours_of, partial_usage, usage_of
 from node_agent.front.sse import HEADERS
 from node_agent.front.stream import EventStream
-from node_agent.front.tenants import Caller, may_use
+from node_agent.front.tenants import Caller
 from node_agent.front.timeouts import allowed_time
 from node_agent.front.visit import Visit
 from node_agent.idempotency.desk import Claim
@@ -68,8 +68,9 @@ class Completions:
         self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle, keyed: Keyed | None
     ) -> None:
         """Answer one request, `keyed` where it has a key. Raises ProblemError, and Gone when the client hung up."""
-        check_content(exchange.head, self._limits.body_bytes_max)
-        allowed = allowed_time(exchange.head, caller.tenant, self._limits)
+        head = exchange.head
+        check_content(head, self._limits.body_bytes_max)
+        allowed = allowed_time(head, caller.tenant, self._limits)
         tenant = caller.tenant.id
         # The place is taken before the body is read: bodies are memory too.
         self._admission.take(tenant)
@@ -81,7 +82,7 @@ class Completions:
                 if body is None:  # hardly ever: most come with their heads
                     body = await read_body(exchange.client, self._limits.body_bytes_max, self._limits.body_timeout_ms)
                 interest.watch()
-                request = self._checked(exchange.head.path, body, caller, bundle)
+                request = self._checked(head.path, body, caller, bundle)
                 claim: Claim | None = None
                 if keyed is not None:
                     claim = await keyed.claimed(body)
@@ -89,24 +90,24 @@ class Completions:
                         return
                 asked = Asked(
                     exchange.request_id,
-                    client_request(exchange.head),
+                    client_request(head),
                     caller.tenant,
                     caller.key_id,
                     request.generation,
                     request.capabilities,
-                    _declared(exchange),
+                    _declared(head.once[LABEL_HEADER]) if LABEL_HEADER in head.once else _NOTHING_DECLARED,
                     body,
                     visit.left_ms(allowed.total_ms),
                     allowed.waits,
                     claim,
-                    resumes=RESUME_HEADER not in exchange.head.once,
+                    resumes=RESUME_HEADER not in head.once,
                 )
                 answer = await self._ask(asked)
                 if claim is not None:
                     # Nothing is kept that was not accounted for.
                     claim.settle = answer.frames.aclose
                 visit.pool = answer.pool.id
-                raw, now_s = exchange.head.path == COMPLETIONS, self._now_ms() // 1000
+                raw, now_s = head.path == COMPLETIONS, self._now_ms() // 1000
                 answering = Answering(exchange.request_id, request.generation.model, now_s, raw)
                 if request.stream:
                     chunks = Chunks(answering, request.include_usage, request.continuous_usage)
@@ -134,7 +135,8 @@ class Completions:
             problem = Problem(error.code, f"{error.param or 'The body'}: {error.message}.", error.param)
         else:
             # One answer for a model that is not here and for one that is another tenant's.
-            if not may_use(caller, bundle, request.generation.model):
+            model = request.generation.model
+            if model not in caller.tenant.models or model not in bundle.fleet.served:
                 raise ProblemError(Problem("model_not_found", param="model"))
             if not request.carried:
                 missing = ", ".join(sorted(capability.value for capability in request.capabilities - CARRIED))
@@ -229,12 +231,10 @@ def _reason(done: Done) -> str:
     return done.reason
 
 
-def _declared(exchange: Exchange) -> Labels:
-    """Return what the request's header declares. Raises ProblemError."""
-    if LABEL_HEADER not in exchange.head.once:
-        return _NOTHING_DECLARED
+def _declared(text: str) -> Labels:
+    """Return what the header of labels declares. Raises ProblemError."""
     try:
-        return _labels(exchange.head.once[LABEL_HEADER])
+        return _labels(text)
     except LabelHeaderError as error:
         problem = Problem("invalid_label", f"{error}.", LABEL_HEADER)
     raise ProblemError(problem)

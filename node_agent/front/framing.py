@@ -31,7 +31,7 @@ _FIRST_LINE = re.compile(
     r"([A-Z][A-Z-]{0,31}+) (/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*+)(?:\?([A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]*+))?"
     r" HTTP/1\.([01])\r\n"
 )
-_LINES = re.compile(r"(?:" + _NAME + r":" + _VALUE + r"\r\n)*+\r\n\Z")
+_HEAD = re.compile(_FIRST_LINE.pattern + r"((?:" + _NAME + r":" + _VALUE + r"\r\n)*+)\r\n\Z")
 _LINE = re.compile(r"(" + _NAME + r"):[ \t]*+(" + _VALUE + r")\r\n")
 _UNDERSCORE = re.compile(r"\n([!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}_[!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}):")
 _FRAMING = frozenset(("host", "content-length", "transfer-encoding", "connection", "expect"))
@@ -86,27 +86,19 @@ def unread(problem: Problem) -> Head:
 
 def read_head(head: bytes) -> Head:
     """Return the head that ends with an empty line. Raises Malformed."""
-    if len(head) > HEAD_BYTES_MAX:
+    size = len(head)
+    if size > HEAD_BYTES_MAX:
         raise Malformed(Problem("head_too_large"))
     text = head.decode("latin-1")
-    first = _FIRST_LINE.match(text)
-    if first is None:
-        raise Malformed(Problem("invalid_request_line"))
-    method, path, query, minor = first.groups("")
-    at = first.end()
-    if at > TARGET_BYTES_MAX and len(path) + len(query) > TARGET_BYTES_MAX:
-        raise Malformed(Problem("head_too_large", f"The path is longer than {TARGET_BYTES_MAX} bytes."))
-    if _LINES.match(text, at) is None:
-        named = _UNDERSCORE.search(text)
-        if named is not None:
-            # Some proxies make hyphens of underscores: two headers for us may be one for them.
-            raise Malformed(_bad_header(named[1][:64].lower(), "A header's name must not have an underscore."))
-        raise Malformed(Problem("invalid_header", "A line of the head is not a header."))
-    headers = [(name.lower(), value) for name, value in _LINE.findall(text, at)]
-    if " \r\n" in text or "\t\r\n" in text:  # hardly ever: space after a value
+    found = _HEAD.match(text)
+    if found is None:
+        raise Malformed(_fault(text))
+    method, path, query, minor, lines = found.groups("")
+    if size > TARGET_BYTES_MAX and len(path) + len(query) > TARGET_BYTES_MAX:
+        raise Malformed(_long_target())
+    headers = [(name.lower(), value) for name, value in _LINE.findall(lines)]
+    if " \r\n" in lines or "\t\r\n" in lines:  # hardly ever: space after a value
         headers = [(name, value.rstrip(" \t")) for name, value in headers]
-    if len(headers) > HEADERS_MAX:
-        raise Malformed(Problem("head_too_large", f"There are more than {HEADERS_MAX} headers."))
     return _framed(method, path, query, headers, minor == "1")
 
 
@@ -117,7 +109,29 @@ def fault_so_far(begun: bytes | bytearray, since: int) -> Problem | None:
     return Problem("head_too_large") if len(begun) > HEAD_BYTES_MAX else None
 
 
+def _fault(text: str) -> Problem:
+    """Return what is wrong with a head that `_HEAD` does not match."""
+    first = _FIRST_LINE.match(text)
+    if first is None:
+        return Problem("invalid_request_line")
+    _, path, query, _ = first.groups("")
+    if len(path) + len(query) > TARGET_BYTES_MAX:
+        return _long_target()
+    named = _UNDERSCORE.search(text)
+    if named is not None:
+        # Some proxies make hyphens of underscores: two headers for us may be one for them.
+        return _bad_header(named[1][:64].lower(), "A header's name must not have an underscore.")
+    return Problem("invalid_header", "A line of the head is not a header.")
+
+
+def _long_target() -> Problem:
+    return Problem("head_too_large", f"The path is longer than {TARGET_BYTES_MAX} bytes.")
+
+
 def _framed(method: str, path: str, query: str, headers: list[Pair], current: bool) -> Head:
+    count = len(headers)
+    if count > HEADERS_MAX:
+        raise Malformed(Problem("head_too_large", f"There are more than {HEADERS_MAX} headers."))
     hosts = lengths = codings = 0
     length: int | None = 0
     keep_alive, closes, expects = current, False, False
@@ -157,7 +171,7 @@ def _framed(method: str, path: str, query: str, headers: list[Pair], current: bo
     if codings:
         length = None
     once, repeated = dict(headers), _NONE
-    if len(once) < len(headers):
+    if len(once) < count:
         repeated = _repeated(headers)
         once = {name: value for name, value in headers if name not in repeated}
     return Head(method, path, query, headers, once, repeated, length, keep_alive and not closes, expects, current)

@@ -49,8 +49,3 @@ def authenticate(head: Head, bundle: Bundle | None, edge: EdgeId) -> Caller:
 def entitled_models(caller: Caller, bundle: Bundle) -> tuple[ModelId, ...]:
     """Return the models that the tenant may use and some declared pool serves, sorted."""
     return tuple(model for model in bundle.fleet.models() if model in caller.tenant.models)
-
-
-def may_use(caller: Caller, bundle: Bundle, model: ModelId) -> bool:
-    """Whether the tenant may use a model, and some declared pool serves it."""
-    return model in caller.tenant.models and model in bundle.fleet.served
