@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
@@ -172,6 +173,7 @@ class Completions:
     ) -> None:
         """Send the answer as it comes. The next frame is taken only when the connection has the last one."""
         events: EventStream | None = None
+        loop = asyncio.get_running_loop()
         lead, silent = chunks.role(), True
         end: Done | Broken | None = None
         try:
@@ -187,7 +189,9 @@ class Completions:
                         delivered = visit.delivered + frame.count
                         data = lead + chunks.text(frame.text, delivered) if frame.text else lead
                         if data:
-                            await events.write(data)
+                            if not events.put(data):
+                                await events.taken()
+                            events.wrote_s = loop.time()
                             if silent:
                                 visit.first_token()
                                 silent = False

@@ -19,21 +19,23 @@ class EventStream:
         "_keep_alive_s",
         "_loop",
         "_on_stall",
-        "_put",
         "_timer",
         "_writing",
-        "_wrote_s",
+        "put",
+        "wrote_s",
     )
 
     def __init__(self, exchange: Exchange, keep_alive_ms: int, on_stall: Callable[[Exception], None]) -> None:
         """`on_stall` is told when a comment could not be written in time."""
         self._exchange = exchange
         # Straight to the client where nobody keeps a copy.
-        self._put: Callable[[bytes], bool] = exchange.client.put if exchange.keeper is None else exchange.put
+        self.put: Callable[[bytes], bool] = exchange.client.put if exchange.keeper is None else exchange.put
+        """Writes whole events. Returns False when the connection is to take some first: await `taken` then."""
         self._keep_alive_s = keep_alive_ms / 1000
         self._on_stall = on_stall
         self._loop = asyncio.get_running_loop()
-        self._wrote_s = self._loop.time()
+        self.wrote_s = self._loop.time()
+        """When something was written last, by the clock of the loop: whoever writes sets it."""
         self._writing = False
         self._timer: asyncio.TimerHandle | None = None
         self._comment: asyncio.Task[None] | None = None
@@ -48,26 +50,25 @@ class EventStream:
             self._comment.cancel()
             await asyncio.gather(self._comment, return_exceptions=True)
 
-    async def write(self, data: bytes) -> None:
-        """Write whole events; returns when the connection has taken them. Raises ProblemError(slow_reader)."""
+    async def taken(self) -> None:
+        """Return when the connection has taken enough of what was written. Raises ProblemError(slow_reader)."""
         if self._comment is not None:
+            # It waits for the same, and one waits at a time.
             await asyncio.wait([self._comment])
-        if not self._put(data):
-            self._writing = True
-            try:
-                await self._exchange.taken()
-            finally:
-                self._writing = False
-        self._wrote_s = self._loop.time()
+        self._writing = True
+        try:
+            await self._exchange.taken()
+        finally:
+            self._writing = False
 
     def _arm(self) -> None:
-        self._timer = self._loop.call_at(max(self._wrote_s + self._keep_alive_s, self._loop.time()), self._quiet)
+        self._timer = self._loop.call_at(max(self.wrote_s + self._keep_alive_s, self._loop.time()), self._quiet)
 
     def _quiet(self) -> None:
         """Nothing was written for a while, or something was meanwhile: comment, or wait on."""
         if self._writing:
-            self._wrote_s = self._loop.time()
-        if self._wrote_s + self._keep_alive_s > self._loop.time():
+            self.wrote_s = self._loop.time()
+        if self.wrote_s + self._keep_alive_s > self._loop.time():
             self._arm()
         else:
             self._comment = asyncio.create_task(self._say())
@@ -80,5 +81,5 @@ class EventStream:
             return
         finally:
             self._comment = None
-        self._wrote_s = self._loop.time()
+        self.wrote_s = self._loop.time()
         self._arm()
