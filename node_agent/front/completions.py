@@ -183,7 +183,7 @@ class Completions:
                     if isinstance(frame, Broken):
                         raise _cut(answer, frame, visit.delivered)
                     exchange.start(200, (*HEADERS, *_origin(answer)))
-                    events = EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt)
+                    events = EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt, loop)
                 match frame:
                     case Tokens():
                         delivered = visit.delivered + frame.count

@@ -88,7 +88,7 @@ class Chunks:
     end: until then its tokens are 0.
     """
 
-    __slots__ = ("_after", "_before", "_continuous", "_include_usage", "_opening", "_raw")
+    __slots__ = ("_after", "_before", "_continuous", "_end", "_include_usage", "_opening", "_raw")
 
     def __init__(self, answering: Answering, include_usage: bool, continuous: bool = False) -> None:
         self._raw = answering.raw
@@ -97,20 +97,24 @@ class Chunks:
         # What is the same in all events of the answer is made once. No id and no name of a model needs an escape.
         self._opening = b"data: " + msgspec.json.encode(answering.frame(TEXT if self._raw else CHUNK))[:-1]
         self._before = self._opening + (_RAW_BEFORE if self._raw else _BEFORE)
-        self._after = (_RAW_AFTER if self._raw else _AFTER) + (b"" if self._continuous else self._told(None))
+        self._end = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        """How a chunk ends that tells no usage."""
+        self._after = (_RAW_AFTER if self._raw else _AFTER) + (b"" if self._continuous else self._end)
 
     def role(self) -> bytes:
         """The first chunk: who speaks. A continuation has no speaker."""
-        return b"" if self._raw else self._opening + _ROLE + self._told(_so_far(0))
+        if self._raw:
+            return b""
+        return self._opening + _ROLE + (_told(_so_far(0)) if self._continuous else self._end)
 
     def text(self, text: str, delivered: int) -> bytes:
         """Some more of the answer, with which the tenant has `delivered` tokens."""
         data = msgspec.json.encode(text)
-        if not data.isascii():
+        if "\u2028" in text or "\u2029" in text or "\x85" in text:  # hardly ever: what `one_line` looks for
             data = one_line(data)
         if not self._continuous:
             return self._before + data + self._after
-        return self._before + data + self._after + self._told(_so_far(delivered))
+        return self._before + data + self._after + _told(_so_far(delivered))
 
     def last(self, reason: str, usage: Usage, ours: Ours) -> bytes:
         """The end of a complete answer: why, the usage when it was asked for, and [DONE]. The last chunk has `ours`."""
@@ -119,13 +123,12 @@ class Chunks:
         if not self._include_usage:
             return end + told + b"}\n\n" + DONE
         counted = self._opening + b',"choices":[],"usage":' + msgspec.json.encode(usage) + told + b"}\n\n"
-        return end + self._told(usage) + counted + DONE
+        return end + (_told(usage) if self._continuous else self._end) + counted + DONE
 
-    def _told(self, usage: Usage | None) -> bytes:
-        """Return the end of every chunk but the last: with the usage so far where each tells it."""
-        if not self._include_usage:
-            return b"}\n\n"
-        return b',"usage":%b}\n\n' % (msgspec.json.encode(usage) if self._continuous else b"null")
+
+def _told(usage: Usage) -> bytes:
+    """Return the end of a chunk that tells the usage so far."""
+    return b',"usage":%b}\n\n' % msgspec.json.encode(usage)
 
 
 def _so_far(delivered: int) -> dict[str, object]:

@@ -25,7 +25,13 @@ class EventStream:
         "wrote_s",
     )
 
-    def __init__(self, exchange: Exchange, keep_alive_ms: int, on_stall: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        keep_alive_ms: int,
+        on_stall: Callable[[Exception], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         """`on_stall` is told when a comment could not be written in time."""
         self._exchange = exchange
         # Straight to the client where nobody keeps a copy.
@@ -33,7 +39,7 @@ class EventStream:
         """Writes whole events. Returns False when the connection is to take some first: await `taken` then."""
         self._keep_alive_s = keep_alive_ms / 1000
         self._on_stall = on_stall
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self.wrote_s = self._loop.time()
         """When something was written last, by the clock of the loop: whoever writes sets it."""
         self._writing = False

@@ -61,7 +61,7 @@ def exchange_with(reader: SlowReader, write_timeout_ms: int) -> Exchange:
 async def test_an_event_behind_a_comment_that_waits_goes_out_and_waits_after_it() -> None:
     reader, stalls = SlowReader(), list[Exception]()
     exchange = exchange_with(reader, 5_000)
-    events = EventStream(exchange, 10, stalls.append)
+    events = EventStream(exchange, 10, stalls.append, asyncio.get_running_loop())
     await until(lambda: reader.waits == 1)
     assert not events.put(EVENT)
     taken = asyncio.create_task(events.taken())
@@ -78,7 +78,7 @@ async def test_an_event_behind_a_comment_that_waits_goes_out_and_waits_after_it(
 async def test_one_who_takes_neither_a_comment_nor_an_event_is_told_of_once_by_each() -> None:
     reader, stalls = SlowReader(), list[Exception]()
     exchange = exchange_with(reader, 30)
-    events = EventStream(exchange, 10, stalls.append)
+    events = EventStream(exchange, 10, stalls.append, asyncio.get_running_loop())
     await until(lambda: reader.waits == 1)
     assert not events.put(EVENT)
     with pytest.raises(ProblemError) as slow:
@@ -95,7 +95,7 @@ async def test_nothing_is_commented_while_events_come_in_time() -> None:
     reader.takes.set()
     exchange = exchange_with(reader, 5_000)
     loop = asyncio.get_running_loop()
-    events = EventStream(exchange, 500, lambda stall: None)
+    events = EventStream(exchange, 500, lambda stall: None, loop)
     for _ in range(60):
         assert events.put(EVENT)
         events.wrote_s = loop.time()

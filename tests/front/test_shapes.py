@@ -16,11 +16,13 @@ from orchestrator.policy.ids import ModelId, RequestId
 
 OURS = {"tidegate": {"segments": [{"pool": "sg\u2028pool", "first_token": 0}]}}
 COUNTS = PoolCounts(5, 9, 3, 3)
+TEXTS = st.text(max_size=40) | st.text("ab\n\r\x0b\x1c\x85\u2028\u2029", max_size=8)
+"""With what some reader or other takes for the end of a line."""
 
 
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize(("include", "continuous"), [(False, False), (False, True), (True, False), (True, True)])
-@given(st.text(max_size=20), st.integers(0, 2**31))
+@given(TEXTS, st.integers(0, 2**31))
 def test_events_are_what_their_objects_encode_to(
     raw: bool, include: bool, continuous: bool, text: str, delivered: int
 ) -> None:
@@ -48,7 +50,7 @@ def test_events_are_what_their_objects_encode_to(
         assert chunks.last("stop", usage, ours) == end + DONE
 
 
-@given(st.text(max_size=40))
+@given(TEXTS)
 def test_an_event_is_one_line_for_every_reader(text: str) -> None:
     answering = Answering(RequestId("req_01"), ModelId("m"), 1)
     data = Chunks(answering, include_usage=False).text(text, 1)
