@@ -5,7 +5,6 @@ Nothing here sends. Whatever the gate sends was made here, so that it is permitt
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -15,7 +14,7 @@ from node_agent.border.keeping import may_keep
 from node_agent.border.memory import Memory, Prompt
 from node_agent.border.resume import RETAINED_BYTES_MAX
 from node_agent.border.retries import RetryBudget, Spent
-from node_agent.border.signer import Signer
+from node_agent.border.signer import Sealing, Signer
 from node_agent.border.traced import ended_line, line_of, refused_line
 from node_agent.uplink.routes import Routes
 from node_agent.uplink.sending import Sendable, Tally
@@ -229,13 +228,12 @@ class Attempts:
         record = record_of(asked, decided, hands.commitment)
         chosen = None if problem is not None else decision.placement.chosen
         facts = decision.travelling(decided.edge)
-        # Both are done at the end of this turn of the loop; only what is recorded leaves.
-        sealing: asyncio.Future[bytes] | None = None
+        sealing: Sealing | None = None
         if chosen is not None:
             digest = None if inputs is None else inputs.digest
             pool, citation = chosen.pool.id, decided.citation
             attested = attestation_bytes(decided.edge.id, decided.attempt, decided.id, pool, facts, citation, digest)
-            sealing = self._signer.seal(attested)
+            sealing = self._signer.add(attested)
         try:
             await hands.spool.append_async(
                 DECISION,
@@ -262,7 +260,7 @@ class Attempts:
             facts,
             decided.citation,
             self._key_id,
-            await sealing,
+            sealing.made or sealing.make(),
             asked.budget_ms,
             inputs,
             asked.waits,

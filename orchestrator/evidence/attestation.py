@@ -1,8 +1,8 @@
 """Seals of an edge on what it attests: one Ed25519 signature (RFC 8032) over a few attestations that leave together.
 
 A signature costs more processor time than a permit, and checking it three times that. So an edge signs the digests of
-all attestations of one turn of its loop at once, and a seal is that signature with those digests: each proves its own
-attestation, and says nothing of the others but a digest.
+all attestations that wait for their records together at once, and a seal is that signature with those digests: each
+proves its own attestation, and says nothing of the others but a digest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SEAL_PREFIX = b"tidegate seal v1\n"
 SIGNATURE_BYTES = 64
 DIGEST_BYTES = 32
 CHECKED_MAX = 1024
-"""Signatures whose check is remembered: the seals of one turn share theirs."""
+"""Signatures whose check is remembered: what was sealed together shares its own."""
 
 
 def seal(sign: Callable[[bytes], bytes], attestations: Sequence[bytes]) -> list[bytes]:
