@@ -88,20 +88,20 @@ def template(config: Path, tenant_id: str, body: bytes, now_ms: int) -> Template
         raise NotPrepared(f"the edge holds no bundle with the tenant {tenant_id}")
     key = SigningKey.from_pem(read_secret(Path(settings.signing_key_file)).reveal())
     asked = _asked(tenant, body, settings.max_tokens_max, now_ms)
-    decided = Decider(edge).decide(
+    decider = Decider(edge)
+    decided = decider.decide(
         asked,
-        bundle,
+        decider.held(bundle, now_ms, 0),
         Expected(1 + len(body) // CHARS_PER_TOKEN, asked.generation.sampling.max_tokens or 1),
         _views(bundle),
         frozenset(),
         None,
         NOBODY,
         now_ms,
-        0,
         os.urandom,
     )
-    chosen = decided.decision.placement.chosen
-    if decided.problem is not None or chosen is None or chosen.pool.intake is None:
+    chosen = decided.chosen
+    if chosen is None or chosen.pool.intake is None:
         raise NotPrepared(f"no pool behind an intake: {decided.problem}")
     opened = Open(
         stream=1,
@@ -110,7 +110,7 @@ def template(config: Path, tenant_id: str, body: bytes, now_ms: int) -> Template
         request=asked.request,
         pool=chosen.pool.id,
         generation=asked.generation,
-        facts=decided.decision.travelling(decided.edge),
+        facts=decided.travelling,
         citation=decided.citation,
         key_id=key_id_of(key.public_key),
         signature=b"",

@@ -65,7 +65,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             ),
             LAW,
         ),
-        Stage("decide, between its parts", ("node_agent.border.decider:Decider.decide",), LAW),
+        Stage("decide, between its parts", ("node_agent.border.decider:Decider.*",), LAW),
         Stage(
             "record: account, canonical bytes, commitment",
             (

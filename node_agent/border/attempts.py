@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from node_agent.border.decider import Asked, Commitment, Decided, Decider, Departure, Expected, record_of
+from node_agent.border.decider import Asked, Commitment, Decided, Decider, Departure, record_of
 from node_agent.border.keeping import may_keep
 from node_agent.border.memory import Memory, Prompt
 from node_agent.border.resume import RETAINED_BYTES_MAX
@@ -22,13 +22,12 @@ from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.evidence.citation import attestation_bytes
-from orchestrator.evidence.records import DecisionRecord, retain_until_ms
+from orchestrator.evidence.records import retain_until_ms
 from orchestrator.evidence.remembered import Remembered
 from orchestrator.files.traces import TraceLine
 from orchestrator.ledger.money import Money
 from orchestrator.ledger.rating import rate
-from orchestrator.ledger.usage import Counted, Outcome, PoolCounts, Resumable, UsageRecord
-from orchestrator.placement.decide import Decision
+from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, Resumable, UsageRecord
 from orchestrator.placement.fleet import Edge, Fleet, Pool
 from orchestrator.placement.outliers import Change, Turn
 from orchestrator.placement.sight import Flight
@@ -131,10 +130,6 @@ class Attempt(msgspec.Struct):
     held_us: int = 0
     """For how long the tenant did not take what was there for it."""
 
-    def held_up(self, now_us: int) -> bool:
-        """Whether the tenant was slow to read."""
-        return self.first_us is not None and self.held_us * HELD_UP_SHARE > now_us - self.first_us
-
 
 class AttemptCounters:
     """The series that attempts are counted in."""
@@ -171,100 +166,89 @@ class Attempts:
 
         `again` says that it is not the first attempt of its request.
         """
-        hands = self._hands
+        hands, memory = self._hands, self._memory
         if asked.budget_ms <= 0:
             raise ProblemError(Problem(TOTAL))
-        bundle = hands.bundle()
+        bundle, now_ms = hands.bundle(), hands.now_ms()
         if bundle is None:
             raise ProblemError(Problem("no_bundle"))
-        edge = bundle.fleet.edge(self._edge)
-        if bundle.settings is None or edge is None:
-            raise ProblemError(Problem("no_bundle"))
-        prompt = self._memory.prompt(asked, edge, bundle.fleet)
-        view = hands.routes.view
-        seen = {pool.id: view(pool, now_us) for pool in bundle.fleet.pools}
-        known = self._memory.known(asked, prompt, bundle.fleet, seen, now_us)
-        # What was said already is read again, and is not generated again.
-        said = asked.generation.first_token()
-        output = max(1, self._memory.output_tokens(asked, bundle.settings) - said)
-        expected = Expected(prompt.tokens + said, output, prompt.blocks)
+        held = self._decider.held(bundle, now_ms, hands.skew_ms())
+        prompt = memory.prompt(asked, held.edge, bundle.fleet)
         # From the views to the choice nothing waits, and the choice counts at once: decisions that are made while this
         # one is written down see it.
+        known = memory.known(asked, prompt, bundle.fleet, held.ground.settings, hands.routes.view, now_us)
         decided = self._decider.decide(
-            asked,
-            bundle,
-            expected,
-            known.views,
-            tried,
-            before,
-            hands.commitment,
-            hands.now_ms(),
-            hands.skew_ms(),
-            hands.entropy,
+            asked, held, known.expected, known.views, tried, before, hands.commitment, now_ms, hands.entropy
         )
-        chosen = decided.decision.placement.chosen
+        chosen = decided.chosen
         flight: Flight | None = None
-        if decided.problem is None and chosen is not None:
-            before_belief = known.before_belief[chosen.pool.id]
-            flight = self._memory.sent(prompt, decided.shape, chosen, before_belief, now_us)
+        if chosen is not None:
+            flight = memory.sent(prompt, decided.shape, chosen, known.before_belief[chosen.pool.id], now_us)
         attempt: Attempt | None = None
         try:
-            attempt = await self._record(asked, decided, bundle.fleet, prompt, flight)
+            record = record_of(asked, decided, hands.commitment)
+            sealing: Sealing | None = None
+            if chosen is not None:
+                pool, facts, citation = chosen.pool.id, decided.travelling, decided.citation
+                inputs = None if decided.inputs is None else decided.inputs.digest
+                sealing = self._signer.add(
+                    attestation_bytes(self._edge, decided.attempt, decided.id, pool, facts, citation, inputs)
+                )
+            try:
+                await hands.spool.append_async(
+                    DECISION,
+                    RecordId(record.id),
+                    record.to_bytes(),
+                    durable=record.regulated,
+                    rank=Rank.SPARE if chosen is None else Rank.NEW,
+                    retain_until_ms=retain_until_ms(record.retention, now_ms),
+                )
+            except SpoolError as error:
+                # Without it nothing is sent; a refusal is said even when it is not recorded.
+                self._not_kept(record.id, error)
+                if chosen is not None:
+                    raise ProblemError(Problem("evidence_unavailable")) from error
+            permitted = self._count(decided)
+            if chosen is None or sealing is None or flight is None:
+                raise self._refused(asked, decided, record.outcome)
+            seal = sealing.made or sealing.make()
+            attempt = self._made(asked, decided, chosen.pool, seal, bundle.fleet, permitted, prompt, flight)
+            attempt.spent = self.retries.sent(again, attempt.sent_us)
         finally:
             if attempt is None and flight is not None:
-                self._memory.ended(flight, asked, prompt, None, hands.now_ns() // 1000)
-        if self._memory.changed:
-            _tell(self._memory.changes())
-        self._memory.left(attempt.flight, attempt.sent_us)
-        attempt.spent = self.retries.sent(again, attempt.sent_us)
+                memory.ended(flight, asked, prompt, None, hands.now_ns() // 1000)
+        if memory.changed:
+            _tell(memory.changes())
+        memory.left(attempt.flight, attempt.sent_us)
         return attempt
 
-    async def _record(
-        self, asked: Asked, decided: Decided, fleet: Fleet, prompt: Prompt, flight: Flight | None
+    def _made(
+        self,
+        asked: Asked,
+        decided: Decided,
+        pool: Pool,
+        seal: bytes,
+        fleet: Fleet,
+        permitted: tuple[Pool, ...],
+        prompt: Prompt,
+        flight: Flight,
     ) -> Attempt:
-        """Put the record of a decision into the spool, and return what leaves. Raises ProblemError."""
-        hands = self._hands
-        decision, problem, inputs = decided.decision, decided.problem, decided.inputs
-        record = record_of(asked, decided, hands.commitment)
-        chosen = None if problem is not None else decision.placement.chosen
-        facts = decision.travelling(decided.edge)
-        sealing: Sealing | None = None
-        if chosen is not None:
-            digest = None if inputs is None else inputs.digest
-            pool, citation = chosen.pool.id, decided.citation
-            attested = attestation_bytes(decided.edge.id, decided.attempt, decided.id, pool, facts, citation, digest)
-            sealing = self._signer.add(attested)
-        try:
-            await hands.spool.append_async(
-                DECISION,
-                RecordId(record.id),
-                record.to_bytes(),
-                durable=decision.regulated,
-                rank=Rank.NEW if problem is None else Rank.SPARE,
-                retain_until_ms=retain_until_ms(record.retention, record.decided_ms),
-            )
-        except SpoolError as error:
-            # Without it nothing is sent; a refusal is said even when it is not recorded.
-            self._not_kept(record.id, error)
-            if problem is None:
-                raise ProblemError(Problem("evidence_unavailable")) from error
-        self._count(decision, record)
-        if chosen is None or sealing is None or flight is None:
-            raise self._refused(asked, decided, record.outcome)
+        """Return what leaves, now that its record is kept."""
+        hands, said, continued = self._hands, asked.generation.said, asked.continued
         sendable = Sendable(
             decided.attempt,
             decided.id,
             asked.request,
-            chosen.pool.id,
+            pool.id,
             asked.generation,
-            facts,
+            decided.travelling,
             decided.citation,
             self._key_id,
-            sealing.made or sealing.make(),
+            seal,
             asked.budget_ms,
-            inputs,
+            decided.inputs,
             asked.waits,
-            None if asked.continued is None else asked.continued.attempt,
+            None if continued is None else continued.attempt,
         )
         headers: tuple[tuple[str, str], ...] = ()
         duties: tuple[Obligation, ...] = ()
@@ -272,20 +256,19 @@ class Attempts:
             if done.headers:
                 headers += done.headers
                 duties += (done.obligation,)
-        permitted = tuple([one.pool for one in decision.placement.candidates if one.verdict.allowed])
         return Attempt(
             asked,
             decided.id,
             decided.attempt,
-            chosen.pool,
+            pool,
             sendable,
             Tally(),
             prompt,
             flight,
             headers,
-            Basis(decided.edge, decision.facts, fleet, permitted, duties),
+            Basis(decided.edge, decided.decision.facts, fleet, permitted, duties),
             hands.now_ns() // 1000,
-            record.first_token,
+            0 if said is None else said.tokens,
             None if hands.note is None else line_of(asked, decided),
         )
 
@@ -326,10 +309,13 @@ class Attempts:
         now_ms, now_us = hands.now_ms(), hands.now_ns() // 1000
         if attempt.spent is not None:
             self.retries.ended(attempt.spent, now_us)
-        self._memory.ended(attempt.flight, attempt.asked, attempt.prompt, last, now_us, attempt.held_up(now_us))
+        # Where the tenant was slow to read, how long it took says little.
+        held_up = attempt.first_us is not None and attempt.held_us * HELD_UP_SHARE > now_us - attempt.first_us
+        self._memory.ended(attempt.flight, attempt.asked, attempt.prompt, last, now_us, held_up)
         if self._memory.changed:
             _tell(self._memory.changes())
-        told = attempt.pool.engine is None
+        told, tally = attempt.pool.engine is None, attempt.tally
+        ended = last if type(last) is Done or type(last) is Broken else None
         record = UsageRecord(
             id=make_usage_id(now_ms, hands.entropy(10)),
             request=attempt.asked.request,
@@ -340,8 +326,8 @@ class Attempts:
             model=attempt.asked.generation.model,
             outcome=outcome,
             counted=Counted.IDS if told else Counted.CHUNKS,
-            pool_counts=None if last is None or isinstance(last, Refused) else last.counts,
-            edge_counts=attempt.tally.counts(),
+            pool_counts=None if ended is None else ended.counts,
+            edge_counts=EdgeCounts(tally.received, tally.delivered),
             own="edge",
             price=price,
             ended_ms=now_ms,
@@ -349,37 +335,44 @@ class Attempts:
             first_token=attempt.first_token,
             resumable=resumable,
         )
-        if hands.note is not None and attempt.noted is not None and not isinstance(last, Refused):
-            hands.note(self._line(attempt, attempt.noted, outcome, last))
+        if hands.note is not None and attempt.noted is not None and outcome is not Outcome.REFUSED:
+            hands.note(self._line(attempt, attempt.noted, outcome, ended))
         pool, tokens = attempt.pool.id, self._counters.tokens
-        tokens[pool, "received"].value += attempt.tally.received
-        tokens[pool, "delivered"].value += attempt.tally.delivered
+        tokens[pool, "received"].value += tally.received
+        tokens[pool, "delivered"].value += tally.delivered
         try:
             # Nothing waits before this: whoever is cancelled from here on has left the record to be written.
             data, record_id = record.to_bytes(), RecordId(record.id)
             # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
-            durable = attempt.asked.departure is not None and not isinstance(last, Refused)
+            durable = attempt.asked.departure is not None and outcome is not Outcome.REFUSED
             await hands.spool.append_async(USAGE, record_id, data, durable=durable, rank=Rank.CLOSES)
         except SpoolError as error:
             self._not_kept(record.id, error)
 
-    def _count(self, decision: Decision, record: DecisionRecord) -> None:
-        """Count the choice, the pools that were left out, and the rules behind each that the law refuses."""
-        counters = self._counters
-        if record.pool is not None:
-            counters.placements[record.pool].value += 1
+    def _count(self, decided: Decided) -> tuple[Pool, ...]:
+        """Count the choice, the pools that were left out, and the rules behind each that the law refuses.
+
+        Returns the pools that it allows.
+        """
+        counters, decision = self._counters, decided.decision
+        permitted: tuple[Pool, ...] = ()
+        if decided.chosen is not None:
+            counters.placements[decided.chosen.pool.id].value += 1
         for mismatch in _mismatches(decision.sources):
             counters.mismatches[mismatch.axis].value += 1
-            log.warning(Event.LABEL_MISMATCH, decision_id=record.id, axis=mismatch.axis, source=mismatch.source)
+            log.warning(Event.LABEL_MISMATCH, decision_id=decided.id, axis=mismatch.axis, source=mismatch.source)
         for candidate in decision.placement.candidates:
             if candidate.drop is not None:
                 counters.not_placed_pools[candidate.drop].value += 1
             verdict = candidate.verdict
             if FAULT in verdict.rules:  # a bug in the law's code: refused, and told
-                log.error(Event.POLICY_DISAGREED, decision_id=record.id, pool=candidate.pool.id, rule=FAULT)
-            if not verdict.allowed:
-                for rule in verdict.rules:
-                    counters.denials[rule].value += 1
+                log.error(Event.POLICY_DISAGREED, decision_id=decided.id, pool=candidate.pool.id, rule=FAULT)
+            if verdict.allowed:
+                permitted += (candidate.pool,)
+                continue
+            for rule in verdict.rules:
+                counters.denials[rule].value += 1
+        return permitted
 
     def _not_kept(self, record_id: str, error: SpoolError) -> None:
         log.error(Event.SPOOL_FAILED, record_id=record_id, exception=type(error).__name__)
@@ -411,7 +404,8 @@ class Attempts:
         if price is None:
             return None
         delivered = attempt.first_token + attempt.tally.delivered
-        return rate(price, counts.prompt, min(counts.cached, counts.prompt), delivered)
+        cached = counts.cached if counts.cached < counts.prompt else counts.prompt
+        return rate(price, counts.prompt, cached, delivered)
 
 
 def _tell(changes: tuple[Change, ...]) -> None:

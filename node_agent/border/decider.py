@@ -25,10 +25,12 @@ from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import NOTHING_CARRIED, Decision, Ground, decide
 from orchestrator.placement.explain import placement_to_json
 from orchestrator.placement.fleet import Edge
+from orchestrator.placement.pick import Candidate
 from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings, in_canary
 from orchestrator.placement.shape import shape_of
+from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import (
     RANDOM_BYTES,
     AttemptId,
@@ -115,6 +117,10 @@ class Decided(msgspec.Struct, frozen=True):
     decision: Decision
     id: DecisionId
     attempt: AttemptId
+    chosen: Candidate | None
+    """Where it goes; None where a problem keeps it from that."""
+    travelling: Facts
+    """What the law was told, as far as that goes with it."""
     citation: Citation
     asked: Mapping[str, Writable]
     inputs: InputManifest | None
@@ -137,34 +143,38 @@ class Expected(msgspec.Struct, frozen=True):
         return f"Expected({self.prompt_tokens}, {self.output_tokens})"
 
 
+class Held(msgspec.Struct, frozen=True):
+    """A bundle, as one edge decides by it."""
+
+    bundle: Bundle
+    edge: Edge
+    ground: Ground
+
+
 class Decider:
     """Decides for one edge. Remembers the compiled law and the arranged offers of the newest bundle."""
 
     def __init__(self, edge: EdgeId) -> None:
         self._edge = edge
-        self._held: tuple[Bundle, Ground] | None = None
+        self._held: Held | None = None
 
     def decide(
         self,
         asked: Asked,
-        bundle: Bundle,
+        held: Held,
         expected: Expected,
         views: Mapping[PoolId, PoolView],
         tried: frozenset[PoolId],
         before: Problem | None,
         commitment: Commitment,
         now_ms: int,
-        skew_ms: int,
         entropy: Callable[[int], bytes],
     ) -> Decided:
-        """Label, permit, place, and do the duties that come with it. Raises ProblemError without a usable bundle."""
-        edge = bundle.fleet.edge(self._edge)
-        if bundle.settings is None or edge is None:
-            raise ProblemError(Problem("no_bundle"))
+        """Label, permit, place, and do the duties that come with it."""
+        bundle, edge, ground = held.bundle, held.edge, held.ground
         drawn = entropy(CHANCE_BYTES + 2 * RANDOM_BYTES)
         chance = int.from_bytes(drawn[:CHANCE_BYTES], "big")
-        shape = _shape(asked, bundle, bundle.settings, expected, tried)
-        ground = self._ground(bundle, bundle.settings, edge, now_ms, skew_ms)
+        shape = _shape(asked, bundle, ground.settings, expected, tried)
         carried = NOTHING_CARRIED if asked.continued is None else asked.continued.carried()
         decision = decide(ground, edge, asked.tenant, asked.declared, shape, views, now_ms, chance, carried)
         chosen = decision.placement.chosen
@@ -197,6 +207,8 @@ class Decider:
             decision,
             decision_id,
             attempt_id,
+            chosen if problem is None else None,
+            decision.travelling(edge),
             Citation(bundle.side, bundle.number, bundle.digest, bundle.revocations.number, now_ms, PERMIT_VERSION),
             RestingOn(shape, views, chance, ground.revoked_pools, pathways, ground.skew_ms).to_json(),
             inputs,
@@ -204,20 +216,25 @@ class Decider:
             problem,
         )
 
-    def _ground(self, bundle: Bundle, settings: PlacementSettings, edge: Edge, now_ms: int, skew_ms: int) -> Ground:
-        """Return what a decision stands on. The law is compiled once for each bundle, and when a date is reached."""
+    def held(self, bundle: Bundle, now_ms: int, skew_ms: int) -> Held:
+        """Return what a decision stands on. The law is compiled once for each bundle, and when a date is reached.
+
+        Raises ProblemError without a usable bundle.
+        """
         held = self._held
-        if held is not None and held[0] is bundle and held[1].skew_ms == skew_ms:
-            ground = held[1]
+        if held is not None and held.bundle is bundle and held.ground.skew_ms == skew_ms:
+            ground = held.ground
             in_force = ground.table.made_ms <= now_ms < ground.table.valid_until_ms
             if in_force and ground.dischargers == DISCHARGERS.keys():
-                return ground
-        table = self._compiled(bundle, edge, now_ms)
+                return held
+        edge, settings = bundle.fleet.edge(self._edge), bundle.settings
+        if settings is None or edge is None:
+            raise ProblemError(Problem("no_bundle"))
         revoked = bundle.revoked
         # Of revocations only those that could matter: a decision rests on no other.
         pools = frozenset(pool.id for pool in bundle.fleet.pools if pool.id in revoked.pools)
         ground = Ground(
-            table,
+            self._compiled(bundle, edge, now_ms),
             bundle.fleet,
             Plan(self._edge, bundle.fleet, bundle.prices, settings.currency),
             settings,
@@ -226,13 +243,13 @@ class Decider:
             frozenset(DISCHARGERS),
             skew_ms,
         )
-        self._held = (bundle, ground)
-        return ground
+        self._held = Held(bundle, edge, ground)
+        return self._held
 
     def _compiled(self, bundle: Bundle, edge: Edge, now_ms: int) -> RouteTable:
         places = tuple(pool.place for pool in bundle.fleet.pools)
         if self._held is not None:
-            table = self._held[1].table
+            table = self._held.ground.table
             fits = table.law is bundle.law and table.pools == places and table.edge == edge.place
             if fits and table.made_ms <= now_ms < table.valid_until_ms:
                 return table
@@ -241,21 +258,24 @@ class Decider:
 
 def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> DecisionRecord:
     """Return the account of a decision, complete and without payload."""
-    decision, problem = decided.decision, decided.problem
-    chosen = decision.placement.chosen
-    sent = problem is None and chosen is not None
+    decision, chosen, problem = decided.decision, decided.chosen, decided.problem
+    placed, said = decision.placement.chosen, asked.generation.said
+    payload: tuple[bytes, ...] = (asked.body,)
+    if said is not None:
+        # What leaves is the body, and what was said of the answer already.
+        payload += (said.text.encode(),)
     return DecisionRecord(
         id=decided.id,
         request=asked.request,
         client_request=asked.client_request,
-        attempt=decided.attempt if sent else None,
+        attempt=None if chosen is None else decided.attempt,
         side=decided.edge.side,
         program="edge",
         edge=decided.edge.id,
         tenant=asked.tenant.id,
         key_id=asked.key_id,
         model=asked.generation.model,
-        pool=chosen.pool.id if sent and chosen is not None else None,
+        pool=None if chosen is None else chosen.pool.id,
         outcome=SENT if problem is None else problem.entry.code,
         sources=decision.sources,
         facts=decision.facts,
@@ -263,21 +283,15 @@ def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> Decisio
         placement=placement_to_json(decision.placement),
         asked=decided.asked,
         inputs=decided.inputs,
-        commitment=commit(commitment.key, commitment.key_id, _payload(asked)),
+        commitment=commit(commitment.key, commitment.key_id, payload),
         payload_bytes=decided.shape.upload_bytes,
         regulated=decision.regulated,
-        retention=() if chosen is None else retention_of(chosen.verdict.obligations),
+        retention=() if placed is None else retention_of(placed.verdict.obligations),
         discharged=decided.discharged,
         decided_ms=decided.citation.now_ms,
         continues=None if asked.continued is None else asked.continued.attempt,
-        first_token=asked.generation.first_token(),
+        first_token=0 if said is None else said.tokens,
     )
-
-
-def _payload(asked: Asked) -> tuple[bytes, ...]:
-    """Return what leaves: the body, and what was said of the answer already."""
-    said = asked.generation.said
-    return (asked.body,) if said is None else (asked.body, said.text.encode())
 
 
 def _said_in_time(asked: Asked, continued: Continued, discharged: tuple[Done, ...]) -> bool:

@@ -10,8 +10,8 @@ from hashlib import blake2b
 
 import msgspec
 
-from node_agent.border.decider import Asked, Commitment
-from orchestrator.placement.fleet import Edge, Fleet, PrefixCache
+from node_agent.border.decider import Asked, Commitment, Expected
+from orchestrator.placement.fleet import Edge, Fleet, Pool, PrefixCache
 from orchestrator.placement.lengths import Lengths, Script, script_of
 from orchestrator.placement.outliers import Change
 from orchestrator.placement.pick import Candidate
@@ -43,8 +43,9 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What is known of every pool for one request."""
+    """What is known of a request, and of every pool for it, before it is placed."""
 
+    expected: Expected
     views: Mapping[PoolId, PoolView]
     before_belief: Mapping[PoolId, int]
     """Cached tokens by the index alone, before what replies said of it."""
@@ -81,31 +82,37 @@ class Memory:
             blocks = salted(self._salt(asked, edge), texts)
         return Prompt(chars, script, blocks, self._lengths.prompt_tokens(asked.generation.model, script, chars))
 
-    def output_tokens(self, asked: Asked, settings: PlacementSettings) -> int:
-        """Return how long the answer is expected to be."""
-        most = asked.generation.sampling.max_tokens
-        return self._lengths.output_tokens(
-            asked.tenant.id, asked.generation.model, settings.expected_output_tokens, most
-        )
-
-    def known(self, asked: Asked, prompt: Prompt, fleet: Fleet, seen: Mapping[PoolId, PoolView], now_us: int) -> Known:
-        """Return what is known of every pool of `fleet`; `seen` is what its links say now."""
-        sight, model = self._sight, asked.generation.model
-        expected: dict[PoolId, tuple[int, int]] = {}
+    def known(
+        self,
+        asked: Asked,
+        prompt: Prompt,
+        fleet: Fleet,
+        settings: PlacementSettings,
+        view: Callable[[Pool, int], PoolView],
+        now_us: int,
+    ) -> Known:
+        """Return how long the request probably is, and what is known of every pool; `view` is what its way says."""
+        sight, generation = self._sight, asked.generation
+        model, said, most = generation.model, generation.said, generation.sampling.max_tokens
+        output = self._lengths.output_tokens(asked.tenant.id, model, settings.expected_output_tokens, most)
+        expected = Expected(prompt.tokens, output, prompt.blocks)
+        if said is not None:
+            # What was said already is read again, and is not generated again.
+            expected = Expected(prompt.tokens + said.tokens, max(1, output - said.tokens), prompt.blocks)
+        held: dict[PoolId, tuple[int, int]] = {}
         if prompt.blocks:
             per_block = max(1, prompt.tokens * BLOCK_CHARS // max(1, prompt.chars))
-            expected = sight.expect(prompt.blocks, per_block, prompt.tokens, now_us)
+            held = sight.expect(prompt.blocks, per_block, prompt.tokens, now_us)
         views: dict[PoolId, PoolView] = {}
         before: dict[PoolId, int] = {}
         for pool in fleet.pools:
-            place = pool.id
-            link = seen[place]
+            place, link = pool.id, view(pool, now_us)
             load, rtt_us = link.load, link.rtt_us
             heard_us = now_us if load is None else now_us - load.age_ms * 1000
-            shares = place in expected and pool.prefix_cache is PrefixCache.SHARED
-            cached, before[place] = expected[place] if shares else (0, 0)
+            shares = place in held and pool.prefix_cache is PrefixCache.SHARED
+            cached, before[place] = held[place] if shares else (0, 0)
             views[place] = sight.view(place, model, now_us, link.up, rtt_us, load, heard_us, cached)
-        return Known(views, before)
+        return Known(expected, views, before)
 
     def sent(
         self,
@@ -139,7 +146,7 @@ class Memory:
         """
         if flight.over:
             return
-        if not isinstance(last, Done):
+        if type(last) is not Done:
             self._sight.ended(flight, _unfinished(last), now_us)
             return
         counts, cancelled = last.counts, last.reason == "cancelled"
