@@ -80,7 +80,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
         ),
         Stage("sign", ("orchestrator.bundles.roots:SigningKey.sign",), LAW),
         Stage("spool", SPOOL, LAW),
-        Stage("gate, between its parts", ("node_agent.border.gate:Gate.ask", "node_agent.border.gate:_Rest.*")),
+        Stage("gate, between its parts", ("node_agent.border.gate:Gate.ask", "node_agent.border.gate:_Course.*")),
         Stage("session machine", ("orchestrator.wire.session_edge:EdgeSession.*",)),
         Stage(
             "session frames to and from protobuf",

@@ -17,7 +17,7 @@ from node_agent.border.retries import RetryBudget, Spent
 from node_agent.border.signer import Sealing, Signer
 from node_agent.border.traced import ended_line, line_of, refused_line
 from node_agent.uplink.routes import Routes
-from node_agent.uplink.sending import Sendable, Tally
+from node_agent.uplink.sending import Sendable, Sending, Tally
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
@@ -158,6 +158,8 @@ class Attempts:
         self._key_id = key_id_of(hands.signing_key.public_key)
         self.retries = RetryBudget()
         """What the edge spends on second attempts."""
+        self.first_token: Callable[[Flight, int], None] = self._memory.first_token
+        """Learns from the first token of an attempt how far the pool is."""
 
     async def open(
         self, asked: Asked, tried: frozenset[PoolId], before: Problem | None, now_us: int, *, again: bool
@@ -288,24 +290,46 @@ class Attempts:
             may = may_keep(bundle, basis.edge, attempt.pool, basis.facts, hands.skew_ms(), hands.now_ms())
         await departure.before_send(may_keep=may)
 
-    def began(self, attempt: Attempt) -> None:
-        """The first token is here: learn from it how far the pool is."""
-        attempt.first_us = self._hands.now_ns() // 1000
-        self._memory.first_token(attempt.flight, attempt.first_us)
+    async def end(
+        self,
+        attempt: Attempt,
+        sending: Sending | None,
+        outcome: Outcome,
+        last: Done | Broken | Refused | None,
+        price: Money | None,
+        resumable: Resumable | None,
+    ) -> None:
+        """Stop an attempt that is over, learn from it, and record what was used, also where that is nothing.
 
-    async def settle(
+        Once for each one, whatever stopping it comes to.
+        """
+        try:
+            if sending is not None:
+                await sending.close()
+        finally:
+            record = self._learned(attempt, outcome, last, price, resumable)
+            try:
+                # Nothing waits before this: whoever is cancelled from here on has left the record to be written.
+                data, record_id = record.to_bytes(), RecordId(record.id)
+                # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
+                durable = attempt.asked.departure is not None and outcome is not Outcome.REFUSED
+                await self._hands.spool.append_async(USAGE, record_id, data, durable=durable, rank=Rank.CLOSES)
+            except SpoolError as error:
+                self._not_kept(record.id, error)
+
+    def _learned(
         self,
         attempt: Attempt,
         outcome: Outcome,
         last: Done | Broken | Refused | None,
         price: Money | None,
         resumable: Resumable | None,
-    ) -> None:
-        """Learn from an attempt that is over, and record what was used, also where that is nothing. Once for each one.
+    ) -> UsageRecord:
+        """Learn from an attempt that is over, and return what was used.
 
         The edge's own counts stand first; the pool's are marked as reported.
         """
-        hands = self._hands
+        hands, tally = self._hands, attempt.tally
         now_ms, now_us = hands.now_ms(), hands.now_ns() // 1000
         if attempt.spent is not None:
             self.retries.ended(attempt.spent, now_us)
@@ -314,18 +338,22 @@ class Attempts:
         self._memory.ended(attempt.flight, attempt.asked, attempt.prompt, last, now_us, held_up)
         if self._memory.changed:
             _tell(self._memory.changes())
-        told, tally = attempt.pool.engine is None, attempt.tally
         ended = last if type(last) is Done or type(last) is Broken else None
-        record = UsageRecord(
+        if hands.note is not None and attempt.noted is not None and outcome is not Outcome.REFUSED:
+            hands.note(self._line(attempt, attempt.noted, outcome, ended))
+        pool, tokens = attempt.pool.id, self._counters.tokens
+        tokens[pool, "received"].value += tally.received
+        tokens[pool, "delivered"].value += tally.delivered
+        return UsageRecord(
             id=make_usage_id(now_ms, hands.entropy(10)),
             request=attempt.asked.request,
             attempt=attempt.attempt,
             decision=attempt.decision_id,
             tenant=attempt.asked.tenant.id,
-            pool=attempt.pool.id,
+            pool=pool,
             model=attempt.asked.generation.model,
             outcome=outcome,
-            counted=Counted.IDS if told else Counted.CHUNKS,
+            counted=Counted.IDS if attempt.pool.engine is None else Counted.CHUNKS,
             pool_counts=None if ended is None else ended.counts,
             edge_counts=EdgeCounts(tally.received, tally.delivered),
             own="edge",
@@ -335,19 +363,6 @@ class Attempts:
             first_token=attempt.first_token,
             resumable=resumable,
         )
-        if hands.note is not None and attempt.noted is not None and outcome is not Outcome.REFUSED:
-            hands.note(self._line(attempt, attempt.noted, outcome, ended))
-        pool, tokens = attempt.pool.id, self._counters.tokens
-        tokens[pool, "received"].value += tally.received
-        tokens[pool, "delivered"].value += tally.delivered
-        try:
-            # Nothing waits before this: whoever is cancelled from here on has left the record to be written.
-            data, record_id = record.to_bytes(), RecordId(record.id)
-            # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
-            durable = attempt.asked.departure is not None and outcome is not Outcome.REFUSED
-            await hands.spool.append_async(USAGE, record_id, data, durable=durable, rank=Rank.CLOSES)
-        except SpoolError as error:
-            self._not_kept(record.id, error)
 
     def _count(self, decided: Decided) -> tuple[Pool, ...]:
         """Count the choice, the pools that were left out, and the rules behind each that the law refuses.

@@ -9,7 +9,7 @@ was said, and only an equal model goes on, from the next token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Protocol, Self
 
 import msgspec
@@ -106,6 +106,14 @@ class _Run(msgspec.Struct):
     """Where the last attempt that was cut might have gone."""
     stopped: Stopped | None = None
     """Why an attempt that was cut before it said a word is not replaced."""
+    problem: Problem | None = None
+    """What kept the last attempt from beginning."""
+    refused: int = 0
+    """How many attempts in a row pools refused."""
+
+    def counts_again(self) -> bool:
+        """Whether one more attempt after a refusal counts against the budget of second ones."""
+        return self.problem is not None and self.problem.code not in FREE_AGAIN
 
     def left(self, now_us: int) -> Asked:
         """Return what is asked for, with the time that is left for it."""
@@ -152,7 +160,6 @@ class _Begun(msgspec.Struct, frozen=True):
     """An attempt that has begun to answer."""
 
     attempt: Attempt
-    first: Tokens | Done
     sending: Sending
 
 
@@ -164,95 +171,127 @@ class Gate:
         self._attempts = Attempts(EdgeId(edge_name), hands)
         self._retained = Retained(hands.retained_bytes)
 
-    async def ask(self, asked: Asked) -> Answer:
+    def ask(self, asked: Asked) -> Coroutine[None, None, Answer]:
         """Decide, record and send. Returns when the answer has begun.
 
         Raises ProblemError: refused by law, nothing feasible, no evidence, or cut before the first token for good.
         """
-        kept = Kept(self._retained, len(asked.body), asked.resumes)
-        run = _Run(self._seeded(asked), kept, self._hands.now_ns() // 1000)
-        begun: _Begun | None = None
+        return _Course(self._hands, self._attempts, self._retained).begin(asked, None)
+
+
+class _Course:
+    """One request on its way, and the frames of its answer: over all of its attempts, each settled however it ends.
+
+    No generator: one that was never asked for a frame closes without settling, and none is as cheap to ask.
+    """
+
+    __slots__ = ("_answer", "_attempts", "_first", "_given_us", "_going", "_hands", "_retained", "_run")
+
+    _run: _Run
+
+    def __init__(self, hands: Hands, attempts: Attempts, retained: Retained) -> None:
+        self._hands = hands
+        self._attempts = attempts
+        self._retained = retained
+        self._answer: Answer | None = None
+        """What is told of it. None before it has begun and once it is over: the two hold each other."""
+        self._going: _Begun | None = None
+        """What is under way, and not settled."""
+        self._first: Tokens | Done | None = None
+        """The frame that it began with, until that is asked for."""
+        self._given_us = 0
+        """When the tenant got its last tokens."""
+
+    async def begin(self, asked: Asked, answer: Answer | None) -> Answer:
+        """Send until an attempt begins to answer: from the start, or where `answer` was cut. Raises ProblemError.
+
+        One coroutine and a long one: what comes wakes every coroutine between it and the connection.
+        """
+        hands, attempts = self._hands, self._attempts
+        if answer is None:
+            kept = Kept(self._retained, len(asked.body), asked.resumes)
+            self._run = _Run(_seeded(asked, hands.entropy), kept, hands.now_ns() // 1000)
+        run, begun = self._run, False
+        left_ms, pause_ms = hands.patience_ms, PAUSE_MS
         try:
-            try:
-                begun = await self._begin(run, None)
-            except ProblemError as error:
-                begun = await self._begin_later(run, error.problem)
+            while True:
+                try:
+                    # Before the first attempt nothing has passed.
+                    now_us = hands.now_ns() // 1000 if run.sent else run.began_us
+                    if run.refused and run.counts_again() and not attempts.retries.may_retry(now_us):
+                        raise ProblemError(run.problem or Problem("no_feasible_pool"))
+                    asked = run.left(now_us) if run.sent else run.asked
+                    attempt = await attempts.open(asked, run.tried, run.problem, now_us, again=run.sent > 0)
+                    run.sent += 1
+                    sending: Sending | None = None
+                    first: Tokens | Done | Broken | Refused | None = None
+                    now_us = attempt.sent_us
+                    try:
+                        if asked.departure is not None:
+                            await attempts.depart(attempt, asked.departure)
+                            now_us = hands.now_ns() // 1000
+                        sending = hands.routes.send(attempt.pool, attempt.sendable, attempt.tally, now_us)
+                        while first is None:
+                            first = _heard(attempt, await sending.next(now_us))
+                            now_us = hands.now_ns() // 1000
+                    finally:
+                        if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
+                            await attempts.end(attempt, sending, Outcome.CANCELLED, None, None, None)
+                    match first:
+                        case Tokens() | Done():
+                            answer = self._begun(attempt, sending, first, now_us, answer)
+                            begun = True
+                            return answer
+                        case Broken() | Refused():
+                            await self._not_begun(attempt, sending, first)
+                except ProblemError as error:
+                    left_ms, pause_ms = await self._comes_back(error.problem, left_ms, pause_ms)
         finally:
-            if begun is None:
+            if not begun:
                 run.kept.drop()
-        attempt = begun.attempt
-        rest = _Rest(run, begun, self._attempts, self._go_on, self._hands.now_ns)
-        answer = rest.answer = Answer(attempt.decision_id, attempt.pool, rest, attempt.headers)
-        answer.segments.append(Segment(attempt.pool, attempt.decision_id, 0))
+
+    def _begun(
+        self, attempt: Attempt, sending: Sending, first: Tokens | Done, now_us: int, answer: Answer | None
+    ) -> Answer:
+        """An attempt begins to answer: learn from it how far the pool is, and return what is told of the answer."""
+        run = self._run
+        run.started = True
+        attempt.first_us = now_us
+        self._attempts.first_token(attempt.flight, now_us)
+        self._going, self._first = _Begun(attempt, sending), first
+        run.kept.accepted(attempt.continuing)
+        segment = Segment(attempt.pool, attempt.decision_id, run.kept.tokens)
+        if answer is None:
+            self._answer = Answer(attempt.decision_id, attempt.pool, self, attempt.headers, None, [segment])
+            return self._answer
+        answer.segments.append(segment)
         return answer
 
-    def _seeded(self, asked: Asked) -> Asked:
-        """Fix the seed: another replica then draws as the first one would have gone on to."""
-        sampling = asked.generation.sampling
-        if sampling.seed is not None or sampling.temperature == 0:
-            return asked
-        seed = int.from_bytes(self._hands.entropy(SEED_BYTES), "big")
-        return replace(asked, generation=replace(asked.generation, sampling=replace(sampling, seed=seed)))
-
-    async def _begin(self, run: _Run, problem: Problem | None) -> _Begun:
-        """Send until an attempt begins to answer. Raises ProblemError; `problem` is what went wrong before."""
-        hands, refused = self._hands, 0
-        while True:
-            # Before the first attempt nothing has passed.
-            now_us = hands.now_ns() // 1000 if run.sent else run.began_us
-            counted = refused and problem is not None and problem.code not in FREE_AGAIN
-            if counted and not self._attempts.retries.may_retry(now_us):
-                raise ProblemError(problem or Problem("no_feasible_pool"))
-            asked = run.left(now_us) if run.sent else run.asked
-            attempt = await self._attempts.open(asked, run.tried, problem, now_us, again=run.sent > 0)
-            run.sent += 1
-            sending: Sending | None = None
-            first: Tokens | Done | Broken | Refused | None = None
-            now_us = attempt.sent_us
-            try:
-                if asked.departure is not None:
-                    await self._attempts.depart(attempt, asked.departure)
-                    now_us = hands.now_ns() // 1000
-                sending = hands.routes.send(attempt.pool, attempt.sendable, attempt.tally, now_us)
-                first = _heard(attempt, await sending.next(now_us))
-                while first is None:
-                    first = _heard(attempt, await sending.next(hands.now_ns() // 1000))
-            finally:
-                if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
-                    await self._close(attempt, sending, Outcome.CANCELLED, None)
-            match first:
-                case Tokens() | Done():
-                    run.started = True
-                    self._attempts.began(attempt)
-                    return _Begun(attempt, first, sending)
-                case Broken():
-                    run.started = True
-                    await self._close(attempt, sending, Outcome.BROKEN, first)
-                    problem = Problem(first.code, first.detail)
-                    log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=first.code)
-                    run.stopped = run.goes_on(first.code)
-                    if run.stopped is not None:
-                        raise ProblemError(problem)
-                    run.cut(attempt, first.code, spoke=False)
-                    refused = 0
-                case Refused():
-                    if asked.departure is not None and not run.started:
-                        asked.departure.not_started()
-                    await self._close(attempt, sending, Outcome.REFUSED, first)
-                    refused += 1
-                    problem = Problem(first.code, first.detail, first.param, first.rules, "", first.retry_after_ms)
-                    await self._refused(run, attempt, problem, refused)
-
-    async def _refused(self, run: _Run, attempt: Attempt, problem: Problem, refused: int) -> None:
-        """A pool refused what it did not start: once more, elsewhere or under newer law. Raises ProblemError."""
-        code = problem.entry.code
+    async def _not_begun(self, attempt: Attempt, sending: Sending, last: Broken | Refused) -> None:
+        """An attempt ended before it said a word: another may take its place. Raises ProblemError where none does."""
+        run, code = self._run, last.code
+        if isinstance(last, Broken):
+            run.started = True
+            await self._attempts.end(attempt, sending, Outcome.BROKEN, last, None, None)
+            run.problem, run.refused = Problem(code, last.detail), 0
+            log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=code)
+            run.stopped = run.goes_on(code)
+            if run.stopped is not None:
+                raise ProblemError(run.problem)
+            run.cut(attempt, code, spoke=False)
+            return
+        if attempt.asked.departure is not None and not run.started:
+            attempt.asked.departure.not_started()
+        await self._attempts.end(attempt, sending, Outcome.REFUSED, last, None, None)
+        problem = Problem(code, last.detail, last.param, last.rules, "", last.retry_after_ms)
+        run.problem, run.refused, code = problem, run.refused + 1, problem.entry.code
         log.info(Event.ATTEMPT_REFUSED, request_id=run.asked.request, pool=attempt.pool.id, code=code)
         if problem.entry.retry is not Retry.ELSEWHERE:
             raise ProblemError(problem)
         if code not in REFRESHED or not await self._refreshed(attempt.sendable.citation.manifest):
             # Under newer law the same pool may well be right.
             run.tried |= {attempt.pool.id}
-        if refused >= PLACEMENTS_MAX or run.sent >= ATTEMPTS_MAX:
+        if run.refused >= PLACEMENTS_MAX or run.sent >= ATTEMPTS_MAX:
             raise ProblemError(problem)
 
     async def _refreshed(self, number: int) -> bool:
@@ -264,108 +303,36 @@ class Gate:
             await asyncio.sleep(REFRESH_POLL_S)
         return False
 
-    async def _go_on(self, run: _Run, attempt: Attempt, last: Broken, answer: Answer) -> _Begun | None:
-        """Return the attempt that goes on with a cut answer; None, and why, where none may or can."""
-        code = last.code
-        log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=code)
-        how = "not_resumable"
-        answer.stopped = run.goes_on(code)
-        begun: _Begun | None = None
-        if answer.stopped is None:
-            run.cut(attempt, code, spoke=run.kept.begun)
-            try:
-                try:
-                    begun = await self._begin(run, None)
-                except ProblemError as error:
-                    begun = await self._begin_later(run, error.problem)
-            except ProblemError as error:
-                answer.stopped = run.stopped or stopped_by(error.problem)
-                how = "refused" if answer.stopped.reason == "law" else "failed"
-            else:
-                how = "resumed_ids" if run.kept.resumable is Resumable.IDS else "resumed_text"
-                pool, decision = begun.attempt.pool, begun.attempt.decision_id
-                answer.segments.append(Segment(pool, decision, run.kept.tokens))
-                log.info(Event.STREAM_CONTINUED, request_id=run.asked.request, pool=pool.id, decision_id=decision)
-        self._hands.metrics.counter(STREAMS_CONTINUED)[how].value += 1
-        return begun
+    async def _comes_back(self, problem: Problem, left_ms: int, pause_ms: int) -> tuple[int, int]:
+        """Wait for what `problem` keeps a cut answer from: no permitted pool can go on now, but one may be coming back.
 
-    async def _begin_later(self, run: _Run, problem: Problem) -> _Begun:
-        """Begin what `problem` kept from beginning. Where it was cut and no permitted pool can go on now, wait for one:
-        it may only be coming back. Raises ProblemError.
+        Returns how long is left to wait, and to pause next. Raises ProblemError where there is nothing to wait for.
         """
-        left_ms, pause_ms = self._hands.patience_ms, PAUSE_MS
-        while True:
-            over = run.sent >= ATTEMPTS_MAX or left_ms <= 0
-            # A request that nothing has cut is not held: its client is told, and may come again.
-            if over or run.asked.continued is None or problem.code not in COMES_BACK:
-                raise ProblemError(problem)
-            run.tried = run.barred
-            open_again = False
-            while left_ms > 0 and not open_again:
-                pause_ms = min(pause_ms, left_ms)
-                await asyncio.sleep(pause_ms / 1000)
-                left_ms, pause_ms = left_ms - pause_ms, pause_ms * 2
-                open_again = any(self._open(pool) for pool in run.permitted)
-            try:
-                return await self._begin(run, None)
-            except ProblemError as error:
-                problem = error.problem
+        run = self._run
+        over = run.sent >= ATTEMPTS_MAX or left_ms <= 0
+        # A request that nothing has cut is not held: its client is told, and may come again.
+        if over or run.asked.continued is None or problem.code not in COMES_BACK:
+            raise ProblemError(problem)
+        run.tried, run.problem, run.refused = run.barred, None, 0
+        open_again = False
+        while left_ms > 0 and not open_again:
+            pause_ms = min(pause_ms, left_ms)
+            await asyncio.sleep(pause_ms / 1000)
+            left_ms, pause_ms = left_ms - pause_ms, pause_ms * 2
+            open_again = any(self._open(pool) for pool in run.permitted)
+        return left_ms, pause_ms
 
     def _open(self, pool: Pool) -> bool:
         """Whether there is a way to a pool, and a replica there."""
         view = self._hands.routes.view(pool, self._hands.now_ns() // 1000)
         return view.up and (view.load is None or view.load.replicas > 0)
 
-    async def _close(
-        self,
-        attempt: Attempt,
-        sending: Sending | None,
-        outcome: Outcome,
-        last: Broken | Refused | None,
-    ) -> None:
-        """Close an attempt that brought nothing, and settle it whatever closing comes to."""
-        try:
-            if sending is not None:
-                await sending.close()
-        finally:
-            await self._attempts.settle(attempt, outcome, last, None, None)
-
-
-class _Rest:
-    """The frames of an answer that has begun, over all of its attempts: each is settled, however it ends.
-
-    No generator: one that was never asked for a frame closes without settling, and none is as cheap to ask.
-    """
-
-    __slots__ = ("_attempts", "_first", "_given_us", "_go_on", "_going", "_now_ns", "_run", "answer")
-
-    def __init__(
-        self,
-        run: _Run,
-        begun: _Begun,
-        attempts: Attempts,
-        go_on: Callable[[_Run, Attempt, Broken, Answer], Awaitable[_Begun | None]],
-        now_ns: Callable[[], int],
-    ) -> None:
-        self.answer: Answer | None = None
-        """What is told of it. None once it is over: the two hold each other."""
-        self._run = run
-        self._attempts = attempts
-        self._go_on = go_on
-        self._now_ns = now_ns
-        self._going: _Begun | None = begun
-        """What is under way, and not settled."""
-        self._first: Tokens | Done | None = begun.first
-        self._given_us = 0
-        """When the tenant got its last tokens."""
-        run.kept.accepted(begun.attempt.continuing)
-
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Tokens | Done | Broken:
         """Return the next frame. Whatever keeps it from that ends the answer."""
-        answer, going = self.answer, self._going
+        answer, going = self._answer, self._going
         if answer is None or going is None:
             raise StopAsyncIteration
         told: Tokens | Done | Broken | None = None
@@ -373,7 +340,7 @@ class _Rest:
             frame: StreamFrame | None
             frame, self._first = self._first, None
             if frame is None:
-                asked_us = self._now_ns() // 1000
+                asked_us = self._hands.now_ns() // 1000
                 going.attempt.held_us += asked_us - self._given_us
                 frame = await going.sending.next(asked_us)
             while told is None:
@@ -388,18 +355,17 @@ class _Rest:
                     case Broken() | None:
                         cut = frame or _lost(going.attempt)
                         await self._end(Outcome.BROKEN, cut, answer.price)
-                        if self.answer is not None:
-                            self._going = await self._go_on(self._run, going.attempt, cut, answer)
-                        if self.answer is None:  # closed meanwhile: nobody wants it to go on
+                        if self._answer is not None:
+                            await self._go_on(going.attempt, cut, answer)
+                        if self._answer is None:  # closed meanwhile: nobody wants it to go on
                             await self._end(Outcome.CANCELLED, None, None)
                             raise StopAsyncIteration
-                        begun = self._going
-                        if begun is None:
+                        if self._going is None:
                             told = cut
                         else:
-                            going, frame = begun, begun.first
+                            going, frame, self._first = self._going, self._first, None
                     case _:
-                        frame = await going.sending.next(self._now_ns() // 1000)
+                        frame = await going.sending.next(self._hands.now_ns() // 1000)
         finally:
             if type(told) is not Tokens:
                 await self.aclose()
@@ -409,12 +375,34 @@ class _Rest:
             segment.tokens += told.count
             if segment.first_token:
                 told = _placed(told, segment.first_token)
-            self._given_us = self._now_ns() // 1000
+            self._given_us = self._hands.now_ns() // 1000
         return told
+
+    async def _go_on(self, attempt: Attempt, last: Broken, answer: Answer) -> None:
+        """Have another attempt go on with a cut answer; where none may or can, say why."""
+        run, code = self._run, last.code
+        log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=code)
+        how = "not_resumable"
+        answer.stopped = run.goes_on(code)
+        if answer.stopped is None:
+            run.cut(attempt, code, spoke=run.kept.begun)
+            run.problem, run.refused = None, 0
+            try:
+                await self.begin(run.asked, answer)
+            except ProblemError as error:
+                answer.stopped = run.stopped or stopped_by(error.problem)
+                how = "refused" if answer.stopped.reason == "law" else "failed"
+            else:
+                how = "resumed_ids" if run.kept.resumable is Resumable.IDS else "resumed_text"
+                part = answer.segments[-1]
+                log.info(
+                    Event.STREAM_CONTINUED, request_id=run.asked.request, pool=part.pool.id, decision_id=part.decision
+                )
+        self._hands.metrics.counter(STREAMS_CONTINUED)[how].value += 1
 
     async def aclose(self) -> None:
         """It is over: what has not ended is stopped, and settled as cancelled."""
-        answer, self.answer = self.answer, None
+        answer, self._answer = self._answer, None
         if answer is None:
             return
         try:
@@ -423,15 +411,25 @@ class _Rest:
         finally:
             self._run.kept.drop()
 
-    async def _end(self, outcome: Outcome, last: Done | Broken | None, price: Money | None) -> None:
-        """Stop the attempt that is under way, and settle it whatever stopping comes to. Once for each one."""
+    def _end(self, outcome: Outcome, last: Done | Broken | None, price: Money | None) -> Awaitable[None]:
+        """Stop the attempt that is under way, and settle it. Once for each one."""
         going, self._going = self._going, None
         if going is None:
-            return
-        try:
-            await going.sending.close()
-        finally:
-            await self._attempts.settle(going.attempt, outcome, last, price, self._run.kept.resumable)
+            return _nothing()
+        return self._attempts.end(going.attempt, going.sending, outcome, last, price, self._run.kept.resumable)
+
+
+async def _nothing() -> None:
+    """What is left to do of an attempt that was ended already."""
+
+
+def _seeded(asked: Asked, entropy: Callable[[int], bytes]) -> Asked:
+    """Fix the seed: another replica then draws as the first one would have gone on to."""
+    sampling = asked.generation.sampling
+    if sampling.seed is not None or sampling.temperature == 0:
+        return asked
+    seed = int.from_bytes(entropy(SEED_BYTES), "big")
+    return replace(asked, generation=replace(asked.generation, sampling=replace(sampling, seed=seed)))
 
 
 def _heard(attempt: Attempt, frame: StreamFrame | None) -> Tokens | Done | Broken | Refused | None:
