@@ -27,9 +27,9 @@ from orchestrator.engines.generation import Generation
 from orchestrator.evidence.attestation import seal
 from orchestrator.evidence.canonical import JsonValue, Writable, commit
 from orchestrator.evidence.citation import Citation, attestation_bytes
-from orchestrator.evidence.duties import DISCHARGERS, Means, discharge
+from orchestrator.evidence.duties import DISCHARGERS, Means, discharge, owed
 from orchestrator.evidence.inputs import InputManifest, manifest_of
-from orchestrator.evidence.records import DecisionRecord, retention_of
+from orchestrator.evidence.records import DecisionRecord
 from orchestrator.evidence.signing import verify
 from orchestrator.files.chat import ChatLimits, load_chat_request
 from orchestrator.files.label_header import parse_label_header
@@ -348,7 +348,7 @@ def _record(
         commitment=commit(_COMMITMENT_KEY, _COMMITMENT_KEY_ID, (body,)),
         payload_bytes=len(body),
         regulated=False,
-        retention=retention_of(duties),
+        retention=owed(duties).retention,
         discharged=discharge(duties, Means(opened.facts, opened.decision, opened.inputs)) or (),
         decided_ms=opened.citation.now_ms,
     )

@@ -17,9 +17,9 @@ from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.canonical import Writable, commit
 from orchestrator.evidence.citation import Citation
-from orchestrator.evidence.duties import DISCHARGERS, Done, Means, discharge, needs_inputs
+from orchestrator.evidence.duties import DISCHARGERS, Done, Means, discharge, owed
 from orchestrator.evidence.inputs import InputManifest, manifest_of
-from orchestrator.evidence.records import SENT, DecisionRecord, retention_of
+from orchestrator.evidence.records import SENT, DecisionRecord
 from orchestrator.placement.asked import Asked as RestingOn
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import NOTHING_CARRIED, Decision, Ground, decide
@@ -125,6 +125,8 @@ class Decided(msgspec.Struct, frozen=True):
     asked: Mapping[str, Writable]
     inputs: InputManifest | None
     discharged: tuple[Done, ...]
+    retention: tuple[str, ...]
+    """ISO 8601 durations that the verdict asks its record to be kept for."""
     problem: Problem | None
 
     def __repr__(self) -> str:
@@ -182,8 +184,11 @@ class Decider:
         attempt_id = make_attempt_id(now_ms, drawn[-RANDOM_BYTES:])
         inputs: InputManifest | None = None
         discharged: tuple[Done, ...] | None = ()
+        retention: tuple[str, ...] = ()
         if chosen is not None:
-            if needs_inputs(chosen.verdict.obligations):
+            owes = owed(chosen.verdict.obligations)
+            retention = owes.retention
+            if owes.inputs:
                 texts, label = asked.generation.texts(), decision.facts.label
                 inputs = manifest_of(attempt_id, texts, label, commitment.key, commitment.key_id)
             discharged = discharge(chosen.verdict.obligations, Means(decision.facts, decision_id, inputs))
@@ -213,6 +218,7 @@ class Decider:
             RestingOn(shape, views, chance, ground.revoked_pools, pathways, ground.skew_ms).to_json(),
             inputs,
             discharged or (),
+            retention,
             problem,
         )
 
@@ -259,7 +265,7 @@ class Decider:
 def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> DecisionRecord:
     """Return the account of a decision, complete and without payload."""
     decision, chosen, problem = decided.decision, decided.chosen, decided.problem
-    placed, said = decision.placement.chosen, asked.generation.said
+    said = asked.generation.said
     payload: tuple[bytes, ...] = (asked.body,)
     if said is not None:
         # What leaves is the body, and what was said of the answer already.
@@ -286,7 +292,7 @@ def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> Decisio
         commitment=commit(commitment.key, commitment.key_id, payload),
         payload_bytes=decided.shape.upload_bytes,
         regulated=decision.regulated,
-        retention=() if placed is None else retention_of(placed.verdict.obligations),
+        retention=decided.retention,
         discharged=decided.discharged,
         decided_ms=decided.citation.now_ms,
         continues=None if asked.continued is None else asked.continued.attempt,

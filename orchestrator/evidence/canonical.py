@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from types import NoneType
 from typing import Any
@@ -19,8 +19,8 @@ JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 Writable = (
     JsonValue | Enum | msgspec.Raw | msgspec.Struct | frozenset[Any] | Sequence["Writable"] | Mapping[str, "Writable"]
 )
-"""What `written` takes: the word of an enum, the fields of a struct and the sorted words of a set stand for it, and a
-part that was written is copied."""
+"""What `spelled` and `written` take: the word of an enum, the fields of a struct and the sorted words of a set stand
+for it, and a part that was written is copied."""
 
 INTEGER_MAX = (1 << 53) - 1
 """RFC 8785 numbers are IEEE doubles; a larger integer is written as a string."""
@@ -37,9 +37,16 @@ def canonical_bytes(value: Mapping[str, JsonValue]) -> bytes:
     return rfc8785.dumps(value)
 
 
+spelled: Callable[[Mapping[str, Writable]], bytes] = _ENCODER.encode
+"""Returns the canonical bytes of what our own code made of typed values, by names of its own.
+
+Its names are ASCII, down to those of its parts that were not written before. It is not looked through once more.
+"""
+
+
 def written(value: Mapping[str, Writable]) -> bytes:
-    """Return the canonical bytes of what our own code made of typed values: it is not looked through once more."""
-    data = _ENCODER.encode(value)
+    """Return the same whatever the names are."""
+    data = spelled(value)
     # Names beyond ASCII are sorted by UTF-16 code units, which the encoder does not know.
     return data if data.isascii() else canonical_bytes(msgspec.json.decode(data))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.evidence.canonical import JsonValue, written, written_part
+from orchestrator.evidence.canonical import JsonValue, spelled, written_part
 from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.counters import Counter
 from orchestrator.policy.entities import Entity
@@ -115,7 +115,7 @@ def attestation_bytes(
     inputs: Digest | None,
 ) -> bytes:
     """Return the bytes that an edge signs for one attempt: who asks, for what, what went in, what the law was told."""
-    return ATTESTATION_PREFIX + written(
+    return ATTESTATION_PREFIX + spelled(
         {
             "v": ATTESTATION_VERSION,
             "edge": edge,

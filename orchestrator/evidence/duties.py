@@ -74,7 +74,7 @@ DISCHARGERS: dict[ObligationKind, Callable[[Obligation, Means], Done | None]] = 
 
 def discharge(obligations: Collection[Obligation], means: Means) -> tuple[Done, ...] | None:
     """Return what the dischargers did, or None when a duty is not done: then nothing may be sent."""
-    done: list[Done] = []
+    done: tuple[Done, ...] = ()
     for duty in obligations:
         try:
             discharger = DISCHARGERS[duty.kind]
@@ -83,13 +83,23 @@ def discharge(obligations: Collection[Obligation], means: Means) -> tuple[Done, 
         did = discharger(duty, means)
         if did is None:
             return None
-        done.append(did)
-    return tuple(done)
+        done += (did,)
+    return done
 
 
-def _needs_inputs(obligations: tuple[Obligation, ...]) -> bool:
-    return any(duty.kind is ObligationKind.PROVE_NO_DOMESTIC_INPUT for duty in obligations)
+class Owed(msgspec.Struct, frozen=True):
+    """What follows from the duties of a verdict, whatever the request."""
+
+    inputs: bool
+    """Whether one of them is a proof about the inputs."""
+    retention: tuple[str, ...]
+    """The durations that a record with them must be kept for."""
 
 
-needs_inputs: Remembered[tuple[Obligation, ...], bool] = Remembered(_needs_inputs)
-"""Whether one of the duties of a verdict is a proof about the inputs."""
+def _owed(obligations: tuple[Obligation, ...]) -> Owed:
+    proofs = any(duty.kind is ObligationKind.PROVE_NO_DOMESTIC_INPUT for duty in obligations)
+    return Owed(proofs, tuple(sorted(duty.argument for duty in obligations if duty.kind is ObligationKind.RETAIN)))
+
+
+owed: Remembered[tuple[Obligation, ...], Owed] = Remembered(_owed)
+"""What follows from the duties of a verdict."""

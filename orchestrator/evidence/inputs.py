@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from orchestrator.evidence.canonical import JsonValue, commit, written
+from orchestrator.evidence.canonical import JsonValue, commit, spelled
 from orchestrator.policy.ids import AttemptId, Digest, KeyId, digest_of
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective
@@ -64,7 +64,7 @@ class InputManifest:
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        return written(self.to_json())
+        return spelled(self.to_json())
 
     @cached_property
     def digest(self) -> Digest:

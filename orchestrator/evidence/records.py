@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import msgspec
 
-from orchestrator.evidence.canonical import JsonValue, Writable, written, written_part
+from orchestrator.evidence.canonical import JsonValue, Writable, spelled, written_part
 from orchestrator.evidence.citation import Citation, facts_part
 from orchestrator.evidence.duties import Done
 from orchestrator.evidence.inputs import InputManifest
@@ -20,7 +20,6 @@ from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, ModelId, PoolId, RequestId, SideId, TenantId
 from orchestrator.policy.labels import RANK_AXES, SET_AXES, Labels, LabelSources
-from orchestrator.policy.packs import Obligation, ObligationKind
 
 RECORD_VERSION = 4
 SENT = "sent"
@@ -72,6 +71,10 @@ class DecisionRecord(msgspec.Struct, frozen=True):
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
+        discharged: list[Writable] = []
+        for done in self.discharged:
+            duty = done.obligation
+            discharged += ({"obligation": f"{duty.kind}:{duty.argument}", "did": done.did},)
         value: dict[str, Writable] = {
             "v": RECORD_VERSION,
             "kind": "decision",
@@ -97,23 +100,12 @@ class DecisionRecord(msgspec.Struct, frozen=True):
             "payload_bytes": self.payload_bytes,
             "regulated": self.regulated,
             "retention": list[JsonValue](self.retention),
-            "discharged": [
-                {"obligation": f"{done.obligation.kind}:{done.obligation.argument}", "did": done.did}
-                for done in self.discharged
-            ],
+            "discharged": discharged,
             "decided_ms": self.decided_ms,
             "continues": self.continues,
             "first_token": self.first_token,
         }
-        return written(value)
-
-
-def _retention_of(obligations: tuple[Obligation, ...]) -> tuple[str, ...]:
-    return tuple(sorted(duty.argument for duty in obligations if duty.kind is ObligationKind.RETAIN))
-
-
-retention_of: Remembered[tuple[Obligation, ...], tuple[str, ...]] = Remembered(_retention_of)
-"""The durations that a record with these duties must be kept for."""
+        return spelled(value)
 
 
 DAY_MS = 24 * 60 * 60 * 1000

@@ -6,7 +6,7 @@ from enum import Enum
 
 import msgspec
 
-from orchestrator.evidence.canonical import JsonValue, Writable, written
+from orchestrator.evidence.canonical import JsonValue, Writable, spelled
 from orchestrator.ledger.money import Money
 from orchestrator.policy.ids import AttemptId, DecisionId, ModelId, PoolId, RequestId, TenantId, UsageId
 
@@ -132,4 +132,4 @@ class UsageRecord(msgspec.Struct, frozen=True):
             "first_token": self.first_token,
             "resumable": self.resumable,
         }
-        return written(value)
+        return spelled(value)

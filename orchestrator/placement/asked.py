@@ -59,7 +59,7 @@ class Asked(msgspec.Struct, frozen=True):
             "cached_rebate_pico": str(request.cached_rebate_pico),
             "entitled": request.entitled,
             "canary": request.canary,
-            "views": [views[pool] for pool in sorted(views)],
+            "views": [*map(views.__getitem__, sorted(views))],
             # 64 bits: more than a JSON number holds exactly.
             "chance": str(self.chance),
             "revoked_pools": self.revoked_pools,

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from orchestrator.evidence.canonical import JsonValue
+import msgspec
+
+from orchestrator.evidence.canonical import JsonValue, Writable, written_part
 from orchestrator.evidence.remembered import Remembered
 from orchestrator.placement.cost import Terms
 from orchestrator.placement.fleet import Edge, Pool
-from orchestrator.placement.pick import Candidate, Placement
+from orchestrator.placement.pick import Placement
 from orchestrator.policy.places import Action, Leg
 from orchestrator.policy.verdicts import Answer, Reason, Verdict
 
 
-def placement_to_json(placement: Placement) -> dict[str, JsonValue]:
-    """Return the whole account."""
+def placement_to_json(placement: Placement) -> dict[str, Writable]:
+    """Return the whole account: of each pool its verdict, and why it was dropped or what it would cost."""
     chosen = placement.chosen
+    candidates: list[Writable] = []
+    for candidate in placement.candidates:
+        pool, terms = candidate.pool, candidate.terms
+        candidates += (
+            {
+                "pool": pool.id,
+                "assurance": pool.assurance,
+                "places": pool.place.reached,
+                "verdict": verdict_part(candidate.verdict),
+                "drop": candidate.drop,
+                "doubtful": candidate.doubtful,
+                "terms": None if terms is None else terms_to_json(terms),
+            },
+        )
     return {
         "chosen": None if chosen is None else chosen.pool.id,
         "runner_up": runner_up_to_json(placement),
-        "candidates": [candidate_to_json(candidate) for candidate in placement.candidates],
-        "dropped": dict[str, JsonValue](placement.counts()),
+        "candidates": candidates,
+        "dropped": placement.counts(),
     }
 
 
@@ -31,20 +47,8 @@ def runner_up_to_json(placement: Placement) -> dict[str, JsonValue] | None:
     return {"pool": second.pool.id, "gap_pico": str(gap_pico)}
 
 
-def candidate_to_json(candidate: Candidate) -> dict[str, JsonValue]:
-    """Return one pool: its verdict, and why it was dropped or what it would cost."""
-    return {
-        "pool": candidate.pool.id,
-        "assurance": str(candidate.pool.assurance),
-        "places": list[JsonValue](candidate.pool.place.reached),
-        "verdict": verdict_to_json(candidate.verdict),
-        "drop": None if candidate.drop is None else str(candidate.drop),
-        "doubtful": candidate.doubtful,
-        "terms": None if candidate.terms is None else terms_to_json(candidate.terms),
-    }
-
-
-def _verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:
+def verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:
+    """Return a verdict with its rules and reasons."""
     return {
         "allowed": verdict.allowed,
         "rules": list[JsonValue](verdict.rules),
@@ -55,8 +59,8 @@ def _verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:
     }
 
 
-verdict_to_json: Remembered[Verdict, dict[str, JsonValue]] = Remembered(_verdict_to_json)
-"""A verdict with its rules and reasons."""
+verdict_part: Remembered[Verdict, msgspec.Raw] = Remembered(lambda verdict: written_part(verdict_to_json(verdict)))
+"""A verdict, as records hold it."""
 
 
 def answers_to_json(verdict: Verdict, pool: Pool, edge: Edge) -> list[JsonValue]:

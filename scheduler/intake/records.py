@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.evidence.canonical import JsonValue
-from orchestrator.evidence.records import PERMITTED, DecisionRecord, retention_of
+from orchestrator.evidence.canonical import Writable
+from orchestrator.evidence.duties import owed
+from orchestrator.evidence.records import PERMITTED, DecisionRecord
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, UsageRecord
-from orchestrator.placement.explain import verdict_to_json
+from orchestrator.placement.explain import verdict_part
 from orchestrator.policy.ids import DecisionId, EdgeId, SideId, UsageId
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.frames import Open
@@ -23,18 +24,35 @@ def decision_record(
     now_ms: int,
 ) -> DecisionRecord:
     """Return this side's decision on an attempt. `payload_bytes` is the size of all its texts in UTF-8."""
-    verdict: dict[str, JsonValue] = {} if check.verdict is None else verdict_to_json(check.verdict)
-    outcome = PERMITTED if problem is None else problem.entry.code
-    retention = () if check.verdict is None else retention_of(check.verdict.obligations)
-    generation, facts = opened.generation, opened.facts
-    # By position, in the order of the fields: finding 23 names would take most of the time of all this.
+    verdict: Writable = {} if check.verdict is None else verdict_part(check.verdict)
     return DecisionRecord(
-        decision, opened.request, None, opened.attempt, side, "scheduler", edge, None, None,
-        generation.model, opened.pool, outcome, None, facts, opened.citation,
-        {"answers": opened.decision, "newest": verdict}, None, opened.inputs, None,
-        payload_bytes, facts.label.regulated(), retention, check.discharged, now_ms,
-        opened.continues, generation.first_token(),
-    )  # fmt: skip
+        id=decision,
+        request=opened.request,
+        client_request=None,
+        attempt=opened.attempt,
+        side=side,
+        program="scheduler",
+        edge=edge,
+        tenant=None,
+        key_id=None,
+        model=opened.generation.model,
+        pool=opened.pool,
+        outcome=PERMITTED if problem is None else problem.entry.code,
+        sources=None,
+        facts=opened.facts,
+        citation=opened.citation,
+        placement={"answers": opened.decision, "newest": verdict},
+        asked=None,
+        inputs=opened.inputs,
+        commitment=None,
+        payload_bytes=payload_bytes,
+        regulated=opened.facts.label.regulated(),
+        retention=() if check.verdict is None else owed(check.verdict.obligations).retention,
+        discharged=check.discharged,
+        decided_ms=now_ms,
+        continues=opened.continues,
+        first_token=opened.generation.first_token(),
+    )
 
 
 def usage_record(
@@ -47,9 +65,21 @@ def usage_record(
     now_ms: int,
 ) -> UsageRecord:
     """Return what an attempt consumed, by the pool's own count and, where it told, the edge's."""
-    generation = opened.generation
     return UsageRecord(
-        usage, opened.request, opened.attempt, opened.decision, None, opened.pool, generation.model,
-        outcome, counted, pool_counts, edge_counts, "pool", None, now_ms,
-        opened.continues, generation.first_token(),
-    )  # fmt: skip
+        id=usage,
+        request=opened.request,
+        attempt=opened.attempt,
+        decision=opened.decision,
+        tenant=None,
+        pool=opened.pool,
+        model=opened.generation.model,
+        outcome=outcome,
+        counted=counted,
+        pool_counts=pool_counts,
+        edge_counts=edge_counts,
+        own="pool",
+        price=None,
+        ended_ms=now_ms,
+        continues=opened.continues,
+        first_token=opened.generation.first_token(),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from node_agent.uplink.sending import Sendable, Tally
 from orchestrator.engines.generation import Resume
 from orchestrator.engines.identity import Continuing
 from orchestrator.evidence.attestation import sealed
+from orchestrator.evidence.canonical import canonical_bytes
 from orchestrator.evidence.citation import attestation_bytes
 from orchestrator.placement.fleet import Pool
 from orchestrator.policy.ids import AttemptId, Digest, EdgeId, ReplicaId
@@ -22,6 +24,7 @@ from orchestrator.telemetry.names import POOL
 from orchestrator.wire.catalogue import ProblemError
 from orchestrator.wire.frames import Accepted, Done, StreamFrame, Tokens
 from tests.border.edge import ALL, GERMAN, SECRET_WORDS, Edge, answers, breaks, refuses
+from tests.values import replace
 
 
 async def test_the_record_is_in_the_spool_before_the_first_byte_leaves(make_edge: Callable[..., Edge]) -> None:
@@ -104,6 +107,17 @@ async def test_the_law_refuses_and_says_what_would_be_needed(make_edge: Callable
     (record,) = edge.records("decision")
     assert record["outcome"] == "residency_blocked"
     assert record["attempt"] is None
+
+
+async def test_every_record_is_written_in_canonical_bytes(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge(cn_guizhou=refuses("engine_busy"))
+    await edge.text(replace(edge.asked("acme-sg"), client_request="größer 😂 \u20ac"))
+    with pytest.raises(ProblemError):
+        await edge.gate.ask(edge.asked("acme-sg", GERMAN))
+    written = [entry.data for entry in edge.spool.read_from()]
+    assert len(written) == 5
+    for data in written:
+        assert canonical_bytes(json.loads(data)) == data
 
 
 async def test_the_soil_cannot_be_declared_away(make_edge: Callable[..., Edge]) -> None:

@@ -11,7 +11,7 @@ from orchestrator.evidence.duties import (
     Done,
     Means,
     discharge,
-    needs_inputs,
+    owed,
 )
 from orchestrator.evidence.inputs import ATTEMPT_NAMESPACE, InputManifest
 from orchestrator.policy.entities import Entity
@@ -91,7 +91,7 @@ def test_a_discharger_that_cannot_do_its_duty_does_not_pretend(duty: Obligation,
 
 
 def test_only_a_proof_about_inputs_needs_their_manifest() -> None:
-    assert needs_inputs(ALL)
-    assert needs_inputs((PROVE,))
-    assert not needs_inputs(tuple(duty for duty in ALL if duty is not PROVE))
-    assert not needs_inputs(())
+    assert owed(ALL).inputs
+    assert owed((PROVE,)).inputs
+    assert not owed(tuple(duty for duty in ALL if duty is not PROVE)).inputs
+    assert not owed(()).inputs

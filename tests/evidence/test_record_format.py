@@ -7,6 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.evidence.canonical import canonical_bytes
 from orchestrator.evidence.citation import ATTESTATION_VERSION, Citation, attestation_bytes
@@ -231,6 +233,19 @@ def test_an_attestation_is_signed_as_version_2() -> None:
 def test_an_attestation_without_inputs_is_another_one() -> None:
     assert attestation(None) != attestation(INPUTS.digest)
     assert json.loads(attestation(None).split(b"\n", 1)[1])["inputs"] is None
+
+
+@given(st.text(), st.text())
+def test_whatever_words_it_holds_what_is_written_is_canonical(words: str, others: str) -> None:
+    duty = Done(replace(RETAIN, argument=words), others)
+    placement = {"chosen": words, "candidates": [others], "dropped": {}}
+    record = replace(decision(), client_request=words, discharged=(duty,), placement=placement).to_bytes()
+    used = replace(usage(), tenant=TenantId(words), price=Money(1, Currency(others))).to_bytes()
+    pool, cites = PoolId(words), replace(CITATION, side=SideId(others))
+    signed = attestation_bytes(EdgeId(others), ATTEMPT, DECISION, pool, FACTS, cites, None).split(b"\n", 1)[1]
+    inputs = replace(INPUTS, parts=(InputPart(words, 1, 12, others),)).to_bytes()
+    for data in (record, used, signed, inputs):
+        assert canonical_bytes(json.loads(data)) == data
 
 
 FACT_CHANGES: dict[str, dict[str, object]] = {

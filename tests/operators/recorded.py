@@ -8,9 +8,9 @@ from orchestrator.bundles.assemble import Bundle
 from orchestrator.cli.law.explain import ground_of
 from orchestrator.cli.law.lawbook import read_lawbook
 from orchestrator.evidence.citation import Citation
-from orchestrator.evidence.duties import Means, discharge
+from orchestrator.evidence.duties import Means, discharge, owed
 from orchestrator.evidence.inputs import manifest_of
-from orchestrator.evidence.records import DecisionRecord, retention_of
+from orchestrator.evidence.records import DecisionRecord
 from orchestrator.files.document import read_document
 from orchestrator.files.domain_error import read_as
 from orchestrator.files.requests import RequestDocument, request_of
@@ -70,7 +70,7 @@ def record_of(law: Path | Bundle, request: Path, now_ms: int = NOW_MS) -> Decisi
         commitment=None,
         payload_bytes=5,
         regulated=facts.label.regulated(),
-        retention=retention_of(duties),
+        retention=owed(duties).retention,
         discharged=discharge(duties, Means(facts, decision, inputs)) or (),
         decided_ms=now_ms,
     )

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import structs
 
 from orchestrator.bundles.assemble import Bundle
-from orchestrator.evidence.canonical import JsonValue, canonical_bytes
+from orchestrator.evidence.canonical import JsonValue, canonical_bytes, written
 from orchestrator.evidence.citation import facts_to_json, label_to_json
 from orchestrator.evidence.duties import DISCHARGERS
 from orchestrator.evidence.reading import facts_from_json
@@ -198,7 +198,7 @@ def explain_record(bundle: Bundle, record: Mapping[str, Any]) -> Explanation:
     ground = case.ground(ground_of(bundle, edge, case.now_ms))
     placement = place_permitted(ground, case.facts, case.request, case.views, case.now_ms, case.chance)
     verdicts = {candidate.pool.id: candidate.verdict for candidate in placement.candidates}
-    again = canonical_bytes(placement_to_json(placement))
+    again = written(placement_to_json(placement))
     recorded = canonical_bytes(record["placement"])
     value: dict[str, JsonValue] = {
         **_head(bundle, case.now_ms),
