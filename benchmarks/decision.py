@@ -27,9 +27,9 @@ from orchestrator.engines.generation import Generation
 from orchestrator.evidence.attestation import seal
 from orchestrator.evidence.canonical import JsonValue, Writable, commit
 from orchestrator.evidence.citation import Citation, attestation_bytes
-from orchestrator.evidence.duties import DISCHARGERS, Means, discharge, owed
+from orchestrator.evidence.duties import DISCHARGERS, Means, discharge
 from orchestrator.evidence.inputs import InputManifest, manifest_of
-from orchestrator.evidence.records import DecisionRecord
+from orchestrator.evidence.records import DecisionRecord, owed
 from orchestrator.evidence.signing import verify
 from orchestrator.files.chat import ChatLimits, load_chat_request
 from orchestrator.files.label_header import parse_label_header

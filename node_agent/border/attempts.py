@@ -22,8 +22,6 @@ from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.evidence.citation import attestation_bytes
-from orchestrator.evidence.records import retain_until_ms
-from orchestrator.evidence.remembered import Remembered
 from orchestrator.files.traces import TraceLine
 from orchestrator.ledger.money import Money
 from orchestrator.ledger.rating import rate
@@ -33,7 +31,6 @@ from orchestrator.placement.outliers import Change, Turn
 from orchestrator.placement.sight import Flight
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
-from orchestrator.policy.labels import LabelSources, Mismatch
 from orchestrator.policy.packs import Obligation
 from orchestrator.policy.verdicts import FAULT
 from orchestrator.spool.records import DECISION, USAGE, Rank, RecordId, SpoolError, SpoolFull
@@ -59,9 +56,6 @@ HELD_UP_SHARE = 4
 _EVENTS = {Turn.OUT: Event.POOL_EJECTED, Turn.TRIED: Event.POOL_TRIED, Turn.BACK: Event.POOL_BACK}
 
 log = logger("node_agent.border")
-
-_mismatches: Remembered[LabelSources, tuple[Mismatch, ...]] = Remembered(LabelSources.mismatches)
-
 
 class Hands(msgspec.Struct, frozen=True):
     """What the gate acts with. Time and randomness come through here."""
@@ -203,7 +197,7 @@ class Attempts:
                     record.to_bytes(),
                     durable=record.regulated,
                     rank=Rank.SPARE if chosen is None else Rank.NEW,
-                    retain_until_ms=retain_until_ms(record.retention, now_ms),
+                    retain_until_ms=now_ms + decided.owes.retain_ms if decided.owes.retain_ms else 0,
                 )
             except SpoolError as error:
                 # Without it nothing is sent; a refusal is said even when it is not recorded.
@@ -373,7 +367,7 @@ class Attempts:
         permitted: tuple[Pool, ...] = ()
         if decided.chosen is not None:
             counters.placements[decided.chosen.pool.id].value += 1
-        for mismatch in _mismatches(decision.sources):
+        for mismatch in decision.mismatches:
             counters.mismatches[mismatch.axis].value += 1
             log.warning(Event.LABEL_MISMATCH, decision_id=decided.id, axis=mismatch.axis, source=mismatch.source)
         for candidate in decision.placement.candidates:

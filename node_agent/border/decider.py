@@ -17,9 +17,9 @@ from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.canonical import Writable, commit
 from orchestrator.evidence.citation import Citation
-from orchestrator.evidence.duties import DISCHARGERS, Done, Means, discharge, owed
+from orchestrator.evidence.duties import DISCHARGERS, Done, Means, discharge
 from orchestrator.evidence.inputs import InputManifest, manifest_of
-from orchestrator.evidence.records import SENT, DecisionRecord
+from orchestrator.evidence.records import OWED_NOTHING, SENT, DecisionRecord, Owed, owed
 from orchestrator.placement.asked import Asked as RestingOn
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import NOTHING_CARRIED, Decision, Ground, decide
@@ -125,8 +125,7 @@ class Decided(msgspec.Struct, frozen=True):
     asked: Mapping[str, Writable]
     inputs: InputManifest | None
     discharged: tuple[Done, ...]
-    retention: tuple[str, ...]
-    """ISO 8601 durations that the verdict asks its record to be kept for."""
+    owes: Owed
     problem: Problem | None
 
     def __repr__(self) -> str:
@@ -184,10 +183,9 @@ class Decider:
         attempt_id = make_attempt_id(now_ms, drawn[-RANDOM_BYTES:])
         inputs: InputManifest | None = None
         discharged: tuple[Done, ...] | None = ()
-        retention: tuple[str, ...] = ()
+        owes = OWED_NOTHING
         if chosen is not None:
             owes = owed(chosen.verdict.obligations)
-            retention = owes.retention
             if owes.inputs:
                 texts, label = asked.generation.texts(), decision.facts.label
                 inputs = manifest_of(attempt_id, texts, label, commitment.key, commitment.key_id)
@@ -218,7 +216,7 @@ class Decider:
             RestingOn(shape, views, chance, ground.revoked_pools, pathways, ground.skew_ms).to_json(),
             inputs,
             discharged or (),
-            retention,
+            owes,
             problem,
         )
 
@@ -292,7 +290,7 @@ def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> Decisio
         commitment=commit(commitment.key, commitment.key_id, payload),
         payload_bytes=decided.shape.upload_bytes,
         regulated=decision.regulated,
-        retention=decided.retention,
+        retention=decided.owes.retention,
         discharged=decided.discharged,
         decided_ms=decided.citation.now_ms,
         continues=None if asked.continued is None else asked.continued.attempt,

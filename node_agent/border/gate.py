@@ -232,7 +232,11 @@ class _Course:
                             now_us = hands.now_ns() // 1000
                         sending = hands.routes.send(attempt.pool, attempt.sendable, attempt.tally, now_us)
                         while first is None:
-                            first = _heard(attempt, await sending.next(now_us))
+                            match await sending.next(now_us):
+                                case Accepted() as accepted:
+                                    attempt.continuing = accepted.continuing
+                                case frame:
+                                    first = _heard(attempt, frame)
                             now_us = hands.now_ns() // 1000
                     finally:
                         if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
@@ -367,9 +371,13 @@ class _Course:
                     case _:
                         frame = await going.sending.next(self._hands.now_ns() // 1000)
         finally:
-            if type(told) is not Tokens:
+            if told is None:
                 await self.aclose()
-        if type(told) is Tokens:
+        if type(told) is not Tokens:
+            # It ended, and what it used is settled.
+            self._answer = None
+            self._run.kept.drop()
+        else:
             self._run.kept.add(told)
             segment = answer.segments[-1]
             segment.tokens += told.count
@@ -432,8 +440,8 @@ def _seeded(asked: Asked, entropy: Callable[[int], bytes]) -> Asked:
     return replace(asked, generation=replace(asked.generation, sampling=replace(sampling, seed=seed)))
 
 
-def _heard(attempt: Attempt, frame: StreamFrame | None) -> Tokens | Done | Broken | Refused | None:
-    """Return the frame that says how it goes: tokens, an end, or a refusal. None where it only says who has it.
+def _heard(attempt: Attempt, frame: Tokens | Done | Broken | Refused | None) -> Tokens | Done | Broken | Refused:
+    """Return the frame that says how an attempt goes: tokens, an end, or a refusal.
 
     Of an answer that goes on, not a token is taken before the replica has said that it is an equal.
     """
@@ -441,9 +449,6 @@ def _heard(attempt: Attempt, frame: StreamFrame | None) -> Tokens | Done | Broke
     match frame:
         case None:
             return _lost(attempt)
-        case Accepted():
-            attempt.continuing = frame.continuing
-            return None
         case Tokens() | Done() if said is not None and attempt.continuing != Continuing(said.identity, said.by):
             detail = "The pool did not say that its model is the one that began the answer."
             return Broken(frame.stream, attempt.attempt, "identity_mismatch", detail, PoolCounts())

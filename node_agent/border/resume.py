@@ -116,8 +116,9 @@ class Kept:
         """Keep nothing any more."""
         self._budget.used_bytes -= self._taken_bytes
         self._taken_bytes = 0
-        self._texts = []
-        self._ids = array("I")
+        if self._texts:
+            self._texts = []
+            self._ids = array("I")
 
     def _take(self, size_bytes: int) -> None:
         budget = self._budget

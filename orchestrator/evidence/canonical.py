@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from types import NoneType
 from typing import Any
 
 import msgspec
 import rfc8785
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from orchestrator.policy.ids import Digest, KeyId, digest_of
 
@@ -25,6 +27,8 @@ for it, and a part that was written is copied."""
 INTEGER_MAX = (1 << 53) - 1
 """RFC 8785 numbers are IEEE doubles; a larger integer is written as a string."""
 
+KEYS_MAX = 16
+"""Keys of commitments that are ready to be used: a program has one."""
 _WORDS = frozenset({str, bool, NoneType})
 _ENCODER = msgspec.json.Encoder(order="sorted")
 
@@ -67,13 +71,16 @@ def commit(key: bytes, key_id: KeyId, parts: tuple[bytes, ...]) -> str:
     Each part is framed with its length, so that no two different lists share a commitment. Destroying the key makes
     the commitment say nothing about the payload.
     """
-    # Grows in place: a request may have a thousand parts, and bytes would be copied for each.
-    framed = bytearray()
+    mac = _keyed(key).copy()
     for part in parts:
-        framed += len(part).to_bytes(8, "big")
-        framed += part
-    # In one call: the steps of it are Python.
-    return f"hmac-sha256:{key_id}:{hmac.digest(key, framed, 'sha256').hex()}"
+        mac.update(len(part).to_bytes(8, "big") + part)
+    return f"hmac-sha256:{key_id}:{mac.finalize().hex()}"
+
+
+@lru_cache(maxsize=KEYS_MAX)
+def _keyed(key: bytes) -> HMAC:
+    """Return the code of a key over nothing yet: to begin with the key costs more than a short payload."""
+    return HMAC(key, SHA256())
 
 
 def _check(value: Mapping[str, JsonValue]) -> bool:

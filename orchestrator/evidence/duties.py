@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from orchestrator.evidence.inputs import InputManifest
-from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import DecisionId
 from orchestrator.policy.packs import Obligation, ObligationKind
@@ -85,21 +84,3 @@ def discharge(obligations: Collection[Obligation], means: Means) -> tuple[Done, 
             return None
         done += (did,)
     return done
-
-
-class Owed(msgspec.Struct, frozen=True):
-    """What follows from the duties of a verdict, whatever the request."""
-
-    inputs: bool
-    """Whether one of them is a proof about the inputs."""
-    retention: tuple[str, ...]
-    """The durations that a record with them must be kept for."""
-
-
-def _owed(obligations: tuple[Obligation, ...]) -> Owed:
-    proofs = any(duty.kind is ObligationKind.PROVE_NO_DOMESTIC_INPUT for duty in obligations)
-    return Owed(proofs, tuple(sorted(duty.argument for duty in obligations if duty.kind is ObligationKind.RETAIN)))
-
-
-owed: Remembered[tuple[Obligation, ...], Owed] = Remembered(_owed)
-"""What follows from the duties of a verdict."""

@@ -20,6 +20,7 @@ from orchestrator.evidence.remembered import Remembered
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, ModelId, PoolId, RequestId, SideId, TenantId
 from orchestrator.policy.labels import RANK_AXES, SET_AXES, Labels, LabelSources
+from orchestrator.policy.packs import Obligation, ObligationKind
 
 RECORD_VERSION = 4
 SENT = "sent"
@@ -133,6 +134,28 @@ def _days_of(duration: str) -> int:
     if found is None:
         raise ValueError("expected an ISO 8601 duration such as P6M or P1Y6M")
     return sum(int(count or 0) * length for count, length in zip(found.groups(), _UNIT_DAYS, strict=True))
+
+
+class Owed(msgspec.Struct, frozen=True):
+    """What the duties of a verdict ask for, whatever the request."""
+
+    inputs: bool
+    """Whether one of them is a proof about the inputs."""
+    retention: tuple[str, ...]
+    """ISO 8601 durations that a record with them must be kept for."""
+    retain_ms: int
+    """The longest of them; 0 without any."""
+
+
+def _owed(obligations: tuple[Obligation, ...]) -> Owed:
+    proofs = any(duty.kind is ObligationKind.PROVE_NO_DOMESTIC_INPUT for duty in obligations)
+    retention = tuple(sorted(duty.argument for duty in obligations if duty.kind is ObligationKind.RETAIN))
+    return Owed(proofs, retention, retain_until_ms(retention, 0))
+
+
+owed: Remembered[tuple[Obligation, ...], Owed] = Remembered(_owed)
+"""What the duties of a verdict ask for. Raises ValueError on a duration that `retain_until_ms` does not take."""
+OWED_NOTHING = owed(())
 
 
 def _labels_to_json(labels: Labels) -> dict[str, JsonValue]:

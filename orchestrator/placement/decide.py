@@ -19,7 +19,7 @@ from orchestrator.policy.counters import Counter
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import EdgeId, PathwayId, PoolId
 from orchestrator.policy.jurisdictions import Jurisdiction
-from orchestrator.policy.labels import Effective, Labels, LabelSources, at_inference
+from orchestrator.policy.labels import Effective, Labels, LabelSources, Mismatch, at_inference
 from orchestrator.policy.packs import ObligationKind
 from orchestrator.policy.permit import at_fault, deny
 from orchestrator.policy.table import RouteTable
@@ -33,6 +33,18 @@ REMEMBERED_MAX = 4096
 """Declarations of tenants that are remembered; beyond it, all are forgotten at once."""
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What is told of a payload by its tenant and its declaration."""
+
+    sources: LabelSources
+    """Every voice on it."""
+    mismatches: tuple[Mismatch, ...]
+    """Where one of them says less than what counts."""
+    facts: Facts
+    regulated: bool
+    """Whether evidence must be durable before a byte leaves."""
+
+
 class FactBook:
     """What the law is told of the payloads of one bundle: worked out once for each tenant and declaration.
 
@@ -42,21 +54,22 @@ class FactBook:
     __slots__ = ("_held", "_judged")
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, Labels, EdgeId], tuple[Tenant, LabelSources, Facts, bool]] = {}
+        self._held: dict[tuple[int, Labels, EdgeId], tuple[Tenant, Told]] = {}
         self._judged: dict[int, tuple[tuple[Verdict, ...], dict[PoolId, Verdict]]] = {}
 
-    def look_up(self, tenant: Tenant, declared: Labels, edge: Edge) -> tuple[Tenant, LabelSources, Facts, bool]:
-        """Return every voice on a payload of `tenant` at `edge`, the facts, and whether it is regulated."""
+    def look_up(self, tenant: Tenant, declared: Labels, edge: Edge) -> Told:
+        """Return what is told of a payload of `tenant` at `edge`."""
         key = (id(tenant), declared, edge.id)
         try:
-            return self._held[key]
+            return self._held[key][1]
         except KeyError:
             sources = label(tenant, declared, edge)
             facts = gather(tenant, sources)
         if len(self._held) >= REMEMBERED_MAX:
             self._held.clear()
         # The tenant is held too, so that its identity is not given to another.
-        found = self._held[key] = (tenant, sources, facts, facts.label.regulated())
+        found = Told(sources, sources.mismatches(), facts, facts.label.regulated())
+        self._held[key] = (tenant, found)
         return found
 
     def judged(self, ground: Ground, told: tuple[Verdict, ...], now_ms: int) -> dict[PoolId, Verdict]:
@@ -107,6 +120,8 @@ class Decision(msgspec.Struct, frozen=True):
     """What the edge decided, and everything that led to it."""
 
     sources: LabelSources
+    mismatches: tuple[Mismatch, ...]
+    """Where a source says less than what counts."""
     facts: Facts
     placement: Placement
     regulated: bool
@@ -171,13 +186,15 @@ def decide(
 
     Prompt and what was said of its answer are labelled together: what travels is both.
     """
-    _, sources, facts, regulated = ground.book.look_up(tenant, declared, edge)
+    told = ground.book.look_up(tenant, declared, edge)
+    sources, facts, regulated = told.sources, told.facts, told.regulated
     if carried is not NOTHING_CARRIED:
         facts = gather(tenant, sources, processed_in=carried.processed_in)
         if carried.label is not None:
             facts = replace(facts, label=facts.label.join(carried.label))
         regulated = facts.label.regulated()
-    return Decision(sources, facts, place_permitted(ground, facts, request, views, now_ms, chance), regulated)
+    placement = place_permitted(ground, facts, request, views, now_ms, chance)
+    return Decision(sources, told.mismatches, facts, placement, regulated)
 
 
 def place_permitted(

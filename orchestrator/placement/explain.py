@@ -17,8 +17,10 @@ def placement_to_json(placement: Placement) -> dict[str, Writable]:
     """Return the whole account: of each pool its verdict, and why it was dropped or what it would cost."""
     chosen = placement.chosen
     candidates: list[Writable] = []
+    rated = 0
     for candidate in placement.candidates:
         pool, terms = candidate.pool, candidate.terms
+        rated += terms is not None
         candidates += (
             {
                 "pool": pool.id,
@@ -32,7 +34,7 @@ def placement_to_json(placement: Placement) -> dict[str, Writable]:
         )
     return {
         "chosen": None if chosen is None else chosen.pool.id,
-        "runner_up": runner_up_to_json(placement),
+        "runner_up": runner_up_to_json(placement) if rated > 1 else None,
         "candidates": candidates,
         "dropped": placement.counts(),
     }

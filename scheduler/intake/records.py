@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.evidence.canonical import Writable
-from orchestrator.evidence.duties import owed
-from orchestrator.evidence.records import PERMITTED, DecisionRecord
+from orchestrator.evidence.records import PERMITTED, DecisionRecord, owed
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, UsageRecord
 from orchestrator.placement.explain import verdict_part
 from orchestrator.policy.ids import DecisionId, EdgeId, SideId, UsageId

@@ -11,9 +11,9 @@ from orchestrator.evidence.duties import (
     Done,
     Means,
     discharge,
-    owed,
 )
 from orchestrator.evidence.inputs import ATTEMPT_NAMESPACE, InputManifest
+from orchestrator.evidence.records import owed
 from orchestrator.policy.entities import Entity
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EntityId

@@ -8,9 +8,9 @@ from orchestrator.bundles.assemble import Bundle
 from orchestrator.cli.law.explain import ground_of
 from orchestrator.cli.law.lawbook import read_lawbook
 from orchestrator.evidence.citation import Citation
-from orchestrator.evidence.duties import Means, discharge, owed
+from orchestrator.evidence.duties import Means, discharge
 from orchestrator.evidence.inputs import manifest_of
-from orchestrator.evidence.records import DecisionRecord
+from orchestrator.evidence.records import DecisionRecord, owed
 from orchestrator.files.document import read_document
 from orchestrator.files.domain_error import read_as
 from orchestrator.files.requests import RequestDocument, request_of
