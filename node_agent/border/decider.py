@@ -211,7 +211,7 @@ class Decider:
             decision_id,
             attempt_id,
             chosen if problem is None else None,
-            decision.travelling(edge),
+            decision.travelling(edge) if decision.facts.pathways else decision.facts,
             Citation(bundle.side, bundle.number, bundle.digest, bundle.revocations.number, now_ms, PERMIT_VERSION),
             RestingOn(shape, views, chance, ground.revoked_pools, pathways, ground.skew_ms).to_json(),
             inputs,

@@ -176,42 +176,40 @@ class Gate:
 
         Raises ProblemError: refused by law, nothing feasible, no evidence, or cut before the first token for good.
         """
-        return _Course(self._hands, self._attempts, self._retained).begin(asked, None)
+        hands, kept = self._hands, Kept(self._retained, asked.resumes)
+        run = _Run(_seeded(asked, hands.entropy), kept, hands.now_ns() // 1000)
+        return _Course(hands, self._attempts, run).begin(None)
 
 
-class _Course:
+class _Course(msgspec.Struct, eq=False):
     """One request on its way, and the frames of its answer: over all of its attempts, each settled however it ends.
 
     No generator: one that was never asked for a frame closes without settling, and none is as cheap to ask.
     """
 
-    __slots__ = ("_answer", "_attempts", "_first", "_given_us", "_going", "_hands", "_retained", "_run")
-
+    _hands: Hands
+    _attempts: Attempts
     _run: _Run
+    _answer: Answer | None = None
+    """What is told of it. None before it has begun and once it is over: the two hold each other."""
+    _going: _Begun | None = None
+    """What is under way, and not settled."""
+    _first: Tokens | Done | None = None
+    """The frame that it began with, until that is asked for."""
+    _given_us: int = 0
+    """When the tenant got its last tokens."""
 
-    def __init__(self, hands: Hands, attempts: Attempts, retained: Retained) -> None:
-        self._hands = hands
-        self._attempts = attempts
-        self._retained = retained
-        self._answer: Answer | None = None
-        """What is told of it. None before it has begun and once it is over: the two hold each other."""
-        self._going: _Begun | None = None
-        """What is under way, and not settled."""
-        self._first: Tokens | Done | None = None
-        """The frame that it began with, until that is asked for."""
-        self._given_us = 0
-        """When the tenant got its last tokens."""
+    def __repr__(self) -> str:
+        return f"_Course({self._run.asked.request})"
 
-    async def begin(self, asked: Asked, answer: Answer | None) -> Answer:
+    async def begin(self, answer: Answer | None) -> Answer:
         """Send until an attempt begins to answer: from the start, or where `answer` was cut. Raises ProblemError.
 
         One coroutine and a long one: what comes wakes every coroutine between it and the connection.
         """
-        hands, attempts = self._hands, self._attempts
+        hands, attempts, run, begun = self._hands, self._attempts, self._run, False
         if answer is None:
-            kept = Kept(self._retained, len(asked.body), asked.resumes)
-            self._run = _Run(_seeded(asked, hands.entropy), kept, hands.now_ns() // 1000)
-        run, begun = self._run, False
+            run.kept.take(len(run.asked.body))
         left_ms, pause_ms = hands.patience_ms, PAUSE_MS
         try:
             while True:
@@ -396,7 +394,7 @@ class _Course:
             run.cut(attempt, code, spoke=run.kept.begun)
             run.problem, run.refused = None, 0
             try:
-                await self.begin(run.asked, answer)
+                await self.begin(answer)
             except ProblemError as error:
                 answer.stopped = run.stopped or stopped_by(error.problem)
                 how = "refused" if answer.stopped.reason == "law" else "failed"

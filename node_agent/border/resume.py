@@ -61,7 +61,7 @@ class Kept:
         "tokens",
     )
 
-    def __init__(self, budget: Retained, prompt_bytes: int, wanted: bool) -> None:
+    def __init__(self, budget: Retained, wanted: bool) -> None:
         self.begun = False
         """Whether the tenant has anything of the answer."""
         self.tokens = 0
@@ -75,8 +75,6 @@ class Kept:
         self._taken_bytes = 0
         self._left_bytes = 0
         """Of what was taken, what nothing stands in yet: it is taken in steps, not by the token."""
-        if wanted:
-            self._take(prompt_bytes)
 
     def accepted(self, continuing: Continuing) -> None:
         """The replica that begins the answer says what it is."""
@@ -103,7 +101,7 @@ class Kept:
         if self._left_bytes < 0:
             more = STEP_BYTES - self._left_bytes
             self._left_bytes += more
-            self._take(more)
+            self.take(more)
 
     def said(self) -> Said | None:
         """Return what another replica goes on from; None where nothing was said yet."""
@@ -120,8 +118,11 @@ class Kept:
             self._texts = []
             self._ids = array("I")
 
-    def _take(self, size_bytes: int) -> None:
+    def take(self, size_bytes: int) -> None:
+        """Take so much of the budget, for the prompt or for what is said; where there is no more, keep nothing."""
         budget = self._budget
+        if self.resumable is Resumable.TENANT:
+            return
         if budget.used_bytes + size_bytes > budget.bytes_max:
             self._lose(Resumable.BUDGET)
         else:

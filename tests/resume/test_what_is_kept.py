@@ -22,6 +22,12 @@ def frame(text: str, ids: tuple[int, ...], count: int | None = None) -> Tokens:
     return Tokens(1, ATTEMPT, 0, len(ids) if count is None else count, text, ids)
 
 
+def keeping(budget: Retained, prompt_bytes: int, wanted: bool) -> Kept:
+    kept = Kept(budget, wanted)
+    kept.take(prompt_bytes)
+    return kept
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 3), WORDS, st.integers(0, 3)), max_size=40),
     st.lists(st.integers(0, 2 * STEP_BYTES), min_size=4, max_size=4),
@@ -31,7 +37,7 @@ def test_the_budget_holds_and_every_answer_is_kept_whole_or_not_at_all(
     said: list[tuple[int, str, int]], prompts: list[int], by: Resume
 ) -> None:
     budget = Retained(BUDGET)
-    kept = [Kept(budget, prompt, True) for prompt in prompts]
+    kept = [keeping(budget, prompt, True) for prompt in prompts]
     wrote: list[list[tuple[str, tuple[int, ...]]]] = [[] for _ in kept]
     for one in kept:
         one.accepted(Continuing(EQUAL, by))
@@ -62,7 +68,7 @@ def test_the_budget_holds_and_every_answer_is_kept_whole_or_not_at_all(
 
 def test_tokens_without_their_ids_end_what_is_kept_by_ids() -> None:
     budget = Retained(BUDGET)
-    kept = Kept(budget, 10, True)
+    kept = keeping(budget, 10, True)
     kept.accepted(Continuing(EQUAL, Resume.IDS))
     kept.add(frame("one", (1,)))
     kept.add(frame("two", (), 1))
@@ -75,7 +81,7 @@ def test_tokens_without_their_ids_end_what_is_kept_by_ids() -> None:
 
 def test_one_that_the_tenant_wants_none_of_takes_no_byte() -> None:
     budget = Retained(BUDGET)
-    kept = Kept(budget, 10, False)
+    kept = keeping(budget, 10, False)
     kept.accepted(Continuing(EQUAL, Resume.IDS))
     kept.add(frame("one", (1,)))
     assert budget.used_bytes == 0
