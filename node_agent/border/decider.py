@@ -53,6 +53,8 @@ CHANCE_BYTES = 8
 """What ties are broken by."""
 DRAWN_HEX = 16
 """Digits at the end of a request's id that are random."""
+_DISCHARGED = DISCHARGERS.keys()
+"""The duties that this program can do, now."""
 
 
 class Departure(Protocol):
@@ -229,7 +231,7 @@ class Decider:
         if held is not None and held.bundle is bundle and held.ground.skew_ms == skew_ms:
             ground = held.ground
             in_force = ground.table.made_ms <= now_ms < ground.table.valid_until_ms
-            if in_force and ground.dischargers == DISCHARGERS.keys():
+            if in_force and ground.dischargers == _DISCHARGED:
                 return held
         edge, settings = bundle.fleet.edge(self._edge), bundle.settings
         if settings is None or edge is None:
@@ -244,7 +246,7 @@ class Decider:
             settings,
             pools,
             revoked.pathways,
-            frozenset(DISCHARGERS),
+            frozenset(_DISCHARGED),
             skew_ms,
         )
         self._held = Held(bundle, edge, ground)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -202,6 +203,24 @@ async def test_what_is_kept_has_one_budget_and_is_given_back(make_edge: Make) ->
     assert isinstance((await ask(edge)).end, Done)
     assert edge.gate._retained.used_bytes == 0
     assert RETAINED_BYTES_MAX == 64 << 20
+
+
+async def test_a_request_that_is_given_up_before_it_begins_keeps_nothing_and_sends_nothing(make_edge: Make) -> None:
+    edge = make_edge(cn_guizhou=Wordy())
+    asking = asyncio.create_task(edge.gate.ask(edge.asked("acme-sg")))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert edge.gate._retained.used_bytes == 0
+    assert edge.routes.sent == []
+    asking = asyncio.create_task(edge.gate.ask(edge.asked("acme-sg")))
+    await asyncio.sleep(0)  # it waits for its record now
+    assert edge.gate._retained.used_bytes > 0
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert edge.gate._retained.used_bytes == 0
+    assert edge.routes.sent == []
 
 
 async def test_cut_while_a_pool_holds_newer_law_it_waits_for_the_law_and_goes_on(make_edge: Make) -> None:
