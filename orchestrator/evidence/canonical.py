@@ -65,7 +65,7 @@ def canonical_digest(value: Mapping[str, JsonValue]) -> Digest:
     return digest_of(canonical_bytes(value))
 
 
-def commit(key: bytes, key_id: KeyId, parts: tuple[bytes, ...]) -> str:
+def commit(key: bytes, key_id: KeyId, parts: Sequence[bytes]) -> str:
     """Return a keyed commitment to a payload, ``hmac-sha256:<key id>:<hex>``.
 
     Each part is framed with its length, so that no two different lists share a commitment. Destroying the key makes

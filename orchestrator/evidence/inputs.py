@@ -8,10 +8,11 @@ It holds counts, sizes and keyed commitments, never a text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
-from orchestrator.evidence.canonical import JsonValue, commit, spelled
+import msgspec
+
+from orchestrator.evidence.canonical import commit, spelled
 from orchestrator.policy.ids import AttemptId, Digest, KeyId, digest_of
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective
@@ -21,11 +22,11 @@ MANIFEST_VERSION = 1
 MANIFEST_PREFIX = b"tidegate inputs v1\n"
 ATTEMPT_NAMESPACE = "attempt"
 """No keys and values of a prompt are shared: those of an attempt are used by that attempt alone."""
+_DOMESTIC_WORDS = {value: value.word for value in Domestic}
 
 
-@dataclass(frozen=True, slots=True)
-class InputPart:
-    """Every input of one kind: the messages of one role, or the tools."""
+class InputPart(msgspec.Struct, frozen=True):
+    """Every input of one kind: the messages of one role, or the tools. Its fields are those of the record."""
 
     kind: str
     """`system`, `user`, `assistant`, `tool`, or `tools` for their definitions."""
@@ -35,9 +36,8 @@ class InputPart:
     """Over the texts in their order; None without any."""
 
 
-@dataclass(frozen=True)
-class InputManifest:
-    """What went into one attempt. Without slots, so that its digest is made once."""
+class InputManifest(msgspec.Struct, frozen=True, dict=True):
+    """What went into one attempt. With room for what is made of it once."""
 
     attempt: AttemptId
     parts: tuple[InputPart, ...]
@@ -47,26 +47,28 @@ class InputManifest:
     collected: frozenset[Jurisdiction]
     cache_namespace: str
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return the manifest as canonical JSON holds it."""
-        return {
-            "v": MANIFEST_VERSION,
-            "attempt": self.attempt,
-            "parts": [
-                {"kind": part.kind, "count": part.count, "size_bytes": part.size_bytes, "commitment": part.commitment}
-                for part in self.parts
-            ],
-            "domestic": self.domestic.word,
-            "origin": list[JsonValue](sorted(self.origin)),
-            "collected": list[JsonValue](sorted(self.collected)),
-            "cache_namespace": self.cache_namespace,
-        }
+    @cached_property
+    def written(self) -> msgspec.Raw:
+        """The canonical bytes, which a record has as a part."""
+        return msgspec.Raw(
+            spelled(
+                {
+                    "v": MANIFEST_VERSION,
+                    "attempt": self.attempt,
+                    "parts": self.parts,
+                    "domestic": _DOMESTIC_WORDS[self.domestic],
+                    "origin": self.origin,
+                    "collected": self.collected,
+                    "cache_namespace": self.cache_namespace,
+                }
+            )
+        )
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        return spelled(self.to_json())
+        return bytes(self.written)
 
-    @cached_property
+    @property
     def digest(self) -> Digest:
         """The digest that an edge attests with the attempt."""
         return digest_of(MANIFEST_PREFIX + self.to_bytes())
@@ -84,11 +86,12 @@ def manifest_of(
 
     The label covers every input: they came together in one request.
     """
-    kinds = dict.fromkeys(role for role, _ in texts)
-    parts = []
-    for kind in kinds:
-        mine = tuple(text.encode() for role, text in texts if role == kind)
-        parts.append(InputPart(kind, len(mine), sum(map(len, mine)), commit(key, key_id, mine)))
+    kinds: dict[str, list[bytes]] = {}
+    for role, text in texts:
+        kinds.setdefault(role, []).append(text.encode())
+    parts = [
+        InputPart(kind, len(mine), sum(map(len, mine)), commit(key, key_id, mine)) for kind, mine in kinds.items()
+    ]
     parts.append(InputPart("tools", 0, 0, None))
     return InputManifest(attempt, tuple(parts), label.domestic, label.origin, label.collected, ATTEMPT_NAMESPACE)
 
@@ -104,9 +107,12 @@ def counts_of(texts: Sequence[tuple[str, str]]) -> dict[str, tuple[int, int]]:
 
 def agrees(manifest: InputManifest, texts: Sequence[tuple[str, str]]) -> bool:
     """Whether a manifest accounts for exactly these inputs."""
-    told = [(part.kind, (part.count, part.size_bytes)) for part in manifest.parts if part.count or part.size_bytes]
-    # As lists: a second part of one kind accounts for something that did not arrive.
-    return sorted(told) == sorted(counts_of(texts).items())
+    arrived = counts_of(texts)
+    for part in manifest.parts:
+        # A second part of one kind accounts for something that did not arrive.
+        if (part.count or part.size_bytes) and arrived.pop(part.kind, None) != (part.count, part.size_bytes):
+            return False
+    return not arrived
 
 
 def states(manifest: InputManifest, label: Effective) -> bool:

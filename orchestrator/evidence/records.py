@@ -96,7 +96,7 @@ class DecisionRecord(msgspec.Struct, frozen=True):
             "citation": self.citation,
             "placement": self.placement,
             "asked": self.asked,
-            "inputs": None if self.inputs is None else self.inputs.to_json(),
+            "inputs": None if self.inputs is None else self.inputs.written,
             "commitment": self.commitment,
             "payload_bytes": self.payload_bytes,
             "regulated": self.regulated,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -118,19 +118,24 @@ def few(field: str, count: int, count_max: int) -> None:
         raise WireError(field, f"at most {count_max}")
 
 
-def jurisdictions(field: str, values: object) -> frozenset[Jurisdiction]:
+def jurisdictions(field: str, values: Iterable[str]) -> frozenset[Jurisdiction]:
     """Return a set of assigned codes."""
-    codes = list(values)  # type: ignore[call-overload]
-    if len(codes) > SET_MAX:
-        raise WireError(field, f"at most {SET_MAX} codes")
-    return read(field, "assigned ISO 3166-1 codes", lambda: frozenset(parse_jurisdiction(code) for code in codes))
+    codes = tuple(values)
+    few(field, len(codes), SET_MAX)
+    return read(field, "assigned ISO 3166-1 codes", lambda: _assigned(codes))
 
 
-def places(field: str, values: object) -> frozenset[Jurisdiction]:
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _assigned(codes: tuple[str, ...]) -> frozenset[Jurisdiction]:
+    return frozenset(map(parse_jurisdiction, codes))
+
+
+def places(field: str, values: Iterable[str]) -> frozenset[Jurisdiction]:
     """Return a set of assigned codes, in which the word `unknown` stands for any."""
-    codes = list(values)  # type: ignore[call-overload]
-    known = jurisdictions(field, [code for code in codes if code != UNKNOWN])
-    return known | {Jurisdiction(UNKNOWN)} if UNKNOWN in codes else known
+    codes = list(values)
+    known = [code for code in codes if code != UNKNOWN]
+    found = jurisdictions(field, known)
+    return found if len(known) == len(codes) else found | {Jurisdiction(UNKNOWN)}
 
 
 def some(field: str, values: frozenset[Value]) -> frozenset[Value]:
@@ -345,18 +350,16 @@ def inputs_out(manifest: InputManifest) -> Fields:
 def inputs_in(message: pb.InputManifest, attempt: AttemptId) -> InputManifest:
     """Return the input manifest of a message. Raises WireError."""
     few("inputs.parts", len(message.parts), PARTS_MAX)
-    parts = tuple(
-        InputPart(
-            text("inputs.parts.kind", part.kind, 32),
-            part.count,
-            number("inputs.parts.size_bytes", part.size_bytes),
-            text("inputs.parts.commitment", part.commitment) if part.commitment else None,
+    parts = []
+    for part in message.parts:
+        kind, commitment = text("inputs.parts.kind", part.kind, 32), part.commitment
+        size_bytes = number("inputs.parts.size_bytes", part.size_bytes)
+        parts.append(
+            InputPart(kind, part.count, size_bytes, text("inputs.parts.commitment", commitment) if commitment else None)
         )
-        for part in message.parts
-    )
     return InputManifest(
         attempt,
-        parts,
+        tuple(parts),
         read("inputs.domestic", "a known value", lambda: _DOMESTIC_IN[message.domestic]),
         places("inputs.origin", message.origin),
         places("inputs.collected", message.collected),

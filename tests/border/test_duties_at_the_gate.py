@@ -176,7 +176,7 @@ async def test_what_went_in_is_in_the_record_and_signed_with_the_attempt(make_ed
     (record,) = edge.records("decision")
     ((pool, sent),) = edge.routes.sent
     assert sent.inputs is not None
-    assert record["inputs"] == sent.inputs.to_json()
+    assert record["inputs"] == json.loads(sent.inputs.to_bytes())
     assert record["inputs"]["attempt"] == record["attempt"] == sent.attempt
     assert agrees(sent.inputs, asked.generation.texts())
     assert sent.inputs.domestic is Domestic.NO

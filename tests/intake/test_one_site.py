@@ -260,7 +260,7 @@ async def test_the_record_of_the_site_says_what_went_in_and_what_was_done(
     done = {one["obligation"]: one["did"] for one in record["discharged"]}
     assert done["prove_no_domestic_input:CN"] == f"input manifest {sendable.inputs.digest} states none of CN"
     assert done["retain:P6M"] == "retention class P6M on this record"
-    assert record["inputs"] == sendable.inputs.to_json()
+    assert record["inputs"] == json.loads(sendable.inputs.to_bytes())
     assert (record["program"], record["asked"], record["labels"]) == ("scheduler", None, None)
 
 
