@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,69 +13,25 @@ AHEAD_S = 5.0
 often may not be as long as the first: while both may be longer than this, one timer does for them."""
 
 
-class Timer:
-    """One timer for many waits, moved only when it would ring too late. Whoever made it calls `off`."""
-
-    __slots__ = ("_handle", "_late", "_loop", "_rings_s", "_until_s")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, late: Callable[[], None]) -> None:
-        """`late` is called when the last wait takes too long; also when it has ended and no other began."""
-        self._loop = loop
-        self._late = late
-        self._until_s = 0.0
-        self._handle: asyncio.Handle | None = None
-        self._rings_s = 0.0
-        """When the timer ends. Kept here: what uvloop gives for a time that has come does not know it."""
-
-    def within(self, timeout_s: float) -> None:
-        """A wait begins, and may take so long."""
-        now_s = self._loop.time()
-        self._until_s = until_s = now_s + timeout_s
-        if self._handle is not None:
-            if self._rings_s <= until_s:
-                return
-            self._handle.cancel()
-        self._set(now_s)
-
-    def off(self) -> None:
-        """Nothing is waited for any more, for good."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-        # Whoever made it holds it, and is held by it until now: nothing of that stays for the collector.
-        self._late = _nobody
-
-    def _set(self, now_s: float) -> None:
-        self._rings_s = self._until_s if self._until_s < now_s + AHEAD_S else now_s + AHEAD_S
-        self._handle = self._loop.call_at(self._rings_s, self._ring)
-
-    def _ring(self) -> None:
-        self._handle = None
-        now_s = self._loop.time()
-        if now_s < self._until_s:
-            self._set(now_s)
-        else:
-            self._late()
-
-
-def _nobody() -> None:
-    """Tell nobody."""
-
-
 class Alarm:
     """Bounds waits for anything. `asyncio.timeout` sets a timer for each, which costs more than most waits.
 
     It works as that does: the task that waits is cancelled, and the cancellation becomes a TimeoutError. One task
-    waits at a time, and whoever made it calls `off`.
+    waits at a time, and whoever made it calls `off`. Its timer is moved only when it would ring too late.
     """
 
-    __slots__ = ("_late", "_task", "_timer")
+    __slots__ = ("_handle", "_late", "_loop", "_rings_s", "_task", "_until_s")
 
     def __init__(self) -> None:
-        self._timer = Timer(asyncio.get_running_loop(), self._ring)
+        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[object] | None = None
         """Who waits."""
+        self._until_s = 0.0
+        """How long the last wait may last."""
         self._late = False
+        self._handle: asyncio.Handle | None = None
+        self._rings_s = 0.0
+        """When the timer ends. Kept here: what uvloop gives for a time that has come does not know it."""
 
     async def wait(self, awaitable: Awaitable[T], timeout_s: float) -> T:
         """Return what is waited for. Raises TimeoutError."""
@@ -84,7 +40,13 @@ class Alarm:
             raise RuntimeError("only a task can be woken")
         cancelling = task.cancelling()
         self._task = task
-        self._timer.within(timeout_s)
+        now_s = self._loop.time()
+        self._until_s = until_s = now_s + timeout_s
+        if self._handle is None:
+            self._set(now_s)
+        elif until_s < self._rings_s:
+            self._handle.cancel()
+            self._set(now_s)
         try:
             return await awaitable
         except asyncio.CancelledError:
@@ -99,9 +61,19 @@ class Alarm:
 
     def off(self) -> None:
         """Nothing is waited for any more, for good."""
-        self._timer.off()
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _set(self, now_s: float) -> None:
+        self._rings_s = self._until_s if self._until_s < now_s + AHEAD_S else now_s + AHEAD_S
+        self._handle = self._loop.call_at(self._rings_s, self._ring)
 
     def _ring(self) -> None:
-        if self._task is not None:
+        self._handle = None
+        now_s = self._loop.time()
+        if now_s < self._until_s:
+            self._set(now_s)
+        elif self._task is not None:
             self._late = True
             self._task.cancel()

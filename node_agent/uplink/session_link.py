@@ -10,16 +10,16 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 import grpc
 import msgspec
 
 from node_agent.uplink.sending import Sendable, Sending, Tally, Unsent
-from node_agent.uplink.stream import CREDIT_BYTES, Stream
+from node_agent.uplink.stream import CREDIT_BYTES, Stream, Streams
 from orchestrator.policy.ids import (
     RANDOM_BYTES,
-    AttemptId,
     EdgeId,
     PoolId,
     SchedulerId,
@@ -31,7 +31,7 @@ from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import edge_batch_out, intake_frame_in
 from orchestrator.wire.deadlines import Deadlines
-from orchestrator.wire.frames import Credit, EdgeFrame, Load, Open, Process, Settle, Welcome
+from orchestrator.wire.frames import Credit, EdgeFrame, IntakeFrame, Load, Open, Process, Settle, Welcome
 from orchestrator.wire.outbox import Outbox
 from orchestrator.wire.pace import Haste
 from orchestrator.wire.session_edge import TICK_MS, Deliver, EdgeSession, Instruction, Send, State
@@ -91,14 +91,13 @@ class SessionLink:
         self._epoch = 0
         """Of the last transport. It grows on from one session to the next."""
         self._machine: EdgeSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        """Where it runs, once it does."""
         self._outbox: Outbox[EdgeFrame] = Outbox()  # bounded: by the streams and their credit
         self._leaving = asyncio.Event()
         """Set when the transport is to be given up."""
-        self._streams: dict[AttemptId, Stream] = {}
-        """By attempt: stream numbers begin again with every session, and an old stream may still be read out."""
-        self._opened: dict[PoolId, int] = {}  # bounded: by the pools
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where it runs, once it does."""
+        self._streams = Streams()
+        self._opened: defaultdict[PoolId, int] = defaultdict(int)  # bounded: by the pools
         """Attempts that were sent since a pool was last heard of."""
 
     @property
@@ -156,7 +155,7 @@ class SessionLink:
         machine, loop = self._machine, self._loop
         if machine is None or loop is None or not machine.accepts_work(now_us):
             return Unsent(sendable.attempt, "No live session to the scheduler.")
-        number = machine.next_stream()
+        number = machine.next_stream
         opened = Open(
             number,
             sendable.attempt,
@@ -174,7 +173,7 @@ class SessionLink:
             sendable.continues,
         )
         stream = Stream(number, sendable.attempt, tally, deadlines, machine, self._act, self._streams, loop)
-        self._opened[sendable.pool] = self._opened.get(sendable.pool, 0) + 1
+        self._opened[sendable.pool] += 1
         self._act(machine.open(opened, now_us))
         return stream
 
@@ -206,6 +205,7 @@ class SessionLink:
         finally:
             self._act(machine.close("session_lost"))
             self._machine = None
+            self._streams.off()
             if machine.welcome is not None and not self._unwanted:
                 log.warning(Event.SESSION_LOST, peer=self.scheduler, session_id=session)
 
@@ -259,20 +259,18 @@ class SessionLink:
         try:
             async for batch in call:
                 epoch, now_us, wall_ms = batch.epoch, _now_us(), self._wall_ms()
-                welcome: Welcome | None = None
-                told: list[Instruction] = []
+                frames: list[IntakeFrame] = []
                 try:
                     for message in batch.frames:
-                        frame = intake_frame_in(message)
-                        told += machine.received(epoch, frame, now_us, wall_ms)
-                        if type(frame) is Load:
-                            self._opened[frame.pool] = 0
-                        elif type(frame) is Welcome:
-                            welcome = frame
+                        frames.append(intake_frame_in(message))
                 finally:
-                    self._act(told)  # also what came before a frame that cannot be read
-                if welcome is not None:
-                    self._welcomed(machine, welcome)
+                    # Also what came before a frame that cannot be read.
+                    self._act(machine.received(epoch, frames, now_us, wall_ms))
+                for frame in frames:
+                    if type(frame) is Load:
+                        self._opened[frame.pool] = 0
+                    elif type(frame) is Welcome:
+                        self._welcomed(machine, frame)
         except WireError as error:
             log.error(Event.FRAME_DROPPED, peer=self.scheduler, cause="malformed", detail=error.field)
             self._act(machine.close("protocol_violation"))
@@ -310,7 +308,7 @@ class SessionLink:
         """Carry out what the machine asks for, in order."""
         for instruction in instructions:
             if type(instruction) is Deliver:
-                stream = self._streams.get(instruction.frame.attempt)
+                stream = self._streams.by_attempt.get(instruction.frame.attempt)
                 if stream is not None:
                     stream.put(instruction)
             elif type(instruction) is Send:

@@ -7,9 +7,9 @@ frame that has come is handed on by one call.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
-from node_agent.alarm import Timer
 from node_agent.uplink.sending import Tally, overdue
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import AttemptId
@@ -17,10 +17,53 @@ from orchestrator.wire.deadlines import Deadlines
 from orchestrator.wire.frames import FRAME_BYTES, Accepted, Broken, StreamFrame, Tokens
 from orchestrator.wire.session_edge import Deliver, EdgeSession, Instruction
 
+NEVER_US = 1 << 62
 CREDIT_BYTES = 64 * 1024
 """What the edge is ready to hold of one answer."""
 FRAMES_MAX = CREDIT_BYTES // FRAME_BYTES + 8
-"""Frames of one stream that wait for the tenant: as many as credit lets in, and those that cost none."""
+"""Of the frames of one stream that wait for the tenant. Credit lets in no more tokens; other frames cost none."""
+AHEAD_US = 5_000_000
+"""The timer is set no further ahead. Of two waits the second often may not be as long as the first: while both may be
+longer than this, the timer stays as it is."""
+APART_US = 5_000
+"""It rings no sooner after it rang, however many waits end one after the other: it looks at every stream."""
+
+
+class Streams:
+    """The streams of one link by their attempt, and one timer for all that wait: one for each costs more than its wait.
+
+    Stream numbers begin again with every session, and an old stream may still be read out; attempts are never the same.
+    """
+
+    __slots__ = ("_handle", "by_attempt", "rings_us")
+
+    def __init__(self) -> None:
+        self.by_attempt: dict[AttemptId, Stream] = {}
+        self.rings_us = NEVER_US
+        """When it looks for waits that are over. One that is over sooner calls `ring_by`."""
+        self._handle: asyncio.Handle | None = None
+
+    def ring_by(self, until_us: int, now_us: int) -> None:
+        """A wait begins that is over sooner than the timer rings."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self.rings_us = min(until_us, now_us + AHEAD_US)
+        loop = asyncio.get_running_loop()
+        self._handle = loop.call_later((self.rings_us - now_us) / 1_000_000, self._ring)
+
+    def off(self) -> None:
+        """Nothing waits any more."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle, self.rings_us = None, NEVER_US
+
+    def _ring(self) -> None:
+        self._handle, self.rings_us = None, NEVER_US
+        now_us, next_us = time.monotonic_ns() // 1000, NEVER_US
+        for stream in self.by_attempt.values():
+            next_us = min(next_us, stream.looked_at(now_us))
+        if next_us < NEVER_US:
+            self.ring_by(max(next_us, now_us + APART_US), now_us)
 
 
 class Stream:
@@ -40,7 +83,7 @@ class Stream:
         "_machine",
         "_number",
         "_tally",
-        "_timer",
+        "_until_us",
         "_waiter",
     )
 
@@ -52,10 +95,10 @@ class Stream:
         deadlines: Deadlines,
         machine: EdgeSession,
         act: Callable[[list[Instruction]], None],
-        among: dict[AttemptId, Stream],
+        among: Streams,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """`act` carries out what `machine` asks for; `among` is where the session finds its streams."""
+        """`act` carries out what `machine` asks for; `among` are the streams of its link, of which it is one."""
         self._number = number
         self._attempt = attempt
         self._tally = tally
@@ -64,24 +107,26 @@ class Stream:
         self._among = among
         self._loop = loop
         self._deadlines = deadlines
-        self._timer = Timer(loop, self._wake)
         self._waiter: asyncio.Future[None] | None = None
-        self._frames: list[Deliver] = []  # bounded: FRAMES_MAX
+        """What its task awaits."""
+        self._until_us = 0
+        """When the last wait that began is over."""
+        self._frames: list[Deliver] = []  # bounded: by credit, and FRAMES_MAX
         self._given_count = self._given_bytes = 0
         """Of the tokens that the tenant has not shown to have taken."""
         self._ended = self._closed = False
-        among[attempt] = self
+        among.by_attempt[attempt] = self
 
     def put(self, told: Deliver) -> None:
         """Let a frame wait, after those that were put before."""
-        frame = told.frame
+        frame, waiter = told.frame, self._waiter
         if type(frame) is Tokens:
-            self._tally.received += frame.count
-        if len(self._frames) >= FRAMES_MAX:
+            self._tally.received += frame.count  # credit bounds these
+        elif len(self._frames) >= FRAMES_MAX:
             told = self._flooded(told)
         self._frames.append(told)
-        if self._waiter is not None:
-            self._wake()
+        if waiter is not None:
+            self._wake(waiter)
 
     async def next(self, now_us: int) -> StreamFrame | None:
         """See `Sending`. One task awaits it at a time."""
@@ -96,7 +141,9 @@ class Stream:
         frames, left_us = self._frames, self._deadlines.left_us(now_us)
         if left_us and not frames:
             self._waiter = waiter = self._loop.create_future()
-            self._timer.within(left_us / 1_000_000)
+            self._until_us = until_us = now_us + left_us
+            if until_us < self._among.rings_us:
+                self._among.ring_by(until_us, now_us)
             await waiter
             if self._closed:
                 return None  # it was closed meanwhile
@@ -121,20 +168,25 @@ class Stream:
         if self._closed:
             return
         ended, self._ended, self._closed = self._ended, True, True
-        self._timer.off()
-        self._wake()
-        if not ended:
-            self._act(self._machine.cancel(self._number))
-        self._act(self._machine.settle(self._number, self._tally.counts()))
-        self._among.pop(self._attempt, None)
+        if self._waiter is not None:
+            self._wake(self._waiter)
+        told = [] if ended else self._machine.cancel(self._number)
+        self._act(told + self._machine.settle(self._number, self._tally.counts()))
+        self._among.by_attempt.pop(self._attempt, None)
 
-    def _wake(self) -> None:
-        """Something came, or the time for it is over: whoever waits looks."""
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+    def looked_at(self, now_us: int) -> int:
+        """Wake whoever waits if its time is over. Returns when it will be; `NEVER_US` where nobody waits any more."""
+        if self._waiter is None:
+            return NEVER_US
+        if now_us < self._until_us:
+            return self._until_us
+        self._wake(self._waiter)
+        return NEVER_US
+
+    def _wake(self, waiter: asyncio.Future[None]) -> None:
+        self._waiter = None
+        if not waiter.done():  # its task may have been cancelled
+            waiter.set_result(None)
 
     def _flooded(self, told: Deliver) -> Deliver:
         """Return the end of a stream that has more frames than any.

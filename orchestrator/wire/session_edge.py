@@ -11,7 +11,7 @@ next transport tells all of it at once. Only when the intake cannot go on, or no
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -154,7 +154,8 @@ class EdgeSession:
         """How often it went on over a new transport."""
         self._streams: dict[int, _Stream] = {}
         self._streams_max = STREAMS_MAX
-        self._last_stream = 0
+        self.next_stream = 1
+        """The number that the next `open` must carry. Only the machine sets it."""
         self._beats: dict[int, int] = {}
         self._samples_us: deque[int] = deque(maxlen=RTT_SAMPLES)
         self._last_beat = 0
@@ -220,15 +221,11 @@ class EdgeSession:
         if self.state is State.CLOSED:
             return []
         self.state = State.CLOSED
-        found: list[Instruction] = []
-        for number, stream in self._streams.items():
-            if not stream.ended:
-                found.append(self._broken(number, stream, reason))
+        left = [self._broken(number, stream, reason) for number, stream in self._streams.items() if not stream.ended]
         self._streams.clear()
         self._unheard.clear()
         self._wishes.clear()
-        found.append(Close(reason))
-        return found
+        return [*left, Close(reason)]
 
     # Wishes of requests
 
@@ -236,8 +233,10 @@ class EdgeSession:
         """Whether a new attempt may be opened: live, not suspect, and with a free stream."""
         if self.state is not State.LIVE or len(self._streams) >= self._streams_max:
             return False
-        limit_ms = SUSPECT_BUSY_MS + (self.rtt_us or 0) // 1000
-        return not self._streams or self._silence.within(limit_ms * 1000, now_us)
+        limit_us = (SUSPECT_BUSY_MS + (self.rtt_us or 0) // 1000) * 1000
+        # Nearly always it was heard just now, and how late we are ourselves does not matter.
+        heard = now_us - self._silence.heard_us <= limit_us
+        return heard or not self._streams or self._silence.silent_us(now_us) <= limit_us
 
     def streams(self) -> int:
         """Return how many streams are not settled."""
@@ -247,22 +246,18 @@ class EdgeSession:
         """Return how many settlements the intake may not have."""
         return len(self._unheard)
 
-    def next_stream(self) -> int:
-        """Return the number that the next `open` must carry."""
-        return self._last_stream + 1
-
     def open(self, attempt: Open, now_us: int) -> list[Instruction]:
         """Send a permitted attempt. Raises ValueError when its number is not the next one, or its credit too small.
 
         Only a session that `accepts_work` may be asked.
         """
-        if attempt.stream != self._last_stream + 1:
+        if attempt.stream != self.next_stream:
             raise ValueError("a stream number is used once, in order")
         if attempt.credit_bytes < CREDIT_BYTES_MIN:
             raise ValueError(f"a stream starts with at least {CREDIT_BYTES_MIN} bytes of credit")
         if self.state is not State.LIVE:
             raise ValueError("a session that is not live takes no work")
-        self._last_stream = attempt.stream
+        self.next_stream += 1
         if not self._streams:
             # An idle session was silent by right; suspicion counts from the first work on.
             self._silence.heard_us = max(self._silence.heard_us, now_us)
@@ -308,40 +303,48 @@ class EdgeSession:
 
     # What comes in
 
-    def received(self, epoch: int, frame: IntakeFrame, now_us: int, wall_ms: int) -> list[Instruction]:
-        """A frame arrived. Frames of another epoch, a dead stream or another attempt are dropped and counted."""
-        if epoch != self.epoch or self.state in (State.CLOSED, State.DETACHED):
-            self.dead_frames += 1
-            return []
-        self._silence.heard_us = now_us
-        match frame:
-            case Tokens() | Done() | Accepted() | Refused() | Broken():
-                pass
-            case _:
-                return self._of_session(frame, now_us, wall_ms)
-        if self.state in UNANSWERED:
-            return self.close("protocol_violation")
-        found = self._streams.get(frame.stream)
-        if found is None or found.ended or found.attempt != frame.attempt:
-            self.dead_frames += 1
-            return []
-        found.opened = None
-        if type(frame) is Tokens:
-            size_bytes = held_bytes(frame.text, frame.ids)
-            found.received_bytes += size_bytes
-            if frame.first != found.next_token:
-                return self._violated(found, frame, "Tokens arrived with a gap or twice.")
-            if found.received_bytes > found.limit_bytes:
-                return self._violated(found, frame, "The pool sent more than it had credit for.")
-            found.next_token += frame.count
-            return [Deliver(frame.stream, frame, size_bytes)]
-        if type(frame) is Accepted:
-            found.accepted = True
-        elif type(frame) is Refused and found.next_token:
-            return self._violated(found, frame, "The pool refused what it had begun to answer.")
-        else:
-            found.ended = True
-        return [Deliver(frame.stream, frame)]
+    def received(self, epoch: int, frames: Sequence[IntakeFrame], now_us: int, wall_ms: int) -> list[Instruction]:
+        """Frames arrived together. Those of another epoch, a dead stream or another attempt are dropped and counted."""
+        told: list[Instruction] = []
+        for frame in frames:
+            if epoch != self.epoch or self.state in (State.CLOSED, State.DETACHED):
+                self.dead_frames += 1
+                continue
+            self._silence.heard_us = now_us
+            match frame:
+                case Tokens() | Done() | Accepted() | Refused() | Broken():
+                    pass
+                case _:
+                    told += self._of_session(frame, now_us, wall_ms)
+                    continue
+            if self.state in UNANSWERED:
+                told += self.close("protocol_violation")
+                continue
+            found = self._streams.get(frame.stream)
+            if found is None or found.ended or found.attempt != frame.attempt:
+                self.dead_frames += 1
+                continue
+            found.opened, size_bytes, wrong = None, 0, ""
+            if type(frame) is Tokens:
+                size_bytes = held_bytes(frame.text, frame.ids)
+                found.received_bytes += size_bytes
+                if frame.first != found.next_token:
+                    wrong = "Tokens arrived with a gap or twice."
+                elif found.received_bytes > found.limit_bytes:
+                    wrong = "The pool sent more than it had credit for."
+                else:
+                    found.next_token += frame.count
+            elif type(frame) is Accepted:
+                found.accepted = True
+            elif type(frame) is Refused and found.next_token:
+                wrong = "The pool refused what it had begun to answer."
+            else:
+                found.ended = True
+            if wrong:
+                told += self._violated(found, frame, wrong)
+            else:
+                told.append(Deliver(frame.stream, frame, size_bytes))
+        return told
 
     def tick(self, now_us: int) -> list[Instruction]:
         """Time passed: beat, and judge silence. Call it every `TICK_MS`; what it comes later is forgiven the peer."""
@@ -383,9 +386,7 @@ class EdgeSession:
 
     def _greeted(self, welcome: Welcome, now_us: int, wall_ms: int) -> list[Instruction]:
         before = self.welcome
-        if self.state not in UNANSWERED:
-            return self.close("protocol_violation")
-        if not SESSION_VERSION_MIN <= welcome.version <= SESSION_VERSION:
+        if self.state not in UNANSWERED or not SESSION_VERSION_MIN <= welcome.version <= SESSION_VERSION:
             return self.close("protocol_violation")
         if before is not None and welcome.process.index != before.process.index:
             # Of the processes behind one address another one answered; the next transport may find the right one.

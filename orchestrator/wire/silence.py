@@ -36,10 +36,5 @@ class Silence:
         """Return for how long it could be heard and was not."""
         return max(0, now_us - self.heard_us - self._late_us(now_us))
 
-    def within(self, limit_us: int, now_us: int) -> bool:
-        """Whether `silent_us` is no more than `limit_us`; for those who ask often."""
-        passed_us = now_us - self.heard_us
-        return passed_us <= limit_us or passed_us - self._late_us(now_us) <= limit_us
-
     def _late_us(self, now_us: int) -> int:
         return max(0, now_us - self._ticked_us - self._span_us)

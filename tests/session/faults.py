@@ -252,7 +252,7 @@ class Faults:
         ):
             dropped = machine.dead_frames
             late = Tokens(stream, attempt, live.got_count, 1, "x", (1,))
-            assert machine.received(epoch, late, machine._silence.heard_us, world.wall_ms(edge)) == []
+            assert machine.received(epoch, [late], machine._silence.heard_us, world.wall_ms(edge)) == []
             assert machine.dead_frames == dropped + 1
         if session is not None and session.is_attached():
             dropped = session.dead_frames

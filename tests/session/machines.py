@@ -38,7 +38,7 @@ def edge(streams_max: int = 64) -> e.EdgeSession:
 
 
 def take(machine: e.EdgeSession, frame: IntakeFrame, now_us: int = 200_000) -> list[e.Instruction]:
-    return machine.received(EPOCH, frame, now_us, WALL_MS)
+    return machine.received(EPOCH, [frame], now_us, WALL_MS)
 
 
 def intake(streams_max: int = 64) -> i.IntakeSession:

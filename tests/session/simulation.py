@@ -192,7 +192,7 @@ class Simulation(World):
         rng, machine = self.rng, edge.machine
         if self.over or not machine.accepts_work(self.clock.now_us):
             return
-        stream = machine.next_stream()
+        stream = machine.next_stream
         number = len(self.attempts) + 1
         frame = open_frame(stream, number, rng.choice((CREDIT_BYTES_MIN, 16 * 1024, 64 * 1024)))
         leaves_us = rng.randrange(6 * S) if rng.random() < 0.25 else None

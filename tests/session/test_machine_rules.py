@@ -55,7 +55,7 @@ def test_a_stream_number_is_used_once_and_in_order() -> None:
         with pytest.raises(ValueError, match="in order"):
             machine.open(open_frame(number, 2, CREDIT_BYTES_MIN), 0)
     machine.settle(1, EdgeCounts())
-    assert machine.next_stream() == 2
+    assert machine.next_stream == 2
 
 
 def test_a_first_credit_that_could_never_be_given_back_is_refused() -> None:

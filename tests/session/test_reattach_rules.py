@@ -38,7 +38,7 @@ def lost(machine: e.EdgeSession, unsent: tuple[EdgeFrame, ...] = (), now_us: int
 def again(machine: e.EdgeSession, answer: Welcome, now_us: int = 400_000) -> list[e.Instruction]:
     """Greet on a new transport, and take the answer."""
     machine.connected(now_us, WALL_MS)
-    return machine.received(machine.epoch, answer, now_us, WALL_MS)
+    return machine.received(machine.epoch, [answer], now_us, WALL_MS)
 
 
 def test_an_attempt_that_never_left_is_refused_and_one_that_may_have_is_broken() -> None:
@@ -109,13 +109,13 @@ def test_what_is_wished_without_a_transport_is_in_the_greeting_and_later_wishes_
     assert [(one.stream, one.counts) for one in hello.settled] == [(1, EdgeCounts(3, 2))]
     assert machine.settle(3, EdgeCounts()) == []
     answer = replace(welcome(), continued=True, last_stream=3)
-    told = machine.received(machine.epoch, answer, 500_000, WALL_MS)
+    told = machine.received(machine.epoch, [answer], 500_000, WALL_MS)
     assert [one.frame for one in told if isinstance(one, e.Send)] == [
         Settle(3, AttemptId(made_id("att", 3)), EdgeCounts()),
         Beat(2),
     ]
     assert machine.unheard() == 1
-    assert machine.received(machine.epoch, Beat(0, 2, 1), 600_000, WALL_MS) == []
+    assert machine.received(machine.epoch, [Beat(0, 2, 1)], 600_000, WALL_MS) == []
     assert machine.unheard() == 0
 
 

@@ -84,7 +84,7 @@ class Conversation(World):
     def ask(self, credit_bytes: int = CREDIT_BYTES) -> None:
         """A tenant asks."""
         self.asked += 1
-        stream = self.edge.machine.next_stream()
+        stream = self.edge.machine.next_stream
         self.edge.act(self.edge.machine.open(open_frame(stream, self.asked, credit_bytes), self.clock.now_us))
 
     def cancel(self, stream: int) -> None:

@@ -6,15 +6,18 @@ import asyncio
 import gc
 import time
 
+import pytest
+
+from node_agent.uplink import stream
 from node_agent.uplink.sending import Tally
-from node_agent.uplink.stream import CREDIT_BYTES, Stream
+from node_agent.uplink.stream import CREDIT_BYTES, Stream, Streams
 from orchestrator.ledger.usage import EdgeCounts
 from orchestrator.policy.ids import AttemptId
 from orchestrator.wire.deadlines import Deadlines, Waits
 from orchestrator.wire.frames import Broken, Cancel, Done, Settle, StreamFrame, Tokens
 from orchestrator.wire.session_edge import Instruction, Send
 from tests.session.machines import ATTEMPT, NOTHING, edge, take
-from tests.session.world import open_frame
+from tests.session.world import made_id, open_frame
 
 LONG_MS = 60_000
 PATIENT = Waits(LONG_MS, LONG_MS)
@@ -23,22 +26,24 @@ PATIENT = Waits(LONG_MS, LONG_MS)
 class Seat:
     """A tenant's stream, with the machine of its session behind it."""
 
-    def __init__(self, waits: Waits = PATIENT) -> None:
+    def __init__(self, waits: Waits = PATIENT, among: Streams | None = None, number: int = 1) -> None:
+        """`number` is of its attempt. One that is `among` others shares their timer."""
+        self.attempt = AttemptId(made_id("att", number))
         self.machine = edge()
-        self.machine.open(open_frame(1, 1, CREDIT_BYTES), 0)
+        self.machine.open(open_frame(1, number, CREDIT_BYTES), 0)
         self.tally = Tally()
         self.told: list[Instruction] = []
-        self.among: dict[AttemptId, Stream] = {}
+        self.among = among or Streams()
         deadlines = Deadlines(waits, LONG_MS, now_us())
         loop = asyncio.get_running_loop()
-        self.stream = Stream(1, ATTEMPT, self.tally, deadlines, self.machine, self.told.extend, self.among, loop)
+        self.stream = Stream(1, self.attempt, self.tally, deadlines, self.machine, self.told.extend, self.among, loop)
 
     def put(self, frame: StreamFrame) -> None:
         for instruction in take(self.machine, frame):
             self.stream.put(instruction)  # type: ignore[arg-type]
 
     def say(self, text: str) -> None:
-        self.put(Tokens(1, ATTEMPT, self.tally.received, 1, text, (7,)))
+        self.put(Tokens(1, self.attempt, self.tally.received, 1, text, (7,)))
 
     async def next(self) -> StreamFrame | None:
         return await self.stream.next(now_us())
@@ -123,7 +128,7 @@ async def test_one_that_is_closed_is_cancelled_and_settled_once() -> None:
     await seat.stream.close()
     await seat.stream.close()
     assert seat.sent() == [Cancel(1, ATTEMPT), Settle(1, ATTEMPT, EdgeCounts(0, 0))]
-    assert seat.among == {}
+    assert seat.among.by_attempt == {}
 
 
 async def test_one_that_is_closed_brings_nothing_more_not_even_to_who_waits() -> None:
@@ -176,3 +181,47 @@ async def test_what_comes_in_time_is_waited_for_anew() -> None:
         loop.call_later(0.08, seat.say, str(number))
         assert await seat.text() == str(number)
     await seat.stream.close()
+
+
+async def test_of_several_that_wait_each_is_ended_in_its_own_time() -> None:
+    among = Streams()
+    seats = [Seat(Waits(wait_ms, LONG_MS), among, number) for number, wait_ms in enumerate((LONG_MS, 150, 50, 100), 1)]
+    patient, *others = [await waiting(seat) for seat in seats]
+    begun_us, ended = now_us(), dict[int, int]()
+    for number, taking in enumerate(others, 1):
+        taking.add_done_callback(lambda _, number=number: ended.setdefault(number, now_us() - begun_us))
+    for last in await asyncio.gather(*others):
+        assert isinstance(last, Broken)
+        assert last.code == "timeout_first_token"
+    await asyncio.sleep(0)
+    assert list(ended) == [2, 3, 1]
+    assert all(ended[number] >= wait_ms * 1000 for number, wait_ms in ((1, 150), (2, 50), (3, 100)))
+    assert not patient.done()
+    seats[0].say("a")
+    assert isinstance(await patient, Tokens)
+    await seats[0].stream.close()
+    assert among.by_attempt == {}
+    among.off()
+
+
+async def test_a_wait_that_is_longer_than_the_timer_is_set_ahead_is_not_cut_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "AHEAD_US", 10_000)
+    seat = Seat(Waits(100, LONG_MS))
+    begun_us = now_us()
+    last = await seat.next()
+    assert isinstance(last, Broken)
+    assert now_us() - begun_us >= 100_000
+    seat.among.off()
+
+
+async def test_the_time_of_who_waits_again_is_told_though_the_timer_was_off() -> None:
+    seat = Seat(Waits(LONG_MS, 30))
+    taking = await waiting(seat)
+    seat.among.off()
+    seat.say("a")
+    assert isinstance(await taking, Tokens)
+    last = await seat.next()
+    assert isinstance(last, Broken)
+    assert last.code == "timeout_between_tokens"

@@ -264,7 +264,7 @@ class EdgeNode(Node):
             self.lose(wire)
         elif isinstance(what, tuple):
             epoch, frame = what
-            self.act(self.machine.received(epoch, frame, self.clock.now_us, self.world.wall_ms(self)))
+            self.act(self.machine.received(epoch, [frame], self.clock.now_us, self.world.wall_ms(self)))
 
     def lose(self, wire: Wire) -> None:
         """It is noticed that a transport is gone."""
