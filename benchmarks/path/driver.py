@@ -71,7 +71,7 @@ class Wire:
     @property
     def over(self) -> bool:
         """Whether every answer was heard and settled."""
-        return not self.lane.in_flight and not len(self._outbox)
+        return not self.lane.in_flight and not self._outbox.frames
 
     def say(self, data: bytes) -> None:
         """Let this leave with the next message, which leaves as soon as that of an edge would."""

@@ -183,7 +183,7 @@ class SessionLink:
         machine = self._machine
         if machine is not None and machine.unheard():
             self._act(machine.beat(_now_us()))  # its answer says that they arrived
-        while time.monotonic() < end_at and (len(self._outbox) or (machine is not None and machine.unheard())):  # noqa: ASYNC110
+        while time.monotonic() < end_at and (self._outbox.frames or (machine is not None and machine.unheard())):  # noqa: ASYNC110
             await asyncio.sleep(LEAVE_POLL_S)
 
     async def _session(self) -> bool:

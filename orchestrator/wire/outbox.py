@@ -19,35 +19,30 @@ _NOTHING = len(Haste)
 class Outbox(Generic[Frame]):
     """Frames in order. One task awaits `due` and then takes all of them as one message. Whoever puts bounds it."""
 
-    __slots__ = ("_frames", "_haste", "_loop", "_pace", "_ready", "_timer")
+    __slots__ = ("_loop", "_pace", "_ready", "_timer", "frames", "haste")
 
     def __init__(self) -> None:
-        self._frames: list[Frame] = []  # bounded: by whoever puts
+        self.frames: list[Frame] = []  # bounded: by whoever puts
+        """What waits. Only `put`, `take` and `drop` change it."""
         self._pace = Pace()
         self._ready = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._haste: int = _NOTHING
+        self.haste: int = _NOTHING
         """Of what the next message leaves for. As much haste or less leaves with it: it would not leave sooner."""
 
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def put(self, frame: Frame, haste: Haste) -> int:
-        """Let a frame leave, after those that were put before. Returns how many wait now."""
-        self._frames.append(frame)
-        if haste < self._haste:
+    def put(self, frame: Frame, haste: Haste) -> None:
+        """Let a frame leave, after those that were put before."""
+        self.frames.append(frame)
+        if haste < self.haste:
             self.wake(haste)
-        return len(self._frames)
 
     def wake(self, haste: Haste) -> None:
-        """Something of such haste is there to be taken, if only once it is asked for."""
-        if haste >= self._haste:
-            return
+        """Something of more haste than `haste` tells is there to be taken, if only once it is asked for."""
         now_us = time.monotonic_ns() // 1000
         at_us = self._pace.at_us(haste, now_us)
         self._stop_timer()
-        self._haste = haste
+        self.haste = haste
         if at_us - now_us <= TIMER_US:
             self.hurry()
             return
@@ -57,7 +52,7 @@ class Outbox(Generic[Frame]):
 
     def hurry(self) -> None:
         """Let `due` return at once, whatever there is."""
-        self._haste = Haste.NOW
+        self.haste = Haste.NOW
         self._ready.set()
 
     async def due(self) -> None:
@@ -66,20 +61,20 @@ class Outbox(Generic[Frame]):
 
     def take(self) -> list[Frame]:
         """Take all frames: they leave now."""
-        frames, self._frames = self._frames, []
+        frames, self.frames = self.frames, []
         self._ready.clear()
         self._stop_timer()
-        self._haste = _NOTHING
+        self.haste = _NOTHING
         if frames:
             self._pace.left(time.monotonic_ns() // 1000)
         return frames
 
     def drop(self) -> list[Frame]:
         """Take all frames: they do not leave. Nothing of this outbox waits any more."""
-        frames, self._frames = self._frames, []
+        frames, self.frames = self.frames, []
         self._stop_timer()
         if not self._ready.is_set():
-            self._haste = _NOTHING
+            self.haste = _NOTHING
         return frames
 
     def _stop_timer(self) -> None:

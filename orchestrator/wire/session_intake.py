@@ -9,6 +9,8 @@ frame until the settlement; the greeting of the next transport says from where e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec.structs import replace
 
@@ -52,9 +54,6 @@ TICK_MS = 250
 """How often `tick` is called."""
 REATTACH_MS = 3_000
 """How long a session without a transport is kept. Its edge tries for less; the rest is for what is on its way."""
-
-
-OF_STREAM = (Settle, Credit, Cancel)
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -158,32 +157,38 @@ class IntakeSession:
         """Return how many streams are not settled."""
         return len(self._streams)
 
-    def received(
-        self, epoch: int, frame: EdgeFrame, now_us: int, wall_ms: int, loads: tuple[Load, ...]
+    def greeted(
+        self, epoch: int, hello: Hello, now_us: int, wall_ms: int, loads: tuple[Load, ...]
     ) -> list[Instruction]:
-        """A frame arrived. `loads` is what a greeting is answered with.
+        """A greeting arrived, first on its transport. `loads` is what it is answered with.
 
-        A greeting of a later epoch is a new transport of this session, also when the old one only seems to be alive.
+        One of a later epoch is a new transport of this session, also when the old one only seems to be alive.
         """
-        if self.state is State.CLOSED:
-            self.dead_frames += 1
-            return []
-        if type(frame) is Hello and (epoch > self.epoch or self.state is State.GREETING):
-            self._silence.begun(now_us)
-            return self._greet(frame, epoch, now_us, wall_ms, loads)
-        if self.state is State.GREETING:
-            return self.close("protocol_violation")
-        if epoch != self.epoch or self.state is State.DETACHED:
-            self.dead_frames += 1
-            return []
-        self._silence.heard_us = now_us
-        if type(frame) is Open:
-            return self._open(frame, now_us)
-        if isinstance(frame, OF_STREAM):
-            return self._streamed(frame)
-        if isinstance(frame, Beat):
-            return [] if frame.answers else [Send(Beat(0, frame.number, self._settles))]
-        return self.close("protocol_violation")  # one transport greets once
+        if self.state is State.CLOSED or (epoch <= self.epoch and self.state is not State.GREETING):
+            return self.received(epoch, [hello], now_us)
+        self._silence.begun(now_us)
+        return self._greet(hello, epoch, now_us, wall_ms, loads)
+
+    def received(self, epoch: int, frames: Sequence[EdgeFrame], now_us: int) -> list[Instruction]:
+        """Frames arrived together, after the greeting of their transport."""
+        told: list[Instruction] = []
+        for frame in frames:
+            if self.state is State.GREETING:
+                told += self.close("protocol_violation")
+            elif epoch != self.epoch or self.state in (State.CLOSED, State.DETACHED):
+                self.dead_frames += 1
+            else:
+                self._silence.heard_us = now_us
+                match frame:
+                    case Open():
+                        told += self._open(frame, now_us)
+                    case Settle() | Credit() | Cancel():
+                        told += self._streamed(frame)
+                    case Beat():
+                        told += [] if frame.answers else [Send(Beat(0, frame.number, self._settles))]
+                    case Hello():
+                        told += self.close("protocol_violation")  # one transport greets once
+        return told
 
     def unreadable(self, epoch: int, stream: int, attempt: AttemptId, field: str) -> list[Instruction]:
         """An attempt arrived that cannot be read, such as one with a label this version does not know: refuse it.
@@ -261,6 +266,8 @@ class IntakeSession:
             return []
         # Nobody reads what came after the cancel, so the answer is not complete, however the engine ended.
         said = "cancelled" if found.cancelled else reason
+        # What was sent by now is all, unless more is held back.
+        counts = PoolCounts(counts.prompt, counts.cached, counts.generated, found.sent_tokens)
         found.last = Done(stream, found.attempt, said, counts, queued_us, beside)
         return self._flush(stream, found)
 

@@ -84,7 +84,7 @@ class Line:
             frames = self.outbox.take()
             if frames:
                 yield intake_batch_out(self.epoch, frames)
-            if self.closing and not len(self.outbox):
+            if self.closing and not self.outbox.frames:
                 return
 
 
@@ -135,13 +135,15 @@ class Port:
         for instruction in instructions:
             if type(instruction) is Send:
                 frame, line = instruction.frame, self.line
-                haste = Haste.RIDE if type(frame) in RIDING else Haste.NOW
-                if line is not None and line.outbox.put(frame, haste) > OUTBOX_FRAMES_MAX:
-                    # The edge takes nothing away.
-                    line.outbox.drop()
-                    self.act(self.machine.close("slow_reader"))
+                if line is not None:
+                    outbox = line.outbox
+                    outbox.put(frame, Haste.RIDE if type(frame) in RIDING else Haste.NOW)
+                    if len(outbox.frames) > OUTBOX_FRAMES_MAX:
+                        # The edge takes nothing away.
+                        outbox.drop()
+                        self.act(self.machine.close("slow_reader"))
             elif type(instruction) is Start:
-                if self.machine.edge is not None:
+                if self.machine.edge is not None and not self.over:
                     self._site.start(self, self.machine.edge, instruction.open, instruction.arrived_us)
             elif type(instruction) is Stop:
                 self._site.stop(self, instruction.stream)
@@ -164,12 +166,14 @@ class Port:
 
     def gather(self) -> None:
         """Hand the machine what came since the last message: all tokens of a stream at once, and each pool's state."""
-        while self._made:
-            for stream in list(self._made):
-                self._give(stream)
+        made, self._made = self._made, {}
+        told: list[Instruction] = []
+        for stream, one in made.items():
+            told += self.machine.tokens(stream, one.text, one.ids, one.count)
         due, self._due = self._due, {}
         for pool in due:
-            self.act(self.machine.load(self._site.load(pool, self)))
+            told += self.machine.load(self._site.load(pool, self))
+        self.act(told)
 
     def accepted(self, stream: int, replica: ReplicaId, continuing: Continuing) -> None:
         """A replica has the work."""
@@ -186,42 +190,41 @@ class Port:
             made.count += count
             full = len(made.text) > MADE_CHARS_MAX or len(made.ids) > MADE_CHARS_MAX
         if self.line is None:
-            self._give(stream)
+            self.act(self._gathered(stream))
             self._changed(self)  # nobody takes them away
         elif full:
-            self._give(stream)  # the machine judges who reads too slowly
+            self.act(self._gathered(stream))  # the machine judges who reads too slowly
         else:
-            self.line.outbox.wake(Haste.NOW if first else Haste.GATHER)
+            haste = Haste.NOW if first else Haste.GATHER
+            if haste < self.line.outbox.haste:
+                self.line.outbox.wake(haste)
 
     def done(self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None, beside: int | None) -> None:
         """The answer is complete; how long it waited here, and how many streams ran beside it."""
-        self._give(stream)
-        self.act(self.machine.done(stream, reason, counts, queued_us, beside))
+        told = self._gathered(stream)
+        self.act(told + self.machine.done(stream, reason, counts, queued_us, beside))
 
     def refused(self, stream: int, problem: Problem) -> None:
         """Nothing was generated."""
-        self._give(stream)
-        self.act(
-            self.machine.refused(
-                stream, problem.entry.code, problem.text, problem.param, problem.rules, problem.retry_after_ms
-            )
-        )
+        told = self._gathered(stream)
+        code, text, retry_ms = problem.entry.code, problem.text, problem.retry_after_ms
+        self.act(told + self.machine.refused(stream, code, text, problem.param, problem.rules, retry_ms))
 
     def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> None:
         """The answer was cut."""
-        self._give(stream)
-        self.act(self.machine.broken(stream, code, detail, counts))
+        told = self._gathered(stream)
+        self.act(told + self.machine.broken(stream, code, detail, counts))
 
     def tell(self, pool: PoolId) -> None:
         """The state of a pool is to be told. The next message has it, as it is then."""
         self._due[pool] = None
-        if self.line is not None:
+        if self.line is not None and self.line.outbox.haste > Haste.RIDE:
             self.line.outbox.wake(Haste.RIDE)
 
-    def _give(self, stream: int) -> None:
+    def _gathered(self, stream: int) -> list[Instruction]:
+        """Hand the machine what came of one stream since the last message."""
         made = self._made.pop(stream, None)
-        if made is not None:
-            self.act(self.machine.tokens(stream, made.text, made.ids, made.count))
+        return [] if made is None else self.machine.tokens(stream, made.text, made.ids, made.count)
 
     async def tick(self) -> None:
         """Judge silence; report loads often while the edge has requests here, seldom otherwise."""
@@ -303,9 +306,7 @@ class IntakeService(IntakeServicer):
         with contextlib.suppress(grpc.aio.AioRpcError, grpc.RpcError):
             try:
                 async for batch in batches:
-                    epoch, now_us, wall_ms = batch.epoch, self._now_us(), self._wall_ms()
-                    for message in batch.frames:
-                        self._take(line, epoch, message, now_us, wall_ms)
+                    self._take(line, batch)
             except WireError as error:
                 log.error(Event.FRAME_DROPPED, cause="malformed", detail=error.field)
                 if line.port is not None and line.port.line is line:
@@ -313,35 +314,55 @@ class IntakeService(IntakeServicer):
             finally:
                 line.end()
 
-    def _take(self, line: Line, epoch: int, message: pb.EdgeFrame, now_us: int, wall_ms: int) -> None:
-        """Hand one frame to the session of this transport. Raises WireError."""
-        if line.closing:
-            return  # another transport has taken its place, or it said something unheard of
-        port = line.port
+    def _take(self, line: Line, batch: pb.EdgeBatch) -> None:
+        """Hand the frames of one message to the session of this transport. Raises WireError."""
+        epoch, now_us = batch.epoch, self._now_us()
+        frames: list[EdgeFrame] = []
         try:
-            frame = edge_frame_in(message)
-        except WireError as error:
-            if message.WhichOneof("kind") != "open" or port is None:
-                raise
-            # An attempt that cannot be read is refused by itself.
-            log.error(Event.ATTEMPT_REFUSED, code="policy_stale", detail=error.field)
-            attempt = attempt_in(message.open.attempt)
-            port.act(port.machine.unreadable(epoch, message.open.stream, attempt, error.field))
-            return
-        if port is None:
-            self._greet(line, epoch, frame, now_us, wall_ms)
-        elif type(frame) is Hello:
-            port.act(port.machine.close("protocol_violation"))  # one transport greets once
-        else:
-            port.act(port.machine.received(epoch, frame, now_us, wall_ms, ()))
+            for message in batch.frames:
+                if line.closing:
+                    return  # another transport has taken its place, or it said something unheard of
+                try:
+                    frame = edge_frame_in(message)
+                except WireError as error:
+                    if message.WhichOneof("kind") != "open" or line.port is None:
+                        raise
+                    # An attempt that cannot be read is refused by itself, after what came before it.
+                    self._hand(line, epoch, frames, now_us)
+                    frames = []
+                    self._unreadable(line, epoch, message.open, error.field)
+                    continue
+                if line.port is not None and type(frame) is not Hello:
+                    frames.append(frame)
+                else:
+                    self._hand(line, epoch, frames, now_us)
+                    frames = []
+                    self._greet(line, epoch, frame, now_us)
+        finally:
+            self._hand(line, epoch, frames, now_us)
 
-    def _greet(self, line: Line, epoch: int, frame: EdgeFrame, now_us: int, wall_ms: int) -> None:
+    def _hand(self, line: Line, epoch: int, frames: list[EdgeFrame], now_us: int) -> None:
+        if frames and line.port is not None and not line.closing:
+            line.port.act(line.port.machine.received(epoch, frames, now_us))
+
+    def _unreadable(self, line: Line, epoch: int, message: pb.Open, field: str) -> None:
+        log.error(Event.ATTEMPT_REFUSED, code="policy_stale", detail=field)
+        attempt = attempt_in(message.attempt)
+        if line.port is not None and not line.closing:
+            line.port.act(line.port.machine.unreadable(epoch, message.stream, attempt, field))
+
+    def _greet(self, line: Line, epoch: int, frame: EdgeFrame, now_us: int) -> None:
         """Take the first frame of a transport. It ends where that is no greeting, or of no session that may be."""
+        if line.closing:
+            return
+        if line.port is not None:
+            line.port.act(line.port.machine.close("protocol_violation"))  # one transport greets once
+            return
         port = self._greeted(line, frame) if type(frame) is Hello else None
-        if port is None:
+        if port is None or type(frame) is not Hello:
             line.end()
             return
-        port.act(port.machine.received(epoch, frame, now_us, wall_ms, self._site.loads(port)))
+        port.act(port.machine.greeted(epoch, frame, now_us, self._wall_ms(), self._site.loads(port)))
         self._changed(port)
 
     def _greeted(self, line: Line, frame: Hello) -> Port | None:

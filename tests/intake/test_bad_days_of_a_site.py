@@ -22,7 +22,7 @@ from orchestrator.engines.generation import Generation
 from orchestrator.engines.identity import Identity
 from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
 from orchestrator.ledger.usage import PoolCounts
-from orchestrator.policy.ids import Digest, ModelId, PoolId, ReplicaId, SessionId, SideId
+from orchestrator.policy.ids import Digest, ModelId, PoolId, ReplicaId, SideId
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_replica import (
     REPLICA_VERSION,
@@ -38,30 +38,21 @@ from orchestrator.wire.convert_replica import (
     WorkTokens,
     replica_frame_out,
 )
-from orchestrator.wire.convert_session import edge_batch_out
 from orchestrator.wire.frames import (
-    SESSION_VERSION,
     Accepted,
-    Beat,
     Broken,
     Done,
-    Hello,
     Refused,
     StreamFrame,
     Tokens,
 )
-from orchestrator.wire.session_intake import IntakeSession
 from protos.tidegate.v1 import replica_pb2 as pb
 from protos.tidegate.v1.replica_pb2_grpc import ReplicaPortStub
-from protos.tidegate.v1.session_pb2_grpc import IntakeStub
-from scheduler.intake import sessions
 from scheduler.intake.engine_replica import EngineReplica
 from scheduler.intake.replica import Replica
-from scheduler.intake.sessions import Line, Port
 from scheduler.intake.site import Site
-from tests.intake.site_stand import EDGE, MODEL, POOL, TOKEN, ScriptedReplica, Stand, now_ms, now_us, standing
+from tests.intake.site_stand import MODEL, POOL, TOKEN, ScriptedReplica, Stand, now_us, standing
 from tests.sending import sent
-from tests.session.world import load, made_id
 from tests.values import replace
 
 SOON_S = 5.0
@@ -203,28 +194,6 @@ async def test_after_a_restart_of_the_intake_replicas_and_edges_find_it_again(
         assert text_of(await new.frames()) == "again"
     finally:
         await again.close()
-
-
-async def test_whoever_does_not_greet_first_is_cut_off(stand: Stand) -> None:
-    async with open_channel(stand.link.target) as channel:
-        call = IntakeStub(channel).Session(timeout=SOON_S)
-        await call.write(edge_batch_out(1, [Beat(1)]))
-        with suppress(grpc.aio.AioRpcError):
-            assert await call.read() is grpc.aio.EOF
-        call.cancel()
-
-
-async def test_an_edge_that_reads_nothing_is_cut_off(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "OUTBOX_FRAMES_MAX", 10)
-    port = Port(stand.site, IntakeSession(stand.site.scheduler, "instance"), now_us, lambda port: None)
-    hello = Hello(SESSION_VERSION, SESSION_VERSION, EDGE, SessionId(made_id("ses", 1)), 1, now_ms(), 8)
-    port.carry(Line(), hello)
-    port.act(port.machine.received(1, hello, now_us(), now_ms(), ()))
-    # Nobody takes the frames of this port away; the greeting's answer is the first.
-    for number in range(10):
-        assert not port.over
-        port.act(port.machine.load(load(number)))
-    assert port.over
 
 
 # Tenants

@@ -239,7 +239,7 @@ class Faults:
             for epoch, frame in wire.spoken[:20]:
                 if epoch < session.epoch:
                     dropped = session.dead_frames
-                    assert session.received(epoch, frame, now_us, world.wall_ms(), ()) == []
+                    assert world.take_up(session, epoch, frame) == []
                     assert session.dead_frames == dropped + 1
                     world.met["old epoch"] += 1
         live = next((a for a in world.attempts if a.edge is edge and a.counts is None and not a.terminals), None)
@@ -257,6 +257,6 @@ class Faults:
         if session is not None and session.is_attached():
             dropped = session.dead_frames
             cancel = Cancel(live.stream, STRANGER)
-            assert session.received(session.epoch, cancel, now_us, world.wall_ms(), ()) == []
+            assert session.received(session.epoch, [cancel], now_us) == []
             assert session.dead_frames == dropped + 1
         world.met["another's frame"] += 1

@@ -9,6 +9,7 @@ from orchestrator.wire import session_intake as i
 from orchestrator.wire.frames import (
     SESSION_VERSION,
     Broken,
+    EdgeFrame,
     Hello,
     IntakeFrame,
     Welcome,
@@ -45,12 +46,12 @@ def intake(streams_max: int = 64) -> i.IntakeSession:
     """A live session, seen from the intake."""
     machine = i.IntakeSession(SchedulerId("site"), "one", streams_max)
     machine.connected(0)
-    machine.received(EPOCH, greeting(), 0, WALL_MS, ())
+    machine.greeted(EPOCH, greeting(), 0, WALL_MS, ())
     return machine
 
 
-def hand(machine: i.IntakeSession, frame: object, now_us: int = 0) -> list[i.Instruction]:
-    return machine.received(EPOCH, frame, now_us, WALL_MS, ())  # type: ignore[arg-type]
+def hand(machine: i.IntakeSession, frame: EdgeFrame, now_us: int = 0) -> list[i.Instruction]:
+    return machine.received(EPOCH, [frame], now_us)
 
 
 def broken(instructions: list[e.Instruction]) -> Broken:

@@ -26,8 +26,8 @@ def begun(made: Attachments, number: int) -> IntakeSession:
     """A session with one stream."""
     session = made.greeted(of(number))
     assert session is not None
-    session.received(1, of(number), 0, WALL_MS, ())
-    session.received(1, open_frame(1, number, CREDIT_BYTES_MIN), 0, WALL_MS, ())
+    session.greeted(1, of(number), 0, WALL_MS, ())
+    session.received(1, [open_frame(1, number, CREDIT_BYTES_MIN)], 0)
     made.changed(session)
     return session
 
@@ -59,7 +59,7 @@ def test_a_session_that_ended_begins_no_more_and_does_not_go_on() -> None:
     assert made.greeted(of(1)) is None
     stranger = made.greeted(of(1, 2, continues=True))
     assert stranger is not None
-    (answer,) = sent(stranger.received(2, of(1, 2, continues=True), 0, WALL_MS, ()))
+    (answer,) = sent(stranger.greeted(2, of(1, 2, continues=True), 0, WALL_MS, ()))
     assert isinstance(answer, Welcome)
     assert not answer.continued
     assert stranger.is_over()
@@ -94,7 +94,7 @@ def test_one_that_came_back_is_not_given_up() -> None:
     session = detached(made, 1, "x" * 900)
     hello = of(1, 2, continues=True)
     assert made.greeted(hello) is session
-    session.received(2, hello, 0, WALL_MS, ())
+    session.greeted(2, hello, 0, WALL_MS, ())
     assert made.changed(session) == []
     assert made.held_bytes == 0
     assert detached(made, 2, "x" * 900).is_detached()
@@ -115,5 +115,5 @@ def test_a_new_session_of_a_draining_intake_is_told_so() -> None:
     made.drain(500)
     session = made.greeted(of(1))
     assert session is not None
-    told = sent(session.received(1, of(1), 0, WALL_MS, ()))
+    told = sent(session.greeted(1, of(1), 0, WALL_MS, ()))
     assert [type(frame) for frame in told] == [Welcome, Draining]

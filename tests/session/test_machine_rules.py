@@ -195,7 +195,7 @@ def test_a_version_between_both_is_chosen_or_the_session_ends() -> None:
 
 
 def hand_first(machine: i.IntakeSession, hello: Hello) -> list[i.Instruction]:
-    return machine.received(EPOCH, hello, 0, WALL_MS, ())
+    return machine.greeted(EPOCH, hello, 0, WALL_MS, ())
 
 
 def test_a_number_that_comes_twice_ends_the_session() -> None:
@@ -306,7 +306,7 @@ def test_frames_of_an_old_epoch_are_no_sign_of_life() -> None:
     machine, told = intake(), list[i.Instruction]()
     for step in range(1, 70):
         now_us = step * 250_000
-        machine.received(EPOCH - 1, Beat(step), now_us, WALL_MS, ())
+        machine.received(EPOCH - 1, [Beat(step)], now_us)
         told += machine.tick(now_us)
     assert machine.dead_frames == 69
     assert told == [i.Detach("silent")]

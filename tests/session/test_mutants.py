@@ -92,9 +92,9 @@ MUTANTS = (
     intake(
         10,
         "a greeting of an old epoch is taken",
-        "received",
-        "(epoch > self.epoch or self.state",
-        "(True or self.state",
+        "greeted",
+        "(epoch <= self.epoch and self.state",
+        "(False and self.state",
     ),
     intake(1, "everything kept is said again", "_resumed", "found.read_to(held.received_bytes)", "pass"),
     intake(1, "nothing kept is said again", "_resumed", "for _, frame in found.kept]", "for _, frame in ()]"),

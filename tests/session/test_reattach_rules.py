@@ -192,7 +192,7 @@ def held(stream: int, received_bytes: int, next_token: int, limit_bytes: int = C
 def reattach(machine: i.IntakeSession, *streams: Held, epoch: int = EPOCH + 1) -> list[i.Instruction]:
     """The edge comes back with these streams."""
     hello = replace(greeting(epoch), continues=True, held=streams)
-    return machine.received(epoch, hello, 500_000, WALL_MS, ())
+    return machine.greeted(epoch, hello, 500_000, WALL_MS, ())
 
 
 def test_a_session_without_a_transport_works_on_and_says_nothing() -> None:

@@ -455,7 +455,9 @@ class World:
 
     def take_up(self, session: IntakeSession, epoch: int, frame: EdgeFrame) -> list[session_intake.Instruction]:
         """Give a frame to a machine of the intake."""
-        return session.received(epoch, frame, self.clock.now_us, self.wall_ms(), (load(1),))
+        if isinstance(frame, Hello):
+            return session.greeted(epoch, frame, self.clock.now_us, self.wall_ms(), (load(1),))
+        return session.received(epoch, [frame], self.clock.now_us)
 
     def sent_up(self, edge: EdgeNode, frame: EdgeFrame) -> None:
         """An edge sent a frame."""
