@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -23,8 +23,6 @@ from orchestrator.policy.vocabulary import UNKNOWN, Asset, Category, Purpose
 from protos.tidegate.v1 import labels_pb2 as pb
 
 Value = TypeVar("Value")
-Fields = dict[str, Any]
-"""Of a message, by name. A message that is put into another is written and read once more for it; fields are not."""
 
 REMEMBERED_BYTES_MAX = 16 * 1024
 """Facts whose message is larger are read every time, so that nobody fills the memory with what is remembered."""
@@ -333,18 +331,16 @@ def _facts_of_bytes(data: bytes) -> Facts:
 _read_again = lru_cache(maxsize=REMEMBERED_MAX)(_facts_of_bytes)
 
 
-def inputs_out(manifest: InputManifest) -> Fields:
-    """Return the fields of an input manifest. Its attempt stands in the frame."""
-    return {
-        "parts": [
-            {"kind": p.kind, "count": p.count, "size_bytes": p.size_bytes, "commitment": p.commitment or ""}
-            for p in manifest.parts
-        ],
-        "domestic": _DOMESTIC_OUT[manifest.domestic],
-        "origin": sorted(manifest.origin),
-        "collected": sorted(manifest.collected),
-        "cache_namespace": manifest.cache_namespace,
-    }
+def inputs_out(manifest: InputManifest, into: pb.InputManifest) -> None:
+    """Fill the message of an input manifest. Its attempt stands in the frame."""
+    for part in manifest.parts:
+        into.parts.add(
+            kind=part.kind, count=part.count, size_bytes=part.size_bytes, commitment=part.commitment or ""
+        )
+    into.domestic = _DOMESTIC_OUT[manifest.domestic]
+    into.origin.extend(sorted(manifest.origin))
+    into.collected.extend(sorted(manifest.collected))
+    into.cache_namespace = manifest.cache_namespace
 
 
 def inputs_in(message: pb.InputManifest, attempt: AttemptId) -> InputManifest:
@@ -367,28 +363,26 @@ def inputs_in(message: pb.InputManifest, attempt: AttemptId) -> InputManifest:
     )
 
 
-def citation_out(citation: Citation) -> Fields:
-    """Return the fields of a citation."""
-    return {
-        "side": citation.side,
-        "manifest": citation.manifest,
-        "manifest_digest": citation.manifest_digest,
-        "revocations": citation.revocations,
-        "now_ms": citation.now_ms,
-        "permit_version": citation.permit_version,
-    }
+def citation_out(citation: Citation, into: pb.Citation) -> None:
+    """Fill the message of a citation."""
+    into.side, into.manifest, into.manifest_digest = citation.side, citation.manifest, citation.manifest_digest
+    into.revocations, into.now_ms = citation.revocations, citation.now_ms
+    into.permit_version = citation.permit_version
 
 
 def citation_in(message: pb.Citation) -> Citation:
     """Return the citation of a message. Raises WireError."""
-    manifest_digest = message.manifest_digest
+    side, manifest, digest, revocations = message.side, message.manifest, message.manifest_digest, message.revocations
+    _check_law(side, manifest, digest, revocations)
+    now_ms = number("citation.now_ms", message.now_ms)
+    return Citation(SideId(side), manifest, Digest(digest), revocations, now_ms, message.permit_version)
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _check_law(side: str, manifest: int, manifest_digest: str, revocations: int) -> None:
+    """Raise WireError where these name no law. All attempts cite the same until it changes."""
     if not is_digest(manifest_digest):
         raise WireError("citation.manifest_digest", "a digest, sha256:<hex>")
-    return Citation(
-        SideId(text("citation.side", message.side)),
-        number("citation.manifest", message.manifest),
-        Digest(manifest_digest),
-        number("citation.revocations", message.revocations),
-        number("citation.now_ms", message.now_ms),
-        message.permit_version,
-    )
+    text("citation.side", side)
+    number("citation.manifest", manifest)
+    number("citation.revocations", revocations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.engines.generation import FinishReason, Generation, Message, Resume, Role, Said, Sampling
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import Digest, ModelId, is_digest
-from orchestrator.wire.convert_facts import Fields, WireError, text
+from orchestrator.wire.convert_facts import WireError, text
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1 import usage_pb2
 
@@ -16,24 +16,25 @@ _RESUMES = {by.value: by for by in Resume}
 _REASONS = frozenset(reason.value for reason in FinishReason)
 
 
-def generation_out(generation: Generation) -> Fields:
-    """Return the fields of a generation."""
-    sampling = generation.sampling
-    return {
-        "model": generation.model,
+def generation_out(generation: Generation, into: pb.Generation) -> None:
+    """Fill the message of a generation."""
+    into.model = generation.model
+    add = into.messages.add
+    for turn in generation.messages:
+        message = add()
         # Of an enumeration `value` is a property in Python, and a conversation has many turns.
-        "messages": [{"role": m.role._value_, "text": m.text} for m in generation.messages],
-        "sampling": {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed,
-            "stop": sampling.stop,
-            "max_tokens": sampling.max_tokens,
-            "ignore_eos": sampling.ignore_eos,
-            "min_tokens": sampling.min_tokens,
-        },
-        "said": None if generation.said is None else _said_out(generation.said),
-    }
+        message.role, message.text = turn.role._value_, turn.text
+    sampling, told = generation.sampling, into.sampling
+    told.temperature, told.top_p = sampling.temperature, sampling.top_p
+    if sampling.seed is not None:
+        told.seed = sampling.seed
+    if sampling.stop:
+        told.stop.extend(sampling.stop)
+    if sampling.max_tokens is not None:
+        told.max_tokens = sampling.max_tokens
+    told.ignore_eos, told.min_tokens = sampling.ignore_eos, sampling.min_tokens
+    if generation.said is not None:
+        _said_out(generation.said, into.said)
 
 
 def generation_in(message: pb.Generation) -> Generation:
@@ -50,7 +51,8 @@ def generation_in(message: pb.Generation) -> Generation:
         raise WireError("generation.sampling.top_p", "above 0, at most 1")
     if len(stop) > STOPS_MAX:
         raise WireError("generation.sampling.stop", f"at most {STOPS_MAX} strings")
-    max_tokens = sampling.max_tokens if sampling.HasField("max_tokens") else None
+    # Whether it was told is asked of a zero only.
+    max_tokens = sampling.max_tokens or (0 if sampling.HasField("max_tokens") else None)
     if max_tokens is not None and max_tokens < 1:
         raise WireError("generation.sampling.max_tokens", "1 or more")
     if max_tokens is not None and min_tokens > max_tokens:
@@ -61,7 +63,7 @@ def generation_in(message: pb.Generation) -> Generation:
         if role is None:
             raise WireError("generation.messages.role", "a known role")
         messages.append(Message(role, turn.text))
-    seed = sampling.seed if sampling.HasField("seed") else None
+    seed = sampling.seed or (0 if sampling.HasField("seed") else None)
     generation = Generation(
         ModelId(text("generation.model", message.model)),
         tuple(messages),
@@ -73,14 +75,10 @@ def generation_in(message: pb.Generation) -> Generation:
     return generation
 
 
-def _said_out(said: Said) -> Fields:
-    return {
-        "by": said.by.value,
-        "identity": said.identity,
-        "tokens": said.tokens,
-        "text": said.text,
-        "ids": said.ids,
-    }
+def _said_out(said: Said, into: pb.Said) -> None:
+    into.by, into.identity = said.by.value, said.identity
+    into.tokens, into.text = said.tokens, said.text
+    into.ids.extend(said.ids)
 
 
 def _said_in(message: pb.Said) -> Said:
@@ -102,9 +100,10 @@ def resume_in(field: str, value: str) -> Resume:
     return by
 
 
-def pool_counts_out(counts: PoolCounts) -> Fields:
-    """Return the fields of a pool's counts."""
-    return {"prompt": counts.prompt, "cached": counts.cached, "generated": counts.generated, "sent": counts.sent}
+def pool_counts_out(counts: PoolCounts, into: usage_pb2.PoolCounts) -> None:
+    """Fill the message of a pool's counts."""
+    into.prompt, into.cached = counts.prompt, counts.cached
+    into.generated, into.sent = counts.generated, counts.sent
 
 
 def pool_counts_in(message: usage_pb2.PoolCounts) -> PoolCounts:

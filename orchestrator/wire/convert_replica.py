@@ -18,7 +18,6 @@ from orchestrator.wire.convert_generation import (
     resume_in,
 )
 from protos.tidegate.v1 import replica_pb2 as pb
-from protos.tidegate.v1 import session_pb2, usage_pb2
 
 REPLICA_VERSION = 1
 SLOTS_MAX = 4_096
@@ -145,8 +144,9 @@ def replica_frame_out(frame: ReplicaFrame) -> pb.ReplicaFrame:
         case WorkStarted():
             return pb.ReplicaFrame(started=pb.WorkStarted(work=frame.work, prompt_tokens=frame.prompt_tokens))
         case WorkFinished():
-            counts = usage_pb2.PoolCounts(**pool_counts_out(frame.counts))
-            return pb.ReplicaFrame(finished=pb.WorkFinished(work=frame.work, reason=frame.reason, counts=counts))
+            finished = pb.WorkFinished(work=frame.work, reason=frame.reason)
+            pool_counts_out(frame.counts, finished.counts)
+            return pb.ReplicaFrame(finished=finished)
         case WorkRefused():
             refused = pb.WorkRefused(
                 work=frame.work, code=frame.code, detail=frame.detail, param=frame.param or ""
@@ -191,8 +191,10 @@ def work_frame_out(frame: WorkFrame) -> pb.WorkFrame:
     """Return the message of a frame to a replica."""
     match frame:
         case WorkAssign():
-            generation = session_pb2.Generation(**generation_out(frame.generation))
-            return pb.WorkFrame(assign=pb.WorkAssign(work=frame.work, generation=generation))
+            message = pb.WorkFrame()
+            message.assign.work = frame.work
+            generation_out(frame.generation, message.assign.generation)
+            return message
         case WorkCancel():
             return pb.WorkFrame(cancel=pb.WorkCancel(work=frame.work))
         case ReplicaWelcome():

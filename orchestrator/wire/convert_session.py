@@ -28,7 +28,6 @@ from orchestrator.policy.ids import (
 )
 from orchestrator.wire import frames as f
 from orchestrator.wire.convert_facts import (
-    Fields,
     WireError,
     citation_in,
     citation_out,
@@ -47,11 +46,10 @@ from orchestrator.wire.convert_generation import (
     resume_in,
 )
 from protos.tidegate.v1 import session_pb2 as pb
+from protos.tidegate.v1 import usage_pb2
 
 ATTEMPTS_READ_MAX = 2 * f.STREAMS_MAX
 """Attempt ids whose form was checked that are remembered: every frame of a stream names its attempt."""
-
-Kinds = dict[type, tuple[str, Callable[[Any], Fields]]]
 
 
 @lru_cache(maxsize=ATTEMPTS_READ_MAX)
@@ -63,34 +61,31 @@ def attempt_in(value: str) -> AttemptId:
 
 
 @lru_cache(maxsize=REMEMBERED_MAX)
-def _continuing_in(identity: str, resume: str) -> Continuing:
-    """Every replica of a model says the same of it with each answer."""
+def _maker_in(replica: str, identity: str, resume: str) -> tuple[ReplicaId, Continuing]:
+    """Return who makes an answer, and what it could be continued by: a replica says the same with each answer."""
     if identity and not is_digest(identity):
         raise WireError("accepted.identity", "a digest or nothing")
-    return Continuing(Digest(identity) if identity else None, resume_in("accepted.resume", resume))
+    continuing = Continuing(Digest(identity) if identity else None, resume_in("accepted.resume", resume))
+    return ReplicaId(text("accepted.replica", replica)), continuing
 
 
-def _accepted_in(message: pb.Accepted) -> f.Accepted:
-    continuing = _continuing_in(message.identity, message.resume)
-    replica = ReplicaId(text("accepted.replica", message.replica))
-    return f.Accepted(message.stream, attempt_in(message.attempt), replica, continuing)
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _way_in(pool: str, key_id: str) -> tuple[PoolId, KeyId]:
+    """Return where an attempt goes, and whose key signed it: one edge names the same with each attempt at a pool."""
+    return PoolId(text("open.pool", pool)), KeyId(text("open.key_id", key_id))
 
 
-def load_out(load: f.Load) -> Fields:
-    """Return the fields of a load report."""
-    return {
-        "number": load.number,
-        "pool": load.pool,
-        "replicas": load.replicas,
-        "slots": load.slots,
-        "running": load.running,
-        "waiting": load.waiting,
-        "waiting_max": load.waiting_max,
-        "queued_tokens": load.queued_tokens,
-        "kv_tokens": load.kv_tokens,
-        "kv_used_tokens": load.kv_used_tokens,
-        "openings": load.openings,
-    }
+def _load_out(load: f.Load, into: pb.Load) -> None:
+    into.number, into.pool, into.replicas, into.slots = load.number, load.pool, load.replicas, load.slots
+    into.running, into.waiting, into.waiting_max = load.running, load.waiting, load.waiting_max
+    if load.queued_tokens is not None:
+        into.queued_tokens = load.queued_tokens
+    if load.kv_tokens is not None:
+        into.kv_tokens = load.kv_tokens
+    if load.kv_used_tokens is not None:
+        into.kv_used_tokens = load.kv_used_tokens
+    if load.openings is not None:
+        into.openings = load.openings
 
 
 def load_in(message: pb.Load) -> f.Load:
@@ -110,24 +105,18 @@ def load_in(message: pb.Load) -> f.Load:
     )
 
 
-def open_out(frame: f.Open) -> Fields:
-    """Return the fields of an attempt."""
-    return {
-        "stream": frame.stream,
-        "attempt": frame.attempt,
-        "decision": frame.decision,
-        "request": frame.request,
-        "pool": frame.pool,
-        "generation": generation_out(frame.generation),
-        "facts": facts_to_bytes(frame.facts),
-        "citation": citation_out(frame.citation),
-        "key_id": frame.key_id,
-        "facts_signature": frame.signature,
-        "credit_bytes": frame.credit_bytes,
-        "budget_ms": frame.budget_ms,
-        "inputs": None if frame.inputs is None else inputs_out(frame.inputs),
-        "continues": frame.continues or "",
-    }
+def _open_out(frame: f.Open, message: pb.EdgeFrame) -> None:
+    into = message.open
+    into.stream, into.attempt, into.decision, into.request = frame.stream, frame.attempt, frame.decision, frame.request
+    into.pool, into.facts = frame.pool, facts_to_bytes(frame.facts)
+    generation_out(frame.generation, into.generation)
+    citation_out(frame.citation, into.citation)
+    into.key_id, into.facts_signature = frame.key_id, frame.signature
+    into.credit_bytes, into.budget_ms = frame.credit_bytes, frame.budget_ms
+    if frame.inputs is not None:
+        inputs_out(frame.inputs, into.inputs)
+    if frame.continues is not None:
+        into.continues = frame.continues
 
 
 def open_in(message: pb.Open) -> f.Open:
@@ -142,16 +131,17 @@ def open_in(message: pb.Open) -> f.Open:
     if credit_bytes < f.CREDIT_BYTES_MIN:
         raise WireError("open.credit_bytes", f"{f.CREDIT_BYTES_MIN} or more")
     attempt = attempt_in(message.attempt)
+    pool, key_id = _way_in(message.pool, message.key_id)
     return f.Open(
         stream,
         attempt,
         DecisionId(decision),
         RequestId(request),
-        PoolId(text("open.pool", message.pool)),
+        pool,
         generation_in(message.generation),
         facts_of_bytes(message.facts),
         citation_in(message.citation),
-        KeyId(text("open.key_id", message.key_id)),
+        key_id,
         message.facts_signature,
         credit_bytes,
         message.budget_ms,
@@ -178,70 +168,55 @@ def edge_frame_in(message: pb.EdgeFrame) -> f.EdgeFrame:
     raise WireError("frame", "a kind of this version")
 
 
-def _credit_out(credit: f.Credit) -> Fields:
-    return {"stream": credit.stream, "bytes": credit.size_bytes}
+def _credit_out(credit: f.Credit, message: pb.EdgeFrame) -> None:
+    into = message.credit
+    into.stream, into.bytes = credit.stream, credit.size_bytes
 
 
-def _cancel_out(cancel: f.Cancel) -> Fields:
-    return {"stream": cancel.stream, "attempt": cancel.attempt}
+def _cancel_out(cancel: f.Cancel, message: pb.EdgeFrame) -> None:
+    into = message.cancel
+    into.stream, into.attempt = cancel.stream, cancel.attempt
 
 
-def _draining_out(draining: f.Draining) -> Fields:
-    return {"grace_ms": draining.grace_ms}
+def _draining_out(draining: f.Draining, message: pb.IntakeFrame) -> None:
+    message.draining.grace_ms = draining.grace_ms
 
 
-def _tokens_out(frame: f.Tokens) -> Fields:
-    return {
-        "stream": frame.stream,
-        "attempt": frame.attempt,
-        "first": frame.first,
-        "count": frame.count,
-        "text": frame.text,
-        "ids": frame.ids,
-    }
+def _tokens_out(frame: f.Tokens, message: pb.IntakeFrame) -> None:
+    into = message.tokens
+    into.stream, into.attempt = frame.stream, frame.attempt
+    into.first, into.count, into.text = frame.first, frame.count, frame.text
+    if frame.ids:
+        into.ids.extend(frame.ids)
 
 
-def _accepted_out(frame: f.Accepted) -> Fields:
-    return {
-        "stream": frame.stream,
-        "attempt": frame.attempt,
-        "replica": frame.replica,
-        "identity": frame.continuing.identity or "",
-        "resume": frame.continuing.by.value,
-    }
+def _accepted_out(frame: f.Accepted, message: pb.IntakeFrame) -> None:
+    into, continuing = message.accepted, frame.continuing
+    into.stream, into.attempt, into.replica = frame.stream, frame.attempt, frame.replica
+    into.identity, into.resume = continuing.identity or "", continuing.by._value_
 
 
-def _done_out(frame: f.Done) -> Fields:
-    return {
-        "stream": frame.stream,
-        "attempt": frame.attempt,
-        "reason": frame.reason,
-        "counts": pool_counts_out(frame.counts),
-        "queued_us": frame.queued_us,
-        "beside": frame.beside,
-    }
+def _done_out(frame: f.Done, message: pb.IntakeFrame) -> None:
+    into = message.done
+    into.stream, into.attempt, into.reason = frame.stream, frame.attempt, frame.reason
+    pool_counts_out(frame.counts, into.counts)
+    if frame.queued_us is not None:
+        into.queued_us = frame.queued_us
+    if frame.beside is not None:
+        into.beside = frame.beside
 
 
-def _refused_out(frame: f.Refused) -> Fields:
-    return {
-        "stream": frame.stream,
-        "attempt": frame.attempt,
-        "code": frame.code,
-        "detail": frame.detail,
-        "param": frame.param or "",
-        "rules": frame.rules,
-        "retry_after_ms": frame.retry_after_ms or 0,
-    }
+def _refused_out(frame: f.Refused, message: pb.IntakeFrame) -> None:
+    into = message.refused
+    into.stream, into.attempt, into.code, into.detail = frame.stream, frame.attempt, frame.code, frame.detail
+    into.param, into.retry_after_ms = frame.param or "", frame.retry_after_ms or 0
+    into.rules.extend(frame.rules)
 
 
-def _broken_out(frame: f.Broken) -> Fields:
-    return {
-        "stream": frame.stream,
-        "attempt": frame.attempt,
-        "code": frame.code,
-        "detail": frame.detail,
-        "counts": pool_counts_out(frame.counts),
-    }
+def _broken_out(frame: f.Broken, message: pb.IntakeFrame) -> None:
+    into = message.broken
+    into.stream, into.attempt, into.code, into.detail = frame.stream, frame.attempt, frame.code, frame.detail
+    pool_counts_out(frame.counts, into.counts)
 
 
 def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
@@ -251,7 +226,9 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             t = message.tokens
             return f.Tokens(t.stream, attempt_in(t.attempt), t.first, t.count, t.text, tuple(t.ids))
         case "accepted":
-            return _accepted_in(message.accepted)
+            a = message.accepted
+            replica, continuing = _maker_in(a.replica, a.identity, a.resume)
+            return f.Accepted(a.stream, attempt_in(a.attempt), replica, continuing)
         case "done":
             d = message.done
             reason = reason_in("done.reason", d.reason)
@@ -280,31 +257,25 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             raise WireError("frame", "a kind of this version")
 
 
-def _hello_out(hello: f.Hello) -> Fields:
-    return {
-        "version_min": hello.version_min,
-        "version_max": hello.version_max,
-        "edge": hello.edge,
-        "session": hello.session,
-        "epoch": hello.epoch,
-        "now_ms": hello.now_ms,
-        "streams_max": hello.streams_max,
-        "continues": hello.continues,
-        "held": [
-            {
-                "stream": held.stream,
-                "attempt": held.attempt,
-                "accepted": held.accepted,
-                "next_token": held.next_token,
-                "received_bytes": held.received_bytes,
-                "limit_bytes": held.limit_bytes,
-                "cancelled": held.cancelled,
-                "ended": held.ended,
-            }
-            for held in hello.held
-        ],
-        "settled": [_settle_out(settle) for settle in hello.settled],
-    }
+def _hello_out(hello: f.Hello, message: pb.EdgeFrame) -> None:
+    into = message.hello
+    into.version_min, into.version_max = hello.version_min, hello.version_max
+    into.edge, into.session, into.epoch = hello.edge, hello.session, hello.epoch
+    into.now_ms, into.streams_max, into.continues = hello.now_ms, hello.streams_max, hello.continues
+    for held in hello.held:
+        into.held.add(
+            stream=held.stream,
+            attempt=held.attempt,
+            accepted=held.accepted,
+            next_token=held.next_token,
+            received_bytes=held.received_bytes,
+            limit_bytes=held.limit_bytes,
+            cancelled=held.cancelled,
+            ended=held.ended,
+        )
+    for one in hello.settled:
+        counts = usage_pb2.EdgeCounts(received=one.counts.received, delivered=one.counts.delivered)
+        into.settled.add(stream=one.stream, attempt=one.attempt, counts=counts)
 
 
 def _hello_in(hello: pb.Hello) -> f.Hello:
@@ -340,20 +311,15 @@ def _hello_in(hello: pb.Hello) -> f.Hello:
     )
 
 
-def _welcome_out(welcome: f.Welcome) -> Fields:
-    return {
-        "version": welcome.version,
-        "scheduler": welcome.scheduler,
-        "instance": welcome.instance,
-        "now_ms": welcome.now_ms,
-        "streams_max": welcome.streams_max,
-        "loads": [load_out(load) for load in welcome.loads],
-        "continued": welcome.continued,
-        "last_stream": welcome.last_stream,
-        "gone": welcome.gone,
-        "process": welcome.process.index,
-        "processes": welcome.process.count,
-    }
+def _welcome_out(welcome: f.Welcome, message: pb.IntakeFrame) -> None:
+    into = message.welcome
+    into.version, into.scheduler, into.instance = welcome.version, welcome.scheduler, welcome.instance
+    into.now_ms, into.streams_max = welcome.now_ms, welcome.streams_max
+    for load in welcome.loads:
+        _load_out(load, into.loads.add())
+    into.continued, into.last_stream = welcome.continued, welcome.last_stream
+    into.gone.extend(welcome.gone)
+    into.process, into.processes = welcome.process.index, welcome.process.count
 
 
 def _welcome_in(welcome: pb.Welcome) -> f.Welcome:
@@ -371,9 +337,11 @@ def _welcome_in(welcome: pb.Welcome) -> f.Welcome:
     )
 
 
-def _settle_out(settle: f.Settle) -> Fields:
-    counts = {"received": settle.counts.received, "delivered": settle.counts.delivered}
-    return {"stream": settle.stream, "attempt": settle.attempt, "counts": counts}
+def _settle_out(settle: f.Settle, message: pb.EdgeFrame) -> None:
+    into = message.settle
+    into.stream, into.attempt = settle.stream, settle.attempt
+    counts = into.counts
+    counts.received, counts.delivered = settle.counts.received, settle.counts.delivered
 
 
 def _settle_in(settle: pb.Settle) -> f.Settle:
@@ -381,45 +349,49 @@ def _settle_in(settle: pb.Settle) -> f.Settle:
     return f.Settle(settle.stream, attempt_in(settle.attempt), counts)
 
 
-def _beat_out(beat: f.Beat) -> Fields:
-    return {"number": beat.number, "answers": beat.answers, "settled": beat.settled}
+def _beat_out(beat: f.Beat, message: pb.EdgeFrame | pb.IntakeFrame) -> None:
+    into = message.beat
+    into.number, into.answers, into.settled = beat.number, beat.answers, beat.settled
 
 
 def _beat_in(beat: pb.Beat) -> f.Beat:
     return f.Beat(beat.number, beat.answers, beat.settled)
 
 
-_EDGE_OUT: Kinds = {
-    f.Open: ("open", open_out),
-    f.Settle: ("settle", _settle_out),
-    f.Credit: ("credit", _credit_out),
-    f.Cancel: ("cancel", _cancel_out),
-    f.Beat: ("beat", _beat_out),
-    f.Hello: ("hello", _hello_out),
+_EDGE_OUT: dict[type, Callable[[Any, pb.EdgeFrame], None]] = {
+    f.Open: _open_out,
+    f.Settle: _settle_out,
+    f.Credit: _credit_out,
+    f.Cancel: _cancel_out,
+    f.Beat: _beat_out,
+    f.Hello: _hello_out,
 }
-_INTAKE_OUT: Kinds = {
-    f.Tokens: ("tokens", _tokens_out),
-    f.Accepted: ("accepted", _accepted_out),
-    f.Done: ("done", _done_out),
-    f.Load: ("load", load_out),
-    f.Beat: ("beat", _beat_out),
-    f.Refused: ("refused", _refused_out),
-    f.Broken: ("broken", _broken_out),
-    f.Draining: ("draining", _draining_out),
-    f.Welcome: ("welcome", _welcome_out),
+_INTAKE_OUT: dict[type, Callable[[Any, pb.IntakeFrame], None]] = {
+    f.Tokens: _tokens_out,
+    f.Accepted: _accepted_out,
+    f.Done: _done_out,
+    f.Load: lambda load, message: _load_out(load, message.load),
+    f.Beat: _beat_out,
+    f.Refused: _refused_out,
+    f.Broken: _broken_out,
+    f.Draining: _draining_out,
+    f.Welcome: _welcome_out,
 }
 
 
 def edge_batch_out(epoch: int, frames: Sequence[f.EdgeFrame]) -> pb.EdgeBatch:
     """Return one message for whatever was ready in this turn of the loop."""
-    return pb.EdgeBatch(epoch=epoch, frames=_frames_out(_EDGE_OUT, frames))
+    batch = pb.EdgeBatch(epoch=epoch)
+    add = batch.frames.add
+    for frame in frames:
+        _EDGE_OUT[type(frame)](frame, add())
+    return batch
 
 
 def intake_batch_out(epoch: int, frames: Sequence[f.IntakeFrame]) -> pb.IntakeBatch:
     """Return one message for whatever was ready in this turn of the loop."""
-    return pb.IntakeBatch(epoch=epoch, frames=_frames_out(_INTAKE_OUT, frames))
-
-
-def _frames_out(kinds: Kinds, frames: Sequence[object]) -> Any:
-    # The stubs of a message do not know that fields will do.
-    return [{kinds[type(frame)][0]: kinds[type(frame)][1](frame)} for frame in frames]
+    batch = pb.IntakeBatch(epoch=epoch)
+    add = batch.frames.add
+    for frame in frames:
+        _INTAKE_OUT[type(frame)](frame, add())
+    return batch

@@ -216,7 +216,7 @@ INTAKE_FRAMES = st.one_of(
         st.none() | st.integers(1, 2**32 - 1),
     ),
     st.builds(f.Tokens, STREAM, ATTEMPT, U64, U32, TEXT, st.lists(U32, max_size=3).map(tuple)),
-    st.builds(f.Done, STREAM, ATTEMPT, REASON, COUNTS),
+    st.builds(f.Done, STREAM, ATTEMPT, REASON, COUNTS, st.none() | U64, st.none() | U32),
     st.builds(f.Broken, STREAM, ATTEMPT, NAME, TEXT, COUNTS),
     LOADS,
     st.builds(f.Beat, U64, U64, U64),
@@ -250,6 +250,12 @@ REPLICA_FRAMES = st.one_of(
 def test_a_frame_of_the_edge_survives(frame: f.EdgeFrame) -> None:
     (message,) = session_pb2.EdgeBatch.FromString(edge_batch_out(1, [frame]).SerializeToString()).frames
     assert edge_frame_in(message) == frame
+
+
+def test_a_count_of_nothing_is_not_an_unknown_one() -> None:
+    for queued_us, beside in ((0, None), (None, 0), (0, 0), (None, None)):
+        done = f.Done(1, made_id("att", 1), "stop", PoolCounts(), queued_us, beside)
+        assert intake_frame_in(intake_batch_out(1, [done]).frames[0]) == done
 
 
 @given(INTAKE_FRAMES)
