@@ -141,11 +141,18 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             ),
         ),
         Stage("site, between its parts", ("scheduler.intake.site:Site.*", "scheduler.intake.site:Site._permitted")),
-        Stage("engine HTTP out and in", ("orchestrator.engines.openai:Answer.*",)),
+        Stage(
+            "engine HTTP out and in",
+            (
+                "orchestrator.engines.openai:Answer.*",
+                "orchestrator.engines.openai:Answer.__init__",
+                "orchestrator.engines.http:Reply.data_received",
+            ),
+        ),
         Stage("engine events: SSE, JSON", ("orchestrator.engines.chunks:AnswerReader.*",)),
         Stage(
             "replica of an engine, between its parts",
-            ("scheduler.intake.engine_replica:EngineReplica.*", "scheduler.intake.engine_replica:EngineReplica._work"),
+            ("scheduler.intake.engine_replica:EngineReplica.*", "scheduler.intake.engine_replica:_Working.*"),
         ),
     ),
 }

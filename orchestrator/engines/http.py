@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from abc import ABC, abstractmethod
 from enum import Enum
 from typing import cast
 
@@ -43,12 +44,30 @@ class Fault(Enum):
     """What came is not HTTP, or more than is taken."""
 
 
-class HttpError(Exception):
-    """There is no reply, or not all of it. Holds nothing of what was sent or came."""
+class Asking(ABC):
+    """One request, and who hears of its reply. What it hears comes from the loop, never from within `HttpClient.ask`.
 
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.value)
-        self.fault = fault
+    It hears nothing once its reply was left or cut, or broke.
+    """
+
+    reply: Reply | None = None
+    """Where the reply comes, once there is a connection."""
+    connecting: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    def came(self) -> None:
+        """More of the reply is here: of its head, its framing or its body, or its end."""
+
+    @abstractmethod
+    def broke(self, fault: Fault) -> None:
+        """There is no reply, or no more of it."""
+
+    def cut(self) -> None:
+        """Ask no more: close the connection now, or make none."""
+        if self.connecting is not None:
+            self.connecting.cancel()
+        if self.reply is not None:
+            self.reply.cut()
 
 
 class Reply(asyncio.Protocol):
@@ -58,92 +77,79 @@ class Reply(asyncio.Protocol):
         self._client = client
         self._loop = client.loop
         self._transport: asyncio.Transport | None = None
+        self._asking: Asking | None = None
+        """Who asked, until it left or cut the reply, or the reply broke."""
+        self._request: bytes | None = None
+        """What was asked, until a byte of the reply came: it may have to be sent once more."""
+        self.status = 0
+        self.headers: dict[bytes, tuple[bytes, ...]] = {}
+        """Those of `READ`, every value, by name in lower case."""
         self.body: list[bytes] = []  # bounded: HELD_BYTES_MAX
         """What has come of the body and was not taken."""
         # The parser calls this for each chunk, of which an engine makes one for each token.
         self.on_body = self.body.append
         self._parser = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[None] | None = None
+        self.headed = self.ended = self.paused = False
+        self._leaving = self._framed = self._keeps = self._used = False
+        self._header_count = self._header_bytes = self._interim = self._held_bytes = 0
         self._deadline_at = 0.0
         self._timer: asyncio.Handle | None = None
         self._wakes_at = 0.0
         """When the timer ends. Kept here: what uvloop gives for a time that has come does not know it."""
-        self._fault: Fault | None = None
-        self._reset()
-        self.heard = False
-        """Whether a byte came since the last request."""
         self.resting = False
         """Whether nobody asked anything since the last reply."""
         self.rested_s = 0.0
         """When its last reply ended."""
 
-    def _reset(self) -> None:
-        self.status = 0
-        self.headers: dict[bytes, tuple[bytes, ...]] = {}
-        """Those of `READ`, every value, by name in lower case."""
-        self._header_count = self._header_bytes = self._interim = 0
-        self.body.clear()
-        self._held_bytes = 0
-        self.headed = self.ended = self._leaving = self._paused = self._framed = self._keeps = self.heard = False
-
     # What callers do
 
-    def begin(self, request: bytes) -> None:
-        """Send a request; what comes from here on is its reply. Raises HttpError."""
-        self._reset()
+    def begin(self, request: bytes, asking: Asking, deadline_at: float) -> None:
+        """Send a request; what comes from here on is its reply."""
+        self._asking, self._request, asking.reply = asking, request, self
+        self.status, self.headers = 0, {}
+        self.headed = self.ended = self._framed = self._keeps = False
+        self._header_count = self._header_bytes = self._interim = self._held_bytes = 0
         if self._transport is None:
-            raise HttpError(Fault.CLOSED)
+            self._fail(Fault.CLOSED)  # as soon as it was made; a connection that rests is there
+            return
         self._transport.write(request)
+        self.await_until(deadline_at)
 
-    async def read(self, deadline_at: float) -> bytes:
-        """Return what has come of the body, and empty bytes at its end. Raises HttpError."""
-        # A read that finds bytes ready never waits, so the time is asked for here as well.
-        if self._loop.time() >= deadline_at:
-            raise HttpError(Fault.LATE)
-        while not self.body and not self.ended:
-            await self.wait(deadline_at)
-        return self.take()
+    def await_until(self, deadline_at: float) -> None:
+        """The reply breaks where it is neither left nor cut until then, nor this called again."""
+        self._deadline_at = deadline_at
+        if self._timer is None or deadline_at < self._wakes_at:
+            self._arm()
 
     def take(self) -> bytes:
         """Return what has come of the body, which may be nothing."""
         data = b"".join(self.body)
         self.body.clear()
         self._held_bytes = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
+        if self.paused and self._transport is not None:
+            self.paused = False
             self._transport.resume_reading()
         return data
 
-    def wait(self, deadline_at: float) -> asyncio.Future[None]:
-        """Return what is done once more of the reply came, and raises HttpError at the deadline. Raises it itself too.
-
-        One waits at a time.
-        """
-        if self._fault is not None:
-            raise HttpError(self._fault)
-        self._waiter = self._loop.create_future()
-        if self._timer is not None and self._wakes_at <= deadline_at:
-            self._deadline_at = deadline_at
-        else:
-            self._arm(deadline_at)
-        return self._waiter
-
     def leave(self) -> None:
-        """Whoever read has the whole answer: rest as soon as the framing ends, or close."""
-        if self._paused:
+        """Whoever asked has the whole answer: rest as soon as the framing ends, or close."""
+        self._asking = None
+        if self.paused:
             self.cut()
         elif self.ended:
             self._rest()
         elif self._transport is not None:
             self._leaving = True
             self.body.clear()
-            self._arm(self._loop.time() + LEAVE_S)
+            self.await_until(self._loop.time() + LEAVE_S)
 
     def cut(self) -> None:
-        """Close the connection now, without a farewell."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Close the connection now, without a farewell. Whoever asked hears nothing more."""
+        self._asking = None
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection now. Whoever asks hears of it."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -153,42 +159,50 @@ class Reply(asyncio.Protocol):
         """Take the transport."""
         # uvloop's transports are none of asyncio's classes, and do all that these do.
         self._transport = cast(asyncio.Transport, transport)
+        self._client.made(self)
 
     def data_received(self, data: bytes) -> None:
         """Read some of a reply."""
-        self.heard = True
-        leaving = self._leaving  # no more, once the reply ends in what is fed
+        asking, leaving = self._asking, self._leaving
+        if asking is None and not leaving:
+            self.cut()  # nobody asked for it
+            return
+        self._request = None
         self._held_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(Fault.MALFORMED)
-            self.cut()
             return
-        if leaving:
+        if asking is None:
             self.body.clear()
         elif self._held_bytes > (HELD_BYTES_MAX if self.headed else HEADER_BYTES_MAX) and not self.body:
             self._fail(Fault.MALFORMED)  # a head, a line of framing, or a trailer without end
-            self.cut()
         else:
-            if self._held_bytes > HELD_BYTES_MAX and not self._paused and self._transport is not None:
-                self._paused = True
+            asking.came()
+            # By now it may be the reply to another request, of which nothing is held.
+            if self._held_bytes > HELD_BYTES_MAX and not self.paused and self._transport is not None:
+                self.paused = True
                 self._transport.pause_reading()
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server is gone. A body without a length ends with its connection."""
         self._transport = None
-        if self.headed and not self.ended and not self._framed and exc is None and self._fault is None:
-            self.ended = True
-            self._wake()
-        else:
-            self._fail(Fault.CLOSED)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._client.lost(self)
+        asking = self._asking
+        if asking is None or self.ended:
+            return
+        if self.headed and not self._framed and exc is None:
+            self.ended = True
+            asking.came()
+        elif self._request is not None and self._used:
+            self._asking = None
+            self._client.ask_again(self._request, asking, self._deadline_at)
+        else:
+            self._fail(Fault.CLOSED)
 
     # What the parser tells
 
@@ -205,7 +219,7 @@ class Reply(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Take the head of a reply. Raises HttpParserError for one that nobody asked for."""
         status = self._parser.get_status_code()
-        if self.ended or self.resting:
+        if self.ended:
             raise httptools.HttpParserError("unasked")
         if 100 <= status < 200:
             self._interim += 1
@@ -231,40 +245,33 @@ class Reply(asyncio.Protocol):
 
     def _rest(self) -> None:
         self._leaving = False
-        if self.body:
-            self.body.clear()
+        self.body.clear()
         self.rested_s = self._loop.time()
+        self._used = True
         if not self._keeps or self._transport is None or not self._client.rest(self):
             self.cut()
 
-    def _arm(self, deadline_at: float) -> None:
-        """Be woken at the deadline. One timer serves many waits: it is moved only when it would come too late."""
-        self._deadline_at = deadline_at
+    def _arm(self) -> None:
+        """Be woken at the deadline. One timer serves many replies: it is moved only where it would come too late."""
         if self._timer is not None:
-            if self._wakes_at <= deadline_at:
-                return
             self._timer.cancel()
-        self._wakes_at = deadline_at
-        self._timer = self._loop.call_at(deadline_at, self._late)
+        self._wakes_at = self._deadline_at
+        self._timer = self._loop.call_at(self._deadline_at, self._late)
 
     def _late(self) -> None:
         self._timer = None
+        if self._asking is None and not self._leaving:
+            return
         if self._loop.time() < self._deadline_at:
-            self._arm(self._deadline_at)
-        elif self._leaving:
-            self.cut()
-        elif self._waiter is not None and not self._waiter.done():
+            self._arm()
+        else:
             self._fail(Fault.LATE)
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
     def _fail(self, fault: Fault) -> None:
-        if self._fault is None:
-            self._fault = fault
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(HttpError(self._fault))
+        asking = self._asking
+        self.cut()
+        if asking is not None:
+            asking.broke(fault)
 
 
 class HttpClient:
@@ -284,35 +291,30 @@ class HttpClient:
         self._keeps = True
         """Whether the server keeps a connection after a reply, as far as is known."""
 
-    async def ask(self, request: bytes, deadline_at: float) -> Reply:
-        """Send a request and return its reply, once the head is here. Whoever gets it calls `leave` or `cut`.
+    def ask(self, request: bytes, asking: Asking, deadline_at: float) -> None:
+        """Send a request. Whoever asks leaves the reply, or cuts it; at the deadline it breaks."""
+        now_s = self.loop.time()
+        while self._resting:
+            reply = self._resting.pop()
+            reply.resting = False
+            if now_s - reply.rested_s <= REST_S:
+                reply.begin(request, asking, deadline_at)
+                return
+            reply.cut()
+        asking.connecting = self.loop.create_task(self._connect(request, asking, deadline_at))
 
-        Raises HttpError.
-        """
-        while True:
-            reply = self._rested()
-            fresh = reply is None
-            if reply is None:
-                reply = await self._connected(deadline_at)
-            try:
-                reply.begin(request)
-                while not reply.headed:
-                    await reply.wait(deadline_at)
-            except HttpError as error:
-                reply.cut()
-                if not fresh and error.fault is Fault.CLOSED and not reply.heard:
-                    continue
-                raise
-            except BaseException:
-                reply.cut()
-                raise
-            return reply
+    def ask_again(self, request: bytes, asking: Asking, deadline_at: float) -> None:
+        """Send a request whose connection was closed before it was heard: nobody answers it."""
+        if self._closed:
+            asking.broke(Fault.UNREACHABLE)
+        else:
+            self.ask(request, asking, deadline_at)
 
     def close(self) -> None:
         """Close every connection, for good."""
         self._closed, self._keeps = True, False
         for reply in tuple(self._open):
-            reply.cut()
+            reply.close()
 
     def rest(self, reply: Reply) -> bool:
         """Keep a connection for later. Returns False where it is not wanted."""
@@ -322,6 +324,10 @@ class HttpClient:
         self._resting.append(reply)
         return True
 
+    def made(self, reply: Reply) -> None:
+        """A connection is there."""
+        self._open.add(reply)
+
     def lost(self, reply: Reply) -> None:
         """A connection is gone."""
         self._open.discard(reply)
@@ -330,27 +336,22 @@ class HttpClient:
             if self.loop.time() - reply.rested_s < CLOSES_S:
                 self._keeps = False
 
-    def _rested(self) -> Reply | None:
-        now_s = self.loop.time()
-        while self._resting:
-            reply = self._resting.pop()
-            reply.resting = False
-            if now_s - reply.rested_s <= REST_S:
-                return reply
-            reply.cut()
-        return None
-
-    async def _connected(self, deadline_at: float) -> Reply:
+    async def _connect(self, request: bytes, asking: Asking, deadline_at: float) -> None:
+        """Send a request on a new connection."""
         connect_at = self.loop.time() + self._connect_timeout_s
+        fault = Fault.UNREACHABLE
         try:
             async with asyncio.timeout_at(min(connect_at, deadline_at)):
                 _, reply = await self.loop.create_connection(lambda: Reply(self), self._host, self._port, ssl=self._tls)
         except TimeoutError:
-            raise HttpError(Fault.UNREACHABLE if connect_at <= deadline_at else Fault.LATE) from None
+            fault = Fault.UNREACHABLE if connect_at <= deadline_at else Fault.LATE
         except (OSError, ValueError):
-            raise HttpError(Fault.UNREACHABLE) from None
-        self._open.add(reply)
-        if self._closed:
+            pass
+        else:
+            if not self._closed:
+                asking.connecting = None
+                reply.begin(request, asking, deadline_at)
+                return
             reply.cut()
-            raise HttpError(Fault.UNREACHABLE)
-        return reply
+        asking.connecting = None
+        asking.broke(fault)

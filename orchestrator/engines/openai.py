@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -28,8 +28,8 @@ from orchestrator.engines.generation import (
     Said,
     Sampling,
 )
-from orchestrator.engines.http import Fault, HttpClient, HttpError, Reply
-from orchestrator.engines.replies import outcome_of_reply
+from orchestrator.engines.http import Asking, Fault, HttpClient, Reply
+from orchestrator.engines.replies import failure_of_head, is_plain, outcome_of_head, outcome_of_reply
 
 _BASE_URL = re.compile(
     r"https?://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(?P<path>/[A-Za-z0-9._~/-]*)?"
@@ -134,11 +134,24 @@ class OpenAIEngine:
         Wrap the generator in `contextlib.aclosing`: closing or cancelling it closes the connection at once, and by that
         the engine frees its slot. Left to the garbage collector, the slot stays taken until then.
         """
-        answer = Answer(self, generation, total_ms)
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[list[EngineEvent]] = loop.create_future()
+
+        def tell(events: list[EngineEvent]) -> None:
+            answer.hold()
+            if not told.done():  # it is cancelled with whoever waits for it
+                told.set_result(events)
+
+        answer = Answer(self, generation, total_ms, tell)
         try:
-            while not answer.ended:
-                for event in await answer.more():
+            while True:
+                events = await told
+                told = loop.create_future()
+                for event in events:
                     yield event
+                if answer.ended:
+                    return
+                answer.go_on()
         finally:
             answer.close()
 
@@ -148,146 +161,222 @@ class OpenAIEngine:
         `path` is a constant of ours that begins with a slash. Calls beside running answers have a connection of their
         own, so a full engine can still be probed.
         """
-        deadline_at = asyncio.get_running_loop().time() + deadline_ms / 1000
+        client = self._client_now()
+        if client is None:
+            return _NO_REPLY[Fault.UNREACHABLE]
+        document = _Document(client.loop)
+        client.ask(self._head("GET", path) + b"\r\n", document, client.loop.time() + deadline_ms / 1000)
         try:
-            reply = await self.client().ask(self._head("GET", path) + b"\r\n", deadline_at)
-        except HttpError as error:
-            return _NO_REPLY[error.fault]
-        body: bytes | Failed = b""
-        try:
-            body = await _body_of_reply(reply, deadline_at)
+            return await document.whole
         finally:
-            if isinstance(body, Failed) or not body:
-                reply.cut()
-            else:
-                reply.leave()
-        return body
+            document.cut()
 
     def _head(self, method: str, path: str) -> bytes:
         """Returns the head of every request for a path, but for the length of its body and its end."""
         before = urlsplit(self.settings.base_url).path.rstrip("/")
         return f"{method} {before}{path} HTTP/1.1\r\n".encode("ascii") + self._headers
 
-    def request_of(self, generation: Generation) -> bytes | Refused:
-        """Returns the request for a generation, or why such an engine cannot be asked for it."""
-        refusal = None if generation.said is None else _refusal_of_said(generation.said, generation.sampling)
-        if refusal is not None:
-            return refusal
+    def ask(self, generation: Generation, answer: Answer, deadline_at: float) -> Refused | Failed | None:
+        """Send the request for a generation, or return why that is not done."""
+        if self.in_flight >= self.settings.connections_max:
+            return Refused("engine_busy", "every connection to this engine is in use")
+        if generation.said is not None:
+            refusal = _refusal_of_said(generation.said, generation.sampling)
+            if refusal is not None:
+                return refusal
         raw_prompt = generation.raw_prompt
         body = _body_of(generation, raw_prompt, self.settings.served_model)
         if body is None:
             return Refused("bad_generation", "a message or a stop string is not valid Unicode", "messages")
+        client = self._client or self._client_now()
+        if client is None or self._closed:
+            return _NO_REPLY[Fault.UNREACHABLE]
         head = self._chat if raw_prompt is None else self._completions
-        return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        client.ask(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), answer, deadline_at)
+        return None
 
-    def client(self) -> HttpClient:
-        """Returns the client of this engine, made in the loop that asks first. Raises HttpError once it is closed."""
-        if self._closed:
-            raise HttpError(Fault.UNREACHABLE)
-        if self._client is None:
+    def _client_now(self) -> HttpClient | None:
+        """Returns the client of this engine, made in the loop that asks first. None once it is closed."""
+        if self._client is None and not self._closed:
             self._client = _client_of(self.settings)
-        return self._client
+        return None if self._closed else self._client
 
 
-class Answer:
+class Answer(Asking):
     """One generation under way: `Delta`s, then exactly one of `Finished`, `Refused` or `Failed`.
 
-    There is no `Started`: such an engine tells the prompt count only at the end, in `Finished`.
+    It begins as it is made. There is no `Started`: such an engine tells the prompt count only in `Finished`.
     """
 
-    __slots__ = (
-        "_begun",
-        "_end_at",
-        "_engine",
-        "_first_at",
-        "_generation",
-        "_loop",
-        "_reader",
-        "_reply",
-        "_stall_s",
-        "_whole",
-        "ended",
-    )
-
-    def __init__(self, engine: OpenAIEngine, generation: Generation, total_ms: int | None) -> None:
+    def __init__(
+        self,
+        engine: OpenAIEngine,
+        generation: Generation,
+        total_ms: int | None,
+        tell: Callable[[list[EngineEvent]], None],
+    ) -> None:
+        """`tell` is called by the loop, each time with one event at least; with the last one, `ended` is set."""
         settings = engine.settings
+        loop = asyncio.get_running_loop()
         self.ended = False
-        """Whether the last event was returned."""
+        """Whether the last event was told, or nobody waits for it."""
         self._engine = engine
-        self._generation = generation
-        self._loop = asyncio.get_running_loop()
+        self._tell = tell
         self._reader = AnswerReader(line_bytes_max=settings.line_bytes_max, usage=settings.usage)
-        self._reply: Reply | None = None
-        self._begun = self._whole = False
-        began_at, allowed_ms = self._loop.time(), settings.total_timeout_ms
+        self._streams = False
+        """Whether the head was read, and says that a stream follows."""
+        self._error: bytes | None = None
+        """What came of the reasons of a refusal."""
+        self._held = False
+        self._fault: Fault | None = None
+        """What broke the reply while it was held."""
+        began_at, allowed_ms = loop.time(), settings.total_timeout_ms
         self._end_at = began_at + min(allowed_ms, total_ms or allowed_ms) / 1000
-        self._first_at = began_at + settings.first_byte_timeout_ms / 1000
-        """When the first byte is late; 0 once it is here."""
+        self._late_at = min(began_at + settings.first_byte_timeout_ms / 1000, self._end_at)
+        """From when on nothing is read any more, though it is here."""
         self._stall_s = settings.stall_timeout_ms / 1000
+        self._loop = loop
+        problem = engine.ask(generation, self, self._late_at)
+        self._in_flight = problem is None
+        if problem is None:
+            engine.in_flight += 1
+        else:
+            loop.call_soon(self._over, problem)
 
-    async def more(self) -> list[EngineEvent]:
-        """Returns what came next: no event at times, and the last one where `ended` is set. Raises nothing."""
-        reply = self._reply
-        if reply is None:
-            opened = await self._begin()
-            if not isinstance(opened, Reply):
-                self.ended = True
-                return [opened]
-            reply = opened
+    def came(self) -> None:
+        """See `Asking`."""
+        reply = self.reply
+        if reply is None or self._held or not (self._streams or self._judge(reply)):
+            return
+        if not reply.body and not reply.ended:
+            return
         now_s = self._loop.time()
-        late_at = self._first_at or now_s + self._stall_s
-        if late_at > self._end_at:
-            late_at = self._end_at
-        try:
-            # Where bytes are ready nobody waits, so the time is looked at here as well.
-            if now_s >= late_at:
-                raise HttpError(Fault.LATE)
-            while not reply.body and not reply.ended:
-                await reply.wait(late_at)
-        except HttpError as error:
-            self.ended = True
-            return [_CUT.get(error.fault, _BROKE)]
-        self._first_at = 0.0
-        events = self._reader.feed(reply.take())
-        if self._reader.ended:
-            self.ended = True
-            self._whole = isinstance(events[-1], Finished)
-        return events
+        # Where bytes are always ready no deadline is waited for, so the time is looked at here as well.
+        if now_s >= self._late_at:
+            self.broke(Fault.LATE)
+            return
+        self._late_at = self._end_at
+        reader = self._reader
+        events = reader.feed(reply.take())
+        if reply.ended and not reader.ended:
+            events += reader.feed(b"")
+        if reader.ended:
+            # The slot is free before anybody hears of the end.
+            self._end(whole=type(events[-1]) is Finished)
+        elif self._fault is None:
+            self._await_more(reply, now_s)
+        if events:
+            self._tell(events)
+
+    def broke(self, fault: Fault) -> None:
+        """See `Asking`."""
+        if self._held:
+            self._fault = fault
+        elif self._error is not None:
+            self._over(outcome_of_reply(400, b""))  # a refusal stays a refusal when its reasons cannot be read
+        else:
+            self._over(_CUT.get(fault, _BROKE) if self._streams else _NO_REPLY[fault])
+
+    def hold(self) -> None:
+        """Tell nothing until `go_on`. The engine is held back once enough waits here, and no silence is counted."""
+        self._held = True
+        if self.reply is not None and not self.ended and self._fault is None:
+            self.reply.await_until(self._end_at)
+
+    def go_on(self) -> None:
+        """Tell what came meanwhile, perhaps at once, and what comes."""
+        self._held = False
+        self.came()
+        if self._held or self.ended:
+            return
+        if self._fault is not None:
+            self.broke(self._fault)
+        elif self.reply is not None:
+            self._await_more(self.reply, self._loop.time())
 
     def close(self) -> None:
-        """Lets the connection rest after a whole answer, and closes it at once after any other: that frees the slot."""
-        self.ended = True
-        if self._begun:
-            self._begun = False
-            self._engine.in_flight -= 1
-        reply, self._reply = self._reply, None
-        if reply is not None and self._whole:
-            reply.leave()
-        elif reply is not None:
-            reply.cut()
+        """Tell nothing more. Before the end, this closes the connection at once: that frees the slot."""
+        if not self.ended:
+            self._end(whole=False)
 
-    async def _begin(self) -> Reply | Refused | Failed:
-        """Asks for it, and returns the reply where a stream follows."""
+    def _await_more(self, reply: Reply, now_s: float) -> None:
+        late_at = now_s + self._stall_s
+        reply.await_until(late_at if late_at < self._end_at else self._end_at)
+
+    def _judge(self, reply: Reply) -> bool:
+        """Whether the head is here, and a stream follows that can be read."""
+        if not reply.headed:
+            return False
         engine = self._engine
-        if engine.in_flight >= engine.settings.connections_max:
-            return Refused("engine_busy", "every connection to this engine is in use")
-        request = engine.request_of(self._generation)
-        if isinstance(request, Refused):
-            return request
-        self._begun = True
-        engine.in_flight += 1
-        deadline_at = min(self._first_at, self._end_at)
-        try:
-            reply = self._reply = await engine.client().ask(request, deadline_at)
-        except HttpError as error:
-            return _NO_REPLY[error.fault]
-        if reply.status == 200 and reply.headers == engine.stream_head:
-            return reply
-        outcome = await _outcome_of_head(reply, deadline_at)
-        if outcome is not None:
-            return outcome
-        engine.stream_head = dict(reply.headers)
-        return reply
+        if reply.status != 200 or reply.headers != engine.stream_head:
+            if reply.status == 400 and is_plain(reply.headers):
+                self._read_error(reply)
+                return False
+            outcome = outcome_of_head(reply.status, reply.headers)
+            if outcome is not None:
+                self._over(outcome)
+                return False
+            engine.stream_head = dict(reply.headers)
+        self._streams = True
+        return True
+
+    def _read_error(self, reply: Reply) -> None:
+        error = self._error = (self._error or b"") + reply.take()
+        too_long = len(error) > _ERROR_BYTES_MAX
+        if too_long or reply.ended:
+            self._over(outcome_of_reply(400, b"" if too_long else error))
+
+    def _over(self, event: Refused | Failed) -> None:
+        if not self.ended:
+            self._end(whole=False)
+            self._tell([event])
+
+    def _end(self, whole: bool) -> None:
+        """A connection rests after a whole answer, and is closed after any other."""
+        self.ended = True
+        if self._in_flight:
+            self._in_flight = False
+            self._engine.in_flight -= 1
+        if whole and self.reply is not None:
+            self.reply.leave()
+        else:
+            self.cut()
+
+
+class _Document(Asking):
+    """One small document that is got whole."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.whole: asyncio.Future[bytes | Failed] = loop.create_future()
+        self._body: bytearray | None = None
+        """None until the head is here."""
+
+    def came(self) -> None:
+        """See `Asking`."""
+        reply = self.reply
+        if reply is None or not reply.headed:
+            return
+        failed = failure_of_head(reply.status, reply.headers)
+        if failed is None:
+            body = self._body = self._body or bytearray()
+            body += reply.take()
+            if len(body) > _REPLY_BYTES_MAX:
+                failed = Failed("engine_protocol", "the engine's reply is beyond the bound")
+            elif not reply.ended:
+                return
+            elif body:
+                reply.leave()
+                self.reply = None
+        self._over(failed or bytes(self._body or b""))
+
+    def broke(self, fault: Fault) -> None:
+        """See `Asking`."""
+        self._over(_NO_REPLY[fault] if self._body is None else _CUT.get(fault, _BROKE))
+
+    def _over(self, whole: bytes | Failed) -> None:
+        self.cut()
+        if not self.whole.done():  # it is cancelled with whoever waits for it
+            self.whole.set_result(whole)
 
 
 _NO_REPLY = {
@@ -376,56 +465,3 @@ def _asked_of(generation: Generation, raw_prompt: str | None) -> dict[str, objec
     # As vLLM and SGLang take it: the last message is the beginning of the answer.
     begun = {"role": Role.ASSISTANT, "content": said}
     return {"messages": [*messages, begun], "continue_final_message": True, "add_generation_prompt": False}
-
-
-async def _outcome_of_head(reply: Reply, deadline_at: float) -> Refused | Failed | None:
-    """Returns None when a stream follows that can be read."""
-    if reply.status != 200:
-        error_body: bytes | Failed = b""
-        if reply.status == 400 and _is_plain(reply):
-            error_body = await _read_all(reply, deadline_at, _ERROR_BYTES_MAX)
-        # A refusal stays a refusal when its reasons cannot be read.
-        return outcome_of_reply(reply.status, b"" if isinstance(error_body, Failed) else error_body)
-    if not _is_plain(reply):
-        return Failed("engine_protocol", "the engine compressed its answer unasked")
-    if not _is_stream(reply.headers.get(b"content-type", ())):
-        return Failed("engine_protocol", "the engine did not stream its answer")
-    return None
-
-
-async def _body_of_reply(reply: Reply, deadline_at: float) -> bytes | Failed:
-    """Returns the body of a small document."""
-    if reply.status == 503:
-        return Failed("engine_failed", "the engine takes no work now")
-    if reply.status != 200:
-        outcome = outcome_of_reply(reply.status, b"")
-        return outcome if isinstance(outcome, Failed) else Failed("engine_protocol", outcome.detail)
-    if not _is_plain(reply):
-        return Failed("engine_protocol", "the engine compressed its reply unasked")
-    return await _read_all(reply, deadline_at, _REPLY_BYTES_MAX)
-
-
-def _is_stream(content_types: tuple[bytes, ...]) -> bool:
-    """Whether these headers say that a stream of events follows."""
-    return len(content_types) == 1 and _token(content_types[0].partition(b";")[0]) == "text/event-stream"
-
-
-def _is_plain(reply: Reply) -> bool:
-    encodings = reply.headers.get(b"content-encoding", ())
-    return all(_token(encoding) in ("", "identity") for encoding in encodings)
-
-
-def _token(value: bytes) -> str:
-    return value.decode("latin-1").strip().lower()
-
-
-async def _read_all(reply: Reply, deadline_at: float, bytes_max: int) -> bytes | Failed:
-    body = bytearray()
-    try:
-        while data := await reply.read(deadline_at):
-            body += data
-            if len(body) > bytes_max:
-                return Failed("engine_protocol", "the engine's reply is beyond the bound")
-    except HttpError as error:
-        return _CUT.get(error.fault, _BROKE)
-    return bytes(body)

@@ -1,9 +1,11 @@
-"""What an engine's HTTP reply means when it is not a stream. Pure.
+"""What the head of an engine's HTTP reply means, and its body where it is not a stream. Pure.
 
 The engine's own words never reach a detail: they may quote the prompt. Only counts are taken over.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -15,6 +17,9 @@ _CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
 _CONTEXT_PARAMS = ("input_tokens",)
 # Older vLLM and SGLang say it only in words.
 _CONTEXT_PHRASES = ("maximum context length", "longer than the model's context length")
+
+Headers = Mapping[bytes, tuple[bytes, ...]]
+"""Every value, by name in lower case."""
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -51,6 +56,44 @@ def outcome_of_reply(status: int, body: bytes) -> Refused | Failed:
     if 300 <= status < 400:
         return Failed("engine_protocol", "the engine answered with a redirect, and redirects are never followed")
     return Failed("engine_protocol", f"the engine answered with status {status}")
+
+
+def outcome_of_head(status: int, headers: Headers) -> Refused | Failed | None:
+    """Returns None when a stream follows that can be read, else what the reply means without its body."""
+    if status != 200:
+        return outcome_of_reply(status, b"")
+    if not is_plain(headers):
+        return Failed("engine_protocol", "the engine compressed its answer unasked")
+    if not _is_stream(headers.get(b"content-type", ())):
+        return Failed("engine_protocol", "the engine did not stream its answer")
+    return None
+
+
+def failure_of_head(status: int, headers: Headers) -> Failed | None:
+    """Returns None when a document follows that can be read."""
+    if status == 503:
+        return Failed("engine_failed", "the engine takes no work now")
+    if status != 200:
+        outcome = outcome_of_reply(status, b"")
+        return outcome if isinstance(outcome, Failed) else Failed("engine_protocol", outcome.detail)
+    if not is_plain(headers):
+        return Failed("engine_protocol", "the engine compressed its reply unasked")
+    return None
+
+
+def is_plain(headers: Headers) -> bool:
+    """Whether a body is sent as it is."""
+    encodings = headers.get(b"content-encoding", ())
+    return all(_token(encoding) in ("", "identity") for encoding in encodings)
+
+
+def _is_stream(content_types: tuple[bytes, ...]) -> bool:
+    """Whether these headers say that a stream of events follows."""
+    return len(content_types) == 1 and _token(content_types[0].partition(b";")[0]) == "text/event-stream"
+
+
+def _token(value: bytes) -> str:
+    return value.decode("latin-1").strip().lower()
 
 
 def _outcome_of_bad_request(body: bytes) -> Refused:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
-from orchestrator.engines.generation import Delta, Failed, Finished, Generation, Refused, Started
+from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, Generation, Refused, Started
 from orchestrator.engines.health import Pulse, probe
 from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.engines.metrics_page import EngineLoad, scrape
@@ -49,19 +48,20 @@ class EngineReplica:
         siblings_slots: int = 0,
     ) -> None:
         """`continuing` is what its operator declares of the engine; `siblings_slots` of it other processes have."""
-        self._site = site
+        self.site = site
+        self.engine = engine
+        self.pulse = Pulse()
+        self.working: dict[int, _Working] = {}
+        """What the engine works on, by work."""
         self._pool = pool
         self._replica = replica
         self._model = model
         self._slots = slots
-        self._engine = engine
         self._now_us = now_us
         self._continuing = continuing
         self._siblings_slots = siblings_slots
         self._times_up = 0
         self._up = False
-        self._pulse = Pulse()
-        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._assigned = 0
         self._told = Told()
         self._pages_missed = 0
@@ -71,8 +71,8 @@ class EngineReplica:
         """Probe for as long as it lives: join when up, leave when down. Ends only when cancelled."""
         while True:
             begun_us = self._now_us()
-            health = await probe(self._engine, deadline_ms=PROBE_DEADLINE_MS)
-            self._pulse.probed(health, (self._now_us() - begun_us) // 1000, PROBE_DEADLINE_MS)
+            health = await probe(self.engine, deadline_ms=PROBE_DEADLINE_MS)
+            self.pulse.probed(health, (self._now_us() - begun_us) // 1000, PROBE_DEADLINE_MS)
             if health.up:
                 await self._read_page()
             if health.up and not self._up:
@@ -88,34 +88,33 @@ class EngineReplica:
                     continuing=self._continuing,
                 )
                 self._up = True
-                self._site.replica_joined(self._pool, replica, self)
+                self.site.replica_joined(self._pool, replica, self)
             elif health.up:
-                self._site.replica_beat(self._pool, self._replica, self._incarnation(), True, self._told)
-            elif self._up and not self._pulse.up:
+                self.site.replica_beat(self._pool, self._replica, self._incarnation(), True, self._told)
+            elif self._up and not self.pulse.up:
                 self._up = False
                 self._told = Told()
-                self._site.replica_left(self._pool, self._replica, self._incarnation())
+                self.site.replica_left(self._pool, self._replica, self._incarnation())
             await asyncio.sleep(PROBE_AGAIN_S if self._up and not health.up else PROBE_EVERY_S)
 
     async def close(self) -> None:
         """Stop all work and close every connection."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self._engine.close()
+        for working in tuple(self.working.values()):
+            working.cancelled()
+        await self.engine.close()
 
     def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
         """Run this."""
         self._assigned += 1
-        task = self._loop.create_task(self._work(work, generation, budget_ms + BACKSTOP_MS))
-        self._tasks[work] = task
-        task.add_done_callback(partial(self._forget, work))
+        self.working[work] = _Working(self, work, generation, budget_ms + BACKSTOP_MS)
 
     def withdraw(self, work: int) -> None:
         """Stop that. Closing the connection frees the engine's slot."""
-        task = self._tasks.get(work)
-        if task is not None:
-            task.cancel()
+        working = self.working.get(work)
+        if working is not None:
+            working.answer.close()
+            # The site, which may be in the midst of something, hears of it in a turn of its own.
+            self._loop.call_soon(working.cancelled)
 
     def expel(self) -> None:
         """A probed engine is never expelled for silence."""
@@ -125,8 +124,8 @@ class EngineReplica:
         if self._pages_missed >= PAGES_MISSED_MAX and self._pages_missed % PAGE_AGAIN_ROUNDS:
             self._pages_missed += 1
             return
-        ours, assigned = len(self._tasks), self._assigned
-        load = await scrape(self._engine, PROBE_DEADLINE_MS)
+        ours, assigned = len(self.working), self._assigned
+        load = await scrape(self.engine, PROBE_DEADLINE_MS)
         if load is not None:
             # Whatever was ours at any time while the page was made may be on it.
             self._told = told_of(load, ours + self._assigned - assigned, self._siblings_slots)
@@ -136,54 +135,71 @@ class EngineReplica:
         if self._pages_missed >= PAGES_MISSED_MAX:
             self._told = Told()
 
-    async def _work(self, work: int, generation: Generation, total_ms: int) -> None:
-        made = 0
-        ended = False
-        answer = Answer(self._engine, generation, total_ms)
-        try:
-            while not answer.ended:
-                for event in await answer.more():
-                    if isinstance(event, Delta):
-                        self._pulse.missed = 0
-                        made += event.tokens
-                        self._site.work_tokens(work, event.text, event.token_ids, event.tokens)
-                    elif isinstance(event, Started):
-                        self._site.work_started(work, event.prompt_tokens)
-                    else:
-                        ended = True
-                        self._end(work, generation, event)
-        except asyncio.CancelledError:
-            ended = True
-            self._site.work_finished(work, "cancelled", PoolCounts(generated=made))
-            raise
-        finally:
-            # Whatever ended it, the engine's slot is free before the next step.
-            answer.close()
-            if not ended:
-                self._site.work_failed(work, "engine_protocol", "The engine's answer ended without an end.")
-
-    def _forget(self, work: int, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(work, None)
-        if task.cancelled():
-            # A task that is cancelled before its first step runs nothing; its slot is free all the same.
-            self._site.work_finished(work, "cancelled", PoolCounts())
-
-    def _end(self, work: int, generation: Generation, event: Finished | Refused | Failed) -> None:
-        if isinstance(event, Finished):
-            prompt_tokens = event.prompt_tokens
-            if generation.said is not None:
-                prompt_tokens = generation.of_prompt(prompt_tokens)
-            counts = PoolCounts(prompt_tokens, event.cached_tokens, event.completion_tokens)
-            self._site.work_finished(work, event.reason.value, counts)
-        elif isinstance(event, Refused):
-            self._site.work_refused(work, event.code, event.detail, event.param)
-        elif event.code == "engine_unreachable":
-            self._site.work_refused(work, event.code, event.detail, None)
-        else:
-            self._site.work_failed(work, event.code, event.detail)
-
     def _incarnation(self) -> str:
         return str(self._times_up)
+
+
+class _Working:
+    """One generation that the engine works on, and what the site hears of it."""
+
+    __slots__ = ("_generation", "_made", "_replica", "_work", "answer")
+
+    def __init__(self, replica: EngineReplica, work: int, generation: Generation, total_ms: int) -> None:
+        self._replica = replica
+        self._work = work
+        self._generation = generation
+        self._made = 0
+        self.answer = Answer(replica.engine, generation, total_ms, self.told)
+
+    def told(self, events: list[EngineEvent]) -> None:
+        """The engine said something. With the last of it, its slot is free."""
+        replica, work = self._replica, self._work
+        whole = False
+        try:
+            for event in events:
+                if type(event) is Delta:
+                    replica.pulse.missed = 0
+                    self._made += event.tokens
+                    replica.site.work_tokens(work, event.text, event.token_ids, event.tokens)
+                elif type(event) is Finished:
+                    if self._forgotten():
+                        prompt_tokens = event.prompt_tokens
+                        if self._generation.said is not None:
+                            prompt_tokens = self._generation.of_prompt(prompt_tokens)
+                        counts = PoolCounts(prompt_tokens, event.cached_tokens, event.completion_tokens)
+                        replica.site.work_finished(work, event.reason._value_, counts)
+                else:
+                    self._told_else(event)
+            whole = True
+        finally:
+            if not whole and self._forgotten():
+                self.answer.close()
+                replica.site.work_failed(work, "engine_protocol", "The engine's answer ended without an end.")
+
+    def cancelled(self) -> None:
+        """It is not wanted any more."""
+        self.answer.close()
+        if self._forgotten():
+            self._replica.site.work_finished(self._work, "cancelled", PoolCounts(generated=self._made))
+
+    def _forgotten(self) -> bool:
+        """Take it from what the engine works on. Returns False where that was done before."""
+        if self._replica.working.get(self._work) is not self:
+            return False
+        del self._replica.working[self._work]
+        return True
+
+    def _told_else(self, event: EngineEvent) -> None:
+        site, work = self._replica.site, self._work
+        if isinstance(event, Started):
+            site.work_started(work, event.prompt_tokens)
+        elif not self._forgotten():
+            return
+        elif isinstance(event, Failed) and event.code != "engine_unreachable":
+            site.work_failed(work, event.code, event.detail)
+        elif isinstance(event, Refused | Failed):
+            param = event.param if isinstance(event, Refused) else None
+            site.work_refused(work, event.code, event.detail, param)
 
 
 def told_of(load: EngineLoad, ours: int, siblings_slots: int = 0) -> Told:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 import uvloop
 
-from orchestrator.engines.http import HELD_BYTES_MAX, Fault, HttpClient, HttpError, Reply
+from orchestrator.engines.http import HELD_BYTES_MAX, Asking, Fault, HttpClient, Reply
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: engine\r\n\r\n"
 
@@ -65,16 +65,59 @@ def soon() -> float:
     return asyncio.get_running_loop().time() + 5
 
 
+class Broke(Exception):
+    """There is no reply, or not all of it."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+class Asked(Asking):
+    """A request whose reply is read piece by piece."""
+
+    def __init__(self) -> None:
+        self.fault: Fault | None = None
+        self._more = asyncio.Event()
+
+    def came(self) -> None:
+        self._more.set()
+
+    def broke(self, fault: Fault) -> None:
+        self.fault = fault
+        self._more.set()
+
+    async def read(self) -> bytes:
+        """Return what has come of the body, and empty bytes at its end."""
+        while self.reply is None or not (self.reply.body or self.reply.ended):
+            if self.fault is not None:
+                raise Broke(self.fault)
+            self._more.clear()
+            await self._more.wait()
+        return self.reply.take()
+
+    def leave(self) -> Reply:
+        assert self.reply is not None
+        self.reply.leave()
+        return self.reply
+
+
+def ask(client: HttpClient) -> Asked:
+    asked = Asked()
+    client.ask(REQUEST, asked, soon())
+    return asked
+
+
 async def get(client: HttpClient) -> bytes:
-    answer = await client.ask(REQUEST, soon())
+    asked = ask(client)
     body = bytearray()
     try:
-        while data := await answer.read(soon()):
+        while data := await asked.read():
             body += data
     except BaseException:
-        answer.cut()
+        asked.cut()
         raise
-    answer.leave()
+    asked.leave()
     return bytes(body)
 
 
@@ -108,7 +151,7 @@ async def test_a_connection_that_may_not_be_used_again_is_not(answer: bytes) -> 
     server = Server(lambda _: answer)
     async with serving(server) as client:
         for _ in range(3):
-            with contextlib.suppress(HttpError):
+            with contextlib.suppress(Broke):
                 assert await get(client) == b"x"
             await asyncio.sleep(0.02)
     assert server.connections == 3
@@ -123,6 +166,27 @@ async def test_a_reply_that_nobody_asked_for_is_never_the_next_one() -> None:
         await asyncio.sleep(0.05)
         assert await get(client) == b"answer 2"
     assert server.connections == 2
+
+
+async def test_the_head_of_a_reply_that_nobody_asked_for_is_not_the_head_of_the_next() -> None:
+    server = Server(lambda number: reply(b"answer %d" % number))
+    async with serving(server) as client:
+        assert await get(client) == b"answer 1"
+        (writer,) = server.open
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n")
+        await asyncio.sleep(0.05)
+        assert await get(client) == b"answer 2"
+
+
+async def test_a_request_that_nobody_waits_for_while_it_connects_is_never_sent() -> None:
+    server = Server(lambda number: reply(b"answer %d" % number))
+    async with serving(server) as client:
+        asked = ask(client)
+        asked.cut()
+        await asyncio.sleep(0.05)
+        assert (asked.reply, asked.fault) == (None, None)
+        assert server.requests == 0
+        assert not server.open
 
 
 async def test_a_server_that_closes_without_a_word_costs_no_request() -> None:
@@ -146,12 +210,12 @@ async def test_a_request_that_was_answered_by_a_byte_is_not_sent_again() -> None
     server = Server(lambda number: reply(b"first") if number == 1 else b"H", close_after=False)
     async with serving(server) as client:
         await get(client)
-        ask = asyncio.create_task(get(client))
+        second = asyncio.create_task(get(client))
         await asyncio.sleep(0.05)
         for writer in server.open:
             writer.transport.abort()
-        with pytest.raises(HttpError) as error:
-            await ask
+        with pytest.raises(Broke) as error:
+            await second
     assert error.value.fault is Fault.CLOSED
     assert server.requests == 2
 
@@ -159,8 +223,8 @@ async def test_a_request_that_was_answered_by_a_byte_is_not_sent_again() -> None
 async def test_an_answer_that_is_cut_leaves_no_connection_behind() -> None:
     server = Server(lambda _: b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome")
     async with serving(server) as client:
-        answer = await client.ask(REQUEST, soon())
-        assert await answer.read(soon()) == b"some"
+        answer = ask(client)
+        assert await answer.read() == b"some"
         answer.cut()
         await asyncio.sleep(0.05)
         assert not server.open
@@ -170,7 +234,7 @@ async def test_headers_without_end_are_refused() -> None:
     many = b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: y\r\n" % number for number in range(1_000)) + b"\r\n"
     server = Server(lambda _: many)
     async with serving(server) as client:
-        with pytest.raises(HttpError) as error:
+        with pytest.raises(Broke) as error:
             await get(client)
     assert error.value.fault is Fault.MALFORMED
 
@@ -198,12 +262,12 @@ async def test_what_comes_after_a_reader_has_all_it_wants_costs_no_request() -> 
     listener = await asyncio.start_server(handle, "127.0.0.1", 0)
     client = HttpClient("127.0.0.1", listener.sockets[0].getsockname()[1], False, 1_000, 4)
     try:
-        answer = await client.ask(REQUEST, soon())
-        assert await answer.read(soon()) == b"x"
-        answer.leave()
+        answer = ask(client)
+        assert await answer.read() == b"x"
+        left = answer.leave()
         more.set()
         async with asyncio.timeout(5):
-            while not answer.resting:  # noqa: ASYNC110
+            while not left.resting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert await get(client) == b"next"
     finally:
@@ -216,7 +280,7 @@ async def test_what_comes_after_a_reader_has_all_it_wants_costs_no_request() -> 
 async def test_a_reply_that_nobody_read_is_not_in_the_way_of_the_next() -> None:
     server = Server(lambda number: reply(bytes(HELD_BYTES_MAX + 1) if number == 1 else b"next"))
     async with serving(server) as client:
-        answer = await client.ask(REQUEST, soon())
+        answer = ask(client)
         await asyncio.sleep(0.1)  # all of it has come by now, and reading has stopped
         answer.leave()
         assert await get(client) == b"next"
@@ -225,21 +289,23 @@ async def test_a_reply_that_nobody_read_is_not_in_the_way_of_the_next() -> None:
 def test_a_reply_whose_first_part_comes_in_the_last_moment_is_late_and_no_error_of_ours() -> None:
     """uvloop takes a time within half a millisecond for one that has come; what it gives for it is no timer."""
 
-    async def asked() -> None:
+    async def late() -> None:
         loop = asyncio.get_running_loop()
+        asked = Asked()
         reply = Reply(HttpClient("127.0.0.1", 1, False, 1_000, 4))
-        first = reply.wait(loop.time() + 0.0001)
-        reply._wake()
+        reply._asking = asked
+        begun_at = loop.time()
+        reply.await_until(begun_at + 0.0001)
         # In the same turn, before the deadline of the first is looked at.
-        second = reply.wait(loop.time() + 0.01)
-        await first
-        with pytest.raises(HttpError) as late:
-            await second
-        assert late.value.fault is Fault.LATE
+        reply.await_until(begun_at + 0.01)
+        with pytest.raises(Broke) as broke:
+            await asked.read()
+        assert broke.value.fault is Fault.LATE
+        assert loop.time() >= begun_at + 0.01
         reply.cut()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asked())
+        runner.run(late())
 
 
 @pytest.mark.parametrize(
@@ -256,6 +322,6 @@ def test_a_reply_whose_first_part_comes_in_the_last_moment_is_late_and_no_error_
 async def test_no_line_without_end_is_taken_in(begun: bytes) -> None:
     server = Server(lambda _: begun + b"y" * 2_000_000)
     async with serving(server) as client:
-        with pytest.raises(HttpError) as error:
+        with pytest.raises(Broke) as error:
             await get(client)
     assert error.value.fault is Fault.MALFORMED

@@ -64,7 +64,7 @@ async def test_hundreds_that_hang_up_at_random_moments_leave_nothing_behind(tmp_
         await until(lambda: not stand.site._permitting)
         state = stand.site.dispatchers[POOL].state()
         assert (state.running, state.waiting, state.free) == (0, 0, SLOTS)
-        assert (replica._tasks, stand.link.state().streams, stand.link._streams.by_attempt) == ({}, 0, {})
+        assert (replica.working, stand.link.state().streams, stand.link._streams.by_attempt) == ({}, 0, {})
         assert len(engine.texts) > CANCELS // 4, "some of them had begun"
         # And the pool serves as before.
         engine.go.set()

@@ -1,0 +1,102 @@
+"""An engine behind an intake: whatever happens to the work it has, its slot is free again and the edge has a word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node_agent.uplink.sending import Tally
+from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.policy.ids import ReplicaId
+from orchestrator.wire.frames import Broken, Done, StreamFrame
+from scheduler.intake.engine_replica import EngineReplica
+from tests.intake.engine_stand import SharedEngine, replica_of
+from tests.intake.site_stand import MODEL, POOL, Stand, now_us, standing
+from tests.intake.test_bad_days_of_a_site import until
+from tests.sending import sent
+
+
+async def last(stand: Stand) -> StreamFrame:
+    return [frame async for frame in sent(stand.link.send, stand.sendable(), Tally())][-1]
+
+
+async def test_a_failure_of_ours_in_the_midst_of_an_answer_breaks_it_and_frees_the_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context.get("exception")))
+
+    def failing(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with (
+        SharedEngine().serving() as engine,
+        standing(tmp_path) as stand,
+        replica_of(stand, engine, "engine", 1) as replica,
+    ):
+        await stand.live(1)
+        with monkeypatch.context() as bad:
+            bad.setattr(stand.site, "work_tokens", failing)
+            end = await last(stand)
+        assert isinstance(end, Broken)
+        assert end.code == "engine_protocol"
+        await until(lambda: engine.running == 0 and stand.site.busy() == 0)
+        assert (replica.working, replica.engine.in_flight) == ({}, 0)
+        assert [type(failure) for failure in failures] == [ZeroDivisionError], "and somebody hears of it"
+        assert isinstance(await last(stand), Done)
+
+
+async def test_what_waits_for_a_slot_has_the_connection_of_what_had_it(tmp_path: Path) -> None:
+    async with SharedEngine().serving() as engine, standing(tmp_path, waiting_max=64) as stand:
+        settings = OpenAIEngineSettings(f"http://127.0.0.1:{engine.port}", "served", connections_max=1)
+        replica = EngineReplica(stand.site, POOL, ReplicaId("engine"), MODEL, 1, OpenAIEngine(settings), now_us)
+        probing = asyncio.create_task(replica.run())
+        try:
+            await stand.live(1)
+            # With one connection for it, one that was given out before it is free would be refused.
+            ends = await asyncio.gather(*(last(stand) for _ in range(12)))
+        finally:
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
+            await replica.close()
+    assert {type(end) for end in ends} == {Done}
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_work_that_is_withdrawn_is_told_of_once_and_not_before_the_caller_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    told: list[tuple[int, str, PoolCounts]] = []
+    async with (
+        SharedEngine().serving() as engine,
+        standing(tmp_path) as stand,
+        replica_of(stand, engine, "engine", 1) as replica,
+    ):
+        await stand.live(1)
+        engine.go.clear()
+        asked = asyncio.create_task(last(stand))
+        await until(lambda: any(working.answer.reply for working in replica.working.values()))
+        await until(_some_was_made(stand))
+        (work,) = replica.working
+        finished = stand.site.work_finished
+
+        def noting(work: int, reason: str, counts: PoolCounts) -> None:
+            told.append((work, reason, counts))
+            finished(work, reason, counts)
+
+        monkeypatch.setattr(stand.site, "work_finished", noting)
+        for _ in range(times):
+            replica.withdraw(work)
+        assert told == []
+        assert isinstance(await asked, Done)
+        await until(lambda: engine.running == 0)
+    assert told == [(work, "cancelled", PoolCounts(generated=1))]
+
+
+def _some_was_made(stand: Stand) -> Callable[[], bool]:
+    return lambda: any(running.generated for running in stand.site._running.values())
