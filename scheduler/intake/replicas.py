@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc
 
 from orchestrator.engines.generation import Generation
 from orchestrator.engines.identity import Continuing
 from orchestrator.placement.sight import TOKENS_MAX
-from orchestrator.policy.ids import PoolId, SchedulerId
+from orchestrator.policy.ids import SchedulerId
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
 from orchestrator.wire.convert_facts import WireError
@@ -94,10 +94,10 @@ class ReplicaService(ReplicaPortServicer):
         context: grpc.aio.ServicerContext[pb.ReplicaBatch, pb.WorkBatch],
     ) -> AsyncIterator[pb.WorkBatch]:
         """One replica, from its greeting to its end."""
-        frames = _frames(request_iterator)
         try:
             async with asyncio.timeout(HELLO_DEADLINE_S):
-                hello = await anext(frames)
+                first = await _first_message(request_iterator)
+            hello = replica_frame_in(first[0])
         except (TimeoutError, StopAsyncIteration, WireError):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a replica greets first")
         refusal = self._refusal(hello)
@@ -107,7 +107,7 @@ class ReplicaService(ReplicaPortServicer):
         port.put(ReplicaWelcome(REPLICA_VERSION, self._scheduler))
         replica = Replica(hello.replica, hello.incarnation, hello.model, hello.slots, self._now_us())
         replica.continuing = Continuing(hello.identity.digest(), hello.resume)
-        reader = asyncio.create_task(self._read(frames, hello, port))
+        reader = asyncio.create_task(self._read(first[1:], request_iterator, hello, port))
         self._site.replica_joined(hello.pool, replica, port)
         try:
             async for batch in port.batches():
@@ -129,41 +129,52 @@ class ReplicaService(ReplicaPortServicer):
             return "this site does not have that pool"
         return None
 
-    async def _read(self, frames: AsyncIterator[ReplicaFrame], hello: ReplicaHello, port: Dialled) -> None:
+    async def _read(
+        self,
+        rest: Sequence[pb.ReplicaFrame],
+        batches: AsyncIterator[pb.ReplicaBatch],
+        hello: ReplicaHello,
+        port: Dialled,
+    ) -> None:
         """Hand what the replica makes to the site. The end of the stream is the end of the replica."""
         with contextlib.suppress(grpc.aio.AioRpcError, grpc.RpcError):
             try:
-                async for frame in frames:
-                    self._take(frame, hello.pool, hello)
+                self._take(rest, hello)
+                async for batch in batches:
+                    self._take(batch.frames, hello)
             except WireError as error:
                 log.error(Event.FRAME_DROPPED, replica=hello.replica, cause="malformed", detail=error.field)
         port.expel()
 
-    def _take(self, frame: ReplicaFrame, pool: PoolId, hello: ReplicaHello) -> None:
-        site = self._site
-        # Every frame is a sign of life; only a beat says how the engine is.
-        healthy, told = None, None
-        if isinstance(frame, ReplicaBeat):
-            healthy = frame.healthy
-            told = Told(_bounded(frame.queued_tokens), _bounded(frame.kv_tokens), _bounded(frame.kv_used_tokens))
-        site.replica_beat(pool, hello.replica, hello.incarnation, healthy, told)
-        if not isinstance(frame, ReplicaBeat | ReplicaHello) and site.holder(pool, frame.work) != hello.replica:
-            return  # of work that has ended, or that another replica has
-        match frame:
-            case WorkTokens():
-                site.work_tokens(frame.work, frame.text, frame.ids, frame.count)
-            case ReplicaBeat():
-                pass
-            case WorkStarted():
-                site.work_started(frame.work, frame.prompt_tokens)
-            case WorkFinished():
-                site.work_finished(frame.work, frame.reason, frame.counts)
-            case WorkRefused():
-                site.work_refused(frame.work, frame.code, frame.detail, frame.param)
-            case WorkFailed():
-                site.work_failed(frame.work, frame.code, frame.detail)
-            case ReplicaHello():
-                raise WireError("hello", "one greeting")
+    def _take(self, messages: Sequence[pb.ReplicaFrame], hello: ReplicaHello) -> None:
+        """Hand what came together to the site. Raises WireError."""
+        site, pool, replica, heard = self._site, hello.pool, hello.replica, False
+        dispatcher = site.dispatchers[pool]
+        for message in messages:
+            frame = replica_frame_in(message)
+            # What came is a sign of life, once for all of it; only a beat says how the engine is.
+            if not heard and not isinstance(frame, ReplicaBeat):
+                site.replica_beat(pool, replica, hello.incarnation, None)
+            heard = True
+            match frame:
+                case ReplicaBeat():
+                    queued, room, used = frame.queued_tokens, frame.kv_tokens, frame.kv_used_tokens
+                    told = Told(_bounded(queued), _bounded(room), _bounded(used))
+                    site.replica_beat(pool, replica, hello.incarnation, frame.healthy, told)
+                case ReplicaHello():
+                    raise WireError("hello", "one greeting")
+                case _ if dispatcher.holder(frame.work) != replica:
+                    pass  # of work that has ended, or that another replica has
+                case WorkTokens():
+                    site.work_tokens(frame.work, frame.text, frame.ids, frame.count)
+                case WorkStarted():
+                    site.work_started(frame.work, frame.prompt_tokens)
+                case WorkFinished():
+                    site.work_finished(frame.work, frame.reason, frame.counts)
+                case WorkRefused():
+                    site.work_refused(frame.work, frame.code, frame.detail, frame.param)
+                case WorkFailed():
+                    site.work_failed(frame.work, frame.code, frame.detail)
 
 
 def _bounded(tokens: int | None) -> int | None:
@@ -171,7 +182,8 @@ def _bounded(tokens: int | None) -> int | None:
     return None if tokens is None else min(tokens, TOKENS_MAX)
 
 
-async def _frames(batches: AsyncIterator[pb.ReplicaBatch]) -> AsyncIterator[ReplicaFrame]:
-    async for batch in batches:
-        for message in batch.frames:
-            yield replica_frame_in(message)
+async def _first_message(batches: AsyncIterator[pb.ReplicaBatch]) -> Sequence[pb.ReplicaFrame]:
+    """Return the frames that come first. Raises StopAsyncIteration where none do."""
+    while not (frames := (await anext(batches)).frames):
+        pass
+    return frames

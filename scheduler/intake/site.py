@@ -147,10 +147,6 @@ class Site:
             log.warning(Event.REPLICA_LOST, pool=pool, replica=replica)
         self.report(pool)
 
-    def holder(self, pool: PoolId, work: int) -> ReplicaId | None:
-        """Return the replica of `pool` that has `work`, or None."""
-        return self.dispatchers[pool].holder(work)
-
     def replica_beat(
         self, pool: PoolId, replica: ReplicaId, incarnation: str, healthy: bool | None, told: Told | None = None
     ) -> None:
@@ -263,7 +259,7 @@ class Site:
         for running in [one for one in left if not one.accepted]:
             self._refuse(running, Problem("draining"))
         for running in [one for one in left if one.accepted and one.outcome is None]:
-            holder = self.holder(running.opened.pool, running.work)
+            holder = self.dispatchers[running.opened.pool].holder(running.work)
             if holder in self._ports:
                 self._ports[holder].withdraw(running.work)
             self._break(running, "draining", CUT_BY_DRAIN, End.CANCELLED)
