@@ -32,14 +32,10 @@ class EngineLink:
         """`continuing` is what the operator declares of the engine."""
         self.name = name
         self._continuing = continuing
-        self._pulse = Pulse()
+        self.pulse = Pulse()
+        """Whether it is taken to be up."""
         self.in_flight = 0
         self._engine = engine
-
-    @property
-    def up(self) -> bool:
-        """Whether it is taken to be up."""
-        return self._pulse.up
 
     async def run(self) -> None:
         """Probe for as long as it lives. Ends only when cancelled."""
@@ -47,8 +43,8 @@ class EngineLink:
         while True:
             begun_s = loop.time()
             health = await probe(self._engine, deadline_ms=PROBE_DEADLINE_MS)
-            self._pulse.probed(health, int((loop.time() - begun_s) * 1000), PROBE_DEADLINE_MS)
-            await asyncio.sleep(PROBE_AGAIN_S if self.up and not health.up else PROBE_EVERY_S)
+            self.pulse.probed(health, int((loop.time() - begun_s) * 1000), PROBE_DEADLINE_MS)
+            await asyncio.sleep(PROBE_AGAIN_S if self.pulse.up and not health.up else PROBE_EVERY_S)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -73,7 +69,7 @@ class EngineLink:
                         accepted = True
                         yield Accepted(0, attempt, ReplicaId(self.name), self._continuing)
                     if isinstance(event, Delta):
-                        self._pulse.missed = 0
+                        self.pulse.missed = 0
                         first, tally.received = tally.received, tally.received + event.tokens
                         yield Tokens(0, attempt, first, event.tokens, event.text, event.token_ids)
                         tally.delivered += event.tokens
@@ -97,7 +93,7 @@ class EngineLink:
 
     def _failed(self, attempt_frame: Sendable, event: Failed, begun: bool) -> StreamFrame:
         if event.code == "engine_unreachable" and not begun:
-            self._pulse.gone()  # no need to wait for the next probe
+            self.pulse.gone()  # no need to wait for the next probe
             return Refused(0, attempt_frame.attempt, event.code, event.detail)
         return Broken(0, attempt_frame.attempt, event.code, event.detail, PoolCounts())
 

@@ -60,7 +60,7 @@ class Routes:
             if engine is None:
                 return PoolView(pool.id, False, 1_000, None, 0)
             # In-region: there is no border between, and the probe's time is the engine's, not the network's.
-            return PoolView(pool.id, engine.up, 1_000, None, engine.in_flight)
+            return PoolView(pool.id, engine.pulse.up, 1_000, None, engine.in_flight)
         link = None if pool.scheduler is None else self._links.get(pool.scheduler)
         if link is None:
             return PoolView(pool.id, False, None, None, 0)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from node_agent.uplink.sending import Tally, overdue
-from orchestrator.ledger.usage import PoolCounts
+from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId
 from orchestrator.wire.deadlines import Deadlines
 from orchestrator.wire.frames import FRAME_BYTES, Accepted, Broken, StreamFrame, Tokens
@@ -74,6 +74,7 @@ class Stream:
         "_among",
         "_attempt",
         "_closed",
+        "_complete",
         "_deadlines",
         "_ended",
         "_frames",
@@ -114,6 +115,8 @@ class Stream:
         self._frames: list[Deliver] = []  # bounded: by credit, and FRAMES_MAX
         self._given_count = self._given_bytes = 0
         """Of the tokens that the tenant has not shown to have taken."""
+        self._complete = False
+        """Whether its last frame came: more credit is of no use."""
         self._ended = self._closed = False
         among.by_attempt[attempt] = self
 
@@ -122,11 +125,15 @@ class Stream:
         frame, waiter = told.frame, self._waiter
         if type(frame) is Tokens:
             self._tally.received += frame.count  # credit bounds these
-        elif len(self._frames) >= FRAMES_MAX:
-            told = self._flooded(told)
+        else:
+            self._complete = type(frame) is not Accepted
+            if len(self._frames) >= FRAMES_MAX:
+                told = self._flooded(told)
         self._frames.append(told)
         if waiter is not None:
-            self._wake(waiter)
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def next(self, now_us: int) -> StreamFrame | None:
         """See `Sending`. One task awaits it at a time."""
@@ -134,10 +141,11 @@ class Stream:
             return None
         if self._given_bytes:
             self._tally.delivered += self._given_count
-            credit = self._machine.consumed(self._number, self._given_bytes)
+            if not self._complete:
+                credit = self._machine.consumed(self._number, self._given_bytes)
+                if credit:
+                    self._act(credit)
             self._given_bytes = 0
-            if credit:
-                self._act(credit)
         frames, left_us = self._frames, self._deadlines.left_us(now_us)
         if left_us and not frames:
             self._waiter = waiter = self._loop.create_future()
@@ -170,8 +178,9 @@ class Stream:
         ended, self._ended, self._closed = self._ended, True, True
         if self._waiter is not None:
             self._wake(self._waiter)
-        told = [] if ended else self._machine.cancel(self._number)
-        self._act(told + self._machine.settle(self._number, self._tally.counts()))
+        machine, number, tally = self._machine, self._number, self._tally
+        told = [] if ended else machine.cancel(number)
+        self._act(told + machine.settle(number, EdgeCounts(tally.received, tally.delivered)))
         self._among.by_attempt.pop(self._attempt, None)
 
     def looked_at(self, now_us: int) -> int:

@@ -40,7 +40,7 @@ SETTLES_MAX = 32_768
 
 def held_bytes(text: str, ids: tuple[int, ...]) -> int:
     """Return what a frame of tokens counts against credit. Both ends count with this."""
-    return FRAME_BYTES + len(text.encode()) + 4 * len(ids)
+    return FRAME_BYTES + len(text.encode()) + (4 * len(ids) if ids else 0)
 
 
 class Held(msgspec.Struct, frozen=True):

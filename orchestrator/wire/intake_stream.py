@@ -110,7 +110,7 @@ class Stream(msgspec.Struct, eq=False):
 
 def counted(last: Done | Broken | Refused, sent_tokens: int) -> Done | Broken | Refused:
     """Put the number of sent tokens into a terminal frame: only the session knows it."""
-    if isinstance(last, Refused) or last.counts.sent == sent_tokens:
+    if isinstance(last, Refused):
         return last
     counts = PoolCounts(last.counts.prompt, last.counts.cached, last.counts.generated, sent_tokens)
     return replace(last, counts=counts)

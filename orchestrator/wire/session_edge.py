@@ -295,7 +295,7 @@ class EdgeSession:
         settle = Settle(stream, found.attempt, counts)
         self._unheard.append(settle)
         self._unbeaten += 1
-        return self._say(settle)
+        return [Send(settle)] if self.state is State.LIVE else self._say(settle)
 
     def beat(self, now_us: int) -> list[Instruction]:
         """Ask for a sign of life now; its answer says which settlements arrived."""

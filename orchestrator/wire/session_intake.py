@@ -268,8 +268,11 @@ class IntakeSession:
         said = "cancelled" if found.cancelled else reason
         # What was sent by now is all, unless more is held back.
         counts = PoolCounts(counts.prompt, counts.cached, counts.generated, found.sent_tokens)
-        found.last = Done(stream, found.attempt, said, counts, queued_us, beside)
-        return self._flush(stream, found)
+        found.last = done = Done(stream, found.attempt, said, counts, queued_us, beside)
+        if found.ready or self.state is State.DETACHED:
+            return self._flush(stream, found)
+        found.ended = True
+        return [Send(done)]
 
     def broken(self, stream: int, code: str, detail: str, counts: PoolCounts) -> list[Instruction]:
         """The engine failed `stream`. The frame leaves after the last token that was made."""
@@ -433,19 +436,21 @@ class IntakeSession:
         if found is None:
             self.dead_frames += 1
             return []
-        if isinstance(frame, Credit):
-            found.limit_bytes += frame.size_bytes
-            found.read_to(found.limit_bytes - found.first_bytes)
-            return self._flush(frame.stream, found)
-        if frame.attempt != found.attempt:
-            self.dead_frames += 1
-            return []
-        if type(frame) is Settle:
-            del self._streams[frame.stream]
-            settled = Settled(frame.stream, frame.attempt, frame.counts, found.sent_tokens)
-            return [Stop(frame.stream, "cancelled"), settled] if found.running() else [settled]
-        out = self._cancelled(frame.stream, found)
-        return [*out, *self._flush(frame.stream, found)]
+        match frame:
+            case Credit():
+                found.limit_bytes += frame.size_bytes
+                found.read_to(found.limit_bytes - found.first_bytes)
+                return self._flush(frame.stream, found)
+            case _ if frame.attempt != found.attempt:
+                self.dead_frames += 1
+                return []
+            case Settle():
+                del self._streams[frame.stream]
+                settled = Settled(frame.stream, frame.attempt, frame.counts, found.sent_tokens)
+                return [Stop(frame.stream, "cancelled"), settled] if found.running() else [settled]
+            case Cancel():
+                out = self._cancelled(frame.stream, found)
+                return [*out, *self._flush(frame.stream, found)]
 
     def _cancelled(self, stream: int, found: Stream) -> list[Instruction]:
         """The edge wants no more of a stream."""
