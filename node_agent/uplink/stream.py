@@ -15,7 +15,7 @@ from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId
 from orchestrator.wire.deadlines import Deadlines
 from orchestrator.wire.frames import FRAME_BYTES, Accepted, Broken, StreamFrame, Tokens
-from orchestrator.wire.session_edge import Deliver, EdgeSession, Instruction
+from orchestrator.wire.session_edge import CREDIT_STEP_BYTES, Deliver, EdgeSession, Instruction
 
 NEVER_US = 1 << 62
 CREDIT_BYTES = 64 * 1024
@@ -74,7 +74,6 @@ class Stream:
         "_among",
         "_attempt",
         "_closed",
-        "_complete",
         "_deadlines",
         "_ended",
         "_frames",
@@ -83,6 +82,7 @@ class Stream:
         "_loop",
         "_machine",
         "_number",
+        "_taken_bytes",
         "_tally",
         "_until_us",
         "_waiter",
@@ -115,8 +115,8 @@ class Stream:
         self._frames: list[Deliver] = []  # bounded: by credit, and FRAMES_MAX
         self._given_count = self._given_bytes = 0
         """Of the tokens that the tenant has not shown to have taken."""
-        self._complete = False
-        """Whether its last frame came: more credit is of no use."""
+        self._taken_bytes = 0
+        """Of those that it has taken, and the machine was not told of."""
         self._ended = self._closed = False
         among.by_attempt[attempt] = self
 
@@ -125,10 +125,8 @@ class Stream:
         frame, waiter = told.frame, self._waiter
         if type(frame) is Tokens:
             self._tally.received += frame.count  # credit bounds these
-        else:
-            self._complete = type(frame) is not Accepted
-            if len(self._frames) >= FRAMES_MAX:
-                told = self._flooded(told)
+        elif len(self._frames) >= FRAMES_MAX:
+            told = self._flooded(told)
         self._frames.append(told)
         if waiter is not None:
             self._waiter = None
@@ -141,11 +139,12 @@ class Stream:
             return None
         if self._given_bytes:
             self._tally.delivered += self._given_count
-            if not self._complete:
-                credit = self._machine.consumed(self._number, self._given_bytes)
-                if credit:
-                    self._act(credit)
+            self._taken_bytes += self._given_bytes
             self._given_bytes = 0
+            if self._taken_bytes >= CREDIT_STEP_BYTES:
+                # For less it gives no credit: a call for each frame would be for nothing.
+                self._act(self._machine.consumed(self._number, self._taken_bytes))
+                self._taken_bytes = 0
         frames, left_us = self._frames, self._deadlines.left_us(now_us)
         if left_us and not frames:
             self._waiter = waiter = self._loop.create_future()

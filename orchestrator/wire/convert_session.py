@@ -345,8 +345,9 @@ def _settle_out(settle: f.Settle, message: pb.EdgeFrame) -> None:
 
 
 def _settle_in(settle: pb.Settle) -> f.Settle:
-    counts = EdgeCounts(settle.counts.received, settle.counts.delivered)
-    return f.Settle(settle.stream, attempt_in(settle.attempt), counts)
+    counts = settle.counts
+    told = EdgeCounts(counts.received, counts.delivered)
+    return f.Settle(settle.stream, attempt_in(settle.attempt), told)
 
 
 def _beat_out(beat: f.Beat, message: pb.EdgeFrame | pb.IntakeFrame) -> None:

@@ -136,12 +136,7 @@ class Port:
             if type(instruction) is Send:
                 frame, line = instruction.frame, self.line
                 if line is not None:
-                    outbox = line.outbox
-                    outbox.put(frame, Haste.RIDE if type(frame) in RIDING else Haste.NOW)
-                    if len(outbox.frames) > OUTBOX_FRAMES_MAX:
-                        # The edge takes nothing away.
-                        outbox.drop()
-                        self.act(self.machine.close("slow_reader"))
+                    line.outbox.put(frame, Haste.RIDE if type(frame) in RIDING else Haste.NOW)
             elif type(instruction) is Start:
                 if self.machine.edge is not None and not self.over:
                     self._site.start(self, self.machine.edge, instruction.open, instruction.arrived_us)
@@ -155,6 +150,10 @@ class Port:
                 self.over = True
                 log.info(Event.SESSION_CLOSED, session_id=self.machine.session or "", code=instruction.reason)
                 self._leave()
+        if self.line is not None and len(self.line.outbox.frames) > OUTBOX_FRAMES_MAX:
+            # The edge takes nothing away.
+            self.line.outbox.drop()
+            self.act(self.machine.close("slow_reader"))
 
     def lost(self, line: Line) -> None:
         """A call ended. When it was the one that carries the session, that waits for another."""

@@ -58,13 +58,15 @@ async def test_an_edge_that_reads_nothing_is_cut_off(stand: Stand, monkeypatch: 
 async def test_nothing_is_begun_for_a_session_that_ends_by_the_message_that_asks_for_it(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "OUTBOX_FRAMES_MAX", 10)
+    monkeypatch.setattr(sessions, "OUTBOX_FRAMES_MAX", 1)
     port = Port(stand.site, IntakeSession(stand.site.scheduler, "instance"), now_us, lambda port: None)
     hello = Hello(SESSION_VERSION, SESSION_VERSION, EDGE, SessionId(made_id("ses", 1)), 1, now_ms(), 8)
     port.carry(Line(), hello)
     port.act(port.machine.greeted(1, hello, now_us(), now_ms(), ()))
-    beats = [Beat(number) for number in range(1, 11)]
-    port.act(port.machine.received(1, [*beats, open_frame(1, 1, CREDIT_BYTES_MIN)], now_us()))
+    # The first is refused at once, and nobody takes that away: the second has no session any more.
+    stand.site.draining = True
+    asked = [open_frame(number, number, CREDIT_BYTES_MIN) for number in (1, 2)]
+    port.act(port.machine.received(1, asked, now_us()))
     assert port.over
     assert stand.site.busy() == 0
 

@@ -14,7 +14,7 @@ from node_agent.uplink.stream import CREDIT_BYTES, Stream, Streams
 from orchestrator.ledger.usage import EdgeCounts
 from orchestrator.policy.ids import AttemptId
 from orchestrator.wire.deadlines import Deadlines, Waits
-from orchestrator.wire.frames import Broken, Cancel, Done, Settle, StreamFrame, Tokens
+from orchestrator.wire.frames import Broken, Cancel, Credit, Done, Settle, StreamFrame, Tokens, held_bytes
 from orchestrator.wire.session_edge import Instruction, Send
 from tests.session.machines import ATTEMPT, NOTHING, edge, take
 from tests.session.world import made_id, open_frame
@@ -121,6 +121,19 @@ async def test_tokens_are_delivered_once_the_frame_after_them_is_asked_for() -> 
     assert seat.tally.counts() == EdgeCounts(2, 1)
     await seat.stream.close()
     assert seat.sent() == [Cancel(1, ATTEMPT), Settle(1, ATTEMPT, EdgeCounts(2, 1))]
+
+
+async def test_credit_is_given_back_in_steps_and_whole() -> None:
+    seat, texts = Seat(), [letter * 3_000 for letter in "abcdefg"]
+    credited: list[int] = []
+    for text in texts:
+        seat.say(text)
+        assert await seat.text() == text
+        credited.append(sum(frame.size_bytes for frame in seat.sent() if isinstance(frame, Credit)))
+    # What was taken shows with the next question.
+    each = held_bytes(texts[0], (7,))
+    assert credited == [0, 0, 0, 3 * each, 3 * each, 3 * each, 6 * each]
+    await seat.stream.close()
 
 
 async def test_one_that_is_closed_is_cancelled_and_settled_once() -> None:
