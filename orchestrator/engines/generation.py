@@ -29,7 +29,8 @@ class Message(msgspec.Struct, frozen=True):
     """One turn of the conversation. Payload: never logged, so its repr holds no text."""
 
     role: Role
-    text: str
+    text: str = msgspec.field(name="content")
+    """Named so where it is written for an engine."""
 
     def __repr__(self) -> str:
         return f"Message(role={self.role.value}, chars={len(self.text)})"

@@ -3,7 +3,7 @@
 A conversation goes to chat completions, a raw prompt to completions.
 
 Lives here: the HTTP exchange, its bounds in time and size, and the closing of connections. What the bytes mean is
-decided in `chunks` and `replies`.
+decided in `chunks` and `replies`, what is asked in `request`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,11 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-import msgspec
-
 from orchestrator.engines.chunks import AnswerReader, UsageExpectation
-from orchestrator.engines.generation import (
-    EngineEvent,
-    Failed,
-    Finished,
-    Generation,
-    Refused,
-    Resume,
-    Role,
-    Said,
-    Sampling,
-)
+from orchestrator.engines.generation import EngineEvent, Failed, Finished, Generation, Refused
 from orchestrator.engines.http import Asking, Fault, HttpClient, Reply
 from orchestrator.engines.replies import failure_of_head, is_plain, outcome_of_head, outcome_of_reply
+from orchestrator.engines.request import body_of, refusal_of_said
 
 _BASE_URL = re.compile(
     r"https?://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(?P<path>/[A-Za-z0-9._~/-]*)?"
@@ -39,8 +28,6 @@ CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 _REPLY_BYTES_MAX = 1_048_576
 _ERROR_BYTES_MAX = 65_536
-# Engines differ in the seeds they take; every one takes 63 bits, and the same seed still gives the same draws.
-_SEED_MASK = 2**63 - 1
 CONNECTIONS_LEAST = 256
 _TOO_LATE = Failed("engine_failed", "the engine fell silent or took too long in the middle of its answer")
 
@@ -181,11 +168,11 @@ class OpenAIEngine:
         if self.in_flight >= self.settings.connections_max:
             return Refused("engine_busy", "every connection to this engine is in use")
         if generation.said is not None:
-            refusal = _refusal_of_said(generation.said, generation.sampling)
+            refusal = refusal_of_said(generation.said, generation.sampling)
             if refusal is not None:
                 return refusal
         raw_prompt = generation.raw_prompt
-        body = _body_of(generation, raw_prompt, self.settings.served_model)
+        body = body_of(generation, raw_prompt, self.settings.served_model)
         if body is None:
             return Refused("bad_generation", "a message or a stop string is not valid Unicode", "messages")
         client = self._client or self._client_now()
@@ -411,57 +398,3 @@ def _headers_of(settings: OpenAIEngineSettings) -> bytes:
     if settings.api_key is not None:
         lines.append(f"authorization: Bearer {settings.api_key}")
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
-
-
-def _refusal_of_said(said: Said, sampling: Sampling) -> Refused | None:
-    """Return why such an engine cannot go on with an answer, or None."""
-    most = sampling.max_tokens
-    if said.by is not Resume.TEXT:
-        return Refused("identity_mismatch", "such an engine goes on by text alone")
-    if most is not None and said.tokens >= most:
-        # One token must be asked for at least, and it would be one too many.
-        return Refused("identity_mismatch", "the answer is as long as it may be, and its end cannot be asked for")
-    return None
-
-
-def _body_of(generation: Generation, raw_prompt: str | None, served_model: str) -> bytes | None:
-    """Returns the request body, or None when a text is not valid Unicode. Only these fields are ever sent."""
-    sampling, first_token = generation.sampling, generation.first_token()
-    fields: dict[str, object] = {
-        "model": served_model,
-        **_asked_of(generation, raw_prompt),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-    }
-    if sampling.seed is not None:
-        fields["seed"] = sampling.seed & _SEED_MASK
-    if sampling.stop:
-        fields["stop"] = sampling.stop
-    if sampling.max_tokens is not None:
-        fields["max_tokens"] = sampling.max_tokens - first_token
-    # No part of OpenAI's API: sent only where they are asked for, which is only where the pool declares them.
-    if sampling.ignore_eos:
-        fields["ignore_eos"] = True
-    if sampling.min_tokens > first_token:
-        fields["min_tokens"] = sampling.min_tokens - first_token
-    try:
-        return msgspec.json.encode(fields)
-    except UnicodeEncodeError:
-        # The exception quotes the text, so it must go no further.
-        return None
-
-
-def _asked_of(generation: Generation, raw_prompt: str | None) -> dict[str, object]:
-    """Returns what is to be continued: a conversation, or a raw prompt, and what was said already."""
-    said = "" if generation.said is None else generation.said.text
-    if raw_prompt is not None:
-        return {"prompt": raw_prompt + said}
-    # A role is encoded as its value.
-    messages = [{"role": message.role, "content": message.text} for message in generation.messages]
-    if not said:
-        return {"messages": messages}
-    # As vLLM and SGLang take it: the last message is the beginning of the answer.
-    begun = {"role": Role.ASSISTANT, "content": said}
-    return {"messages": [*messages, begun], "continue_final_message": True, "add_generation_prompt": False}

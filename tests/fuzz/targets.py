@@ -21,8 +21,8 @@ from node_agent.front.framing import HEAD_END, Body, Malformed, fault_so_far, re
 from orchestrator.engines.chunks import AnswerReader, UsageExpectation
 from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, Refused
 from orchestrator.engines.metrics_page import parse_load
-from orchestrator.engines.openai import _body_of
 from orchestrator.engines.replies import outcome_of_reply
+from orchestrator.engines.request import body_of
 from orchestrator.engines.sse import SseDecoder, SseEvent, SseFault
 from orchestrator.files.chat import CARRIED, ChatLimits, ChatRequest, load_chat_request
 from orchestrator.files.completion import load_completion_request
@@ -98,7 +98,7 @@ def _request(load: Callable[[bytes, ChatLimits], ChatRequest], data: bytes) -> N
     assert sampling.max_tokens is None or 1 <= sampling.max_tokens <= LIMITS.max_tokens_max
     assert not request.generation.mixed
     assert request.carried == (request.capabilities <= CARRIED)
-    body = _body_of(request.generation, request.generation.raw_prompt, "served")
+    body = body_of(request.generation, request.generation.raw_prompt, "served")
     assert body is not None
     sent = json.loads(body)
     assert sent.keys() <= FORWARDED

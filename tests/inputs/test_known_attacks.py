@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.engines.generation import Generation, Message, ModelId, Role, Sampling
-from orchestrator.engines.openai import _body_of
+from orchestrator.engines.request import body_of
 from orchestrator.files.chat import ChatLimits, ChatRequest, load_chat_request
 from orchestrator.files.completion import load_completion_request
 from orchestrator.files.label_header import LENGTH_MAX, LabelHeaderError, parse_label_header
@@ -107,7 +107,7 @@ ASKING_FOR_MORE: list[dict[str, Any]] = [
 def test_what_needs_more_than_text_is_never_carried(fields: dict[str, Any]) -> None:
     request = load_chat_request(json.dumps({"model": "m", "messages": [USER], **fields}).encode(), LIMITS)
     assert not request.carried
-    body = _body_of(request.generation, request.generation.raw_prompt, "m")
+    body = body_of(request.generation, request.generation.raw_prompt, "m")
     assert body is not None
     # Even if somebody sent it all the same, nothing of this would be in it.
     assert json.loads(body).keys() <= {"model", "messages", "stream", "stream_options", "temperature", "top_p"}
@@ -145,7 +145,7 @@ def test_odd_text_stays_text(text: str) -> None:
     request = load_chat_request(
         json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode(), LIMITS
     )
-    body = _body_of(request.generation, request.generation.raw_prompt, "m")
+    body = body_of(request.generation, request.generation.raw_prompt, "m")
     assert body is not None
     assert json.loads(body)["messages"] == [{"role": "user", "content": text}]
 
@@ -158,7 +158,7 @@ def test_an_engine_gets_the_texts_and_fields_of_ours_alone(
     messages: tuple[Message, ...], stops: tuple[str, ...]
 ) -> None:
     generation = Generation(ModelId("theirs"), messages, Sampling(stop=stops))
-    body = _body_of(generation, generation.raw_prompt, "served")
+    body = body_of(generation, generation.raw_prompt, "served")
     if body is None:
         return
     sent = json.loads(body)
