@@ -6,13 +6,12 @@ Nothing of a chunk is passed through: the fields named here are read, every othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum
 from typing import Annotated
 
 import msgspec
 
-from orchestrator.engines.alike import TOGETHER_MIN, Alike, alike_of
+from orchestrator.engines.alike import LEARNS_AGAIN, LEARNS_FIRST, Alike, alike_of
 from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, FinishReason
 from orchestrator.engines.sse import SseDecoder, SseEvent, SseFault, plain_data
 
@@ -83,8 +82,8 @@ _FAULTS = {
 }
 
 
-class ChunkReader:
-    """Reads the chunks of one answer until `Finished` or `Failed`; after either it reads nothing more.
+class AnswerReader:
+    """Reads one answer until `Finished` or `Failed`: bytes in, engine events out. After either it reads nothing more.
 
     It tells the text of each chunk that has one (one token each, no ids: such engines tell none unasked) and never
     `Started`: the prompt count comes only with the usage at the end, in `Finished`. `stop` and `length` finish an
@@ -92,22 +91,133 @@ class ChunkReader:
     `function_call` and unknown ones with `engine_protocol`.
     """
 
-    __slots__ = ("_alike", "_chunks_with_text", "_finish_reason", "_usage", "_usage_expectation", "ended")
+    __slots__ = (
+        "_alike",
+        "_begun",
+        "_chunks_with_text",
+        "_decoder",
+        "_finish_reason",
+        "_learns_at",
+        "_line_bytes_max",
+        "_usage",
+        "_usage_expectation",
+        "ended",
+    )
 
-    def __init__(self, usage: UsageExpectation) -> None:
+    def __init__(self, *, line_bytes_max: int, usage: UsageExpectation) -> None:
+        self._line_bytes_max = line_bytes_max
         self._usage_expectation = usage
         self._usage: _Usage | None = None
         self._finish_reason: FinishReason | None = None
         self._chunks_with_text = 0
         self._alike: Alike | None = None
+        self._learns_at = LEARNS_FIRST
+        """How many chunks come before it tries to learn what they are like."""
+        self._decoder: SseDecoder | None = None
+        """Of what is cut or unusual. Most answers have nothing of that."""
+        self._begun = False
+        """Whether something was read without it: a byte order mark may come no more."""
         self.ended = False
-        """Whether `Finished` or `Failed` was told."""
+        """Whether `Finished` or `Failed` was returned; nothing comes after it."""
 
-    def read(self, event: SseEvent | SseFault, texts: list[str], events: list[EngineEvent]) -> None:
-        """Takes the next event of the stream, and adds what it holds: each text is one token.
+    def feed(self, data: bytes) -> list[EngineEvent]:
+        """Takes the next bytes of the body; empty bytes are the end of the stream.
+
+        The text of all chunks that came together is one `Delta`: what follows has less to do for each token.
+        """
+        if not data:
+            return self._end()
+        texts: list[str] = []
+        events: list[EngineEvent] = []
+        decoder = self._decoder
+        begin = 0
+        if decoder is not None and not decoder.between:
+            begin = data.find(b"\n\n") + 2
+            begin = len(data) if begin < 2 else begin
+            self._decode(data[:begin], texts, events)
+        end = data.rfind(b"\n\n", begin) + 2
+        if end > begin and (decoder is None or decoder.between):
+            self._read_events(data[begin:end], texts, events)
+            begin = end
+        rest = data[begin:]
+        if rest:
+            self._decode(rest, texts, events)
+        return [Delta("".join(texts), (), len(texts)), *events] if texts else events
+
+    def _decode(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:
+        """Takes bytes wherever they were cut."""
+        decoder = self._decoder
+        if decoder is None:
+            # A chunk is one line in practice, so one bound serves both.
+            bytes_max = self._line_bytes_max
+            decoder = self._decoder = SseDecoder(line_bytes_max=bytes_max, event_bytes_max=bytes_max)
+            decoder.on_first_line = not self._begun
+        for event in decoder.feed(data):
+            self._read(event, texts, events)
+
+    def _read_events(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:
+        """Takes whole events, together where they are alike."""
+        found = None if self._alike is None else self._alike.texts(data, self._line_bytes_max)
+        if found is None:
+            chunks = plain_data(data, self._line_bytes_max)
+            if chunks is None:
+                self._decode(data, texts, events)
+                return
+            read = self._chunks_with_text + len(chunks)
+            if read >= self._learns_at:
+                # Nothing is known yet, or something else changed, such as a time.
+                self._learns_at = read + LEARNS_AGAIN
+                self._alike = alike_of(chunks[len(chunks) // 2], _text_of)
+                found = None if self._alike is None else self._alike.texts(data, self._line_bytes_max)
+            if found is None:
+                self._read_chunks(chunks, texts, events)
+                return
+        begin, end, told = found
+        if begin:
+            self._read_few(data[:begin], texts, events)
+        if self.ended or self._finish_reason is not None:
+            end = begin  # no text may come any more
+        else:
+            if "" in told:
+                told = [text for text in told if text]
+            self._chunks_with_text += len(told)
+            texts += told
+        if end < len(data):
+            self._read_few(data[end:], texts, events)
+
+    def _read_few(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:
+        """Takes whole events that are not alike."""
+        chunks = plain_data(data, self._line_bytes_max)
+        if chunks is None:
+            self._decode(data, texts, events)
+        else:
+            self._read_chunks(chunks, texts, events)
+
+    def _read_chunks(self, chunks: list[bytes], texts: list[str], events: list[EngineEvent]) -> None:
+        """Takes the data of events that have no name, and adds what they hold: each text is one token.
 
         Nothing comes after an end, so texts stand before events.
         """
+        self._begun = True
+        decode = _CHUNK.decode
+        for chunk_bytes in chunks:
+            if self.ended:
+                return
+            if chunk_bytes == _DONE:
+                events.append(self._done())
+                continue
+            try:
+                chunk = decode(chunk_bytes)
+            except (msgspec.DecodeError, RecursionError):
+                # The exception may quote the payload, so nothing of it is kept.
+                events.append(self._fail("engine_protocol", "the engine sent a chunk that cannot be read"))
+                return
+            failed = self._take(chunk, texts)
+            if failed is not None:
+                events.append(failed)
+
+    def _read(self, event: SseEvent | SseFault, texts: list[str], events: list[EngineEvent]) -> None:
+        """Takes the next event of the stream, likewise."""
         if self.ended:
             return
         if isinstance(event, SseFault):
@@ -117,53 +227,9 @@ class ChunkReader:
         elif event.name not in ("", "message"):
             events.append(self._fail("engine_protocol", "the engine sent an event of an unknown kind"))
         else:
-            self.read_data([event.data.encode()], texts, events)
+            self._read_chunks([event.data.encode()], texts, events)
 
-    def read_data(self, chunks: Sequence[bytes], texts: list[str], events: list[EngineEvent]) -> None:
-        """Takes the data of the next events, which have no name, likewise.
-
-        Where there are `TOGETHER_MIN`, each is valid UTF-8 without a line feed.
-        """
-        if len(chunks) >= TOGETHER_MIN:
-            chunks = self._read_alike(chunks, texts, events)
-        decode = _CHUNK.decode
-        for data in chunks:
-            if self.ended:
-                return
-            if data == _DONE:
-                events.append(self._done())
-                continue
-            try:
-                chunk = decode(data)
-            except (msgspec.DecodeError, RecursionError):
-                # The exception may quote the payload, so nothing of it is kept.
-                events.append(self._fail("engine_protocol", "the engine sent a chunk that cannot be read"))
-                return
-            failed = self._take(chunk, texts)
-            if failed is not None:
-                events.append(failed)
-
-    def _read_alike(self, chunks: Sequence[bytes], texts: list[str], events: list[EngineEvent]) -> Sequence[bytes]:
-        """Takes what can be read together, and returns what is left: all of it where there is any doubt."""
-        found = None if self._alike is None else self._alike.texts(chunks)
-        if found is None:
-            # Nothing is known yet, or something else changed, such as a time.
-            self._alike = alike_of(chunks[len(chunks) // 2], _text_of)
-            found = None if self._alike is None else self._alike.texts(chunks)
-        if found is None:
-            return chunks
-        first, last, told = found
-        if first:
-            self.read_data(chunks[:first], texts, events)
-        if self.ended or self._finish_reason is not None:
-            return chunks[first:]  # no text may come any more
-        if "" in told:
-            told = [text for text in told if text]
-        self._chunks_with_text += len(told)
-        texts += told
-        return chunks[last:]
-
-    def end(self) -> list[EngineEvent]:
+    def _end(self) -> list[EngineEvent]:
         """Takes the end of the stream: without `[DONE]` the answer was cut, however complete it looks."""
         if self.ended:
             return []
@@ -233,51 +299,3 @@ def _text_of(data: bytes) -> str | None:
     if choice.index != 0 or choice.finish_reason is not None or choice.delta is None:
         return None
     return choice.delta.content
-
-
-class AnswerReader:
-    """The decoder and the chunk reader of one answer, in a row: bytes in, engine events out."""
-
-    __slots__ = ("_chunks", "_decoder", "_line_bytes_max", "ended")
-
-    def __init__(self, *, line_bytes_max: int, usage: UsageExpectation) -> None:
-        # A chunk is one line in practice, so one bound serves both.
-        self._decoder = SseDecoder(line_bytes_max=line_bytes_max, event_bytes_max=line_bytes_max)
-        self._chunks = ChunkReader(usage)
-        self._line_bytes_max = line_bytes_max
-        self.ended = False
-        """Whether `Finished` or `Failed` was returned; nothing comes after it."""
-
-    def feed(self, data: bytes) -> list[EngineEvent]:
-        """Takes the next bytes of the body; empty bytes are the end of the stream.
-
-        The text of all chunks that came together is one `Delta`: what follows has less to do for each token.
-        """
-        if not data:
-            self.ended = True
-            return self._chunks.end()
-        texts: list[str] = []
-        events: list[EngineEvent] = []
-        decoder = self._decoder
-        begin = 0
-        if not decoder.between:
-            begin = data.find(b"\n\n") + 2
-            begin = len(data) if begin < 2 else begin
-            self._decode(data[:begin], texts, events)
-        end = data.rfind(b"\n\n", begin) + 2
-        if end > begin and decoder.between:
-            plain = plain_data(data[begin:end], self._line_bytes_max)
-            if plain is not None:
-                decoder.on_first_line = False
-                self._chunks.read_data(plain, texts, events)
-                begin = end
-        rest = data[begin:]
-        if rest:
-            self._decode(rest, texts, events)
-        self.ended = self._chunks.ended
-        return [Delta("".join(texts), (), len(texts)), *events] if texts else events
-
-    def _decode(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:
-        """Take what was cut or is unusual by the decoder."""
-        for event in self._decoder.feed(data):
-            self._chunks.read(event, texts, events)

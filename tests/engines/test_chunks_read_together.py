@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.engines.alike import TOGETHER_MIN, alike_of
+from orchestrator.engines.alike import LEARNS_FIRST, alike_of
 from orchestrator.engines.chunks import AnswerReader, UsageExpectation, _text_of
 from orchestrator.engines.generation import Delta, EngineEvent, Finished, FinishReason
+from orchestrator.engines.sse import plain_data
 
 VLLM = (
     b'{"id":"chatcmpl-7","object":"chat.completion.chunk","created":1764164000,"model":"m","choices":[{"index":0,'
@@ -117,6 +118,18 @@ def test_chunks_that_come_together_are_what_each_is_by_itself(stream: bytes, dat
     assert joined(told + reader.feed(b"")) == joined(by_themselves(stream))
 
 
+@given(streams(), st.data())
+def test_events_that_come_whole_a_few_at_a_time_are_what_each_is_by_itself(stream: bytes, data: st.DataObject) -> None:
+    reader = AnswerReader(line_bytes_max=2_000, usage=UsageExpectation.OPTIONAL)
+    *events, _ = stream.split(b"\n\n")
+    told: list[EngineEvent] = []
+    while events:
+        number = data.draw(st.integers(1, 4))
+        told += reader.feed(b"".join(one + b"\n\n" for one in events[:number]))
+        del events[:number]
+    assert joined(told + reader.feed(b"")) == joined(by_themselves(stream))
+
+
 def of(*middles: str) -> list[bytes]:
     """Return chunks with these middles among usual ones, from which the reader learns."""
     before, after = VLLM
@@ -142,25 +155,37 @@ SOMEWHERE_ELSE = b'{"choices":[{"index":0,"delta":{"content"  :"?"}}],"x":{"cont
         [SOMEWHERE_ELSE % b"x"] * 9,
         [OTHERS[3], *of()],
         [b"[DONE]", *of()],
+        [*of()[:8], VLLM[0] + b"\xff" + VLLM[1], *of()[8:]],
+        [*of()[:8], VLLM[0] + b"\xe6\x97" + VLLM[1], *of()[8:]],
+        of("x" * 3_000),
+        [ROLE[:-1] + b"\xff}", *of()],
+        [*of(), OTHERS[3][:-1] + b"\r}", *OTHERS[5:8]],
+        [VLLM[0] + VLLM[1][1:]],
+        [VLLM[0] + VLLM[1][1:], *of()],
+        [*of(), VLLM[0] + VLLM[1][1:]],
     ],
 )
-def test_pitfalls_of_reading_together(chunks: list[bytes]) -> None:
+@pytest.mark.parametrize("known", [b"", b"".join(map(event, of()))], ids=["", "known"])
+def test_pitfalls_of_reading_together(chunks: list[bytes], known: bytes) -> None:
+    """Once the reader is to learn from the very chunks, and once it knew what they are like."""
     stream = b"".join(map(event, chunks))
     reader = AnswerReader(line_bytes_max=2_000, usage=UsageExpectation.OPTIONAL)
-    assert joined(reader.feed(stream) + reader.feed(b"")) == joined(by_themselves(stream))
+    told = reader.feed(known) if known else []
+    assert joined(told + reader.feed(stream) + reader.feed(b"")) == joined(by_themselves(known + stream))
 
 
 @given(st.sampled_from(ENGINES), st.data())
 def test_what_is_read_together_decodes_to_the_same_one_by_one(around: tuple[bytes, bytes], data: st.DataObject) -> None:
     before, after = around
-    plain, hostile = st.sampled_from(PLAIN), st.sampled_from([one for one in HOSTILE if "\n" not in one])
-    middles = data.draw(st.lists(plain | hostile, min_size=TOGETHER_MIN, max_size=TOGETHER_MIN + 4))
+    plain, hostile = st.sampled_from(PLAIN), st.sampled_from(HOSTILE)
+    middles = data.draw(st.lists(plain | hostile, min_size=1, max_size=10))
     chunks = [before + middle.encode() + after for middle in middles]
     alike = alike_of(before + b"x" + after, _text_of)
-    found = None if alike is None else alike.texts(chunks)
+    stream = b"".join(map(event, chunks))
+    found = None if alike is None else alike.texts(stream, 2_000)
     if found is not None:
-        first, last, texts = found
-        assert texts == [_text_of(chunk) for chunk in chunks[first:last]]
+        begin, end, texts = found
+        assert texts == [_text_of(chunk) for chunk in plain_data(stream[begin:end], 2_000) or ()]
 
 
 @pytest.mark.parametrize("around", READ_TOGETHER)
@@ -170,7 +195,10 @@ def test_the_chunks_of_the_engines_that_we_know_are_read_together(around: tuple[
     alike = alike_of(chunks[len(chunks) // 2], _text_of)
     assert alike is not None
     whole = [ROLE, *chunks, *OTHERS[3:4], *OTHERS[5:6], b"[DONE]"]
-    assert alike.texts(whole) == (1, 1 + len(chunks), [_text_of(chunk) for chunk in chunks])
+    alone, together = event(ROLE), b"".join(map(event, chunks))
+    texts = [_text_of(chunk) for chunk in chunks]
+    stream = b"".join(map(event, whole))
+    assert alike.texts(stream, 2_000) == (len(alone), len(alone) + len(together), texts)
     reader = AnswerReader(line_bytes_max=2_000, usage=UsageExpectation.REQUIRED)
     text, tokens, end = joined(reader.feed(b"".join(event(chunk) for chunk in whole)))
     assert (text, tokens) == ("".join(json.loads(f'"{one}"') for one in PLAIN), len(PLAIN) - 1)
@@ -198,3 +226,16 @@ def test_a_time_that_changes_between_two_reads_is_learned() -> None:
     for second in (b"0", b"1", b"2"):
         chunk = before + b"a" + after.replace(b"1764164000", b"176416400" + second)
         assert reader.feed(event(chunk) * 20) == [Delta("a" * 20, (), 20)]
+        assert reader._alike is not None
+        assert reader._alike.texts(event(chunk), 2_000) is not None
+
+
+def test_what_chunks_are_like_is_learned_where_they_come_one_by_one() -> None:
+    before, after = VLLM
+    reader = AnswerReader(line_bytes_max=2_000, usage=UsageExpectation.OPTIONAL)
+    one = event(before + b"a" + after)
+    for _ in range(LEARNS_FIRST):
+        assert reader._alike is None, "an answer of few chunks does not pay for it"
+        assert reader.feed(one) == [Delta("a", (), 1)]
+    assert reader._alike is not None
+    assert reader._alike.texts(one, 2_000) == (0, len(one), ["a"])
