@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from operator import itemgetter
 
 import msgspec
 
@@ -37,13 +38,13 @@ _TEXTS = msgspec.json.Decoder(list[str])
 class Alike:
     """What is the same in the chunks of an answer: the bytes before the text, and those after it."""
 
-    __slots__ = ("_after_bytes", "_before_bytes", "_between", "_closing", "_opening")
+    __slots__ = ("_between", "_closing", "_opening", "_part_of")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._opening = DATA + before
         self._closing = after + EVENT_END
         self._between = self._closing + self._opening
-        self._before_bytes, self._after_bytes = len(before), len(after)
+        self._part_of = itemgetter(slice(len(before), -len(after)))
 
     def texts(self, data: bytes, line_bytes_max: int) -> tuple[int, int, list[str]] | None:
         """Return (where the first event that is alike begins, where the last one ends, the texts of all between).
@@ -61,9 +62,8 @@ class Alike:
             if others > _ENDING or end <= begin:
                 return None
         chunks = data[begin + DATA_BYTES : end - END_BYTES].split(BETWEEN)
-        start, stop = self._before_bytes, -self._after_bytes
         # To split at all that is between would be plainer, and takes longer: it is too long to be sought for.
-        parts = [chunk[start:stop] for chunk in chunks]
+        parts: list[bytes] = [*map(self._part_of, chunks)]
         if opening + self._between.join(parts) + closing != data[begin:end]:
             return None
         # No line is longer than all of them together.

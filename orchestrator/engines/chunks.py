@@ -39,10 +39,6 @@ class _Usage(msgspec.Struct, frozen=True, gc=False):
     completion_tokens: _Count
     prompt_tokens_details: _PromptDetails | None = None
 
-    @property
-    def cached_tokens(self) -> int:
-        return (self.prompt_tokens_details.cached_tokens or 0) if self.prompt_tokens_details else 0
-
 
 class _ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
@@ -94,6 +90,7 @@ class AnswerReader:
     __slots__ = (
         "_alike",
         "_begun",
+        "_cached_tokens",
         "_chunks_with_text",
         "_decoder",
         "_finish_reason",
@@ -108,6 +105,7 @@ class AnswerReader:
         self._line_bytes_max = line_bytes_max
         self._usage_expectation = usage
         self._usage: _Usage | None = None
+        self._cached_tokens = 0
         self._finish_reason: FinishReason | None = None
         self._chunks_with_text = 0
         self._alike: Alike | None = None
@@ -245,10 +243,12 @@ class AnswerReader:
             return self._fail("engine_protocol", "the engine sent a chunk without choices")
         if choices and (len(choices) > 1 or choices[0].index != 0):
             return self._fail("engine_protocol", "the engine sent more than the one choice asked for")
-        if chunk.usage is not None:
-            if chunk.usage.cached_tokens > chunk.usage.prompt_tokens:
+        usage = chunk.usage
+        if usage is not None:
+            details = usage.prompt_tokens_details
+            self._usage, self._cached_tokens = usage, 0 if details is None else details.cached_tokens or 0
+            if self._cached_tokens > usage.prompt_tokens:
                 return self._fail("engine_protocol", "the engine's usage contradicts itself")
-            self._usage = chunk.usage
         if not choices:
             return None
         choice = choices[0]
@@ -279,7 +279,7 @@ class AnswerReader:
         self.ended = True
         if usage is None:
             return Finished(self._finish_reason, prompt_tokens=0, completion_tokens=self._chunks_with_text)
-        return Finished(self._finish_reason, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+        return Finished(self._finish_reason, usage.prompt_tokens, usage.completion_tokens, self._cached_tokens)
 
     def _fail(self, code: str, detail: str) -> Failed:
         self.ended = True

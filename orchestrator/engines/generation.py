@@ -8,6 +8,7 @@ the end yields none), then `Delta`s, then exactly one of `Finished`, `Refused` o
 from __future__ import annotations
 
 from enum import Enum
+from operator import attrgetter
 
 import msgspec
 
@@ -23,6 +24,9 @@ class Role(Enum):
     ASSISTANT = "assistant"
     PROMPT = "prompt"
     """Nobody: a raw text to be continued, which no template is laid round. It is the only message then."""
+
+
+_TEXT = attrgetter("text")
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -120,7 +124,7 @@ class Generation(msgspec.Struct, frozen=True):
 
     def payload(self) -> list[str]:
         """Return the text of every message, and of what was said already. Payload."""
-        payload = [message.text for message in self.messages]
+        payload: list[str] = [*map(_TEXT, self.messages)]
         if self.said is not None:
             payload.append(self.said.text)
         return payload

@@ -245,7 +245,8 @@ class Reply(asyncio.Protocol):
 
     def _rest(self) -> None:
         self._leaving = False
-        self.body.clear()
+        if self.body:
+            self.body.clear()
         self.rested_s = self._loop.time()
         self._used = True
         if not self._keeps or self._transport is None or not self._client.rest(self):

@@ -218,8 +218,11 @@ class Answer(Asking):
         self._fault: Fault | None = None
         """What broke the reply while it was held."""
         began_at, allowed_ms = loop.time(), settings.total_timeout_ms
-        self._end_at = began_at + min(allowed_ms, total_ms or allowed_ms) / 1000
-        self._late_at = min(began_at + settings.first_byte_timeout_ms / 1000, self._end_at)
+        if total_ms and total_ms < allowed_ms:
+            allowed_ms = total_ms
+        self._end_at = end_at = began_at + allowed_ms / 1000
+        first_at = began_at + settings.first_byte_timeout_ms / 1000
+        self._late_at = first_at if first_at < end_at else end_at
         """From when on nothing is read any more, though it is here."""
         self._stall_s = settings.stall_timeout_ms / 1000
         self._loop = loop
@@ -243,7 +246,7 @@ class Answer(Asking):
             self.broke(Fault.LATE)
             return
         self._late_at = self._end_at
-        reader = self._reader
+        reader, tell = self._reader, self._tell
         events = reader.feed(reply.take())
         if reply.ended and not reader.ended:
             events += reader.feed(b"")
@@ -251,9 +254,10 @@ class Answer(Asking):
             # The slot is free before anybody hears of the end.
             self._end(whole=type(events[-1]) is Finished)
         elif self._fault is None:
-            self._await_more(reply, now_s)
+            late_at = now_s + self._stall_s
+            reply.await_until(late_at if late_at < self._end_at else self._end_at)
         if events:
-            self._tell(events)
+            tell(events)
 
     def broke(self, fault: Fault) -> None:
         """See `Asking`."""
@@ -279,16 +283,12 @@ class Answer(Asking):
         if self._fault is not None:
             self.broke(self._fault)
         elif self.reply is not None:
-            self._await_more(self.reply, self._loop.time())
+            self.reply.await_until(min(self._loop.time() + self._stall_s, self._end_at))
 
     def close(self) -> None:
         """Tell nothing more. Before the end, this closes the connection at once: that frees the slot."""
         if not self.ended:
             self._end(whole=False)
-
-    def _await_more(self, reply: Reply, now_s: float) -> None:
-        late_at = now_s + self._stall_s
-        reply.await_until(late_at if late_at < self._end_at else self._end_at)
 
     def _judge(self, reply: Reply) -> bool:
         """Whether the head is here, and a stream follows that can be read."""
@@ -315,12 +315,15 @@ class Answer(Asking):
 
     def _over(self, event: Refused | Failed) -> None:
         if not self.ended:
+            tell = self._tell
             self._end(whole=False)
-            self._tell([event])
+            tell([event])
 
     def _end(self, whole: bool) -> None:
         """A connection rests after a whole answer, and is closed after any other."""
         self.ended = True
+        # Whoever hears of an answer holds it as well: kept, this would be left to the garbage collector.
+        self._tell = _told_nobody
         if self._in_flight:
             self._in_flight = False
             self._engine.in_flight -= 1
@@ -328,6 +331,10 @@ class Answer(Asking):
             self.reply.leave()
         else:
             self.cut()
+
+
+def _told_nobody(_: list[EngineEvent]) -> None:
+    """Takes what nobody hears of."""
 
 
 class _Document(Asking):

@@ -143,9 +143,10 @@ class SseDecoder:
 def plain_data(data: bytes, line_bytes_max: int) -> list[bytes] | None:
     """Return the data of whole events of one `data` line each, as all engines write them; None where there is more.
 
-    It reads what `SseDecoder` reads of the same bytes, and is there because it costs a tenth of it.
+    `data` ends with the end of an event. It reads what `SseDecoder` reads of the same bytes, and is there because it
+    costs a tenth of it.
     """
-    if not data.startswith(DATA) or not data.endswith(EVENT_END) or b"\r" in data:
+    if not data.startswith(DATA) or b"\r" in data:
         return None
     found = data[DATA_BYTES:-END_BYTES].split(BETWEEN)
     # The ends of the events are all line feeds that there are: none is left inside of one.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from node_agent.uplink.sending import Tally
-from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings
+from orchestrator.engines.generation import Delta, Finished, Generation, Message, Role, Sampling
+from orchestrator.engines.openai import Answer, OpenAIEngine, OpenAIEngineSettings
 from orchestrator.ledger.usage import PoolCounts
-from orchestrator.policy.ids import ReplicaId
+from orchestrator.policy.ids import ModelId, ReplicaId
 from orchestrator.wire.frames import Broken, Done, StreamFrame
 from scheduler.intake.engine_replica import EngineReplica
 from tests.intake.engine_stand import SharedEngine, replica_of
@@ -100,3 +103,54 @@ async def test_work_that_is_withdrawn_is_told_of_once_and_not_before_the_caller_
 
 def _some_was_made(stand: Stand) -> Callable[[], bool]:
     return lambda: any(running.generated for running in stand.site._running.values())
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def answers() -> int:
+    """How many answers of engines there are, reachable or not."""
+    return sum(1 for one in gc.get_objects() if type(one) is Answer)
+
+
+@pytest.mark.parametrize("withdrawn", [False, True])
+async def test_an_answer_that_has_ended_leaves_no_garbage(tmp_path: Path, withdrawn: bool) -> None:
+    async with (
+        SharedEngine().serving() as engine,
+        standing(tmp_path) as stand,
+        replica_of(stand, engine, "engine", 1) as replica,
+    ):
+        await stand.live(1)
+        if withdrawn:
+            engine.go.clear()
+        with no_collector():
+            asked = asyncio.create_task(last(stand))
+            if withdrawn:
+                await until(_some_was_made(stand))
+                for work in tuple(replica.working):
+                    replica.withdraw(work)
+            assert isinstance(await asked, Done)
+            await until(lambda: engine.running == 0)
+            assert answers() == 0
+
+
+async def test_an_answer_that_is_awaited_leaves_no_garbage() -> None:
+    generation = Generation(ModelId("m"), (Message(Role.USER, "Hello"),), Sampling())
+    async with SharedEngine().serving() as engine:
+        client = OpenAIEngine(OpenAIEngineSettings(f"http://127.0.0.1:{engine.port}", "served"))
+        try:
+            with no_collector():
+                assert [type(event) async for event in client.generate(generation)][-1] is Finished
+                engine.go.clear()
+                async with aclosing(client.generate(generation)) as events:
+                    assert type(await anext(events)) is Delta
+                assert answers() == 0
+        finally:
+            await client.close()
