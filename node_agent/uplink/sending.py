@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -17,8 +16,7 @@ from orchestrator.wire.deadlines import AS_SET, Deadlines, Waits
 from orchestrator.wire.frames import Broken, Refused, StreamFrame
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(msgspec.Struct):
     """What the edge counts of one attempt, as it happens."""
 
     received: int = 0

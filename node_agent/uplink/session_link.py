@@ -261,8 +261,7 @@ class SessionLink:
                 epoch, now_us, wall_ms = batch.epoch, _now_us(), self._wall_ms()
                 frames: list[IntakeFrame] = []
                 try:
-                    for message in batch.frames:
-                        frames.append(intake_frame_in(message))
+                    frames += map(intake_frame_in, batch.frames)
                 finally:
                     # Also what came before a frame that cannot be read.
                     self._act(machine.received(epoch, frames, now_us, wall_ms))

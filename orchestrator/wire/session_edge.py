@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
@@ -116,8 +115,7 @@ class Close(msgspec.Struct, frozen=True):
 Instruction = Send | Deliver | Detach | Close
 
 
-@dataclass(slots=True)
-class _Stream:
+class _Stream(msgspec.Struct):
     attempt: AttemptId
     limit_bytes: int
     """All credit that was given."""
