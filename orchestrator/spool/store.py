@@ -353,6 +353,7 @@ class Spool:
                 except SpoolError as failure:
                     return self._put_again((one,), failure)
                 active, end = self._segments[-1], SEGMENT_HEADER_BYTES
+                easy_bytes = room.easy_bytes - self._sealed_bytes
             placed[one.record_id] = end
             end += one.size_bytes
             waiting += 1

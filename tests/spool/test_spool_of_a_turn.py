@@ -43,10 +43,10 @@ WANTS = st.lists(
 )
 
 
-def opened(folder: Path, backlog_max: int = 1_000) -> Spool:
+def opened(folder: Path, backlog_max: int = 1_000, segments: int = 4) -> Spool:
     return Spool(
         folder,
-        capacity_bytes=4 * SEGMENT_BYTES_MIN,
+        capacity_bytes=segments * SEGMENT_BYTES_MIN,
         segment_bytes=SEGMENT_BYTES_MIN,
         backlog_max=backlog_max,
     )
@@ -193,3 +193,23 @@ async def test_of_a_turn_that_the_disk_fails_nothing_is_kept(
     await spool.close_async()
     with opened(tmp_path) as again:
         assert list(again.read_from()) == []
+
+
+async def test_a_turn_that_begins_a_segment_is_held_to_the_same_bounds(tmp_path: Path) -> None:
+    data = bytes(2_000)
+    found: list[list[object]] = []
+    for way in ("together", "in order"):
+        spool = opened(tmp_path / way, segments=5)
+        try:
+            number = 0
+            while len(spool._segments) < 2 or spool._segments[-1].size_bytes + 2 * len(data) < SEGMENT_BYTES_MIN:
+                spool.append(KIND, RecordId(f"r{number}"), data, durable=False)
+                number += 1
+            # The first few of them end the segment, and half of the spool is soon full.
+            wants: list[Want] = [(f"s{number}", data, Rank.SPARE, 0, False) for number in range(RUN_MAX)]
+            found.append(await together(spool, wants) if way == "together" else in_order(spool, wants))
+            assert spool.used_bytes <= 5 * SEGMENT_BYTES_MIN // 2
+        finally:
+            spool.close()
+    assert found[0] == found[1]
+    assert {type(one) for one in found[0]} == {Position, tuple}
