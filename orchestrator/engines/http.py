@@ -112,6 +112,8 @@ class Reply(asyncio.Protocol):
         if self._transport is None:
             self._fail(Fault.CLOSED)  # as soon as it was made; a connection that rests is there
             return
+        # Not when it is made: of one that is not wanted by then, uvloop never tells that it is lost.
+        self._client.began(self)
         self._transport.write(request)
         self.await_until(deadline_at)
 
@@ -122,7 +124,9 @@ class Reply(asyncio.Protocol):
             self._arm()
 
     def take(self) -> bytes:
-        """Return what has come of the body, which may be nothing."""
+        """Return what has come of the body, which may be nothing: then what is held is framing, and stays counted."""
+        if not self.body:
+            return b""
         data = b"".join(self.body)
         self.body.clear()
         self._held_bytes = 0
@@ -159,7 +163,6 @@ class Reply(asyncio.Protocol):
         """Take the transport."""
         # uvloop's transports are none of asyncio's classes, and do all that these do.
         self._transport = cast(asyncio.Transport, transport)
-        self._client.made(self)
 
     def data_received(self, data: bytes) -> None:
         """Read some of a reply."""
@@ -179,7 +182,7 @@ class Reply(asyncio.Protocol):
         elif self._held_bytes > (HELD_BYTES_MAX if self.headed else HEADER_BYTES_MAX) and not self.body:
             self._fail(Fault.MALFORMED)  # a head, a line of framing, or a trailer without end
         else:
-            asking.came()
+            self._tell(asking)
             # By now it may be the reply to another request, of which nothing is held.
             if self._held_bytes > HELD_BYTES_MAX and not self.paused and self._transport is not None:
                 self.paused = True
@@ -197,7 +200,7 @@ class Reply(asyncio.Protocol):
             return
         if self.headed and not self._framed and exc is None:
             self.ended = True
-            asking.came()
+            self._tell(asking)
         elif self._request is not None and self._used:
             self._asking = None
             self._client.ask_again(self._request, asking, self._deadline_at)
@@ -268,6 +271,16 @@ class Reply(asyncio.Protocol):
         else:
             self._fail(Fault.LATE)
 
+    def _tell(self, asking: Asking) -> None:
+        """More is here. What is raised there breaks the reply: nobody else would tell its end."""
+        told = False
+        try:
+            asking.came()
+            told = True
+        finally:
+            if not told and self._asking is asking:
+                self._fail(Fault.MALFORMED)
+
     def _fail(self, fault: Fault) -> None:
         asking = self._asking
         self.cut()
@@ -325,8 +338,8 @@ class HttpClient:
         self._resting.append(reply)
         return True
 
-    def made(self, reply: Reply) -> None:
-        """A connection is there."""
+    def began(self, reply: Reply) -> None:
+        """A connection is used, perhaps not for the first time."""
         self._open.add(reply)
 
     def lost(self, reply: Reply) -> None:
@@ -340,19 +353,25 @@ class HttpClient:
     async def _connect(self, request: bytes, asking: Asking, deadline_at: float) -> None:
         """Send a request on a new connection."""
         connect_at = self.loop.time() + self._connect_timeout_s
-        fault = Fault.UNREACHABLE
+        fault: Fault | None = Fault.UNREACHABLE
         try:
             async with asyncio.timeout_at(min(connect_at, deadline_at)):
                 _, reply = await self.loop.create_connection(lambda: Reply(self), self._host, self._port, ssl=self._tls)
-        except TimeoutError:
-            fault = Fault.UNREACHABLE if connect_at <= deadline_at else Fault.LATE
-        except (OSError, ValueError):
-            pass
-        else:
-            if not self._closed:
+            if self._closed:
+                reply.cut()
+            else:
                 asking.connecting = None
                 reply.begin(request, asking, deadline_at)
-                return
-            reply.cut()
-        asking.connecting = None
-        asking.broke(fault)
+                fault = None
+        except TimeoutError:
+            fault = Fault.UNREACHABLE if connect_at <= deadline_at else Fault.LATE
+        except asyncio.CancelledError:
+            fault = None  # it was cut
+            raise
+        except (OSError, ValueError):
+            pass
+        finally:
+            # Whatever else was raised, whoever asked hears that nothing comes.
+            asking.connecting = None
+            if fault is not None:
+                asking.broke(fault)

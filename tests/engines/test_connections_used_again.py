@@ -325,3 +325,62 @@ async def test_no_line_without_end_is_taken_in(begun: bytes) -> None:
         with pytest.raises(Broke) as error:
             await get(client)
     assert error.value.fault is Fault.MALFORMED
+
+
+@pytest.mark.parametrize("make", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_nothing_is_left_of_requests_that_are_cut_while_their_connection_is_made(
+    make: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Of a transport that nobody takes, uvloop never tells that it is closed."""
+
+    async def cut_after(turns: int, client: HttpClient) -> None:
+        for _ in range(10):
+            asked = ask(client)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asked.cut()
+            await asyncio.sleep(0.001)
+
+    async def every_moment() -> None:
+        async with serving(Server(lambda _: reply(b"answer"))) as client:
+            for turns in range(7):
+                await cut_after(turns, client)
+            await asyncio.sleep(0.05)
+            assert client._open == set()
+
+    with asyncio.Runner(loop_factory=make) as runner:
+        runner.run(every_moment())
+
+
+@pytest.mark.parametrize(
+    "answer", [reply(b"answer"), b"HTTP/1.1 200 OK\r\n\r\nanswer"], ids=["framed", "ends with the connection"]
+)
+async def test_who_fails_to_read_the_end_of_a_reply_hears_that_it_broke(answer: bytes) -> None:
+    class Fails(Asked):
+        def came(self) -> None:
+            super().came()
+            if self.reply is not None and self.reply.ended:
+                raise ZeroDivisionError
+
+    raised: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context["exception"]))
+    async with serving(Server(lambda _: answer, close_after=True)) as client:
+        asked = Fails()
+        client.ask(REQUEST, asked, soon())
+        while asked.fault is None:
+            asked._more.clear()
+            await asyncio.wait_for(asked._more.wait(), 3)
+        assert asked.fault is Fault.MALFORMED
+        assert [type(one) for one in raised] == [ZeroDivisionError]
+
+
+async def test_whatever_keeps_a_connection_from_being_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unforeseen(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", unforeseen)
+    asked = ask(HttpClient("127.0.0.1", 1, False, 1_000, 4))
+    assert asked.connecting is not None
+    with pytest.raises(RuntimeError):
+        await asked.connecting
+    assert asked.fault is Fault.UNREACHABLE
