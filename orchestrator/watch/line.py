@@ -6,6 +6,7 @@ The process has its end as its standard input: nothing is named, listens or can 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from contextlib import ExitStack
 from typing import Generic, TypeVar
@@ -55,5 +56,12 @@ async def opened(end: socket.socket, type_: type[T]) -> Line[T]:
 
 
 def own_end() -> socket.socket:
-    """Return the end that the watch gave this process. Raises OSError where its standard input is none."""
-    return socket.fromfd(0, socket.AF_UNIX, socket.SOCK_STREAM)
+    """Return the end that the watch gave this process, which then has no input. Raises OSError where that is no socket.
+
+    The line ends when this is closed: nothing else of this process, and no child of it, holds the end.
+    """
+    end = socket.fromfd(0, socket.AF_UNIX, socket.SOCK_STREAM)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return end

@@ -24,6 +24,8 @@ from protos.tidegate.v1 import labels_pb2 as pb
 
 Value = TypeVar("Value")
 
+REMEMBERED_CODES_MAX = 16
+"""Of sets with more, each is parsed by itself."""
 REMEMBERED_BYTES_MAX = 16 * 1024
 """Facts whose message is larger are read every time, so that nobody fills the memory with what is remembered."""
 
@@ -120,12 +122,15 @@ def jurisdictions(field: str, values: Iterable[str]) -> frozenset[Jurisdiction]:
     """Return a set of assigned codes."""
     codes = tuple(values)
     few(field, len(codes), SET_MAX)
-    return read(field, "assigned ISO 3166-1 codes", lambda: _assigned(codes))
+    assigned = _few_assigned if len(codes) <= REMEMBERED_CODES_MAX else _assigned
+    return read(field, "assigned ISO 3166-1 codes", lambda: assigned(codes))
 
 
-@lru_cache(maxsize=REMEMBERED_MAX)
 def _assigned(codes: tuple[str, ...]) -> frozenset[Jurisdiction]:
     return frozenset(map(parse_jurisdiction, codes))
+
+
+_few_assigned = lru_cache(maxsize=REMEMBERED_MAX)(_assigned)
 
 
 def places(field: str, values: Iterable[str]) -> frozenset[Jurisdiction]:

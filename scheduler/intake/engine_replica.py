@@ -16,8 +16,12 @@ from orchestrator.engines.metrics_page import EngineLoad, scrape
 from orchestrator.engines.openai import Answer, OpenAIEngine
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
 from scheduler.intake.replica import Replica, Told
 from scheduler.intake.site import Site
+
+log = logger("scheduler.intake")
 
 PROBE_EVERY_S = 1.0
 PROBE_AGAIN_S = 0.1
@@ -106,7 +110,11 @@ class EngineReplica:
     def assign(self, work: int, generation: Generation, budget_ms: int) -> None:
         """Run this."""
         self._assigned += 1
-        self.working[work] = _Working(self, work, generation, budget_ms + BACKSTOP_MS)
+        try:
+            self.working[work] = _Working(self, work, generation, budget_ms + BACKSTOP_MS)
+        except Exception as failure:  # noqa: BLE001  # outermost: of this work; the site is in the midst of other work
+            log.crash(Event.TASK_FAILED, failure, replica=self._replica)
+            self._loop.call_soon(self.site.work_failed, work, "internal_error", "The work could not be begun.")
 
     def withdraw(self, work: int) -> None:
         """Stop that. Closing the connection frees the engine's slot."""

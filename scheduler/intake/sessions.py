@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -116,6 +117,9 @@ class Port:
         """Tokens by stream, since the last message."""
         self._due: dict[PoolId, None] = {}  # bounded: by the pools
         """Pools whose state is to be told with the next message."""
+        self._todo: deque[Instruction] = deque()  # bounded: by the frames of a message
+        """What is to be carried out."""
+        self._acting = False
 
     @property
     def edge(self) -> EdgeId | None:
@@ -131,29 +135,43 @@ class Port:
             before.end()
 
     def act(self, instructions: list[Instruction]) -> None:
-        """Carry out what the machine asks for, in order."""
-        for instruction in instructions:
-            if type(instruction) is Send:
-                frame, line = instruction.frame, self.line
-                if line is not None:
-                    line.outbox.put(frame, Haste.RIDE if type(frame) in RIDING else Haste.NOW)
-            elif type(instruction) is Start:
-                if self.machine.edge is not None and not self.over:
-                    self._site.start(self, self.machine.edge, instruction.open, instruction.arrived_us)
-            elif type(instruction) is Stop:
-                self._site.stop(self, instruction.stream)
-            elif type(instruction) is Settled:
-                self._site.settled(self, instruction.stream, instruction.counts, instruction.sent)
-            elif type(instruction) is Detach:
-                self._leave()
-            elif type(instruction) is Close:
-                self.over = True
-                log.info(Event.SESSION_CLOSED, session_id=self.machine.session or "", code=instruction.reason)
-                self._leave()
-        if self.line is not None and len(self.line.outbox.frames) > OUTBOX_FRAMES_MAX:
-            # The edge takes nothing away.
-            self.line.outbox.drop()
-            self.act(self.machine.close("slow_reader"))
+        """Carry out what the machine asks for, in order: what it asks for meanwhile comes after.
+
+        What is raised by one of them keeps back the others, until the next event at the latest.
+        """
+        todo = self._todo
+        todo.extend(instructions)
+        if self._acting:
+            return
+        self._acting = True
+        try:
+            while todo:
+                self._carry_out(todo.popleft())
+                if not todo and self.line is not None and len(self.line.outbox.frames) > OUTBOX_FRAMES_MAX:
+                    # The edge takes nothing away.
+                    self.line.outbox.drop()
+                    todo.extend(self.machine.close("slow_reader"))
+        finally:
+            self._acting = False
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        if type(instruction) is Send:
+            frame, line = instruction.frame, self.line
+            if line is not None:
+                line.outbox.put(frame, Haste.RIDE if type(frame) in RIDING else Haste.NOW)
+        elif type(instruction) is Start:
+            if self.machine.edge is not None and not self.over:
+                self._site.start(self, self.machine.edge, instruction.open, instruction.arrived_us)
+        elif type(instruction) is Stop:
+            self._site.stop(self, instruction.stream)
+        elif type(instruction) is Settled:
+            self._site.settled(self, instruction.stream, instruction.counts, instruction.sent)
+        elif type(instruction) is Detach:
+            self._leave()
+        elif type(instruction) is Close:
+            self.over = True
+            log.info(Event.SESSION_CLOSED, session_id=self.machine.session or "", code=instruction.reason)
+            self._leave()
 
     def lost(self, line: Line) -> None:
         """A call ended. When it was the one that carries the session, that waits for another."""
@@ -165,14 +183,15 @@ class Port:
 
     def gather(self) -> None:
         """Hand the machine what came since the last message: all tokens of a stream at once, and each pool's state."""
-        made, self._made = self._made, {}
-        told: list[Instruction] = []
-        for stream, one in made.items():
-            told += self.machine.tokens(stream, one.text, one.ids, one.count)
-        due, self._due = self._due, {}
-        for pool in due:
-            told += self.machine.load(self._site.load(pool, self))
-        self.act(told)
+        while self._made or self._due:
+            made, self._made = self._made, {}
+            told: list[Instruction] = []
+            for stream, one in made.items():
+                told += self.machine.tokens(stream, one.text, one.ids, one.count)
+            due, self._due = self._due, {}
+            for pool in due:
+                told += self.machine.load(self._site.load(pool, self))
+            self.act(told)
 
     def accepted(self, stream: int, replica: ReplicaId, continuing: Continuing) -> None:
         """A replica has the work."""

@@ -54,6 +54,28 @@ async def test_a_failure_of_ours_in_the_midst_of_an_answer_breaks_it_and_frees_t
         assert isinstance(await last(stand), Done)
 
 
+async def test_work_that_cannot_be_begun_by_a_failure_of_ours_is_broken_off_and_frees_the_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with (
+        SharedEngine().serving() as engine,
+        standing(tmp_path) as stand,
+        replica_of(stand, engine, "engine", 1) as replica,
+    ):
+        await stand.live(1)
+        with monkeypatch.context() as bad:
+            bad.setattr(OpenAIEngine, "ask", failing)
+            end = await last(stand)
+        assert isinstance(end, Broken)
+        assert end.code == "internal_error"
+        await until(lambda: stand.site.busy() == 0)
+        assert (replica.working, replica.engine.in_flight) == ({}, 0)
+        assert isinstance(await last(stand), Done)
+
+
 async def test_what_waits_for_a_slot_has_the_connection_of_what_had_it(tmp_path: Path) -> None:
     async with SharedEngine().serving() as engine, standing(tmp_path, waiting_max=64) as stand:
         settings = OpenAIEngineSettings(f"http://127.0.0.1:{engine.port}", "served", connections_max=1)

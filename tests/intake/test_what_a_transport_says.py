@@ -6,20 +6,34 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
 import pytest_asyncio
 
-from orchestrator.policy.ids import SessionId
+from orchestrator.ledger.usage import PoolCounts
+from orchestrator.policy.ids import SchedulerId, SessionId
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_session import edge_batch_out, intake_frame_in
-from orchestrator.wire.frames import CREDIT_BYTES_MIN, SESSION_VERSION, Beat, Hello, IntakeFrame, Refused
+from orchestrator.wire.frames import (
+    CREDIT_BYTES_MIN,
+    SESSION_VERSION,
+    Beat,
+    Broken,
+    Hello,
+    IntakeFrame,
+    Load,
+    Open,
+    Refused,
+    Tokens,
+)
 from orchestrator.wire.session_intake import IntakeSession
 from protos.tidegate.v1 import session_pb2
 from protos.tidegate.v1.session_pb2_grpc import IntakeStub
 from scheduler.intake import sessions
 from scheduler.intake.sessions import Line, Port
+from scheduler.intake.site import Site
 from tests.intake.site_stand import EDGE, Stand, now_ms, now_us, standing
 from tests.session.world import load, made_id, open_frame
 from tests.values import replace
@@ -112,3 +126,63 @@ async def test_a_transport_that_greets_twice_ends_its_session_after_what_it_said
     async with asyncio.timeout(SOON_S):
         while any(port.machine.session == hello.session for port in stand.intake.ports):  # noqa: ASYNC110 - it is asked
             await asyncio.sleep(0.01)
+
+
+class Hasty:
+    """A site that says something in the midst of what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.faulty: set[int] = set()
+
+    def start(self, _port: Port, _edge: object, opened: Open, _now_us: int) -> None:
+        if opened.stream in self.faulty:
+            raise ZeroDivisionError
+        self.begun.append(opened.stream)
+
+    def stop(self, port: Port, stream: int) -> None:
+        if stream == 1:
+            port.broken(2, "engine_failed", "gone", PoolCounts())
+            port.tell(load(1).pool)
+
+    def load(self, _pool: object, _port: Port) -> Load:
+        return load(1)
+
+
+def attached(site: Hasty) -> Port:
+    """A session with two streams whose edge reads little of the first."""
+    port = Port(cast(Site, site), IntakeSession(SchedulerId("site"), "one"), now_us, lambda port: None)
+    hello = Hello(SESSION_VERSION, SESSION_VERSION, EDGE, SessionId(made_id("ses", 1)), 1, now_ms(), 8)
+    port.carry(Line(), hello)
+    port.act(port.machine.greeted(1, hello, now_us(), now_ms(), ()))
+    asked = [open_frame(1, 1, CREDIT_BYTES_MIN), open_frame(2, 2, 65_536)]
+    port.act(port.machine.received(1, asked, now_us()))
+    assert port.line is not None
+    port.line.outbox.take()
+    return port
+
+
+async def test_what_is_said_in_the_midst_of_something_comes_after_it_and_leaves_with_it() -> None:
+    port = attached(Hasty())
+    assert port.line is not None
+    port.tokens(1, "x" * 200_000, (), 1, True)  # more than its edge said it would read: it is stopped
+    port.tokens(2, "hello", (), 1, True)
+    port.gather()
+    told = [(type(frame), getattr(frame, "stream", None)) for frame in port.line.outbox.take()]
+    assert told == [(Broken, 1), (Tokens, 2), (Broken, 2), (Load, None)]
+    port.gather()
+    assert not port.line.outbox.frames
+
+
+async def test_a_fault_of_one_attempt_keeps_no_other_from_its_end() -> None:
+    site = Hasty()
+    site.faulty = {1}
+    port = Port(cast(Site, site), IntakeSession(SchedulerId("site"), "one"), now_us, lambda port: None)
+    hello = Hello(SESSION_VERSION, SESSION_VERSION, EDGE, SessionId(made_id("ses", 1)), 1, now_ms(), 8)
+    port.carry(Line(), hello)
+    port.act(port.machine.greeted(1, hello, now_us(), now_ms(), ()))
+    asked = [open_frame(number, number, CREDIT_BYTES_MIN) for number in (1, 2)]
+    with pytest.raises(ZeroDivisionError):
+        port.act(port.machine.received(1, asked, now_us()))
+    port.act(port.machine.tick(now_us()))
+    assert site.begun == [2]
