@@ -182,7 +182,7 @@ class Reply(asyncio.Protocol):
         elif self._held_bytes > (HELD_BYTES_MAX if self.headed else HEADER_BYTES_MAX) and not self.body:
             self._fail(Fault.MALFORMED)  # a head, a line of framing, or a trailer without end
         else:
-            self._tell(asking)
+            self._came(asking)
             # By now it may be the reply to another request, of which nothing is held.
             if self._held_bytes > HELD_BYTES_MAX and not self.paused and self._transport is not None:
                 self.paused = True
@@ -200,7 +200,7 @@ class Reply(asyncio.Protocol):
             return
         if self.headed and not self._framed and exc is None:
             self.ended = True
-            self._tell(asking)
+            self._came(asking)
         elif self._request is not None and self._used:
             self._asking = None
             self._client.ask_again(self._request, asking, self._deadline_at)
@@ -246,6 +246,16 @@ class Reply(asyncio.Protocol):
 
     # Inside
 
+    def _came(self, asking: Asking) -> None:
+        """There is more. Whoever asks and fails at it hears that this was all, and the loop of the failure."""
+        taken = False
+        try:
+            asking.came()
+            taken = True
+        finally:
+            if not taken and self._asking is asking:
+                self._fail(Fault.CLOSED)
+
     def _rest(self) -> None:
         self._leaving = False
         if self.body:
@@ -270,16 +280,6 @@ class Reply(asyncio.Protocol):
             self._arm()
         else:
             self._fail(Fault.LATE)
-
-    def _tell(self, asking: Asking) -> None:
-        """More is here. What is raised there breaks the reply: nobody else would tell its end."""
-        told = False
-        try:
-            asking.came()
-            told = True
-        finally:
-            if not told and self._asking is asking:
-                self._fail(Fault.MALFORMED)
 
     def _fail(self, fault: Fault) -> None:
         asking = self._asking

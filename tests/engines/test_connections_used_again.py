@@ -370,7 +370,7 @@ async def test_who_fails_to_read_the_end_of_a_reply_hears_that_it_broke(answer: 
         while asked.fault is None:
             asked._more.clear()
             await asyncio.wait_for(asked._more.wait(), 3)
-        assert asked.fault is Fault.MALFORMED
+        assert asked.fault is Fault.CLOSED
         assert [type(one) for one in raised] == [ZeroDivisionError]
 
 
