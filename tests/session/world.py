@@ -153,6 +153,7 @@ class Wire:
         self.down = Line(world.clock, delay_us, self._at_edge)
         # The connection is made first.
         self.up.busy_until(world.clock.now_us + rtt_us)
+        self.intake.connections.append(self)
 
     def say(self, epoch: int, frame: EdgeFrame) -> None:
         """Put a frame of the edge into the outbox, and that on the line a moment later."""
@@ -327,6 +328,8 @@ class IntakeNode(Node):
         self.attachments = Attachments(SchedulerId("site"), "0", limits)
         self.wires: dict[IntakeSession, Wire | None] = {}
         """Every session, with the transport that carries it."""
+        self.connections: list[Wire] = []
+        """Every transport that was made since it was started."""
         self._ticking()
 
     def arrived(self, wire: Wire, what: object) -> None:
@@ -384,13 +387,16 @@ class IntakeNode(Node):
             self.wires.pop(session, None)
 
     def crash(self) -> None:
-        """Everything in memory is gone, and nobody listens until `restart`."""
+        """Everything in memory is gone, and nobody listens until `restart`.
+
+        Every connection ends with the program that it was made to: nothing of it reaches the next one.
+        """
         self.up = False
         self._missed = []
-        for wire in self.wires.values():
-            if wire is not None:
-                wire.down.send(None)
-        self.wires = {}
+        for wire in self.connections:
+            wire.up.dead = True
+            wire.down.send(None)
+        self.wires, self.connections = {}, []
 
     def restart(self) -> None:
         """Listen again, as another instance."""
