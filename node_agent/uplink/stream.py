@@ -128,7 +128,8 @@ class Stream:
         elif len(self._frames) >= FRAMES_MAX:
             told = self._flooded(told)
         self._frames.append(told)
-        if waiter is not None:
+        # That it was accepted is told with what comes next: it changes nothing for a tenant, and waking costs.
+        if waiter is not None and type(told.frame) is not Accepted:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)

@@ -146,7 +146,7 @@ async def test_an_old_answer_that_is_read_out_late_takes_nothing_from_a_new_sess
     stand: Stand, replica: ScriptedReplica
 ) -> None:
     late = sent(stand.link.send, stand.sendable(), Tally())
-    assert isinstance(await anext(late), Accepted)
+    first = asyncio.create_task(anext(late))
     await work_of(replica)
     for port in list(stand.intake.ports):
         port.act(port.machine.close("session_lost"))
@@ -154,6 +154,7 @@ async def test_an_old_answer_that_is_read_out_late_takes_nothing_from_a_new_sess
     new = ask(stand)
     work = await work_of(replica)
     # Both have stream number 1, each in its session.
+    assert isinstance(await first, Accepted)
     broken = await anext(late)
     assert isinstance(broken, Broken)
     assert broken.code == "session_lost"
@@ -201,7 +202,7 @@ async def test_after_a_restart_of_the_intake_replicas_and_edges_find_it_again(
 
 async def test_a_tenant_that_stalls_within_credit_gets_every_token(stand: Stand, replica: ScriptedReplica) -> None:
     frames = sent(stand.link.send, stand.sendable(), Tally())
-    assert isinstance(await anext(frames), Accepted)
+    first = asyncio.create_task(anext(frames))
     work = await work_of(replica)
     words = [f"{number} " for number in range(6_000)]
     for start in range(0, len(words), 100):
@@ -209,6 +210,7 @@ async def test_a_tenant_that_stalls_within_credit_gets_every_token(stand: Stand,
     await replica.say(WorkFinished(work, "stop", PoolCounts(5, 0, len(words))))
     await until(lambda: stand.site.dispatchers[POOL].state().running == 0)
     async with asyncio.timeout(SOON_S), aclosing(frames):
+        assert isinstance(await first, Accepted)
         read = [frame async for frame in frames]
     assert text_of(read) == "".join(words)
     assert isinstance(read[-1], Done)
@@ -217,7 +219,7 @@ async def test_a_tenant_that_stalls_within_credit_gets_every_token(stand: Stand,
 
 async def test_a_tenant_that_stalls_beyond_every_bound_frees_the_slot(stand: Stand, replica: ScriptedReplica) -> None:
     frames = sent(stand.link.send, stand.sendable(), Tally())
-    assert isinstance(await anext(frames), Accepted)
+    first = asyncio.create_task(anext(frames))
     work = await work_of(replica)
     for _ in range(30):
         await replica.say(WorkTokens(work, "x" * 10_000, (1,), 1))
@@ -225,6 +227,7 @@ async def test_a_tenant_that_stalls_beyond_every_bound_frees_the_slot(stand: Sta
         assert await replica.got.get() == WorkCancel(work)
     await replica.say(WorkFinished(work, "cancelled", PoolCounts(5, 0, 30)))
     async with asyncio.timeout(SOON_S), aclosing(frames):
+        assert isinstance(await first, Accepted)
         read = [frame async for frame in frames]
     assert isinstance(read[-1], Broken)
     assert read[-1].code == "slow_reader"

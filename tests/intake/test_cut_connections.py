@@ -229,11 +229,12 @@ async def test_a_draining_intake_lets_a_cut_answer_come_to_its_end(border: Borde
 async def test_a_drain_waits_until_the_edge_has_everything(border: Border) -> None:
     tally = Tally()
     frames = sent(border.link.send, border.stand.sendable(budget_ms=int(SOON_S * 1000)), tally)
-    assert isinstance(await anext(frames), Accepted)
+    first = asyncio.create_task(anext(frames))
     work = await work_of(border)
     await border.replica.say(WorkTokens(work, WORDS[0], (0,), 1), WorkFinished(work, "stop", PoolCounts(5, 0, 1)))
     await until(lambda: border.stand.site.dispatchers[POOL].state().running == 0)
     assert border.stand.site.busy() == 1
+    assert isinstance(await first, Accepted)
     assert [type(frame) async for frame in frames] == [Tokens, Done]
     await until(lambda: border.stand.site.busy() == 0)
 

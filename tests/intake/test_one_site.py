@@ -104,8 +104,8 @@ async def test_a_tenant_who_leaves_frees_the_slot_within_a_second(stand: Stand, 
     frames = sent(stand.link.send, stand.sendable(), Tally())
     first = asyncio.create_task(anext(frames))
     work = await work_of(replica)
-    await first
-    await frames.aclose()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
     async with asyncio.timeout(1.0):
         assert await replica.got.get() == WorkCancel(work)
     await replica.say(WorkFinished(work, "cancelled", PoolCounts(5, 0, 0)))
