@@ -387,10 +387,7 @@ class IntakeNode(Node):
             self.wires.pop(session, None)
 
     def crash(self) -> None:
-        """Everything in memory is gone, and nobody listens until `restart`.
-
-        Every connection ends with the program that it was made to: nothing of it reaches the next one.
-        """
+        """Everything in memory is gone, with every connection that was made to it; nobody listens until `restart`."""
         self.up = False
         self._missed = []
         for wire in self.connections:

@@ -43,5 +43,5 @@ def test_the_watch_hears_the_end_of_a_line(script: str, killed: bool) -> None:
             assert own.recv(1) == b""
             assert killed or process.poll() is None
         finally:
-            subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)
+            subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False, timeout=TIMEOUT_S)
             process.wait(TIMEOUT_S)
