@@ -57,6 +57,7 @@ _EVENTS = {Turn.OUT: Event.POOL_EJECTED, Turn.TRIED: Event.POOL_TRIED, Turn.BACK
 
 log = logger("node_agent.border")
 
+
 class Hands(msgspec.Struct, frozen=True):
     """What the gate acts with. Time and randomness come through here."""
 
