@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 from node_agent.front.dates import http_date
 from node_agent.front.framing import HEAD_END, Body, Head, Malformed, Pair, fault_so_far, read_head, unread
+from node_agent.front.groups import Groups
 from node_agent.front.http import App
 from orchestrator.wire.catalogue import Problem
 
@@ -35,6 +36,7 @@ class House(Protocol):
     """What the connections of one server share."""
 
     app: App
+    groups: Groups
     head_timeout_s: float
     """How long a head may take, and how long a new connection may say nothing."""
     idle_timeout_s: float
@@ -147,11 +149,17 @@ class Connection(asyncio.Protocol):
     def abort(self) -> list[asyncio.Task[None]]:
         """End the connection at once, and cancel what is being served. Returns that."""
         self._transport.abort()
-        task = None if self._serving is None else self._serving.task
-        if task is None:
+        serving = self._serving
+        if serving is None:
             return []
-        task.cancel()
-        return [task]
+        if serving.task is None:
+            # It has not begun, and does not any more.
+            self._serving = None
+            if serving.gone:
+                self._house.left(self)
+            return []
+        serving.task.cancel()
+        return [serving.task]
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -199,8 +207,15 @@ class Connection(asyncio.Protocol):
             serving.feed(buffer)
         if buffer or len(serving.held) > BUFFER_BYTES_MAX or not self.reading:
             self._hold_back()
+        self._house.groups.add(self._begin)
+
+    def _begin(self) -> None:
+        """It is the turn of the request that was read."""
+        serving = self._serving
+        if serving is None:
+            return  # broken off meanwhile
         # Not a coroutine round the application: every wait of a request would go through it.
-        serving.task = self._loop.create_task(self._house.app(head, serving))
+        serving.task = self._loop.create_task(self._house.app(serving.head, serving))
         serving.task.add_done_callback(self._served)
 
     def _served(self, task: asyncio.Task[None]) -> None:
@@ -271,8 +286,7 @@ class _Serving:
         "_chunked",
         "_connection",
         "_expects",
-        "_head",
-        "_silent",
+                "_silent",
         "_start",
         "_told_end",
         "_transport",
@@ -280,6 +294,7 @@ class _Serving:
         "close",
         "complete",
         "gone",
+        "head",
         "held",
         "left",
         "read_to_the_end",
@@ -292,7 +307,7 @@ class _Serving:
         """`whole` is the body, where all of it is here."""
         self._connection = connection
         self._transport = transport
-        self._head = head
+        self.head = head
         self._body = Body(head.length) if whole is None else None
         """Reads what is still to come of the body; None once all of it is here."""
         self._broken = False
@@ -352,7 +367,7 @@ class _Serving:
 
     def here(self) -> bytes | None:
         """The whole body, where it came with the head."""
-        if not self.read_to_the_end or self._told_end or self.gone or self._head.length is None:
+        if not self.read_to_the_end or self._told_end or self.gone or self.head.length is None:
             return None
         return self._taken()
 
@@ -394,7 +409,7 @@ class _Serving:
             ends += 1
         if length is not None:
             self._answer_left = int(length)
-        elif self._head.chunks_allowed:
+        elif self.head.chunks_allowed:
             self._chunked = True
             start += "transfer-encoding: chunked\r\n"
             ends += 1
@@ -405,7 +420,7 @@ class _Serving:
         if self.close:
             start += "connection: close\r\n"
             ends += 1
-        elif not self._head.chunks_allowed:
+        elif not self.head.chunks_allowed:
             start += "connection: keep-alive\r\n"
             ends += 1
         if start.count("\n") != ends or start.count("\r") != ends:

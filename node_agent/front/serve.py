@@ -7,6 +7,7 @@ import contextlib
 
 from node_agent.front.app import Front
 from node_agent.front.connection import Connection
+from node_agent.front.groups import Groups
 from node_agent.front.http import App
 
 BACKLOG = 1_024
@@ -40,6 +41,7 @@ class FrontServer:
         """`host` is an address. Port 0 lets the system choose. A `shared` port is also that of other processes, among
         which the system spreads the connections."""
         self.app: App = app
+        self.groups = Groups()
         self.head_timeout_s = head_timeout_ms / 1000
         self.idle_timeout_s = idle_timeout_ms / 1000
         self.draining = False
