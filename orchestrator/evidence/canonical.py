@@ -13,7 +13,7 @@ import rfc8785
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from orchestrator.policy.ids import Digest, KeyId, digest_of
+from orchestrator.policy.ids import KeyId
 
 JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 """What our records may hold: no floats, so that no two machines differ on a number."""
@@ -58,11 +58,6 @@ def written(value: Mapping[str, Writable]) -> bytes:
 def written_part(value: Mapping[str, Writable]) -> msgspec.Raw:
     """Return the canonical bytes of a part of a record, for a whole that is `written` with it."""
     return msgspec.Raw(written(value))
-
-
-def canonical_digest(value: Mapping[str, JsonValue]) -> Digest:
-    """Return the SHA-256 of the canonical bytes."""
-    return digest_of(canonical_bytes(value))
 
 
 def commit(key: bytes, key_id: KeyId, parts: Sequence[bytes]) -> str:

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.evidence.canonical import canonical_bytes, canonical_digest
+from orchestrator.evidence.canonical import canonical_bytes
 from orchestrator.evidence.records import DAY_MS, owed, retain_until_ms
 from orchestrator.files.pack_shapes import PackDocument
 from orchestrator.files.packs import pack_of
 from orchestrator.files.typed import fit
-from orchestrator.policy.ids import digest_of
 from tests.intake.small_house import oblige, pack
 
 
@@ -38,10 +37,6 @@ def test_every_duration_that_a_pack_may_hold_can_be_kept(parts: tuple[int | None
 def test_the_longest_promise_holds(durations: list[str], now_ms: int) -> None:
     each = [retain_until_ms((one,), now_ms) for one in durations]
     assert retain_until_ms(tuple(durations), now_ms) == max(each, default=0)
-
-
-def test_a_digest_is_that_of_the_canonical_bytes() -> None:
-    assert canonical_digest({"b": 1, "a": "x"}) == digest_of(b'{"a":"x","b":1}')
 
 
 def test_half_a_character_has_no_canonical_form() -> None:
