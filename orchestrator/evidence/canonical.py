@@ -41,8 +41,9 @@ def canonical_bytes(value: Mapping[str, JsonValue]) -> bytes:
     return rfc8785.dumps(value)
 
 
-spelled: Callable[[Mapping[str, Writable]], bytes] = _ENCODER.encode
-"""Returns the canonical bytes of what our own code made of typed values, by names of its own.
+spelled: Callable[[Mapping[str, Writable] | msgspec.Struct], bytes] = _ENCODER.encode
+"""Returns the canonical bytes of what our own code made of typed values, by names of its own. A struct that is made by
+position costs less than a mapping.
 
 Its names are ASCII, down to those of its parts that were not written before. It is not looked through once more.
 """

@@ -115,15 +115,18 @@ def attestation_bytes(
     inputs: Digest | None,
 ) -> bytes:
     """Return the bytes that an edge signs for one attempt: who asks, for what, what went in, what the law was told."""
-    return ATTESTATION_PREFIX + spelled(
-        {
-            "v": ATTESTATION_VERSION,
-            "edge": edge,
-            "attempt": attempt,
-            "decision": decision,
-            "pool": pool,
-            "facts": facts_part(facts),
-            "citation": citation,
-            "inputs": inputs,
-        }
-    )
+    version, told = ATTESTATION_VERSION, facts_part(facts)
+    return ATTESTATION_PREFIX + spelled(_Attested(version, edge, attempt, decision, pool, told, citation, inputs))
+
+
+class _Attested(msgspec.Struct, frozen=True):
+    """What is attested, by the names that its bytes have."""
+
+    v: int
+    edge: EdgeId
+    attempt: AttemptId
+    decision: DecisionId
+    pool: PoolId
+    facts: msgspec.Raw
+    citation: Citation
+    inputs: Digest | None

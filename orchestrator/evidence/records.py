@@ -72,41 +72,79 @@ class DecisionRecord(msgspec.Struct, frozen=True):
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        discharged: list[Writable] = []
-        for done in self.discharged:
-            duty = done.obligation
-            discharged += ({"obligation": f"{duty.kind}:{duty.argument}", "did": done.did},)
-        value: dict[str, Writable] = {
-            "v": RECORD_VERSION,
-            "kind": "decision",
-            "id": self.id,
-            "request": self.request,
-            "client_request": self.client_request,
-            "attempt": self.attempt,
-            "side": self.side,
-            "program": self.program,
-            "edge": self.edge,
-            "tenant": self.tenant,
-            "key_id": self.key_id,
-            "model": self.model,
-            "pool": self.pool,
-            "outcome": self.outcome,
-            "labels": None if self.sources is None else sources_part(self.sources),
-            "facts": facts_part(self.facts),
-            "citation": self.citation,
-            "placement": self.placement,
-            "asked": self.asked,
-            "inputs": None if self.inputs is None else self.inputs.written,
-            "commitment": self.commitment,
-            "payload_bytes": self.payload_bytes,
-            "regulated": self.regulated,
-            "retention": list[JsonValue](self.retention),
-            "discharged": discharged,
-            "decided_ms": self.decided_ms,
-            "continues": self.continues,
-            "first_token": self.first_token,
-        }
-        return spelled(value)
+        discharged = [
+            _Discharged(f"{done.obligation.kind}:{done.obligation.argument}", done.did) for done in self.discharged
+        ]
+        return spelled(
+            _Written(
+                RECORD_VERSION,
+                "decision",
+                self.id,
+                self.request,
+                self.client_request,
+                self.attempt,
+                self.side,
+                self.program,
+                self.edge,
+                self.tenant,
+                self.key_id,
+                self.model,
+                self.pool,
+                self.outcome,
+                None if self.sources is None else sources_part(self.sources),
+                facts_part(self.facts),
+                self.citation,
+                self.placement,
+                self.asked,
+                None if self.inputs is None else self.inputs.written,
+                self.commitment,
+                self.payload_bytes,
+                self.regulated,
+                self.retention,
+                discharged,
+                self.decided_ms,
+                self.continues,
+                self.first_token,
+            )
+        )
+
+
+class _Discharged(msgspec.Struct, frozen=True):
+    obligation: str
+    did: str
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """A decision record by the names that its bytes have. A struct is made and spelled sooner than a mapping."""
+
+    v: int
+    kind: str
+    id: DecisionId
+    request: RequestId
+    client_request: str | None
+    attempt: AttemptId | None
+    side: SideId
+    program: str
+    edge: EdgeId
+    tenant: TenantId | None
+    key_id: KeyId | None
+    model: ModelId
+    pool: PoolId | None
+    outcome: str
+    labels: msgspec.Raw | None
+    facts: msgspec.Raw
+    citation: Citation
+    placement: Mapping[str, Writable]
+    asked: Mapping[str, Writable] | None
+    inputs: msgspec.Raw | None
+    commitment: str | None
+    payload_bytes: int
+    regulated: bool
+    retention: tuple[str, ...]
+    discharged: list[_Discharged]
+    decided_ms: int
+    continues: AttemptId | None
+    first_token: int
 
 
 DAY_MS = 24 * 60 * 60 * 1000

@@ -6,7 +6,7 @@ from enum import Enum
 
 import msgspec
 
-from orchestrator.evidence.canonical import JsonValue, Writable, spelled
+from orchestrator.evidence.canonical import Writable, spelled
 from orchestrator.ledger.money import Money
 from orchestrator.policy.ids import AttemptId, DecisionId, ModelId, PoolId, RequestId, TenantId, UsageId
 
@@ -94,42 +94,72 @@ class UsageRecord(msgspec.Struct, frozen=True):
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        pool, edge = self.pool_counts, self.edge_counts
-        counts: dict[str, JsonValue] = {}
+        pool, edge, price = self.pool_counts, self.edge_counts, self.price
+        counts: dict[str, Writable] = {}
         if pool is not None:
-            counts["pool"] = {
-                "prompt": pool.prompt,
-                "cached": pool.cached,
-                "generated": pool.generated,
-                "sent": pool.sent,
-                "reported": self.own != "pool",
-            }
+            counts["pool"] = _Pool(pool.prompt, pool.cached, pool.generated, pool.sent, self.own != "pool")
         if edge is not None:
-            counts["edge"] = {
-                "received": edge.received,
-                "delivered": edge.delivered,
-                "reported": self.own != "edge",
-            }
-        value: dict[str, Writable] = {
-            "v": USAGE_VERSION,
-            "kind": "usage",
-            "id": self.id,
-            "request": self.request,
-            "attempt": self.attempt,
-            "decision": self.decision,
-            "tenant": self.tenant,
-            "pool": self.pool,
-            "model": self.model,
-            "outcome": self.outcome,
-            "counted": self.counted,
-            "counts": counts,
-            # Pico-units may exceed 2^53 - 1, so the amount is written as a string.
-            "price": None
-            if self.price is None
-            else {"amount_pico": str(self.price.amount_pico), "currency": self.price.currency},
-            "ended_ms": self.ended_ms,
-            "continues": self.continues,
-            "first_token": self.first_token,
-            "resumable": self.resumable,
-        }
-        return spelled(value)
+            counts["edge"] = _Edge(edge.received, edge.delivered, self.own != "edge")
+        return spelled(
+            _Written(
+                USAGE_VERSION,
+                "usage",
+                self.id,
+                self.request,
+                self.attempt,
+                self.decision,
+                self.tenant,
+                self.pool,
+                self.model,
+                self.outcome,
+                self.counted,
+                counts,
+                None if price is None else _Price(str(price.amount_pico), price.currency),
+                self.ended_ms,
+                self.continues,
+                self.first_token,
+                self.resumable,
+            )
+        )
+
+
+class _Pool(msgspec.Struct, frozen=True):
+    prompt: int
+    cached: int
+    generated: int
+    sent: int
+    reported: bool
+
+
+class _Edge(msgspec.Struct, frozen=True):
+    received: int
+    delivered: int
+    reported: bool
+
+
+class _Price(msgspec.Struct, frozen=True):
+    amount_pico: str
+    """Pico-units may exceed 2^53 - 1, so the amount is written as a string."""
+    currency: str
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """A usage record by the names that its bytes have. A struct is made and spelled sooner than a mapping."""
+
+    v: int
+    kind: str
+    id: UsageId
+    request: RequestId
+    attempt: AttemptId
+    decision: DecisionId
+    tenant: TenantId | None
+    pool: PoolId
+    model: ModelId
+    outcome: Outcome
+    counted: Counted | None
+    counts: dict[str, Writable]
+    price: _Price | None
+    ended_ms: int
+    continues: AttemptId | None
+    first_token: int
+    resumable: Resumable | None

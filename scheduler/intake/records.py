@@ -25,32 +25,32 @@ def decision_record(
     """Return this side's decision on an attempt. `payload_bytes` is the size of all its texts in UTF-8."""
     verdict: Writable = {} if check.verdict is None else verdict_part(check.verdict)
     return DecisionRecord(
-        id=decision,
-        request=opened.request,
-        client_request=None,
-        attempt=opened.attempt,
-        side=side,
-        program="scheduler",
-        edge=edge,
-        tenant=None,
-        key_id=None,
-        model=opened.generation.model,
-        pool=opened.pool,
-        outcome=PERMITTED if problem is None else problem.entry.code,
-        sources=None,
-        facts=opened.facts,
-        citation=opened.citation,
-        placement={"answers": opened.decision, "newest": verdict},
-        asked=None,
-        inputs=opened.inputs,
-        commitment=None,
-        payload_bytes=payload_bytes,
-        regulated=opened.facts.label.regulated(),
-        retention=() if check.verdict is None else owed(check.verdict.obligations).retention,
-        discharged=check.discharged,
-        decided_ms=now_ms,
-        continues=opened.continues,
-        first_token=opened.generation.first_token(),
+        decision,
+        opened.request,
+        None,  # the client's own id
+        opened.attempt,
+        side,
+        "scheduler",
+        edge,
+        None,  # tenant
+        None,  # key
+        opened.generation.model,
+        opened.pool,
+        PERMITTED if problem is None else problem.entry.code,
+        None,  # sources of the label
+        opened.facts,
+        opened.citation,
+        {"answers": opened.decision, "newest": verdict},
+        None,  # what was asked
+        opened.inputs,
+        None,  # commitment
+        payload_bytes,
+        opened.facts.label.regulated(),
+        () if check.verdict is None else owed(check.verdict.obligations).retention,
+        check.discharged,
+        now_ms,
+        opened.continues,
+        opened.generation.first_token(),
     )
 
 
@@ -65,20 +65,20 @@ def usage_record(
 ) -> UsageRecord:
     """Return what an attempt consumed, by the pool's own count and, where it told, the edge's."""
     return UsageRecord(
-        id=usage,
-        request=opened.request,
-        attempt=opened.attempt,
-        decision=opened.decision,
-        tenant=None,
-        pool=opened.pool,
-        model=opened.generation.model,
-        outcome=outcome,
-        counted=counted,
-        pool_counts=pool_counts,
-        edge_counts=edge_counts,
-        own="pool",
-        price=None,
-        ended_ms=now_ms,
-        continues=opened.continues,
-        first_token=opened.generation.first_token(),
+        usage,
+        opened.request,
+        opened.attempt,
+        opened.decision,
+        None,  # tenant
+        opened.pool,
+        opened.generation.model,
+        outcome,
+        counted,
+        pool_counts,
+        edge_counts,
+        "pool",
+        None,  # price
+        now_ms,
+        opened.continues,
+        opened.generation.first_token(),
     )
