@@ -43,11 +43,11 @@ class Backlog:
 
     def may_hold(self, tags: array[int]) -> bool:
         """Whether a record that waits may have one of the ids of these tags: nearly never."""
-        buckets, written, at = self._buckets, tags.tobytes(), 0
+        buckets = self._buckets
         for tag in tags:
-            if written[at : at + TAG_BYTES] in buckets[tag % BUCKETS]:
+            bucket = buckets[tag % BUCKETS]
+            if bucket and tag.to_bytes(TAG_BYTES, sys.byteorder) in bucket:
                 return True
-            at += TAG_BYTES
         return False
 
     def add(self, segment: int, tags: array[int], offsets: Collection[int]) -> None:

@@ -31,7 +31,7 @@ DATA_BYTES_MAX: Final = 64 * 1024
 RETAIN_MS_MAX: Final = 2**63 - 1
 
 _KIND = re.compile(r"[a-z0-9_]{1,32}\Z")
-_ID = re.compile(r"[!-~]{1,96}\Z")
+_ID_CHARS_MAX = 96
 
 
 @lru_cache(maxsize=64)
@@ -123,7 +123,8 @@ def check_record(kind: str, record_id: str, data_bytes: int, retain_until_ms: in
     """Raises BadRecord for what no spool can hold; `data_bytes` is the size of its data."""
     if not _is_kind(kind):
         raise BadRecord("expected a kind of 1 to 32 characters of a-z, 0-9 and _")
-    if not _ID.match(record_id):
+    printable = record_id.isascii() and record_id.isprintable() and " " not in record_id
+    if not (printable and 0 < len(record_id) <= _ID_CHARS_MAX):
         raise BadRecord("expected an id of 1 to 96 printable ASCII characters")
     if data_bytes > DATA_BYTES_MAX:
         raise BadRecord(f"expected at most {DATA_BYTES_MAX} bytes")
