@@ -60,6 +60,8 @@ class GroupWriter:
         self._job: asyncio.Future[Durable] | None = None
         self._turning = False
         """Whether the end of this turn writes what is pending."""
+        self._loop: asyncio.AbstractEventLoop
+        """The loop whose turn it is, or which the thread works for; none before the first append."""
         self._closed = False
         self._ended = False
         # The thread is started by the first use.
@@ -85,14 +87,15 @@ class GroupWriter:
         # What closes something is bounded by what was begun, and nobody would write it later.
         if rank is not Rank.CLOSES and len(self._waiting) >= self._pending_max:
             raise SpoolFull(kind, FullReason.PENDING)
-        done: Done = asyncio.Future()
+        if self._job is None and not self._turning:
+            # Once a turn: whoever asks for the loop, or makes a future without it, calls the kernel.
+            self._loop = asyncio.get_running_loop()
+            self._turning = True
+            self._loop.call_soon(self._turn, self._loop)
+        done: Done = self._loop.create_future()
         self._pending.append(record)
         self._waiting.append(done)
         self._pending_bytes += record.size_bytes
-        if self._job is None and not self._turning:
-            self._turning = True
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._turn, loop)
         return done
 
     async def run(self, action: Callable[[], T]) -> T:
