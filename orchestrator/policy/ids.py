@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NewType
 
 TenantId = NewType("TenantId", str)
@@ -43,9 +44,17 @@ KEY_ID_PATTERN = re.compile(r"[a-z0-9]{6,32}\Z")
 _API_KEY = re.compile(r"tg_([a-z0-9]{6,32})_([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])\Z")
 SECRET_BYTES = 32
 RANDOM_BYTES = 10
-_LAST_DIGIT = 2 * RANDOM_BYTES - 1
+_RANDOM_DIGITS = 2 * RANDOM_BYTES
 # Of a random digit the two lower bits go on behind those that tell the variant.
 _VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+
+
+@lru_cache(maxsize=16)
+def _stamp(now_ms: int) -> str:
+    """Return how an id of this time begins, up to the version: within a millisecond many are made."""
+    if not 0 <= now_ms < 1 << 48:
+        raise ValueError("now_ms does not fit in 48 bits")
+    return f"_{now_ms:012x}7"
 
 
 def _made_with(prefix: str) -> Callable[[int, bytes], Any]:
@@ -55,13 +64,10 @@ def _made_with(prefix: str) -> Callable[[int, bytes], Any]:
     """
 
     def make(now_ms: int, entropy: bytes) -> str:
-        if not 0 <= now_ms < 1 << 48:
-            raise ValueError("now_ms does not fit in 48 bits")
-        chance = entropy.hex()
-        # From the last digit on there is one alone where the size is right.
-        if chance[_LAST_DIGIT:] not in _VARIANT:
+        stamp, chance = _stamp(now_ms), entropy.hex()
+        if len(chance) != _RANDOM_DIGITS:
             raise ValueError(f"a UUIDv7 takes {RANDOM_BYTES} random bytes")
-        return f"{prefix}_{now_ms:012x}7{chance[17:]}{_VARIANT[chance[1]]}{chance[2:17]}"
+        return f"{prefix}{stamp}{chance[17:]}{_VARIANT[chance[1]]}{chance[2:17]}"
 
     return make
 
