@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.bundles.roots import SigningKey
-from orchestrator.evidence.attestation import SEALED_TOGETHER_MAX, seal, sealed
+from orchestrator.evidence.attestation import SEAL_PREFIX, SEALED_TOGETHER_MAX, seal, sealed
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
 FEW = st.lists(st.binary(max_size=40), min_size=1, max_size=SEALED_TOGETHER_MAX)
@@ -44,6 +44,14 @@ def test_a_digest_that_was_added_is_not_sealed() -> None:
     made = seal(KEY.sign, [b"one"])[0] + sha256(b"two").digest()
     assert not sealed(KEY.public_key, b"two", made)
     assert not sealed(KEY.public_key, b"one", made)
+
+
+@pytest.mark.parametrize("at", [1, 16, 31])
+def test_a_digest_is_found_only_in_its_place(at: int) -> None:
+    own = sha256(b"attestation").digest()
+    across = bytes(at) + own + bytes(32 - at)
+    assert not sealed(KEY.public_key, b"attestation", KEY.sign(SEAL_PREFIX + across) + across)
+    assert sealed(KEY.public_key, b"attestation", KEY.sign(SEAL_PREFIX + across + own) + across + own)
 
 
 def test_no_more_are_sealed_together_than_a_seal_may_carry() -> None:
