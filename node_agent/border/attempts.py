@@ -48,7 +48,7 @@ from orchestrator.telemetry.names import (
 )
 from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.deadlines import TOTAL
-from orchestrator.wire.frames import Broken, Done, Refused
+from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
 
 HELD_UP_SHARE = 4
 """Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
@@ -98,6 +98,20 @@ class Basis(msgspec.Struct, frozen=True):
     """Those that are done by headers of the answer."""
 
 
+class _NotSent:
+    """What an attempt that has not left leaves by."""
+
+    async def next(self, now_us: int) -> StreamFrame | None:
+        """Nothing comes of it."""
+        return None
+
+    async def close(self) -> None:
+        """There is nothing to stop."""
+
+
+NOT_SENT = _NotSent()
+
+
 class Attempt(msgspec.Struct):
     """One send of one request to one pool."""
 
@@ -124,6 +138,8 @@ class Attempt(msgspec.Struct):
     """What it costs of the second attempts that the edge may make; None before it leaves."""
     held_us: int = 0
     """For how long the tenant did not take what was there for it."""
+    sending: Sending = NOT_SENT
+    """What it left by."""
 
 
 class AttemptCounters:
@@ -288,7 +304,6 @@ class Attempts:
     async def end(
         self,
         attempt: Attempt,
-        sending: Sending | None,
         outcome: Outcome,
         last: Done | Broken | Refused | None,
         price: Money | None,
@@ -299,8 +314,7 @@ class Attempts:
         Once for each one, whatever stopping it comes to.
         """
         try:
-            if sending is not None:
-                await sending.close()
+            await attempt.sending.close()
         finally:
             record = self._learned(attempt, outcome, last, price, resumable)
             try:
@@ -375,11 +389,11 @@ class Attempts:
             if candidate.drop is not None:
                 counters.not_placed_pools[candidate.drop].value += 1
             verdict = candidate.verdict
-            if FAULT in verdict.rules:  # a bug in the law's code: refused, and told
-                log.error(Event.POLICY_DISAGREED, decision_id=decided.id, pool=candidate.pool.id, rule=FAULT)
             if verdict.allowed:
                 permitted += (candidate.pool,)
                 continue
+            if FAULT in verdict.rules:  # a bug in the law's code: refused, and told
+                log.error(Event.POLICY_DISAGREED, decision_id=decided.id, pool=candidate.pool.id, rule=FAULT)
             for rule in verdict.rules:
                 counters.denials[rule].value += 1
         return permitted

@@ -29,7 +29,6 @@ from node_agent.border.resume import (
     kept_not,
     stopped_by,
 )
-from node_agent.uplink.sending import Sending
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.money import Money
 from orchestrator.ledger.usage import Outcome, PoolCounts, Resumable
@@ -156,13 +155,6 @@ class _Run(msgspec.Struct):
         )
 
 
-class _Begun(msgspec.Struct, frozen=True):
-    """An attempt that has begun to answer."""
-
-    attempt: Attempt
-    sending: Sending
-
-
 class Gate:
     """The only door to the uplink."""
 
@@ -192,8 +184,8 @@ class _Course(msgspec.Struct, eq=False):
     _run: _Run
     _answer: Answer | None = None
     """What is told of it. None before it has begun and once it is over: the two hold each other."""
-    _going: _Begun | None = None
-    """What is under way, and not settled."""
+    _going: Attempt | None = None
+    """What has begun to answer, and is not settled."""
     _first: Tokens | Done | None = None
     """The frame that it began with, until that is asked for."""
     _given_us: int = 0
@@ -221,7 +213,6 @@ class _Course(msgspec.Struct, eq=False):
                     asked = run.left(now_us) if run.sent else run.asked
                     attempt = await attempts.open(asked, run.tried, run.problem, now_us, again=run.sent > 0)
                     run.sent += 1
-                    sending: Sending | None = None
                     first: Tokens | Done | Broken | Refused | None = None
                     now_us = attempt.sent_us
                     try:
@@ -229,6 +220,7 @@ class _Course(msgspec.Struct, eq=False):
                             await attempts.depart(attempt, asked.departure)
                             now_us = hands.now_ns() // 1000
                         sending = hands.routes.send(attempt.pool, attempt.sendable, attempt.tally, now_us)
+                        attempt.sending = sending
                         while first is None:
                             match await sending.next(now_us):
                                 case Accepted() as accepted:
@@ -238,29 +230,27 @@ class _Course(msgspec.Struct, eq=False):
                             now_us = hands.now_ns() // 1000
                     finally:
                         if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
-                            await attempts.end(attempt, sending, Outcome.CANCELLED, None, None, None)
+                            await attempts.end(attempt, Outcome.CANCELLED, None, None, None)
                     match first:
                         case Tokens() | Done():
-                            answer = self._begun(attempt, sending, first, now_us, answer)
+                            answer = self._begun(attempt, first, now_us, answer)
                             begun = True
                             return answer
                         case Broken() | Refused():
-                            await self._not_begun(attempt, sending, first)
+                            await self._not_begun(attempt, first)
                 except ProblemError as error:
                     left_ms, pause_ms = await self._comes_back(error.problem, left_ms, pause_ms)
         finally:
             if not begun:
                 run.kept.drop()
 
-    def _begun(
-        self, attempt: Attempt, sending: Sending, first: Tokens | Done, now_us: int, answer: Answer | None
-    ) -> Answer:
+    def _begun(self, attempt: Attempt, first: Tokens | Done, now_us: int, answer: Answer | None) -> Answer:
         """An attempt begins to answer: learn from it how far the pool is, and return what is told of the answer."""
         run = self._run
         run.started = True
         attempt.first_us = now_us
         self._attempts.first_token(attempt.flight, now_us)
-        self._going, self._first = _Begun(attempt, sending), first
+        self._going, self._first = attempt, first
         run.kept.accepted(attempt.continuing)
         segment = Segment(attempt.pool, attempt.decision_id, run.kept.tokens)
         if answer is None:
@@ -269,12 +259,12 @@ class _Course(msgspec.Struct, eq=False):
         answer.segments.append(segment)
         return answer
 
-    async def _not_begun(self, attempt: Attempt, sending: Sending, last: Broken | Refused) -> None:
+    async def _not_begun(self, attempt: Attempt, last: Broken | Refused) -> None:
         """An attempt ended before it said a word: another may take its place. Raises ProblemError where none does."""
         run, code = self._run, last.code
         if isinstance(last, Broken):
             run.started = True
-            await self._attempts.end(attempt, sending, Outcome.BROKEN, last, None, None)
+            await self._attempts.end(attempt, Outcome.BROKEN, last, None, None)
             run.problem, run.refused = Problem(code, last.detail), 0
             log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=code)
             run.stopped = run.goes_on(code)
@@ -284,7 +274,7 @@ class _Course(msgspec.Struct, eq=False):
             return
         if attempt.asked.departure is not None and not run.started:
             attempt.asked.departure.not_started()
-        await self._attempts.end(attempt, sending, Outcome.REFUSED, last, None, None)
+        await self._attempts.end(attempt, Outcome.REFUSED, last, None, None)
         problem = Problem(code, last.detail, last.param, last.rules, "", last.retry_after_ms)
         run.problem, run.refused, code = problem, run.refused + 1, problem.entry.code
         log.info(Event.ATTEMPT_REFUSED, request_id=run.asked.request, pool=attempt.pool.id, code=code)
@@ -338,27 +328,28 @@ class _Course(msgspec.Struct, eq=False):
         if answer is None or going is None:
             raise StopAsyncIteration
         told: Tokens | Done | Broken | None = None
+        hands = self._hands
         try:
             frame: StreamFrame | None
             frame, self._first = self._first, None
             if frame is None:
-                asked_us = self._hands.now_ns() // 1000
-                going.attempt.held_us += asked_us - self._given_us
+                asked_us = hands.now_ns() // 1000
+                going.held_us += asked_us - self._given_us
                 frame = await going.sending.next(asked_us)
             while told is None:
                 match frame:
                     case Tokens():
                         told = frame
                     case Done():
-                        answer.price = self._attempts.price(going.attempt, frame.counts)
+                        answer.price = self._attempts.price(going, frame.counts)
                         # Before the tenant has its end: what is told to be whole is on the bill by then.
                         await self._end(Outcome.COMPLETE, frame, answer.price)
                         told = frame
                     case Broken() | None:
-                        cut = frame or _lost(going.attempt)
+                        cut = frame or _lost(going)
                         await self._end(Outcome.BROKEN, cut, answer.price)
                         if self._answer is not None:
-                            await self._go_on(going.attempt, cut, answer)
+                            await self._go_on(going, cut, answer)
                         if self._answer is None:  # closed meanwhile: nobody wants it to go on
                             await self._end(Outcome.CANCELLED, None, None)
                             raise StopAsyncIteration
@@ -367,7 +358,7 @@ class _Course(msgspec.Struct, eq=False):
                         else:
                             going, frame, self._first = self._going, self._first, None
                     case _:
-                        frame = await going.sending.next(self._hands.now_ns() // 1000)
+                        frame = await going.sending.next(hands.now_ns() // 1000)
         finally:
             if told is None:
                 await self.aclose()
@@ -381,7 +372,7 @@ class _Course(msgspec.Struct, eq=False):
             segment.tokens += told.count
             if segment.first_token:
                 told = _placed(told, segment.first_token)
-            self._given_us = self._hands.now_ns() // 1000
+            self._given_us = hands.now_ns() // 1000
         return told
 
     async def _go_on(self, attempt: Attempt, last: Broken, answer: Answer) -> None:
@@ -422,7 +413,7 @@ class _Course(msgspec.Struct, eq=False):
         going, self._going = self._going, None
         if going is None:
             return _nothing()
-        return self._attempts.end(going.attempt, going.sending, outcome, last, price, self._run.kept.resumable)
+        return self._attempts.end(going, outcome, last, price, self._run.kept.resumable)
 
 
 async def _nothing() -> None:

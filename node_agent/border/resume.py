@@ -71,7 +71,7 @@ class Kept:
         self._budget = budget
         self._continuing = NOT_CONTINUED
         self._texts: list[str] = []
-        self._ids = array("I")
+        self._ids: array[int] | None = None
         self._taken_bytes = 0
         self._left_bytes = 0
         """Of what was taken, what nothing stands in yet: it is taken in steps, not by the token."""
@@ -94,7 +94,10 @@ class Kept:
             if len(ids) != count:
                 self._lose(Resumable.ENGINE)
                 return
-            self._ids.extend(ids)
+            if self._ids is None:
+                self._ids = array("I", ids)
+            else:
+                self._ids.extend(ids)
         self._texts.append(text)
         # As much as the text may take: it is not encoded only to be counted.
         self._left_bytes -= FRAME_BYTES + 4 * len(ids) + (len(text) if text.isascii() else 4 * len(text))
@@ -108,7 +111,7 @@ class Kept:
         identity = self._continuing.identity
         if identity is None or not self.begun:
             return None
-        return Said(self._continuing.by, identity, self.tokens, "".join(self._texts), tuple(self._ids))
+        return Said(self._continuing.by, identity, self.tokens, "".join(self._texts), tuple(self._ids or ()))
 
     def drop(self) -> None:
         """Keep nothing any more."""
@@ -116,7 +119,7 @@ class Kept:
         self._taken_bytes = 0
         if self._texts:
             self._texts = []
-            self._ids = array("I")
+            self._ids = None
 
     def take(self, size_bytes: int) -> None:
         """Take so much of the budget, for the prompt or for what is said; where there is no more, keep nothing."""
