@@ -43,5 +43,5 @@ class Signer:
         if self._sealing.made is not None or len(self._waiting) == SEALED_TOGETHER_MAX:
             self._waiting = []
             self._sealing = Sealing(self._sign, self._waiting)
-        self._waiting += (attestation,)
+        self._waiting.append(attestation)
         return self._sealing

@@ -115,18 +115,18 @@ def attestation_bytes(
     inputs: Digest | None,
 ) -> bytes:
     """Return the bytes that an edge signs for one attempt: who asks, for what, what went in, what the law was told."""
-    version, told = ATTESTATION_VERSION, facts_part(facts)
-    return ATTESTATION_PREFIX + spelled(_Attested(version, edge, attempt, decision, pool, told, citation, inputs))
+    told, version = facts_part(facts), ATTESTATION_VERSION
+    return ATTESTATION_PREFIX + spelled(_Attested(attempt, citation, decision, edge, told, inputs, pool, version))
 
 
 class _Attested(msgspec.Struct, frozen=True):
-    """What is attested, by the names that its bytes have."""
+    """What is attested, by the names of its bytes, in their order."""
 
-    v: int
-    edge: EdgeId
     attempt: AttemptId
-    decision: DecisionId
-    pool: PoolId
-    facts: msgspec.Raw
     citation: Citation
+    decision: DecisionId
+    edge: EdgeId
+    facts: msgspec.Raw
     inputs: Digest | None
+    pool: PoolId
+    v: int

@@ -77,34 +77,34 @@ class DecisionRecord(msgspec.Struct, frozen=True):
         ]
         return spelled(
             _Written(
-                RECORD_VERSION,
-                "decision",
-                self.id,
-                self.request,
-                self.client_request,
-                self.attempt,
-                self.side,
-                self.program,
-                self.edge,
-                self.tenant,
-                self.key_id,
-                self.model,
-                self.pool,
-                self.outcome,
-                None if self.sources is None else sources_part(self.sources),
-                facts_part(self.facts),
-                self.citation,
-                self.placement,
                 self.asked,
-                None if self.inputs is None else self.inputs.written,
+                self.attempt,
+                self.citation,
+                self.client_request,
                 self.commitment,
-                self.payload_bytes,
-                self.regulated,
-                self.retention,
-                discharged,
-                self.decided_ms,
                 self.continues,
+                self.decided_ms,
+                discharged,
+                self.edge,
+                facts_part(self.facts),
                 self.first_token,
+                self.id,
+                None if self.inputs is None else self.inputs.written,
+                self.key_id,
+                "decision",
+                None if self.sources is None else sources_part(self.sources),
+                self.model,
+                self.outcome,
+                self.payload_bytes,
+                self.placement,
+                self.pool,
+                self.program,
+                self.regulated,
+                self.request,
+                self.retention,
+                self.side,
+                self.tenant,
+                RECORD_VERSION,
             )
         )
 
@@ -115,36 +115,36 @@ class _Discharged(msgspec.Struct, frozen=True):
 
 
 class _Written(msgspec.Struct, frozen=True):
-    """A decision record by the names that its bytes have. A struct is made and spelled sooner than a mapping."""
+    """A decision record by the names of its bytes, in their order: spelled sooner than a mapping, or without order."""
 
-    v: int
-    kind: str
-    id: DecisionId
-    request: RequestId
-    client_request: str | None
-    attempt: AttemptId | None
-    side: SideId
-    program: str
-    edge: EdgeId
-    tenant: TenantId | None
-    key_id: KeyId | None
-    model: ModelId
-    pool: PoolId | None
-    outcome: str
-    labels: msgspec.Raw | None
-    facts: msgspec.Raw
-    citation: Citation
-    placement: Mapping[str, Writable]
     asked: Mapping[str, Writable] | None
-    inputs: msgspec.Raw | None
+    attempt: AttemptId | None
+    citation: Citation
+    client_request: str | None
     commitment: str | None
-    payload_bytes: int
-    regulated: bool
-    retention: tuple[str, ...]
-    discharged: list[_Discharged]
-    decided_ms: int
     continues: AttemptId | None
+    decided_ms: int
+    discharged: list[_Discharged]
+    edge: EdgeId
+    facts: msgspec.Raw
     first_token: int
+    id: DecisionId
+    inputs: msgspec.Raw | None
+    key_id: KeyId | None
+    kind: str
+    labels: msgspec.Raw | None
+    model: ModelId
+    outcome: str
+    payload_bytes: int
+    placement: Mapping[str, Writable]
+    pool: PoolId | None
+    program: str
+    regulated: bool
+    request: RequestId
+    retention: tuple[str, ...]
+    side: SideId
+    tenant: TenantId | None
+    v: int
 
 
 DAY_MS = 24 * 60 * 60 * 1000

@@ -97,43 +97,43 @@ class UsageRecord(msgspec.Struct, frozen=True):
         pool, edge, price = self.pool_counts, self.edge_counts, self.price
         counts: dict[str, Writable] = {}
         if pool is not None:
-            counts["pool"] = _Pool(pool.prompt, pool.cached, pool.generated, pool.sent, self.own != "pool")
+            counts["pool"] = _Pool(pool.cached, pool.generated, pool.prompt, self.own != "pool", pool.sent)
         if edge is not None:
-            counts["edge"] = _Edge(edge.received, edge.delivered, self.own != "edge")
+            counts["edge"] = _Edge(edge.delivered, edge.received, self.own != "edge")
         return spelled(
             _Written(
-                USAGE_VERSION,
-                "usage",
-                self.id,
-                self.request,
                 self.attempt,
-                self.decision,
-                self.tenant,
-                self.pool,
-                self.model,
-                self.outcome,
+                self.continues,
                 self.counted,
                 counts,
-                None if price is None else _Price(str(price.amount_pico), price.currency),
+                self.decision,
                 self.ended_ms,
-                self.continues,
                 self.first_token,
+                self.id,
+                "usage",
+                self.model,
+                self.outcome,
+                self.pool,
+                None if price is None else _Price(str(price.amount_pico), price.currency),
+                self.request,
                 self.resumable,
+                self.tenant,
+                USAGE_VERSION,
             )
         )
 
 
 class _Pool(msgspec.Struct, frozen=True):
-    prompt: int
     cached: int
     generated: int
-    sent: int
+    prompt: int
     reported: bool
+    sent: int
 
 
 class _Edge(msgspec.Struct, frozen=True):
-    received: int
     delivered: int
+    received: int
     reported: bool
 
 
@@ -144,22 +144,22 @@ class _Price(msgspec.Struct, frozen=True):
 
 
 class _Written(msgspec.Struct, frozen=True):
-    """A usage record by the names that its bytes have. A struct is made and spelled sooner than a mapping."""
+    """A usage record by the names of its bytes, in their order: spelled sooner than a mapping, or without order."""
 
-    v: int
-    kind: str
-    id: UsageId
-    request: RequestId
     attempt: AttemptId
-    decision: DecisionId
-    tenant: TenantId | None
-    pool: PoolId
-    model: ModelId
-    outcome: Outcome
+    continues: AttemptId | None
     counted: Counted | None
     counts: dict[str, Writable]
-    price: _Price | None
+    decision: DecisionId
     ended_ms: int
-    continues: AttemptId | None
     first_token: int
+    id: UsageId
+    kind: str
+    model: ModelId
+    outcome: Outcome
+    pool: PoolId
+    price: _Price | None
+    request: RequestId
     resumable: Resumable | None
+    tenant: TenantId | None
+    v: int
