@@ -22,7 +22,7 @@ from typing import Final, Self, TextIO
 
 import msgspec
 
-from orchestrator.telemetry.names import FIELDS, Event, FieldKind
+from orchestrator.telemetry.names import FIELDS, Event, FieldKind, LogField
 
 LogValue = str | int | float | bool | Enum | None
 Told = dict[str, str | int | float | bool]
@@ -42,12 +42,15 @@ _WHOLE_END = 2**63
 _FRAMES_MAX = 6
 _PLAIN = frozenset({str, int, float, bool})
 _NAMES = FIELDS.keys()
-# What is looked up in an enumeration costs a search each time.
-_IS_ID = FieldKind.ID
-_IS_CHOICE = FieldKind.CHOICE
-_IS_WHOLE = FieldKind.WHOLE
-_IS_TEXT = FieldKind.TEXT
-_IS_FLAG = FieldKind.FLAG
+_ALLOW_TEXT: Final[dict[str, Callable[[str], object]]] = {
+    **{name: _ID for name, field in FIELDS.items() if field.kind is FieldKind.ID},
+    **{name: field.values.__contains__ for name, field in FIELDS.items() if field.kind is FieldKind.CHOICE},
+}
+"""What says whether a text may be told as it is, by the field."""
+_ALLOW_WHOLE: Final = frozenset(
+    name for name, field in FIELDS.items() if field.kind in (FieldKind.WHOLE, FieldKind.NUMBER)
+)
+"""The fields that may be a whole number."""
 
 
 class TelemetryError(Exception):
@@ -217,29 +220,18 @@ def _told(fields: dict[str, LogValue]) -> Told:
     told: Told = {}
     refused = 0
     for name, value in fields.items():
-        if value is None:
+        # Nearly every value is an id, a choice or a whole number that may be told: those are not looked at twice.
+        if type(value) is str:
+            allows = _ALLOW_TEXT.get(name)
+            if allows is not None and allows(value):
+                told[name] = value
+                continue
+        elif value is None:
             continue
-        given = value if type(value) in _PLAIN else _plain(value)
-        field = FIELDS[name]
-        kind = field.kind
-        allowed: str | int | float | None = None
-        if kind is _IS_ID:
-            if type(given) is str and _ID(given):
-                allowed = given
-        elif kind is _IS_WHOLE:
-            if type(given) is int and -_WHOLE_END < given < _WHOLE_END:
-                allowed = given
-        elif kind is _IS_CHOICE:
-            if type(given) is str and given in field.values:
-                allowed = given
-        elif kind is _IS_TEXT:
-            if type(given) is str:
-                allowed = _escape(given[:TEXT_CHARS_MAX])[:TEXT_CHARS_MAX]
-        elif kind is _IS_FLAG:
-            if type(given) is bool:
-                allowed = given
-        elif (type(given) is int and -_WHOLE_END < given < _WHOLE_END) or (type(given) is float and isfinite(given)):
-            allowed = given
+        elif type(value) is int and name in _ALLOW_WHOLE and -_WHOLE_END < value < _WHOLE_END:
+            told[name] = value
+            continue
+        allowed = _allowed(FIELDS[name], value)
         if allowed is None:
             allowed = REFUSED
             refused += 1
@@ -247,6 +239,22 @@ def _told(fields: dict[str, LogValue]) -> Told:
     if refused:
         told["refused_values"] = refused
     return told
+
+
+def _allowed(field: LogField, value: LogValue) -> str | int | float | None:
+    """A value by the rule of its field, whatever it is; None where it may not be told."""
+    given = value if type(value) in _PLAIN else _plain(value)
+    kind = field.kind
+    if type(given) is str:
+        if kind is FieldKind.TEXT:
+            return _escape(given[:TEXT_CHARS_MAX])[:TEXT_CHARS_MAX]
+        allows = _ALLOW_TEXT.get(field.name)
+        return given if allows is not None and allows(given) else None
+    if type(given) is bool:
+        return given if kind is FieldKind.FLAG else None
+    if type(given) is int:
+        return given if field.name in _ALLOW_WHOLE and -_WHOLE_END < given < _WHOLE_END else None
+    return given if type(given) is float and kind is FieldKind.NUMBER and isfinite(given) else None
 
 
 def _plain(value: object) -> object:
