@@ -32,7 +32,8 @@ _FIRST_LINE = re.compile(
     r" HTTP/1\.([01])\r\n"
 )
 _HEAD = re.compile(_FIRST_LINE.pattern + r"((?:" + _NAME + r":" + _VALUE + r"\r\n)*+)\r\n\Z")
-_LINE = re.compile(r"(" + _NAME + r"):[ \t]*+(" + _VALUE + r")\r\n")
+# For lines that `_HEAD` has matched: it takes what stands between the marks.
+_LINE = re.compile(r"([^:]++):[ \t]*+([^\r]*+)\r\n")
 _UNDERSCORE = re.compile(r"\n([!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}_[!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}):")
 _FRAMING = frozenset(("host", "content-length", "transfer-encoding", "connection", "expect"))
 _NONE: frozenset[str] = frozenset()
@@ -132,6 +133,25 @@ def _framed(method: str, path: str, query: str, headers: list[Pair], current: bo
     count = len(headers)
     if count > HEADERS_MAX:
         raise Malformed(Problem("head_too_large", f"There are more than {HEADERS_MAX} headers."))
+    once = dict(headers)
+    if len(once) == count and "transfer-encoding" not in once and "expect" not in once:
+        # Nearly always. Whatever is wrong is told by the walk below.
+        host, given, said = once.get("host"), once.get("content-length", "0"), once.get("connection")
+        if host is not None and _HOST.match(host) is not None and _DIGITS.match(given) is not None:
+            keeps = current if said is None else said == "keep-alive" or _keeps(said, current)
+            return Head(method, path, query, headers, once, _NONE, int(given), keeps, False, current)
+    return _walked(method, path, query, headers, current)
+
+
+def _keeps(said: str, current: bool) -> bool:
+    """Whether the connection goes on after the answer, by one header that says something of it."""
+    options = [option.strip(" \t") for option in said.lower().split(",")]
+    return (current or "keep-alive" in options) and "close" not in options
+
+
+def _walked(method: str, path: str, query: str, headers: list[Pair], current: bool) -> Head:
+    """Return the head, after every header was looked at in its order. Raises Malformed."""
+    count = len(headers)
     hosts = lengths = codings = 0
     length: int | None = 0
     keep_alive, closes, expects = current, False, False

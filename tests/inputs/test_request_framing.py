@@ -15,7 +15,8 @@ from aiohttp.http_parser import HttpRequestParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node_agent.front.framing import HEAD_BYTES_MAX, HEAD_END, Body, Malformed, fault_so_far, read_head
+from node_agent.front.framing import HEAD_BYTES_MAX, HEAD_END, Body, Head, Malformed, fault_so_far, read_head
+from orchestrator.wire.catalogue import Problem
 
 Request = tuple[str, bytes, list[tuple[bytes, bytes]], bytes]
 
@@ -208,3 +209,35 @@ def test_the_name_of_a_header_stands_once_with_its_value_or_is_repeated(headers:
     assert head.headers == told
     assert head.once == {name: value for name, value in told if names.count(name) == 1}
     assert head.repeated == {name for name in names if names.count(name) > 1}
+
+
+FRAMING = [
+    *("Host: b", "Host: a b", "host:\ta ", "Content-Length: 3", "content-length: 3, 3", "Content-Length: " + "9" * 19),
+    *("Content-Length: \xb2", "Content-Length:", "Transfer-Encoding: chunked", "Transfer-Encoding: gzip"),
+    *("Connection: close", "Connection: Keep-Alive", "connection: keep-alive , x", "Connection: keep-alive, Close"),
+    *("Connection: upgrade", "connection:", "Expect: 100-continue", "expect: 200", "X-A:\t b \t", "x-a: \xff"),
+]
+
+
+@settings(max_examples=300)
+@given(st.sampled_from("01"), st.lists(st.sampled_from(FRAMING), max_size=4))
+def test_an_expectation_changes_nothing_else(minor: str, headers: list[str]) -> None:
+    """A head with one is read header by header, in their order; most others are read by the names that they hold."""
+    plain = f"POST /x HTTP/1.{minor}\r\n" + "".join(f"{line}\r\n" for line in ["Host: a", *headers])
+    head, fault = read_or_refused(plain + "\r\n")
+    told, told_fault = read_or_refused(plain + "expect: 100-continue\r\n\r\n")
+    assert fault == told_fault
+    if head is None or told is None:
+        assert head is told
+        return
+    assert (head.length, head.keep_alive, head.chunks_allowed) == (told.length, told.keep_alive, told.chunks_allowed)
+    assert told.headers == [*head.headers, ("expect", "100-continue")]
+    assert head.once.keys() | head.repeated == {name for name, _ in head.headers}
+    assert told.expects == (minor == "1")
+
+
+def read_or_refused(text: str) -> tuple[Head | None, Problem | None]:
+    try:
+        return read_head(text.encode("latin-1")), None
+    except Malformed as refused:
+        return None, refused.problem
