@@ -125,19 +125,23 @@ class Connection(asyncio.Protocol):
             if self._thrown_away > LINGER_BYTES_MAX:
                 self._transport.abort()
             return
-        begins = not self._buffer
-        self._buffer += data
-        serving = self._serving
+        buffer, serving = self._buffer, self._serving
         if serving is not None:
+            buffer += data
             if not serving.read_to_the_end:
-                serving.feed(self._buffer)
-            if len(self._buffer) + len(serving.held) > BUFFER_BYTES_MAX:
+                serving.feed(buffer)
+            if len(buffer) + len(serving.held) > BUFFER_BYTES_MAX:
                 self._hold_back()
             return
-        self._next_request()
-        if begins and self._serving is None:
-            # Part of a head. One that came whole is waited for no more.
+        if not buffer:
+            end = data.find(HEAD_END) + _END_BYTES
+            if end >= _END_BYTES:  # nearly always: a head comes in one piece, and its body with it
+                self._request_in(data, end)
+                return
+            # For the rest of it.
             self.deadline_s = self._loop.time() + self._house.head_timeout_s
+        buffer += data
+        self._next_request()
 
     def close_when_idle(self) -> None:
         """End the connection when no request is being served on it."""
@@ -188,19 +192,37 @@ class Connection(asyncio.Protocol):
             return
         del buffer[:end]
         self._looked_at = 0
-        self._serve(head)
+        length = head.length
+        whole: bytes | None = None
+        if length is not None and len(buffer) >= length:
+            whole = bytes(buffer[:length])
+            del buffer[:length]
+        self._serve(head, whole)
+
+    def _request_in(self, data: bytes, end: int) -> None:
+        """Serve a request whose head ends there in what came, while nothing else is here."""
+        try:
+            head = read_head(data[:end])
+        except Malformed as malformed:
+            self._refuse(malformed.problem)
+            return
+        length = head.length
+        whole: bytes | None = None
+        if length is not None and len(data) - end >= length:
+            whole = data[end : end + length]
+            end += length
+        if len(data) != end:
+            self._buffer += data[end:]
+        self._serve(head, whole)
 
     def _refuse(self, problem: Problem) -> None:
         """Let the application say what is wrong, and take nothing more from this client."""
         self._buffer.clear()
-        self._serve(unread(problem))
+        self._serve(unread(problem), b"")
 
-    def _serve(self, head: Head) -> None:
-        buffer, length = self._buffer, head.length
-        whole: bytes | None = None
-        if length is not None and len(buffer) >= length:  # nearly always: a body comes with its head
-            whole = bytes(buffer[:length])
-            del buffer[:length]
+    def _serve(self, head: Head, whole: bytes | None) -> None:
+        """`whole` is the body, where all of it is here."""
+        buffer = self._buffer
         serving = self._serving = _Serving(self, self._transport, head, whole)
         self.deadline_s = None
         if whole is None:
