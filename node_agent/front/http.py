@@ -26,6 +26,7 @@ JSON_TYPE = "application/json"
 
 _CLIENT_REQUEST = re.compile(r"[\x21-\x7e]{1,128}\Z")
 _NAME_CHARS_MAX = 64
+_OUR_NAME = OUR_PREFIX.split("-")[1]
 
 
 class FramingError(ProblemError):
@@ -80,6 +81,8 @@ def check_our_headers(head: Head) -> None:
     A header never names a tenant, an upstream, a salt or a route; labels and a bound of time may be declared, and
     going on elsewhere may be declined, once each.
     """
+    if not head.repeated and _OUR_NAME not in " ".join(head.once):
+        return  # nearly always: what looks like ours bears our name
     for name, _ in head.headers:
         # Some proxies make hyphens of underscores: what looks like ours after them is refused before them.
         if name[0] == OUR_PREFIX[0] and name not in OURS and name.replace("_", "-").startswith(OUR_PREFIX):
