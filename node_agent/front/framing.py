@@ -38,7 +38,8 @@ _UNDERSCORE = re.compile(r"\n([!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}_[!#$%&'*+.^`|~0-9
 _FRAMING = frozenset(("host", "content-length", "transfer-encoding", "connection", "expect"))
 _NONE: frozenset[str] = frozenset()
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
-_DIGITS = re.compile(r"[0-9]{1,18}\Z")
+_DIGITS_MAX = 18
+_DIGITS = re.compile(rf"[0-9]{{1,{_DIGITS_MAX}}}\Z")
 _NEVER_IN_A_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _CHUNK_LINE_BEGUN = re.compile(rb"[0-9A-Fa-f]{0,8}\r?\Z")
@@ -98,7 +99,7 @@ def read_head(head: bytes) -> Head:
     if size > TARGET_BYTES_MAX and len(path) + len(query) > TARGET_BYTES_MAX:
         raise Malformed(_long_target())
     headers = [(name.lower(), value) for name, value in _LINE.findall(lines)]
-    if " \r\n" in lines or "\t\r\n" in lines:  # hardly ever: space after a value
+    if " \r\n" in lines or ("\t" in lines and "\t\r\n" in lines):  # hardly ever: space after a value
         headers = [(name, value.rstrip(" \t")) for name, value in headers]
     return _framed(method, path, query, headers, minor == "1")
 
@@ -137,7 +138,8 @@ def _framed(method: str, path: str, query: str, headers: list[Pair], current: bo
     if len(once) == count and "transfer-encoding" not in once and "expect" not in once:
         # Nearly always. Whatever is wrong is told by the walk below.
         host, given, said = once.get("host"), once.get("content-length", "0"), once.get("connection")
-        if host is not None and _HOST.match(host) is not None and _DIGITS.match(given) is not None:
+        # Of the 256 characters, the ten digits alone are decimal.
+        if host is not None and _HOST.match(host) is not None and given.isdecimal() and len(given) <= _DIGITS_MAX:
             keeps = current if said is None else said == "keep-alive" or _keeps(said, current)
             return Head(method, path, query, headers, once, _NONE, int(given), keeps, False, current)
     return _walked(method, path, query, headers, current)
