@@ -15,6 +15,8 @@ from itertools import accumulate
 from math import isfinite
 from typing import Final, Literal
 
+import msgspec
+
 from orchestrator.files.typed import FieldPath, spell
 
 RequestCode = Literal[
@@ -39,6 +41,9 @@ _SPACE = " \t\n\r"
 # Possessive: an unclosed string runs to the end once, so the scan is linear for every input.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_OPENING = bytes(set(range(256)) - set(b"[{"))
+_SHORT_BYTES = 1024
+"""In more than so many the few brackets are found sooner than all bytes are looked at."""
 _STEP_OF = [0] * 256
 for _opening, _closing in (b"[]", b"{}"):
     _STEP_OF[_opening], _STEP_OF[_closing] = 1, -1
@@ -72,6 +77,11 @@ class _OddFound(Exception):
     """The text holds a value that is refused."""
 
 
+_NOT_PLAIN = object()
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_check_bounds = msgspec.msgpack.Encoder().encode
+"""Raises OverflowError for a whole number of more than 64 bits: this format has none. Its bytes are not used."""
 _NOT_FINITE = _Odd("invalid_value", "expected a finite number")
 _TOO_LARGE = _Odd("invalid_value", "expected a whole number of at most 64 bits")
 _ODD_TEXT = _Odd("invalid_value", "expected text without U+0000 and without half surrogate pairs")
@@ -79,17 +89,13 @@ _ODD_TEXT = _Odd("invalid_value", "expected text without U+0000 and without half
 
 def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
     """The value of a JSON body as None, bool, int, float, str, list and dict. Raises RequestError."""
-    text: str | None = None
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError:
-        text = None
-    if text is None or text[:1] == "\ufeff":
-        # Raised outside the handler: the error of the codec holds the whole body.
-        raise RequestError("invalid_json", "expected JSON in UTF-8 without a byte order mark")
-    if body.count(b"[") + body.count(b"{") > depth_max:
+    if _may_be_deep(body, depth_max):
+        _text(body)  # bytes that are no text are told first
         _check_depth(body, depth_max)
-    value: object = None
+    value = _plainly_written(body)
+    if value is not _NOT_PLAIN:
+        return value
+    text = _text(body)
     end = -1
     try:
         value, end = _DECODER.raw_decode(text)
@@ -106,6 +112,49 @@ def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
             path, odd = found
             raise RequestError(odd.code, odd.message, spell(path) or None)
     return value
+
+
+def _plainly_written(body: bytes) -> object:
+    """Return the value of a body that is written as we write JSON, space aside; _NOT_PLAIN of any other.
+
+    Most clients write so. What becomes the same bytes again holds a key once, as the tree does, and no number that was
+    rounded. A body with an escape by number is left to the other parser, which looks at what they stand for.
+    """
+    if b"\\u" not in body:
+        try:
+            value: object = _decode(body)
+            _check_bounds(value)
+            written = _encode(value)
+            if written == body or written == msgspec.json.format(body, indent=-1):
+                return value
+        except (ValueError, OverflowError, RecursionError):
+            pass  # why it is refused is told by the other parser
+    return _NOT_PLAIN
+
+
+def _text(body: bytes) -> str:
+    text: str | None = None
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = None
+    if text is None or text[:1] == "\ufeff":
+        # Raised outside the handler: the error of the codec holds the whole body.
+        raise RequestError("invalid_json", "expected JSON in UTF-8 without a byte order mark")
+    return text
+
+
+def _may_be_deep(body: bytes, depth_max: int) -> bool:
+    """Whether more brackets open than there may be levels."""
+    if len(body) <= _SHORT_BYTES:
+        return len(body.translate(None, _NOT_OPENING)) > depth_max
+    opened = 0
+    for bracket in (b"[", b"{"):
+        at = body.find(bracket)
+        while at >= 0 and opened <= depth_max:
+            opened += 1
+            at = body.find(bracket, at + 1)
+    return opened > depth_max
 
 
 def _check_depth(body: bytes, depth_max: int) -> None:

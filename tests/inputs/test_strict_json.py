@@ -64,6 +64,8 @@ def refused(body: bytes, depth_max: int = DEPTH_MAX) -> RequestError:
         (b"[" * 100_000, "too_deep", None),
         (b'{"a":' * 100_000, "too_deep", None),
         (b"[" * 33 + b"]" * 33, "too_deep", None),
+        (b'["' + b"a" * 2000 + b'"' + b",[" * 32 + b"]" * 33, "too_deep", None),
+        (b"[" * 33 + b'"\xff"' + b"]" * 33, "invalid_json", None),
     ],
 )
 def test_each_bad_body_has_its_code_and_its_path(body: bytes, code: str, param: str | None) -> None:
@@ -84,6 +86,8 @@ def test_each_bad_body_has_its_code_and_its_path(body: bytes, code: str, param: 
         (b" \r\n\t1.5e3 ", 1500.0),
         (b"{\"a\":1} \r\n\t", {"a": 1}),
         ('"字"'.encode(), "字"),
+        (b'["' + b"[" * 2000 + b'"]', ["[" * 2000]),
+        (b"[" + b"[]," * 40 + b"[]]", [[]] * 41),
     ],
 )
 def test_good_bodies_are_read(body: bytes, value: object) -> None:
@@ -114,6 +118,45 @@ def test_any_bytes_are_read_as_a_plain_parser_reads_them_or_refused(body: bytes)
     except RequestError:
         return
     assert value == json.loads(body)
+
+
+SCALARS = st.sampled_from(
+    [
+        *("null", "true", "0", "-0", "-1", "18446744073709551615", "18446744073709551616", "-9223372036854775809"),
+        *("0.5", "-0.0", "1.0", "1.50", "1e16", "1E5", "100000.0", "5e-324", "1e999", "0.1000000000000000055"),
+        *('""', '"a"', '"é"', r'"\n"', r'"\/"', r'"\u0000"', r'"\u001b"', '"\x7f"', '"\u2028"', '"😀"', "9" * 5000),
+    ]
+)
+KEYS = st.sampled_from(['"a"', '"b"', '""', '"é"', r'"\n"', r'"\u0061"'])
+SPACE = st.sampled_from(["", "", "", " ", "\n\t"])
+WRITTEN = st.recursive(
+    SCALARS,
+    lambda inner: st.builds(
+        lambda items, space: f"[{f',{space}'.join(items)}{space}]", st.lists(inner, max_size=4), SPACE
+    )
+    | st.builds(
+        lambda pairs, space: f"{{{f',{space}'.join(f'{key}:{space}{value}' for key, value in pairs)}}}",
+        st.lists(st.tuples(KEYS, inner), max_size=4),
+        SPACE,
+    ),
+    max_leaves=12,
+)
+"""JSON as text: with keys twice, numbers that are too large, and several spellings of one value."""
+
+
+@settings(max_examples=1000, deadline=None)
+@given(WRITTEN)
+def test_a_body_is_the_same_to_both_parsers(written: str) -> None:
+    """An escape by number leaves the whole body to the slower one."""
+    assert told(f'["\\u0041",{written}]'.encode()) == told(f'["A",{written}]'.encode())
+
+
+def told(body: bytes) -> str:
+    try:
+        # As text: 1, 1.0 and true are equal.
+        return repr(parse_strict(body))
+    except RequestError as refusal:
+        return f"{refusal.code} {refusal.param}"
 
 
 @settings(max_examples=100, deadline=None)
