@@ -40,6 +40,13 @@ CARRIED: Final = frozenset(
 )
 """The capabilities that a `Generation` can express. A request that needs another one must not be sent to any engine."""
 
+_CARRIED_FIELDS: Final = frozenset(
+    {
+        *("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature"),
+        *("top_p", "seed", "stop", "user", "safety_identifier", "ignore_eos", "min_tokens"),
+    }
+)
+"""Nearly all chat bodies have no others. Another one holds its neutral value, or asks for something."""
 _PLAIN = frozenset({Capability.CHAT})
 _STREAMED = _PLAIN | {Capability.STREAM}
 
@@ -161,7 +168,7 @@ class _JsonSchemaFormat(Strict, frozen=True, tag_field="type", tag="json_schema"
 
 
 # What these two say beyond the type is checked by hand, in better words; the document tells it.
-ModelName = Annotated[str, Meta(extra_json_schema={"pattern": f"^{_MODEL_NAME}$"})]
+ModelName = Annotated[ModelId, Meta(extra_json_schema={"pattern": f"^{_MODEL_NAME}$"})]
 Most = Annotated[int, Meta(extra_json_schema={"minimum": 1})]
 Fewest = Annotated[int, Meta(extra_json_schema={"minimum": 0})]
 _Stop = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": STOP_CHARS_MAX})]
@@ -252,23 +259,25 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     if type(given) is list and not 1 <= len(given) <= limits.messages_max:
         raise _bad_count(given, limits)
     request = typed(value, ChatBody)
-    _check_neutral(request)
-    needs = _needs(request)
-    messages = [_message(message, index, needs) for index, message in enumerate(request.messages)]
-    options = request.stream_options
-    check_named(request.model, request.stream, options)
+    needs: list[Capability] = []
+    if type(value) is not dict or not _CARRIED_FIELDS.issuperset(value):
+        _check_neutral(request)
+        _add_needs(request, needs)
+    messages = tuple([_message(message, index, needs) for index, message in enumerate(request.messages)])
+    stream, options = bool(request.stream), request.stream_options
+    check_named(request.model, stream, options)
     stops = () if request.stop is None else stops_of(request.stop)
     most = None
     if request.max_tokens is not None or request.max_completion_tokens is not None:
         most = most_tokens(request.max_tokens, request.max_completion_tokens, limits)
     sampling = sampling_of(request, stops, most, limits, needs)
-    endpoint = _STREAMED if request.stream else _PLAIN
+    endpoint = _STREAMED if stream else _PLAIN
     return ChatRequest(
-        generation=Generation(ModelId(request.model), tuple(messages), sampling),
-        stream=bool(request.stream),
-        include_usage=options is not None and bool(options.include_usage),
-        capabilities=endpoint.union(needs) if needs else endpoint,
-        continuous_usage=options is not None and options.continuous,
+        Generation(request.model, messages, sampling),
+        stream,
+        options is not None and bool(options.include_usage),
+        endpoint.union(needs) if needs else endpoint,
+        options is not None and options.continuous,
     )
 
 
@@ -329,17 +338,14 @@ def _check_neutral(request: ChatBody) -> None:
 
 def _message(message: _Message, index: int, needs: list[Capability]) -> Message:
     """Return a message as an engine gets it, and add to `needs` what it asks for. Raises RequestError."""
-    path: FieldPath = ("messages", index)
-    if message.name is not None:
-        raise unsupported((*path, "name"), "expected no name: no engine here tells names apart")
-    if message.refusal or message.annotations or message.audio or message.function_call:
-        field = next(f for f in ("refusal", "annotations", "audio", "function_call") if getattr(message, f))
-        raise unsupported((*path, field), "expected null")
+    if message.name is not None or message.refusal or message.annotations or message.audio or message.function_call:
+        raise _unsupported_field(message, index)
     if message.role == "tool" or message.tool_calls or message.tool_call_id is not None:
         needs.append(Capability.TOOLS)
     content = message.content
     if isinstance(content, str):
         return Message(_ROLES[message.role], content)
+    path: FieldPath = ("messages", index)
     if content is UNSET or content is None:
         if message.role == "assistant" and message.tool_calls:
             return Message(Role.ASSISTANT, "")
@@ -349,6 +355,15 @@ def _message(message: _Message, index: int, needs: list[Capability]) -> Message:
     needs += _part_needs(content)
     text = "\n".join(part.text for part in content if isinstance(part, _TextPart))
     return Message(_ROLES[message.role], text)
+
+
+def _unsupported_field(message: _Message, index: int) -> RequestError:
+    """Return the refusal of a message that says what no engine here is told."""
+    path: FieldPath = ("messages", index)
+    if message.name is not None:
+        return unsupported((*path, "name"), "expected no name: no engine here tells names apart")
+    field = next(f for f in ("refusal", "annotations", "audio", "function_call") if getattr(message, f))
+    return unsupported((*path, field), "expected null")
 
 
 def stops_of(given: str | list[str]) -> tuple[str, ...]:
@@ -408,9 +423,8 @@ def sampling_of(
     return sampling
 
 
-def _needs(request: ChatBody) -> list[Capability]:
-    """Return what the fields besides the messages ask for."""
-    needs: list[Capability] = []
+def _add_needs(request: ChatBody, needs: list[Capability]) -> None:
+    """Add to `needs` what the fields besides the messages ask for."""
     chosen = request.tool_choice
     if request.tools or (chosen is not None and (chosen == "required" or isinstance(chosen, dict))):
         needs.append(Capability.TOOLS)
@@ -427,7 +441,6 @@ def _needs(request: ChatBody) -> list[Capability]:
         needs.append(Capability.LOGIT_BIAS)
     if request.audio or "audio" in (request.modalities or ()):
         needs.append(Capability.AUDIO)
-    return needs
 
 
 def _part_needs(parts: list[_TextPart | _ImagePart | _AudioPart]) -> list[Capability]:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from orchestrator.engines.generation import Generation, Message, ModelId, Role
+from orchestrator.engines.generation import Generation, Message, Role
 from orchestrator.files.chat import (
     Biases,
     ChatLimits,
@@ -88,7 +88,7 @@ def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     endpoint = _STREAMED if request.stream else _PLAIN
     prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
     return ChatRequest(
-        generation=Generation(ModelId(request.model), (Message(Role.PROMPT, prompt),), sampling),
+        generation=Generation(request.model, (Message(Role.PROMPT, prompt),), sampling),
         stream=bool(request.stream),
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
         capabilities=endpoint.union(needs),
