@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from orchestrator.engines.generation import Generation, Message, ModelId, Role, Sampling
 from orchestrator.files.strict_json import DEPTH_MAX, RequestCode, RequestError, parse_strict
-from orchestrator.files.typed import FieldPath, Misfit, MisfitKind, fit, spell
+from orchestrator.files.typed import FieldPath, Misfit, MisfitKind, fit, require_strict, spell
 from orchestrator.placement.capabilities import Capability
 
 MESSAGES_MAX: Final = 1024
@@ -247,6 +247,9 @@ class ChatBody(Strict, frozen=True):
     audio: dict[str, object] | None = None
 
 
+require_strict(ChatBody)
+
+
 def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     """The request of one chat completion. Raises RequestError, which names the field and repeats no content.
 
@@ -288,7 +291,11 @@ def _bad_count(messages: list[object], limits: ChatLimits) -> RequestError:
 
 
 def typed(value: object, type_: type[T]) -> T:
-    """Return the fields of a body. Raises RequestError."""
+    """Return the fields of a body, of a type that `require_strict` takes. Raises RequestError."""
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError:
+        pass  # its words repeat values
     try:
         return fit(value, type_)
     except Misfit as misfit:

@@ -32,6 +32,7 @@ from orchestrator.files.chat import (
     unsupported,
 )
 from orchestrator.files.strict_json import parse_strict
+from orchestrator.files.typed import require_strict
 from orchestrator.placement.capabilities import Capability
 
 TOKENS_UNASKED: Final = 16
@@ -70,6 +71,9 @@ class CompletionBody(Strict, frozen=True):
     # vLLM's.
     ignore_eos: bool | None = None
     min_tokens: Fewest | None = None
+
+
+require_strict(CompletionBody)
 
 
 def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:

@@ -77,7 +77,6 @@ class _OddFound(Exception):
     """The text holds a value that is refused."""
 
 
-_NOT_PLAIN = object()
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _check_bounds = msgspec.msgpack.Encoder().encode
@@ -88,14 +87,30 @@ _ODD_TEXT = _Odd("invalid_value", "expected text without U+0000 and without half
 
 
 def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
-    """The value of a JSON body as None, bool, int, float, str, list and dict. Raises RequestError."""
-    if _may_be_deep(body, depth_max):
-        _text(body)  # bytes that are no text are told first
+    """The value of a JSON body as None, bool, int, float, str, list and dict. Raises RequestError.
+
+    Most clients write as we write JSON, space aside. What becomes the same bytes again holds a key once, as the tree
+    does, and no number that was rounded. Whatever else it is, and what has an escape by number, is left to another
+    parser, which also has the words for what is refused.
+    """
+    if len(body) > _SHORT_BYTES or len(body.translate(None, _NOT_OPENING)) > depth_max:
         _check_depth(body, depth_max)
-    value = _plainly_written(body)
-    if value is not _NOT_PLAIN:
-        return value
+    if b"\\u" not in body:
+        try:
+            value: object = _decode(body)
+            _check_bounds(value)
+            written = _encode(value)
+            if written == body or written == msgspec.json.format(body, indent=-1):
+                return value
+        except (ValueError, OverflowError, RecursionError):
+            pass
+    return _parse_any(body)
+
+
+def _parse_any(body: bytes) -> object:
+    """Return the value of any body that is not too deep. Raises RequestError."""
     text = _text(body)
+    value: object = None
     end = -1
     try:
         value, end = _DECODER.raw_decode(text)
@@ -114,24 +129,6 @@ def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
     return value
 
 
-def _plainly_written(body: bytes) -> object:
-    """Return the value of a body that is written as we write JSON, space aside; _NOT_PLAIN of any other.
-
-    Most clients write so. What becomes the same bytes again holds a key once, as the tree does, and no number that was
-    rounded. A body with an escape by number is left to the other parser, which looks at what they stand for.
-    """
-    if b"\\u" not in body:
-        try:
-            value: object = _decode(body)
-            _check_bounds(value)
-            written = _encode(value)
-            if written == body or written == msgspec.json.format(body, indent=-1):
-                return value
-        except (ValueError, OverflowError, RecursionError):
-            pass  # why it is refused is told by the other parser
-    return _NOT_PLAIN
-
-
 def _text(body: bytes) -> str:
     text: str | None = None
     try:
@@ -144,20 +141,17 @@ def _text(body: bytes) -> str:
     return text
 
 
-def _may_be_deep(body: bytes, depth_max: int) -> bool:
-    """Whether more brackets open than there may be levels."""
-    if len(body) <= _SHORT_BYTES:
-        return len(body.translate(None, _NOT_OPENING)) > depth_max
+def _check_depth(body: bytes, depth_max: int) -> None:
+    """Refuse a body that is too deep. Raises RequestError."""
     opened = 0
     for bracket in (b"[", b"{"):
         at = body.find(bracket)
         while at >= 0 and opened <= depth_max:
             opened += 1
             at = body.find(bracket, at + 1)
-    return opened > depth_max
-
-
-def _check_depth(body: bytes, depth_max: int) -> None:
+    if opened <= depth_max:
+        return
+    _text(body)  # bytes that are no text are told first
     brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
     if max(accumulate(map(_STEP_OF.__getitem__, brackets)), default=0) > depth_max:
         raise RequestError("too_deep", f"expected at most {depth_max} levels of arrays and objects")
