@@ -57,16 +57,19 @@ class Place:
     accessors: tuple[Entity, ...]
     """Entities whose staff can reach plaintext."""
     operator: Entity
+    _soil: frozenset[Jurisdiction] = field(init=False, repr=False, compare=False, default=frozenset())
     _reach: frozenset[Jurisdiction] = field(init=False, repr=False, compare=False, default=frozenset())
     reached: tuple[Jurisdiction, ...] = field(init=False, repr=False, compare=False, default=())
     """What `reach` returns, sorted: how a record tells it."""
     _recipients: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
 
     def __post_init__(self) -> None:
-        found = set(self.soil())
+        soil = self.infers | self.stores
+        found = set(soil)
         for entity in (self.operator, *self.accessors):
             found.add(entity.country)
             found |= entity.owner_countries()
+        object.__setattr__(self, "_soil", soil)
         object.__setattr__(self, "_reach", frozenset(found))
         object.__setattr__(self, "reached", tuple(sorted(found)))
         recipients = frozenset(entity.id for entity in (self.operator, *self.accessors))
@@ -74,7 +77,7 @@ class Place:
 
     def soil(self) -> frozenset[Jurisdiction]:
         """Return the jurisdictions of the ground it stands on."""
-        return self.infers | self.stores
+        return self._soil
 
     def reach(self) -> frozenset[Jurisdiction]:
         """Return every jurisdiction of the place: soil, access, operator, and owners of 50 % and more."""
