@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
-import msgspec
-
 from node_agent.border.decider import Asked
 from node_agent.border.gate import Answer
 from node_agent.front.endpoints import CHAT, COMPLETIONS
@@ -89,6 +87,7 @@ class Completions:
                     claim = await keyed.claimed(body)
                     if claim is None:
                         return
+                once = head.once
                 asked = Asked(
                     exchange.request_id,
                     client_request(head),
@@ -96,12 +95,12 @@ class Completions:
                     caller.key_id,
                     request.generation,
                     request.capabilities,
-                    _declared(head.once[LABEL_HEADER]) if LABEL_HEADER in head.once else _NOTHING_DECLARED,
+                    _declared(once[LABEL_HEADER]) if LABEL_HEADER in once else _NOTHING_DECLARED,
                     body,
                     visit.left_ms(allowed.total_ms),
                     allowed.waits,
                     claim,
-                    resumes=RESUME_HEADER not in head.once,
+                    RESUME_HEADER not in once,
                 )
                 answer = await self._ask(asked)
                 if claim is not None:
@@ -162,9 +161,8 @@ class Completions:
                     break
         if not isinstance(end, Done):
             raise _cut(answer, end, None)
-        reason, usage = _reason(end), usage_of(end.counts, visit.delivered)
-        body = answering.completion(text, reason, usage, ours_of(answer.segments))
-        await exchange.answer(200, msgspec.json.encode(body), headers=_origin(answer))
+        body = answering.whole(text, _reason(end), end.counts, visit.delivered, ours_of(answer.segments))
+        await exchange.answer(200, body, headers=_origin(answer))
         visit.first_token()
         visit.complete()
 

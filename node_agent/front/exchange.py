@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -72,30 +72,28 @@ class Exchange:
         self._extra.append((name, value))
 
     async def answer(
-        self, status: int, body: bytes, content_type: str = JSON_TYPE, headers: Iterable[Pair] = ()
+        self, status: int, body: bytes, content_type: str = JSON_TYPE, headers: Sequence[Pair] = ()
     ) -> None:
         """Send a whole answer. Raises ProblemError(slow_reader)."""
-        length = ("content-length", str(len(body)))
-        pairs = [("content-type", content_type), length, *headers]
+        own = (("content-type", content_type), ("content-length", str(len(body))))
         if self.keeper is not None and status == 200:
-            self.keeper.start(status, pairs)
+            self.keeper.start(status, (*own, *headers))
             self.keeper.add(body)
             await self.keeper.complete()
         # Set before the first wait: where a whole answer was interrupted, nothing may follow.
         self._ended = True
-        self._start(status, pairs)
+        self._start(status, own, headers)
         if not self.client.put(body, True):
             await self.taken()
 
-    def start(self, status: int, headers: Iterable[Pair]) -> None:
+    def start(self, status: int, headers: Sequence[Pair]) -> None:
         """Begin an answer that `write` continues and `end` ends. Its head leaves with the first of these."""
-        found = list(headers)
         if self.keeper is not None:
-            self.keeper.start(status, found)
-        self._start(status, found)
+            self.keeper.start(status, headers)
+        self._start(status, (), headers)
 
-    def _start(self, status: int, headers: Iterable[Pair]) -> None:
-        pairs = [("x-request-id", self.request_id), *_EVERY, *self._extra, *headers]
+    def _start(self, status: int, own: Sequence[Pair], headers: Sequence[Pair]) -> None:
+        pairs = [("x-request-id", self.request_id), *_EVERY, *self._extra, *own, *headers]
         if self.close:
             pairs.append(("connection", "close"))
         self.status = status

@@ -13,7 +13,7 @@ from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, RequestId
 
 OWNER = "tidegate"
-TEXT, CHAT, CHUNK = "text_completion", "chat.completion", "chat.completion.chunk"
+TEXT, CHUNK = "text_completion", "chat.completion.chunk"
 _REQUEST_CHARS = len("req_")
 # The one choice of a chunk. It is the same in all of them but for the text and the reason.
 _ROLE = (
@@ -26,6 +26,19 @@ _END = b',"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"%b"}
 _RAW_BEFORE = b',"choices":[{"index":0,"text":'
 _RAW_AFTER = b',"logprobs":null,"finish_reason":null}]'
 _RAW_END = b',"choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"%b"}]'
+# A whole answer: the same in all of them but for these.
+_WHOLE = (
+    b'{"id":"chatcmpl-%b","object":"chat.completion","created":%d,"model":"%b","choices":[{"index":0,'
+    b'"message":{"role":"assistant","content":%b,"refusal":null},"logprobs":null,"finish_reason":"%b"}],"usage":'
+)
+_RAW_WHOLE = (
+    b'{"id":"cmpl-%b","object":"text_completion","created":%d,"model":"%b","choices":[{"index":0,'
+    b'"text":%b,"logprobs":null,"finish_reason":"%b"}],"usage":'
+)
+_USAGE = (
+    b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":%d}}%b}'
+)
+_encode = msgspec.json.Encoder().encode
 Usage = Mapping[str, object]
 """What one answer consumed, as the tenant is told."""
 Ours = Mapping[str, object]
@@ -60,14 +73,23 @@ class Answering(msgspec.Struct, frozen=True):
     raw: bool = False
     """Whether it continues a raw prompt: the older of the two shapes."""
 
-    def completion(self, text: str, reason: str, usage: Usage, ours: Ours) -> dict[str, object]:
-        """Return the `chat.completion` or `text_completion` of a whole answer."""
-        if self.raw:
-            kind, choice = TEXT, {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
-        else:
-            message = {"role": "assistant", "content": text, "refusal": None}
-            kind, choice = CHAT, {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return {**self.frame(kind), "choices": [choice], "usage": usage, **ours}
+    def whole(self, text: str, reason: str, counts: PoolCounts, delivered: int, ours: Ours) -> bytes:
+        """Return the `chat.completion` or `text_completion` of a whole answer as it is sent: with `usage_of`."""
+        prompt, cached = counts.prompt, counts.cached
+        # No id, no name of a model and no reason needs an escape.
+        return (_RAW_WHOLE if self.raw else _WHOLE) % (
+            self.request[_REQUEST_CHARS:].encode(),
+            self.created_s,
+            self.model.encode(),
+            _encode(text),
+            reason.encode(),
+        ) + _USAGE % (
+            prompt,
+            delivered,
+            prompt + delivered,
+            cached if cached < prompt else prompt,
+            b"," + _encode(ours)[1:-1] if ours else b"",
+        )
 
     def frame(self, kind: str) -> dict[str, object]:
         """Return the fields that every object of the answer begins with."""
@@ -95,7 +117,7 @@ class Chunks:
         self._include_usage = include_usage
         self._continuous = include_usage and continuous
         # What is the same in all events of the answer is made once. No id and no name of a model needs an escape.
-        self._opening = b"data: " + msgspec.json.encode(answering.frame(TEXT if self._raw else CHUNK))[:-1]
+        self._opening = b"data: " + _encode(answering.frame(TEXT if self._raw else CHUNK))[:-1]
         self._before = self._opening + (_RAW_BEFORE if self._raw else _BEFORE)
         self._end = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         """How a chunk ends that tells no usage."""
@@ -109,7 +131,7 @@ class Chunks:
 
     def text(self, text: str, delivered: int) -> bytes:
         """Some more of the answer, with which the tenant has `delivered` tokens."""
-        data = msgspec.json.encode(text)
+        data = _encode(text)
         if "\u2028" in text or "\u2029" in text or "\x85" in text:  # hardly ever: what `one_line` looks for
             data = one_line(data)
         if not self._continuous:

@@ -50,6 +50,21 @@ def test_events_are_what_their_objects_encode_to(
         assert chunks.last("stop", usage, ours) == end + DONE
 
 
+@pytest.mark.parametrize("raw", [False, True])
+@given(TEXTS, st.integers(0, 2**31), st.integers(0, 9), st.integers(0, 9))
+def test_a_whole_answer_is_what_its_object_encodes_to(
+    raw: bool, text: str, delivered: int, prompt: int, cached: int
+) -> None:
+    answering = Answering(RequestId("req_01"), ModelId("org/m:1"), 1_700_000_000, raw)
+    counts = PoolCounts(prompt, cached, 3, 3)
+    told = {"text": text} if raw else {"message": {"role": "assistant", "content": text, "refusal": None}}
+    choice = {"index": 0, **told, "logprobs": None, "finish_reason": "length"}
+    frame = answering.frame("text_completion" if raw else "chat.completion")
+    for ours in (NOTHING, OURS):
+        whole = {**frame, "choices": [choice], "usage": usage_of(counts, delivered), **ours}
+        assert answering.whole(text, "length", counts, delivered, ours) == msgspec.json.encode(whole)
+
+
 @given(TEXTS)
 def test_an_event_is_one_line_for_every_reader(text: str) -> None:
     answering = Answering(RequestId("req_01"), ModelId("m"), 1)
