@@ -146,19 +146,16 @@ class Completions:
 
     async def _whole(self, exchange: Exchange, visit: Visit, answer: Answer, answering: Answering) -> None:
         """Gather the answer and send it at once. A cut answer is an error without a part of the text."""
-        text = ""
+        text, most = "", self._limits.answer_chars_max
         end: Done | Broken | None = None
         async for frame in answer.frames:
-            match frame:
-                case Tokens():
-                    visit.delivered += frame.count
-                    text += frame.text
-                    if len(text) > self._limits.answer_chars_max:
-                        sentence = "The answer is longer than any that is held here."
-                        raise ProblemError(Problem("engine_protocol", sentence))
-                case _:
-                    end = frame
-                    break
+            if not isinstance(frame, Tokens):
+                end = frame
+                break
+            visit.delivered += frame.count
+            text += frame.text
+            if len(text) > most:
+                raise ProblemError(Problem("engine_protocol", "The answer is longer than any that is held here."))
         if not isinstance(end, Done):
             raise _cut(answer, end, None)
         body = answering.whole(text, _reason(end), end.counts, visit.delivered, ours_of(answer.segments))
@@ -182,22 +179,21 @@ class Completions:
                         raise _cut(answer, frame, visit.delivered)
                     exchange.start(200, (*HEADERS, *_origin(answer)))
                     events = EventStream(exchange, self._limits.keep_alive_ms, interest.interrupt, loop)
-                match frame:
-                    case Tokens():
-                        delivered = visit.delivered + frame.count
-                        data = lead + chunks.text(frame.text, delivered) if frame.text else lead
-                        if data:
-                            if not events.put(data):
-                                await events.taken()
-                            events.wrote_s = loop.time()
-                            if silent:
-                                visit.first_token()
-                                silent = False
-                        lead = b""
-                        visit.delivered = delivered
-                    case _:
-                        end = frame
-                        break
+                if not isinstance(frame, Tokens):
+                    end = frame
+                    break
+                delivered = visit.delivered + frame.count
+                data = chunks.text(frame.text, delivered) if frame.text else b""
+                if lead:
+                    lead, data = b"", lead + data
+                if data:
+                    if not events.put(data):
+                        await events.taken()
+                    events.wrote_s = loop.time()
+                    if silent:
+                        visit.first_token()
+                        silent = False
+                visit.delivered = delivered
         finally:
             if events is not None:
                 await events.close()

@@ -132,8 +132,8 @@ class Chunks:
     def text(self, text: str, delivered: int) -> bytes:
         """Some more of the answer, with which the tenant has `delivered` tokens."""
         data = _encode(text)
-        if "\u2028" in text or "\u2029" in text or "\x85" in text:  # hardly ever: what `one_line` looks for
-            data = one_line(data)
+        if not text.isascii() and ("\u2028" in text or "\u2029" in text or "\x85" in text):
+            data = one_line(data)  # hardly ever: these are what it looks for
         if not self._continuous:
             return self._before + data + self._after
         return self._before + data + self._after + _told(_so_far(delivered))
