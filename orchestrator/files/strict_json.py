@@ -93,9 +93,10 @@ def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
     does, and no number that was rounded. Whatever else it is, and what has an escape by number, is left to another
     parser, which also has the words for what is refused.
     """
-    if len(body) > _SHORT_BYTES or len(body.translate(None, _NOT_OPENING)) > depth_max:
-        _check_depth(body, depth_max)
-    if b"\\u" not in body:
+    plain = b"\\u" not in body
+    if plain and (len(body) > _SHORT_BYTES or len(body.translate(None, _NOT_OPENING)) > depth_max):
+        plain = not _looks_deep(body, depth_max)
+    if plain:
         try:
             value: object = _decode(body)
             _check_bounds(value)
@@ -104,12 +105,14 @@ def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
                 return value
         except (ValueError, OverflowError, RecursionError):
             pass
-    return _parse_any(body)
+    return _parse_any(body, depth_max)
 
 
-def _parse_any(body: bytes) -> object:
-    """Return the value of any body that is not too deep. Raises RequestError."""
+def _parse_any(body: bytes, depth_max: int) -> object:
+    """Return the value of any body. Raises RequestError."""
     text = _text(body)
+    if _opens_more(body, depth_max):
+        _check_depth(body, depth_max)
     value: object = None
     end = -1
     try:
@@ -141,20 +144,35 @@ def _text(body: bytes) -> str:
     return text
 
 
-def _check_depth(body: bytes, depth_max: int) -> None:
-    """Refuse a body that is too deep. Raises RequestError."""
+def _opens_more(body: bytes, depth_max: int) -> bool:
+    """Whether more brackets open, in strings or not, than there may be levels."""
     opened = 0
     for bracket in (b"[", b"{"):
         at = body.find(bracket)
         while at >= 0 and opened <= depth_max:
             opened += 1
             at = body.find(bracket, at + 1)
-    if opened <= depth_max:
-        return
-    _text(body)  # bytes that are no text are told first
-    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
-    if max(accumulate(map(_STEP_OF.__getitem__, brackets)), default=0) > depth_max:
+    return opened > depth_max
+
+
+def _looks_deep(body: bytes, depth_max: int) -> bool:
+    """Whether JSON is too deep. Of what is none, it is true at least where it would be by the first error."""
+    if not _opens_more(body, depth_max):
+        return False
+    if b"\\" in body:
+        # Pairs first: what is left before a quote makes it a part of the string.
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return _levels(b"".join(body.split(b'"')[::2])) > depth_max
+
+
+def _check_depth(body: bytes, depth_max: int) -> None:
+    if _levels(_STRING.sub(b"", body)) > depth_max:
         raise RequestError("too_deep", f"expected at most {depth_max} levels of arrays and objects")
+
+
+def _levels(outside: bytes) -> int:
+    """Return how deep what stands outside of strings is."""
+    return max(accumulate(map(_STEP_OF.__getitem__, outside.translate(None, _NOT_BRACKETS))), default=0)
 
 
 def _at_once(odd: _Odd) -> object:

@@ -169,6 +169,28 @@ def test_depth_is_counted_exactly(depth: int, depth_max: int) -> None:
         parse_strict(body, depth_max=depth_max)
 
 
+NESTED = st.recursive(
+    st.text('\\"[]{}a', max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('\\"[]{}', max_size=3), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+def depth_of(tree: object) -> int:
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else None
+    return 0 if inner is None else 1 + max((depth_of(one) for one in inner), default=0)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(NESTED, st.integers(1, 4), st.booleans())
+def test_brackets_in_strings_are_no_levels(tree: object, depth_max: int, escaped: bool) -> None:
+    body = json.dumps({"\u0001": tree} if escaped else {"x": tree}, separators=(",", ":")).encode()
+    if 1 + depth_of(tree) > depth_max:
+        assert refused(body, depth_max).code == "too_deep"
+    else:
+        assert parse_strict(body, depth_max=depth_max) == json.loads(body)
+
+
 def test_hostile_bodies_of_a_mebibyte_are_refused_in_linear_time() -> None:
     size = 1 << 20
     bodies = [
@@ -181,6 +203,8 @@ def test_hostile_bodies_of_a_mebibyte_are_refused_in_linear_time() -> None:
         b"[" + b"1" * size,
         b"[" + b"1e" * (size // 2),
         b"[0." + b"0" * size,
+        b"[" * 40 + b'"ab' * (size // 3),
+        b"[" * 40 + b'\\"' * (size // 2),
     ]
     started_s = time.process_time()
     for body in bodies:
