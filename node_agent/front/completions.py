@@ -156,9 +156,9 @@ class Completions:
             text += frame.text
             if len(text) > most:
                 raise ProblemError(Problem("engine_protocol", "The answer is longer than any that is held here."))
-        if not isinstance(end, Done):
+        if not isinstance(end, Done) or end.reason not in REASONS:
             raise _cut(answer, end, None)
-        body = answering.whole(text, _reason(end), end.counts, visit.delivered, ours_of(answer.segments))
+        body = answering.whole(text, end.reason, end.counts, visit.delivered, ours_of(answer.segments))
         await exchange.answer(200, body, headers=_origin(answer))
         visit.first_token()
         visit.complete()
@@ -197,20 +197,22 @@ class Completions:
         finally:
             if events is not None:
                 await events.close()
-        if not isinstance(end, Done):
+        if not isinstance(end, Done) or end.reason not in REASONS:
             raise _cut(answer, end, visit.delivered)
         usage = usage_of(end.counts, visit.delivered)
-        await exchange.end(lead + chunks.last(_reason(end), usage, ours_of(answer.segments)))
+        await exchange.end(lead + chunks.last(end.reason, usage, ours_of(answer.segments)))
         visit.complete()
 
 
-def _cut(answer: Answer, end: Broken | None, delivered: int | None) -> ProblemError:
-    """Return what is raised for an answer that was cut; without an end, nobody said why.
+def _cut(answer: Answer, end: Broken | Done | None, delivered: int | None) -> ProblemError:
+    """Return what is raised for an answer that did not end well; without an end, nobody said why.
 
     `delivered` is how many tokens the tenant has by then; None where it gets all of them or none.
     """
     if end is None:
         return ProblemError(Problem("session_lost"))
+    if isinstance(end, Done):
+        return ProblemError(Problem("engine_protocol", "The answer ended without a reason that is known."))
     told = _told_of_cut(answer, None if delivered is None else partial_usage(end.counts, delivered))
     return ProblemError(Problem(end.code, end.detail, cut=told))
 
@@ -221,12 +223,6 @@ def _told_of_cut(answer: Answer, usage: Usage | None) -> dict[str, object]:
     if answer.stopped is not None:
         told["resume"] = answer.stopped.to_json()
     return {**told, **ours_of(answer.segments)}
-
-
-def _reason(done: Done) -> str:
-    if done.reason not in REASONS:
-        raise ProblemError(Problem("engine_protocol", "The answer ended without a reason that is known."))
-    return done.reason
 
 
 def _declared(text: str) -> Labels:
