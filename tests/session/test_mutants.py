@@ -102,7 +102,7 @@ MUTANTS = (
     intake(1, "credit of the greeting is ignored", "_resumed", "found.limit_bytes = held.limit_bytes", "pass"),
     intake(77, "a cancel in the greeting is ignored", "_resumed", "if held.cancelled:", "if False:"),
     intake(11, "settlements in the greeting are ignored", "_reattach", "if number in self._streams:", "if False:"),
-    intake(1, "it speaks without a transport", "_flush", "if self.state is State.DETACHED:", "if False:"),
+    intake(1, "it speaks without a transport", "_flush", "if self.state is _DETACHED:", "if False:"),
     intake(0, "a lost session is kept for ever", "tick", "self.reattach_ms * 1000", "self.reattach_ms * 1000_000"),
     intake(1, "what is held without a transport is not counted", "tokens", "self.detached_bytes += size_bytes", "pass"),
     intake(
