@@ -27,6 +27,8 @@ class Role(Enum):
 
 
 _TEXT = attrgetter("text")
+# A member costs several times as much by way of its enumeration.
+_PROMPT = Role.PROMPT
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -120,7 +122,12 @@ class Generation(msgspec.Struct, frozen=True):
     @property
     def mixed(self) -> bool:
         """Whether a raw prompt stands beside other messages, which means nothing."""
-        return len(self.messages) > 1 and any(message.role is Role.PROMPT for message in self.messages)
+        messages = self.messages
+        if len(messages) > 1:
+            for message in messages:
+                if message.role is _PROMPT:
+                    return True
+        return False
 
     def payload(self) -> list[str]:
         """Return the text of every message, and of what was said already. Payload."""

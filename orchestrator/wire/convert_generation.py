@@ -49,7 +49,8 @@ def generation_in(message: pb.Generation) -> Generation:
         raise WireError("generation.sampling.temperature", "0 to 2")
     if not 0 < top_p <= 1:
         raise WireError("generation.sampling.top_p", "above 0, at most 1")
-    if len(stop) > STOPS_MAX:
+    stops = len(stop)
+    if stops > STOPS_MAX:
         raise WireError("generation.sampling.stop", f"at most {STOPS_MAX} strings")
     # Whether it was told is asked of a zero only.
     max_tokens = sampling.max_tokens or (0 if sampling.HasField("max_tokens") else None)
@@ -67,7 +68,9 @@ def generation_in(message: pb.Generation) -> Generation:
     generation = Generation(
         ModelId(text("generation.model", message.model)),
         tuple(messages),
-        Sampling(temperature, top_p, seed, tuple(stop), max_tokens, sampling.ignore_eos, min_tokens),
+        Sampling(
+            temperature, top_p, seed, tuple(stop) if stops else (), max_tokens, sampling.ignore_eos, min_tokens
+        ),
         _said_in(message.said) if message.HasField("said") else None,
     )
     if generation.mixed:

@@ -76,7 +76,8 @@ def _way_in(pool: str, key_id: str) -> tuple[PoolId, KeyId]:
 
 
 def _load_out(load: f.Load, into: pb.Load) -> None:
-    into.number, into.pool, into.replicas, into.slots = load.number, load.pool, load.replicas, load.slots
+    into.number, into.pool = load.number, load.pool
+    into.replicas, into.slots = load.replicas, load.slots
     into.running, into.waiting, into.waiting_max = load.running, load.waiting, load.waiting_max
     if load.queued_tokens is not None:
         into.queued_tokens = load.queued_tokens
@@ -98,16 +99,18 @@ def load_in(message: pb.Load) -> f.Load:
         message.running,
         message.waiting,
         message.waiting_max,
-        message.queued_tokens if message.HasField("queued_tokens") else None,
-        message.kv_tokens if message.HasField("kv_tokens") else None,
-        message.kv_used_tokens if message.HasField("kv_used_tokens") else None,
-        message.openings if message.HasField("openings") else None,
+        # Whether it was told is asked of a zero only.
+        message.queued_tokens or (0 if message.HasField("queued_tokens") else None),
+        message.kv_tokens or (0 if message.HasField("kv_tokens") else None),
+        message.kv_used_tokens or (0 if message.HasField("kv_used_tokens") else None),
+        message.openings or (0 if message.HasField("openings") else None),
     )
 
 
 def _open_out(frame: f.Open, message: pb.EdgeFrame) -> None:
     into = message.open
-    into.stream, into.attempt, into.decision, into.request = frame.stream, frame.attempt, frame.decision, frame.request
+    into.stream, into.attempt = frame.stream, frame.attempt
+    into.decision, into.request = frame.decision, frame.request
     into.pool, into.facts = frame.pool, facts_to_bytes(frame.facts)
     generation_out(frame.generation, into.generation)
     citation_out(frame.citation, into.citation)
@@ -224,7 +227,8 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
     match message.WhichOneof("kind"):
         case "tokens":
             t = message.tokens
-            return f.Tokens(t.stream, attempt_in(t.attempt), t.first, t.count, t.text, tuple(t.ids))
+            ids = t.ids
+            return f.Tokens(t.stream, attempt_in(t.attempt), t.first, t.count, t.text, tuple(ids) if ids else ())
         case "accepted":
             a = message.accepted
             replica, continuing = _maker_in(a.replica, a.identity, a.resume)
@@ -232,8 +236,9 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
         case "done":
             d = message.done
             reason = reason_in("done.reason", d.reason)
-            queued_us = d.queued_us if d.HasField("queued_us") else None
-            beside = d.beside if d.HasField("beside") else None
+            # Whether it was told is asked of a zero only.
+            queued_us = d.queued_us or (0 if d.HasField("queued_us") else None)
+            beside = d.beside or (0 if d.HasField("beside") else None)
             return f.Done(d.stream, attempt_in(d.attempt), reason, pool_counts_in(d.counts), queued_us, beside)
         case "beat":
             return _beat_in(message.beat)
