@@ -127,9 +127,10 @@ class Stream:
             self._tally.received += frame.count  # credit bounds these
         elif len(self._frames) >= FRAMES_MAX:
             told = self._flooded(told)
+            frame = told.frame
         self._frames.append(told)
         # That it was accepted is told with what comes next: it changes nothing for a tenant, and waking costs.
-        if waiter is not None and type(told.frame) is not Accepted:
+        if waiter is not None and type(frame) is not Accepted:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
@@ -179,8 +180,9 @@ class Stream:
         if self._waiter is not None:
             self._wake(self._waiter)
         machine, number, tally = self._machine, self._number, self._tally
-        told = [] if ended else machine.cancel(number)
-        self._act(told + machine.settle(number, EdgeCounts(tally.received, tally.delivered)))
+        told = None if ended else machine.cancel(number)
+        settled = machine.settle(number, EdgeCounts(tally.received, tally.delivered))
+        self._act(told + settled if told else settled)
         self._among.by_attempt.pop(self._attempt, None)
 
     def looked_at(self, now_us: int) -> int:

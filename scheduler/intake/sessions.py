@@ -47,6 +47,8 @@ IDLE_STEPS = 4
 could always be told of another's turn."""
 RIDING = frozenset({Accepted, Load})
 """Frames that nobody waits for."""
+# A member costs several times as much by way of its enumeration, and each frame asks.
+_NOW, _GATHER, _RIDE = Haste.NOW, Haste.GATHER, Haste.RIDE
 OUTBOX_FRAMES_MAX = 1 << 18
 """Frames that wait for the socket. Credit bounds the tokens; an edge that reads nothing at all ends here."""
 
@@ -146,7 +148,12 @@ class Port:
         self._acting = True
         try:
             while todo:
-                self._carry_out(todo.popleft())
+                instruction, line = todo.popleft(), self.line
+                if type(instruction) is not Send:
+                    self._carry_out(instruction)
+                elif line is not None:
+                    frame = instruction.frame
+                    line.outbox.put(frame, _RIDE if type(frame) in RIDING else _NOW)
                 if not todo and self.line is not None and len(self.line.outbox.frames) > OUTBOX_FRAMES_MAX:
                     # The edge takes nothing away.
                     self.line.outbox.drop()
@@ -155,11 +162,8 @@ class Port:
             self._acting = False
 
     def _carry_out(self, instruction: Instruction) -> None:
-        if type(instruction) is Send:
-            frame, line = instruction.frame, self.line
-            if line is not None:
-                line.outbox.put(frame, Haste.RIDE if type(frame) in RIDING else Haste.NOW)
-        elif type(instruction) is Start:
+        """Whatever is not to be sent."""
+        if type(instruction) is Start:
             if self.machine.edge is not None and not self.over:
                 self._site.start(self, self.machine.edge, instruction.open, instruction.arrived_us)
         elif type(instruction) is Stop:
@@ -213,9 +217,9 @@ class Port:
         elif full:
             self.act(self._gathered(stream))  # the machine judges who reads too slowly
         else:
-            haste = Haste.NOW if first else Haste.GATHER
-            if haste < self.line.outbox.haste:
-                self.line.outbox.wake(haste)
+            haste, outbox = _NOW if first else _GATHER, self.line.outbox
+            if haste < outbox.haste:
+                outbox.wake(haste)
 
     def done(self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None, beside: int | None) -> None:
         """The answer is complete; how long it waited here, and how many streams ran beside it."""
@@ -236,8 +240,8 @@ class Port:
     def tell(self, pool: PoolId) -> None:
         """The state of a pool is to be told. The next message has it, as it is then."""
         self._due[pool] = None
-        if self.line is not None and self.line.outbox.haste > Haste.RIDE:
-            self.line.outbox.wake(Haste.RIDE)
+        if self.line is not None and self.line.outbox.haste > _RIDE:
+            self.line.outbox.wake(_RIDE)
 
     def _gathered(self, stream: int) -> list[Instruction]:
         """Hand the machine what came of one stream since the last message."""
