@@ -377,17 +377,18 @@ def citation_out(citation: Citation, into: pb.Citation) -> None:
 
 def citation_in(message: pb.Citation) -> Citation:
     """Return the citation of a message. Raises WireError."""
-    side, manifest, digest, revocations = message.side, message.manifest, message.manifest_digest, message.revocations
-    _check_law(side, manifest, digest, revocations)
+    manifest, revocations = message.manifest, message.revocations
+    side, digest = _law_in(message.side, manifest, message.manifest_digest, revocations)
     now_ms = number("citation.now_ms", message.now_ms)
-    return Citation(SideId(side), manifest, Digest(digest), revocations, now_ms, message.permit_version)
+    return Citation(side, manifest, digest, revocations, now_ms, message.permit_version)
 
 
 @lru_cache(maxsize=REMEMBERED_MAX)
-def _check_law(side: str, manifest: int, manifest_digest: str, revocations: int) -> None:
-    """Raise WireError where these name no law. All attempts cite the same until it changes."""
+def _law_in(side: str, manifest: int, manifest_digest: str, revocations: int) -> tuple[SideId, Digest]:
+    """Return the names of a law. Raises WireError where these are none. All attempts cite the same until it changes."""
     if not is_digest(manifest_digest):
         raise WireError("citation.manifest_digest", "a digest, sha256:<hex>")
     text("citation.side", side)
     number("citation.manifest", manifest)
     number("citation.revocations", revocations)
+    return SideId(side), Digest(manifest_digest)

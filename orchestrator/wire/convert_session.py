@@ -49,15 +49,18 @@ from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1 import usage_pb2
 
 ATTEMPTS_READ_MAX = 2 * f.STREAMS_MAX
-"""Attempt ids whose form was checked that are remembered: every frame of a stream names its attempt."""
+"""Attempt ids whose form was checked that are remembered: every frame of an answer names its attempt."""
 
 
-@lru_cache(maxsize=ATTEMPTS_READ_MAX)
 def attempt_in(value: str) -> AttemptId:
     """Return an attempt id. Raises WireError."""
     if not is_attempt_id(value):
         raise WireError("attempt", "an id that starts with att_")
     return AttemptId(value)
+
+
+_of_answer = lru_cache(maxsize=ATTEMPTS_READ_MAX)(attempt_in)
+"""The same, where it is named again and again. An edge names an attempt twice: to remember it costs more."""
 
 
 @lru_cache(maxsize=REMEMBERED_MAX)
@@ -228,18 +231,18 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
         case "tokens":
             t = message.tokens
             ids = t.ids
-            return f.Tokens(t.stream, attempt_in(t.attempt), t.first, t.count, t.text, tuple(ids) if ids else ())
+            return f.Tokens(t.stream, _of_answer(t.attempt), t.first, t.count, t.text, tuple(ids) if ids else ())
         case "accepted":
             a = message.accepted
             replica, continuing = _maker_in(a.replica, a.identity, a.resume)
-            return f.Accepted(a.stream, attempt_in(a.attempt), replica, continuing)
+            return f.Accepted(a.stream, _of_answer(a.attempt), replica, continuing)
         case "done":
             d = message.done
             reason = reason_in("done.reason", d.reason)
             # Whether it was told is asked of a zero only.
             queued_us = d.queued_us or (0 if d.HasField("queued_us") else None)
             beside = d.beside or (0 if d.HasField("beside") else None)
-            return f.Done(d.stream, attempt_in(d.attempt), reason, pool_counts_in(d.counts), queued_us, beside)
+            return f.Done(d.stream, _of_answer(d.attempt), reason, pool_counts_in(d.counts), queued_us, beside)
         case "beat":
             return _beat_in(message.beat)
         case "load":
@@ -249,11 +252,11 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
             rules = tuple(r.rules)
             retry_ms = r.retry_after_ms or None
             code = text("refused.code", r.code)
-            return f.Refused(r.stream, attempt_in(r.attempt), code, r.detail, r.param or None, rules, retry_ms)
+            return f.Refused(r.stream, _of_answer(r.attempt), code, r.detail, r.param or None, rules, retry_ms)
         case "broken":
             b = message.broken
             code = text("broken.code", b.code)
-            return f.Broken(b.stream, attempt_in(b.attempt), code, b.detail, pool_counts_in(b.counts))
+            return f.Broken(b.stream, _of_answer(b.attempt), code, b.detail, pool_counts_in(b.counts))
         case "welcome":
             return _welcome_in(message.welcome)
         case "draining":
