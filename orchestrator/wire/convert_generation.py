@@ -32,7 +32,11 @@ def generation_out(generation: Generation, into: pb.Generation) -> None:
         told.stop.extend(sampling.stop)
     if sampling.max_tokens is not None:
         told.max_tokens = sampling.max_tokens
-    told.ignore_eos, told.min_tokens = sampling.ignore_eos, sampling.min_tokens
+    # On the wire these are absent when they say nothing.
+    if sampling.ignore_eos:
+        told.ignore_eos = True
+    if sampling.min_tokens:
+        told.min_tokens = sampling.min_tokens
     if generation.said is not None:
         _said_out(generation.said, into.said)
 
@@ -105,8 +109,9 @@ def resume_in(field: str, value: str) -> Resume:
 
 def pool_counts_out(counts: PoolCounts, into: usage_pb2.PoolCounts) -> None:
     """Fill the message of a pool's counts."""
-    into.prompt, into.cached = counts.prompt, counts.cached
-    into.generated, into.sent = counts.generated, counts.sent
+    into.prompt, into.generated, into.sent = counts.prompt, counts.generated, counts.sent
+    if counts.cached:
+        into.cached = counts.cached
 
 
 def pool_counts_in(message: usage_pb2.PoolCounts) -> PoolCounts:

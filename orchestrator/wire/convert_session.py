@@ -199,7 +199,9 @@ def _tokens_out(frame: f.Tokens, message: pb.IntakeFrame) -> None:
 def _accepted_out(frame: f.Accepted, message: pb.IntakeFrame) -> None:
     into, continuing = message.accepted, frame.continuing
     into.stream, into.attempt, into.replica = frame.stream, frame.attempt, frame.replica
-    into.identity, into.resume = continuing.identity or "", continuing.by._value_
+    if continuing.identity:
+        into.identity = continuing.identity
+    into.resume = continuing.by._value_
 
 
 def _done_out(frame: f.Done, message: pb.IntakeFrame) -> None:
