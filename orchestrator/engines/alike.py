@@ -13,6 +13,10 @@ What is read is what decoding each chunk by itself gives, whatever the bytes:
   string reaches from one part into the next, and each part is one string at least. Where there are as many strings as
   parts, each is one, and holds no end of a line: every event is these bytes round its part. The decoder takes nothing
   that is not UTF-8.
+* Where each part of a body is to be one event, as engines frame them, the parts are cut out of these, and the same is
+  proved. One event that came alone, as most do where an engine is waited for, takes less: what lies between
+  these bytes is decoded as one string, with the quotes that end the one and begin the other. There is nothing behind
+  that string, and no end of a line inside of it.
 """
 
 from __future__ import annotations
@@ -33,18 +37,52 @@ _ENDING = 3
 """So many chunks may end an answer: its reason, its usage, and the word that it is done."""
 _TEXT = re.compile(rb'"content": ?"([^"\\]*+(?:\\.[^"\\]*+)*+)')
 _TEXTS = msgspec.json.Decoder(list[str])
+_QUOTED = msgspec.json.Decoder(str)
 
 
 class Alike:
     """What is the same in the chunks of an answer: the bytes before the text, and those after it."""
 
-    __slots__ = ("_between", "_closing", "_opening", "_part_of")
+    __slots__ = ("_between", "_closing", "_middle_of", "_opening", "_part_of", "_quoted", "_two_bytes")
 
     def __init__(self, before: bytes, after: bytes) -> None:
-        self._opening = DATA + before
-        self._closing = after + EVENT_END
-        self._between = self._closing + self._opening
+        self._opening = opening = DATA + before
+        self._closing = closing = after + EVENT_END
+        self._between = closing + opening
         self._part_of = itemgetter(slice(len(before), -len(after)))
+        """Of a chunk."""
+        self._middle_of = itemgetter(slice(len(opening), -len(closing)))
+        """Of an event."""
+        # The last of the opening and the first of the closing are the quotes round the text, as `alike_of` proved.
+        self._quoted = slice(len(opening) - 1, 1 - len(closing))
+        self._two_bytes = 2 * len(self._between)
+        """No two events have fewer."""
+
+    def texts_of(self, parts: list[bytes], line_bytes_max: int) -> list[str] | None:
+        """Return the texts of the events that `parts` are, one each; None where one is, or may be, another.
+
+        As engines frame what they send, so that nothing of it is to be sought for.
+        """
+        opening, closing = self._opening, self._closing
+        if not parts[0].startswith(opening) or not parts[-1].endswith(closing):
+            return None
+        data = b"".join(parts)
+        middles: list[bytes] = [*map(self._middle_of, parts)]
+        # No line is longer than all of them together.
+        if len(data) > line_bytes_max or opening + self._between.join(middles) + closing != data:
+            return None
+        return _decoded(middles)
+
+    def text(self, data: bytes, line_bytes_max: int) -> str | None:
+        """Return the text of one event that is alike; None where it is, or may be, another, or more than one."""
+        if len(data) > line_bytes_max or len(data) >= self._two_bytes:
+            return None
+        if not data.startswith(self._opening) or not data.endswith(self._closing):
+            return None
+        try:
+            return _QUOTED.decode(data[self._quoted])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
 
     def texts(self, data: bytes, line_bytes_max: int) -> tuple[int, int, list[str]] | None:
         """Return (where the first event that is alike begins, where the last one ends, the texts of all between).
@@ -69,11 +107,17 @@ class Alike:
         # No line is longer than all of them together.
         if end > line_bytes_max and max(map(len, chunks)) + DATA_BYTES > line_bytes_max:
             return None
-        try:
-            texts = _TEXTS.decode(b'["' + b'"\n,"'.join(parts) + b'"]')
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
-        return (begin, end, texts) if len(texts) == len(parts) else None
+        texts = _decoded(parts)
+        return None if texts is None else (begin, end, texts)
+
+
+def _decoded(parts: list[bytes]) -> list[str] | None:
+    """Return the text that each of `parts` is inside of its quotes; None where one is not one text."""
+    try:
+        texts = _TEXTS.decode(b'["' + b'"\n,"'.join(parts) + b'"]')
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return texts if len(texts) == len(parts) else None
 
 
 def alike_of(chunk: bytes, text_of: Callable[[bytes], str | None]) -> Alike | None:

@@ -118,6 +118,28 @@ class AnswerReader:
         self.ended = False
         """Whether `Finished` or `Failed` was returned; nothing comes after it."""
 
+    def feed_parts(self, parts: list[bytes]) -> list[EngineEvent]:
+        """Takes the next bytes of the body in the parts that they came in, as `feed` takes them joined.
+
+        Nothing but quicker where each part is one event: so engines frame them, and most come alone.
+        """
+        alike, decoder = self._alike, self._decoder
+        if alike is None or not parts or self._finish_reason is not None or self.ended:
+            return self.feed(b"".join(parts))
+        if decoder is not None and not decoder.between:
+            return self.feed(b"".join(parts))
+        if len(parts) == 1:
+            text = alike.text(parts[0], self._line_bytes_max)
+            if text:
+                self._chunks_with_text += 1
+                return [Delta(text, (), 1)]
+        else:
+            texts = alike.texts_of(parts, self._line_bytes_max)
+            if texts is not None and "" not in texts:
+                self._chunks_with_text += len(texts)
+                return [Delta("".join(texts), (), len(texts))]
+        return self.feed(b"".join(parts))
+
     def feed(self, data: bytes) -> list[EngineEvent]:
         """Takes the next bytes of the body; empty bytes are the end of the stream.
 
@@ -170,6 +192,7 @@ class AnswerReader:
             if found is None:
                 self._read_chunks(chunks, texts, events)
                 return
+        self._begun = True
         begin, end, told = found
         if begin:
             self._read_few(data[:begin], texts, events)

@@ -135,6 +135,17 @@ class Reply(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
+    def take_parts(self) -> list[bytes]:
+        """Return the same in the parts that the server framed, none of them empty."""
+        parts = self.body.copy()
+        self.body.clear()
+        if parts:
+            self._held_bytes = 0
+            if self.paused and self._transport is not None:
+                self.paused = False
+                self._transport.resume_reading()
+        return parts
+
     def leave(self) -> None:
         """Whoever asked has the whole answer: rest as soon as the framing ends, or close."""
         self._asking = None

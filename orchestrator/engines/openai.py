@@ -247,7 +247,7 @@ class Answer(Asking):
             return
         self._late_at = self._end_at
         reader, tell = self._reader, self._tell
-        events = reader.feed(reply.take())
+        events = reader.feed_parts(reply.take_parts())
         if reply.ended and not reader.ended:
             events += reader.feed(b"")
         if reader.ended:

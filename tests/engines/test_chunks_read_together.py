@@ -130,6 +130,26 @@ def test_events_that_come_whole_a_few_at_a_time_are_what_each_is_by_itself(strea
     assert joined(told + reader.feed(b"")) == joined(by_themselves(stream))
 
 
+@given(streams(), st.data())
+def test_events_that_come_framed_one_by_one_are_what_each_is_by_itself(stream: bytes, data: st.DataObject) -> None:
+    """Most parts are one event; some are cut, and some are two that were framed together."""
+    reader = AnswerReader(line_bytes_max=2_000, usage=UsageExpectation.OPTIONAL)
+    parts = [part + b"\n\n" for part in stream.split(b"\n\n")[:-1]]
+    for _ in range(data.draw(st.integers(0, 2))):
+        number = data.draw(st.integers(0, len(parts) - 1))
+        cut = data.draw(st.integers(1, len(parts[number])))
+        parts[number : number + 1] = filter(None, (parts[number][:cut], parts[number][cut:]))
+    if len(parts) > 1 and data.draw(st.booleans()):
+        number = data.draw(st.integers(1, len(parts) - 1))
+        parts[number - 1 : number + 1] = [parts[number - 1] + parts[number]]
+    told: list[EngineEvent] = []
+    while parts:
+        number = data.draw(st.integers(1, 4))
+        told += reader.feed_parts(parts[:number])
+        del parts[:number]
+    assert joined(told + reader.feed_parts([])) == joined(by_themselves(stream))
+
+
 def of(*middles: str) -> list[bytes]:
     """Return chunks with these middles among usual ones, from which the reader learns."""
     before, after = VLLM
@@ -186,6 +206,56 @@ def test_what_is_read_together_decodes_to_the_same_one_by_one(around: tuple[byte
     if found is not None:
         begin, end, texts = found
         assert texts == [_text_of(chunk) for chunk in plain_data(stream[begin:end], 2_000) or ()]
+
+
+@given(st.sampled_from(ENGINES), st.data())
+def test_one_event_decodes_to_the_same_whichever_way_it_is_read(
+    around: tuple[bytes, bytes], data: st.DataObject
+) -> None:
+    before, after = around
+    some = st.sampled_from(PLAIN + HOSTILE).map(str.encode) | st.binary(max_size=3)
+    around_it = st.sampled_from([before, after, after + b"\n\ndata: " + before])
+    middle = data.draw(st.lists(some, max_size=3).map(b"".join) | around_it)
+    chunk = before + middle + after
+    if data.draw(st.booleans()):
+        begin = data.draw(st.integers(0, len(chunk)))
+        chunk = chunk[:begin] + chunk[begin + data.draw(st.integers(0, 3)) :]
+    alike, one = alike_of(before + b"x" + after, _text_of), event(chunk)
+    text = None if alike is None else alike.text(one, 2_000)
+    if text is not None:
+        assert plain_data(one, 2_000) == [chunk], "it is one event"
+        assert _text_of(chunk) == text
+    parts = [event(before + b"a" + after), one, event(before + b"b" + after)]
+    texts = None if alike is None else alike.texts_of(parts, 2_000)
+    if texts is not None:
+        chunks = plain_data(b"".join(parts), 2_000)
+        assert chunks is not None
+        assert texts == [_text_of(chunk) for chunk in chunks]
+
+
+@pytest.mark.parametrize("around", READ_TOGETHER)
+def test_the_texts_of_the_engines_that_we_know_are_read_the_quick_way(around: tuple[bytes, bytes]) -> None:
+    before, after = around
+    alike = alike_of(before + b"x" + after, _text_of)
+    assert alike is not None
+    events = [event(before + middle.encode() + after) for middle in PLAIN]
+    texts = [json.loads(f'"{middle}"') for middle in PLAIN]
+    assert [alike.text(one, 2_000) for one in events] == texts
+    assert alike.texts_of(events, 20_000) == texts
+    assert alike.text(events[0], len(events[0]) - 1) is None, "it may be longer than a line may be"
+    assert alike.texts_of(events, 1_000) is None, "one may be longer than a line may be"
+    assert alike.text(events[0] + events[0], 2_000) is None
+    assert alike.text(event(before + after[1:]), 2_000) is None, "the two quotes are one"
+
+
+@pytest.mark.parametrize("first", [1, 20])
+def test_a_byte_order_mark_after_the_first_line_is_none(first: int) -> None:
+    before, after = VLLM
+    stream = event(before + b"a" + after) * 20 + b"\xef\xbb\xbf" + event(before + b"b" + after) + event(b"[DONE]")
+    reader = AnswerReader(line_bytes_max=2_000, usage=UsageExpectation.OPTIONAL)
+    cut = len(event(before + b"a" + after)) * first
+    told = reader.feed(stream[:cut]) + reader.feed(stream[cut:])
+    assert joined(told + reader.feed(b"")) == joined(by_themselves(stream))
 
 
 @pytest.mark.parametrize("around", READ_TOGETHER)
