@@ -89,6 +89,7 @@ class Reply(asyncio.Protocol):
         # The parser calls this for each chunk, of which an engine makes one for each token.
         self.on_body = self.body.append
         self._parser = httptools.HttpResponseParser(self)
+        self._feed = self._parser.feed_data
         self.headed = self.ended = self.paused = False
         self._leaving = self._framed = self._keeps = self._used = False
         self._header_count = self._header_bytes = self._interim = self._held_bytes = 0
@@ -177,23 +178,27 @@ class Reply(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read some of a reply."""
-        asking, leaving = self._asking, self._leaving
-        if asking is None and not leaving:
+        asking = self._asking
+        if asking is None and not self._leaving:
             self.cut()  # nobody asked for it
             return
         self._request = None
         self._held_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(Fault.MALFORMED)
             return
         if asking is None:
             self.body.clear()
-        elif self._held_bytes > (HELD_BYTES_MAX if self.headed else HEADER_BYTES_MAX) and not self.body:
+        elif not self.body and self._held_bytes > (HELD_BYTES_MAX if self.headed else HEADER_BYTES_MAX):
             self._fail(Fault.MALFORMED)  # a head, a line of framing, or a trailer without end
         else:
-            self._came(asking)
+            try:
+                asking.came()
+            except BaseException:
+                self._failed(asking)
+                raise
             # By now it may be the reply to another request, of which nothing is held.
             if self._held_bytes > HELD_BYTES_MAX and not self.paused and self._transport is not None:
                 self.paused = True
@@ -211,7 +216,11 @@ class Reply(asyncio.Protocol):
             return
         if self.headed and not self._framed and exc is None:
             self.ended = True
-            self._came(asking)
+            try:
+                asking.came()
+            except BaseException:
+                self._failed(asking)
+                raise
         elif self._request is not None and self._used:
             self._asking = None
             self._client.ask_again(self._request, asking, self._deadline_at)
@@ -257,15 +266,10 @@ class Reply(asyncio.Protocol):
 
     # Inside
 
-    def _came(self, asking: Asking) -> None:
-        """There is more. Whoever asks and fails at it hears that this was all, and the loop of the failure."""
-        taken = False
-        try:
-            asking.came()
-            taken = True
-        finally:
-            if not taken and self._asking is asking:
-                self._fail(Fault.CLOSED)
+    def _failed(self, asking: Asking) -> None:
+        """Whoever asks failed at what came: it hears that this was all, and the loop of the failure."""
+        if self._asking is asking:
+            self._fail(Fault.CLOSED)
 
     def _rest(self) -> None:
         self._leaving = False

@@ -225,7 +225,7 @@ class Answer(Asking):
         self._late_at = first_at if first_at < end_at else end_at
         """From when on nothing is read any more, though it is here."""
         self._stall_s = settings.stall_timeout_ms / 1000
-        self._loop = loop
+        self._loop, self._time = loop, loop.time
         problem = engine.ask(generation, self, self._late_at)
         self._in_flight = problem is None
         if problem is None:
@@ -238,24 +238,25 @@ class Answer(Asking):
         reply = self.reply
         if reply is None or self._held or not (self._streams or self._judge(reply)):
             return
-        if not reply.body and not reply.ended:
+        ended = reply.ended
+        if not ended and not reply.body:
             return
-        now_s = self._loop.time()
+        now_s = self._time()
         # Where bytes are always ready no deadline is waited for, so the time is looked at here as well.
         if now_s >= self._late_at:
             self.broke(Fault.LATE)
             return
-        self._late_at = self._end_at
+        self._late_at = end_at = self._end_at
         reader, tell = self._reader, self._tell
         events = reader.feed_parts(reply.take_parts())
-        if reply.ended and not reader.ended:
+        if ended and not reader.ended:
             events += reader.feed(b"")
         if reader.ended:
             # The slot is free before anybody hears of the end.
             self._end(whole=type(events[-1]) is Finished)
         elif self._fault is None:
             late_at = now_s + self._stall_s
-            reply.await_until(late_at if late_at < self._end_at else self._end_at)
+            reply.await_until(late_at if late_at < end_at else end_at)
         if events:
             tell(events)
 

@@ -162,7 +162,6 @@ class _Working:
     def told(self, events: list[EngineEvent]) -> None:
         """The engine said something. With the last of it, its slot is free."""
         replica, work = self._replica, self._work
-        whole = False
         try:
             for event in events:
                 if type(event) is Delta:
@@ -178,11 +177,11 @@ class _Working:
                         replica.site.work_finished(work, event.reason._value_, counts)
                 else:
                     self._told_else(event)
-            whole = True
-        finally:
-            if not whole and self._forgotten():
+        except BaseException:
+            if self._forgotten():
                 self.answer.close()
                 replica.site.work_failed(work, "engine_protocol", "The engine's answer ended without an end.")
+            raise
 
     def cancelled(self) -> None:
         """It is not wanted any more."""

@@ -47,6 +47,9 @@ PERMITTING_MAX = 4_096
 """Attempts whose second permit is under way at once."""
 CUT_BY_DRAIN = "The scheduler stopped before the answer was complete."
 
+BY_CHUNKS = Counted.CHUNKS
+"""Here, for a member of an enumeration costs as much as a call, and this is asked for with all that is made."""
+
 log = logger("scheduler.intake")
 
 
@@ -172,7 +175,7 @@ class Site:
             self.dispatchers[running.opened.pool].first_token(work, self._hands.now_us())
         running.generated += count
         if count and not ids:
-            running.counted = Counted.CHUNKS
+            running.counted = BY_CHUNKS
         running.port.tokens(running.opened.stream, text, ids, count, first)
 
     def work_finished(self, work: int, reason: str, counts: PoolCounts) -> None:
@@ -183,7 +186,7 @@ class Site:
         running.prompt, running.cached = counts.prompt, counts.cached
         if counts.generated > running.generated:
             running.generated = counts.generated
-        if running.counted is Counted.CHUNKS and counts.generated:
+        if running.counted is BY_CHUNKS and counts.generated:
             running.counted = Counted.ENGINE
         if running.late and reason == FinishReason.CANCELLED.value and not running.stopped:
             # Of the tenant's own time, which says nothing of the replica.
