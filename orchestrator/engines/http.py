@@ -113,8 +113,9 @@ class Reply(asyncio.Protocol):
         if self._transport is None:
             self._fail(Fault.CLOSED)  # as soon as it was made; a connection that rests is there
             return
-        # Not when it is made: of one that is not wanted by then, uvloop never tells that it is lost.
-        self._client.began(self)
+        if not self._used:
+            # Not when it is made: of one that is not wanted by then, uvloop never tells that it is lost.
+            self._client.began(self)
         self._transport.write(request)
         self.await_until(deadline_at)
 
@@ -354,7 +355,7 @@ class HttpClient:
         return True
 
     def began(self, reply: Reply) -> None:
-        """A connection is used, perhaps not for the first time."""
+        """A connection is used for the first time."""
         self._open.add(reply)
 
     def lost(self, reply: Reply) -> None:

@@ -15,25 +15,28 @@ class _StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool = True
 
 
-class _Body(msgspec.Struct, frozen=True, kw_only=True):
+_WITH_USAGE = _StreamOptions()
+
+
+class _Body(msgspec.Struct, frozen=True):
     """Everything that is ever sent, in this order. What is not set is left out."""
 
     model: str
-    prompt: str | UnsetType = UNSET
+    prompt: str | UnsetType
     """A raw text to be continued, in place of a conversation."""
-    messages: tuple[Message, ...] | UnsetType = UNSET
-    continue_final_message: bool | UnsetType = UNSET
-    add_generation_prompt: bool | UnsetType = UNSET
-    stream: bool = True
-    stream_options: _StreamOptions = _StreamOptions()
+    messages: tuple[Message, ...] | UnsetType
+    continue_final_message: bool | UnsetType
+    add_generation_prompt: bool | UnsetType
+    stream: bool
+    stream_options: _StreamOptions
     temperature: float
     top_p: float
-    seed: int | UnsetType = UNSET
-    stop: tuple[str, ...] | UnsetType = UNSET
-    max_tokens: int | UnsetType = UNSET
+    seed: int | UnsetType
+    stop: tuple[str, ...] | UnsetType
+    max_tokens: int | UnsetType
     # No part of OpenAI's API: sent only where they are asked for, which is only where the pool declares them.
-    ignore_eos: bool | UnsetType = UNSET
-    min_tokens: int | UnsetType = UNSET
+    ignore_eos: bool | UnsetType
+    min_tokens: int | UnsetType
 
 
 def body_of(generation: Generation, raw_prompt: str | None, served_model: str) -> bytes | None:
@@ -48,19 +51,22 @@ def body_of(generation: Generation, raw_prompt: str | None, served_model: str) -
     elif said is not None and said.text:
         # As vLLM and SGLang take it: the last message is the beginning of the answer.
         messages, goes_on = (*generation.messages, Message(Role.ASSISTANT, said.text)), True
+    # By position, in the order of the fields: finding the names would take as long again.
     body = _Body(
-        model=served_model,
-        prompt=prompt,
-        messages=messages,
-        continue_final_message=True if goes_on else UNSET,
-        add_generation_prompt=False if goes_on else UNSET,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        seed=UNSET if sampling.seed is None else sampling.seed & _SEED_MASK,
-        stop=sampling.stop or UNSET,
-        max_tokens=UNSET if most is None else most - first_token,
-        ignore_eos=sampling.ignore_eos or UNSET,
-        min_tokens=sampling.min_tokens - first_token if sampling.min_tokens > first_token else UNSET,
+        served_model,
+        prompt,
+        messages,
+        True if goes_on else UNSET,
+        False if goes_on else UNSET,
+        True,
+        _WITH_USAGE,
+        sampling.temperature,
+        sampling.top_p,
+        UNSET if sampling.seed is None else sampling.seed & _SEED_MASK,
+        sampling.stop or UNSET,
+        UNSET if most is None else most - first_token,
+        sampling.ignore_eos or UNSET,
+        sampling.min_tokens - first_token if sampling.min_tokens > first_token else UNSET,
     )
     try:
         return msgspec.json.encode(body)

@@ -115,23 +115,21 @@ class Chooser:
         expected: Mapping[PoolId, tuple[int, int]] = {}
         if asked.blocks:
             expected = sight.expect(asked.blocks, BLOCK_TOKENS, asked.prompt_tokens, now_us)
-        views: dict[PoolId, PoolView] = {}
+        seen: list[tuple[Candidate, PoolView]] = []
         for one in candidates:
             if one.free <= 0:
                 continue
             cached = expected.get(one.place, NOT_CACHED)[0] if expected else 0
             # It is beside the intake, and its load counts all that was ever given to it, up to now.
-            views[one.place] = sight.view(one.place, model, now_us, True, 0, one.load(asked), now_us, cached)
+            seen.append((one, sight.view(one.place, model, now_us, True, 0, one.load(asked), now_us, cached)))
         best: Choice | None = None
         least: tuple[bool, int, int, ReplicaId] | None = None
-        for one in candidates:
-            if one.free <= 0:
-                continue
-            view, slots = views[one.place], one.slots
+        for one, view in seen:
+            slots = one.slots
             if self._spot.slots != slots or self._served is not asked.served:
                 self._spot, self._served = _spot_of(asked.served, slots), asked.served
             spot = self._spot
-            hoped = spot if view.speed is not None else _hoped(spot, views.values())
+            hoped = spot if view.speed is not None else _hoped(spot, [view for _, view in seen])
             terms = cost(request, hoped, view, asked.worth)
             # One whose answers failed one after the other is the last choice, but still one: work never waits for it.
             rank = (view.held_off, terms.total_pico, terms.time_us + terms.others_us, one.id)
