@@ -145,6 +145,11 @@ def engine_answer(data: bytes) -> None:
     reader = AnswerReader(line_bytes_max=65_536, usage=UsageExpectation.OPTIONAL)
     *pieces, end = [event for byte in data for event in reader.feed(bytes([byte]))] + reader.feed(b"")
     assert (_said(pieces), end) == (_said(deltas), last)
+    reader = AnswerReader(line_bytes_max=65_536, usage=UsageExpectation.OPTIONAL)
+    framed = [event + b"\n\n" for event in data.split(b"\n\n")]
+    framed[-1] = framed[-1][:-2]
+    *parts, end = [event for part in framed if part for event in reader.feed_parts([part])] + reader.feed(b"")
+    assert (_said(parts), end) == (_said(deltas), last), "event by event"
     assert isinstance(last, Finished | Failed)
     assert isinstance(last, Failed) or b"[DONE]" in data
     assert all(isinstance(event, Delta) for event in deltas)
