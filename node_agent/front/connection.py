@@ -28,6 +28,7 @@ CLOSE_S = 30.0
 """How long a last answer may take to leave."""
 
 _END_BYTES = len(HEAD_END)
+_HEADER_LINE = ": ".join
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
@@ -391,7 +392,11 @@ class _Serving:
         """The whole body, where it came with the head."""
         if not self.read_to_the_end or self._told_end or self.gone or self.head.length is None:
             return None
-        return self._taken()
+        body, self.held = bytes(self.held), b""
+        self._told_end = True
+        if not self._connection.reading:
+            self._connection.took()
+        return body
 
     async def part(self) -> tuple[bytes, bool] | None:
         """The next part of the body, and whether more follows; None when the client is gone."""
@@ -419,35 +424,31 @@ class _Serving:
 
     def begin(self, status: int, headers: Sequence[Pair]) -> None:
         """The answer begins, with how its end is told."""
-        length = closes = None
-        start, ends = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\ndate: {http_date(int(time()))}\r\n", 2
-        for name, value in headers:
-            if name == "connection":
-                closes = value == "close"
-                continue
-            if name == "content-length":
-                length = value
-            start += f"{name}: {value}\r\n"
-            ends += 1
+        told = dict(headers)
+        closes = told.get("connection")
+        if closes is not None:
+            headers = [pair for pair in headers if pair[0] != "connection"]
+        reason = _REASONS.get(status, "")
+        lines = [f"HTTP/1.1 {status} {reason}", f"date: {http_date(int(time()))}", *map(_HEADER_LINE, headers)]
+        length = told.get("content-length")
         if length is not None:
             self._answer_left = int(length)
         elif self.head.chunks_allowed:
             self._chunked = True
-            start += "transfer-encoding: chunked\r\n"
-            ends += 1
+            lines.append("transfer-encoding: chunked")
         else:
             self.close = True
-        if closes or not self.read_to_the_end:
+        if closes == "close" or not self.read_to_the_end:
             self.close = True
         if self.close:
-            start += "connection: close\r\n"
-            ends += 1
+            lines.append("connection: close")
         elif not self.head.chunks_allowed:
-            start += "connection: keep-alive\r\n"
-            ends += 1
-        if start.count("\n") != ends or start.count("\r") != ends:
+            lines.append("connection: keep-alive")
+        # Looking for one is several times as quick as counting those that are due.
+        run_on = "".join(lines)
+        if "\n" in run_on or "\r" in run_on:
             raise ValueError("a header of the answer holds a line end")
-        self._start = start.encode("latin-1") + b"\r\n"
+        self._start = "\r\n".join(lines).encode("latin-1") + HEAD_END
 
     def put(self, data: bytes, last: bool = False) -> bool:
         """Write some of the answer. Returns False when the client is to take some first."""

@@ -1,0 +1,130 @@
+"""What comes in pieces is read as what comes whole, and the head of an answer is what its headers say."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any, cast
+
+import pytest
+
+from node_agent.front.connection import Connection
+from node_agent.front.framing import Head, Pair
+from node_agent.front.http import App, Client
+
+FIRST = b"POST /a HTTP/1.1\r\nHost: e\r\nContent-Length: 5\r\n\r\nfirst"
+CHUNKED = b"POST /b HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nsec\r\n3\r\nond\r\n0\r\n\r\n"
+BARE = b"GET /c HTTP/1.1\r\nHost: e\r\n\r\n"
+LAST = b"POST /d HTTP/1.1\r\nHost: e\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlast"
+IN_A_ROW = FIRST + BARE + CHUNKED + FIRST + LAST
+READ = [("/a", b"first"), ("/c", b""), ("/b", b"second"), ("/a", b"first"), ("/d", b"last")]
+
+
+class Wire:
+    """The client's side of a connection."""
+
+    def __init__(self) -> None:
+        self.got = b""
+        self.closing = False
+        self.paused = False
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Nothing here is too much."""
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def write(self, data: bytes) -> None:
+        self.got += data
+
+    def close(self) -> None:
+        self.closing = True
+
+    abort = write_eof = close
+
+    def pause_reading(self) -> None:
+        assert not self.paused
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        assert self.paused
+        self.paused = False
+
+
+class House:
+    """Answers each request with its own body, and with `headers`."""
+
+    head_timeout_s = idle_timeout_s = 5.0
+    draining = False
+
+    def __init__(self, *headers: Pair) -> None:
+        self.app: App = self._answer
+        self.headers = headers
+        self.read: list[tuple[str, bytes]] = []
+        self.failed: list[str] = []
+        self.wire = Wire()
+        self.connection = Connection(self, asyncio.get_running_loop())
+        self.connection.connection_made(cast(Any, self.wire))
+
+    def came(self, connection: Connection) -> bool:
+        return True
+
+    def left(self, connection: Connection) -> None:
+        """Nothing is counted."""
+
+    async def _answer(self, head: Head, client: Client) -> None:
+        body = client.here()
+        if body is None:
+            body, more = b"", True
+            while more:
+                found = await client.part()
+                assert found is not None
+                part, more = found
+                body += part
+        self.read.append((head.path, body))
+        try:
+            client.begin(200, [*self.headers, ("content-length", str(len(body)))])
+        except ValueError as failure:
+            self.failed.append(str(failure))
+            return
+        client.put(body, True)
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["each piece is looked at", "all come while the first is served"])
+async def test_requests_are_the_same_wherever_they_are_cut(wait: bool) -> None:
+    for first, second in itertools.combinations(range(0, len(IN_A_ROW) + 1, 3), 2):
+        house = House()
+        for piece in (IN_A_ROW[:first], IN_A_ROW[first:second], IN_A_ROW[second:]):
+            if piece:
+                house.connection.data_received(piece)
+            if wait:
+                await turns()
+        await turns()
+        assert house.read == READ, (first, second)
+        assert house.wire.closing
+        assert not house.wire.paused
+
+
+async def test_the_head_of_an_answer_has_its_headers_in_their_order() -> None:
+    house = House(("a", "b"), ("connection", "keep-alive"), ("a", "c:\xe9"))
+    house.connection.data_received(FIRST)
+    await turns()
+    status, date, *lines = house.wire.got.split(b"\r\n")
+    assert (status, date[:6]) == (b"HTTP/1.1 200 OK", b"date: ")
+    assert lines == [b"a: b", b"a: c:\xe9", b"content-length: 5", b"", b"first"]
+    assert not house.wire.closing
+
+
+@pytest.mark.parametrize("value", ["x\r\ny: z", "\n", "x\r", "\ny", "x\n y"])
+async def test_no_header_of_an_answer_brings_another(value: str) -> None:
+    house = House(("a", "b"), ("x", value))
+    house.connection.data_received(FIRST)
+    await turns()
+    assert house.failed == ["a header of the answer holds a line end"]
+    assert house.wire.got == b""
+    assert house.wire.closing
