@@ -286,15 +286,15 @@ class Sight:
         queued_us = terms.queue_us if ending.queued_us is None else ending.queued_us
         learner.learn(
             Measured(
-                first_us=flight.first_us - flight.left_us,
-                besides_us=terms.rtt_us + terms.upload_us + queued_us,
-                expected_first_us=terms.first_us,
-                queued_us=ending.queued_us,
-                told_us=terms.told_us,
-                uncached_tokens=uncached,
-                decode_us=None if ending.held_up else now_us - flight.first_us,
-                output_tokens=ending.output_tokens,
-                beside=beside,
+                flight.first_us - flight.left_us,
+                terms.rtt_us + terms.upload_us + queued_us,
+                terms.first_us,
+                ending.queued_us,
+                terms.told_us,
+                uncached,
+                None if ending.held_up else now_us - flight.first_us,
+                ending.output_tokens,
+                beside,
             )
         )
 

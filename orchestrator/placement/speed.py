@@ -15,6 +15,10 @@ import msgspec
 PPM = 1_000_000
 FORGET = 0.97
 """Weight of a sample once the next one is in: about 33 samples count."""
+SHARE = 1 - FORGET
+"""Weight of one sample in a mean that forgets."""
+WHOLE_SQUARES_US = 1 << 26
+"""Up to here squares of microseconds are whole numbers that a float holds exactly."""
 SPREAD_MIN_PPM = 50_000
 SPREAD_MAX_PPM = 2_000_000
 FAR = 32
@@ -140,17 +144,17 @@ class _Line:
         expected = self.a + self.b * x
         most = OUTLIER * (least if least > expected else expected)
         y = most if most < y else y
-        self._n = self._n * FORGET + 1
-        self._x = self._x * FORGET + x
-        self._xx = self._xx * FORGET + x * x
-        self._y = self._y * FORGET + y
-        self._xy = self._xy * FORGET + x * y
+        self._n = aa = self._n * FORGET + 1
+        self._x = ab = self._x * FORGET + x
+        self._xx = bb = self._xx * FORGET + x * x
+        self._y = ya = self._y * FORGET + y
+        self._xy = yb = self._xy * FORGET + x * y
         faded = self._faded * FADE
         self._faded = faded = FADED_MIN if faded < FADED_MIN else faded
         guess_a, guess_b = self._a, self._b
         weight_a, weight_b = faded * guess_a.weight, faded * guess_b.weight
-        aa, ab, bb = self._n + weight_a, self._x, self._xx + weight_b
-        ya, yb = self._y + weight_a * guess_a.value, self._xy + weight_b * guess_b.value
+        aa, bb = aa + weight_a, bb + weight_b
+        ya, yb = ya + weight_a * guess_a.value, yb + weight_b * guess_b.value
         scale = aa * bb - ab * ab
         a = b = inf
         if scale > 0:
@@ -170,20 +174,23 @@ class _Line:
         """
         guess_a, guess_b = self._a, self._b
         low, high, left, right = guess_b.least, guess_b.most, guess_a.least, guess_a.most
-        best, least = (left, low), inf
-        for b in () if low <= free_b <= high else (low, high):
-            a = (ya - ab * b) / aa
-            a = right if right < a else a if a > left else left
-            loss = (aa * a - 2 * ya) * a + (bb * b - 2 * yb + 2 * ab * a) * b
-            if loss < least:
-                best, least = (a, b), loss
-        for a in () if left <= free_a <= right else (left, right):
-            b = (yb - ab * a) / bb
-            b = high if high < b else b if b > low else low
-            loss = (aa * a - 2 * ya) * a + (bb * b - 2 * yb + 2 * ab * a) * b
-            if loss < least:
-                best, least = (a, b), loss
-        return best
+        double_ab, double_ya, double_yb = 2 * ab, 2 * ya, 2 * yb
+        best_a, best_b, least = left, low, inf
+        if not low <= free_b <= high:
+            for b in (low, high):
+                a = (ya - ab * b) / aa
+                a = right if right < a else a if a > left else left
+                loss = (aa * a - double_ya) * a + (bb * b - double_yb + double_ab * a) * b
+                if loss < least:
+                    best_a, best_b, least = a, b, loss
+        if not left <= free_a <= right:
+            for a in (left, right):
+                b = (yb - ab * a) / bb
+                b = high if high < b else b if b > low else low
+                loss = (aa * a - double_ya) * a + (bb * b - double_yb + double_ab * a) * b
+                if loss < least:
+                    best_a, best_b, least = a, b, loss
+        return best_a, best_b
 
 
 def _rate(declared_ns: int, least_ns: int) -> _Guess:
@@ -240,35 +247,44 @@ class SpeedLearner:
             seen = seen.bounded()
         first_us, expected_us, told_us = seen.first_us, seen.expected_first_us, seen.told_us
         engine_us = first_us - seen.besides_us if first_us > seen.besides_us else 0
-        self._first.learn(seen.uncached_tokens / FIRST_SCALE_TOKENS, engine_us, OUTLIER_MIN_US)
+        first = self._first
+        first.learn(seen.uncached_tokens / FIRST_SCALE_TOKENS, engine_us, OUTLIER_MIN_US)
         if seen.decode_us is not None:
             self._learn_stream(seen, engine_us, seen.decode_us)
         # What it took, or as much as that may exceed what was expected.
         most_us = OUTLIER * (expected_us if expected_us > OUTLIER_MIN_US else OUTLIER_MIN_US)
         missed_us = (most_us if most_us < first_us else first_us) - expected_us
-        self._expected += (float(expected_us) ** 2 - self._expected) * (1 - FORGET)
-        self._missed += (float(missed_us) ** 2 - self._missed) * (1 - FORGET)
+        expected, missed = self._expected, self._missed
+        if most_us <= WHOLE_SQUARES_US:
+            # The same numbers, sooner: neither figure is larger than what it may be at most.
+            expected += (expected_us * expected_us - expected) * SHARE
+            missed += (missed_us * missed_us - missed) * SHARE
+        else:
+            expected += (float(expected_us) ** 2 - expected) * SHARE
+            missed += (float(missed_us) ** 2 - missed) * SHARE
+        self._expected, self._missed = expected, missed
         if seen.queued_us is not None:
             most_us = OUTLIER * (told_us if told_us > OUTLIER_MIN_US else OUTLIER_MIN_US)
             waited_us = most_us if most_us < seen.queued_us else seen.queued_us
-            self._told += (told_us - self._told) * (1 - FORGET)
-            self._waited += (waited_us - self._waited) * (1 - FORGET)
-            queue_ppm = round((self._waited + TOLD_US) / (self._told + TOLD_US) * PPM)
+            told, waited = self._told, self._waited
+            self._told = told = told + (told_us - told) * SHARE
+            self._waited = waited = waited + (waited_us - waited) * SHARE
+            queue_ppm = round((waited + TOLD_US) / (told + TOLD_US) * PPM)
             queue_ppm = queue_ppm if queue_ppm < QUEUE_MAX_PPM else QUEUE_MAX_PPM
             self._queue_ppm = queue_ppm if queue_ppm > QUEUE_MIN_PPM else QUEUE_MIN_PPM
-        expected = self._expected if self._expected > 1.0 else 1.0
-        spread_ppm = isqrt(int(self._missed / expected * PPM * PPM))
+        spread_ppm = isqrt(int(missed / (expected if expected > 1.0 else 1.0) * PPM * PPM))
         spread_ppm = spread_ppm if spread_ppm < SPREAD_MAX_PPM else SPREAD_MAX_PPM
-        self._samples += 1
+        self._samples = samples = self._samples + 1
+        decode = self._decode
         self.believed = Speed(
-            prefill_ns=self._first.whole_b,
-            decode_ns=self._decode.whole_a,
-            stream_ns=self._decode.whole_b,
-            fixed_us=self._first.whole_a,
-            service_us=self._service_us,
-            spread_ppm=spread_ppm if spread_ppm > SPREAD_MIN_PPM else SPREAD_MIN_PPM,
-            queue_ppm=self._queue_ppm,
-            samples=self._samples,
+            first.whole_b,
+            decode.whole_a,
+            decode.whole_b,
+            first.whole_a,
+            self._service_us,
+            spread_ppm if spread_ppm > SPREAD_MIN_PPM else SPREAD_MIN_PPM,
+            self._queue_ppm,
+            samples,
         )
 
     def _learn_stream(self, seen: Measured, engine_us: int, decode_us: int) -> None:
@@ -285,7 +301,7 @@ class SpeedLearner:
             most_us = OUTLIER * (before if before > OUTLIER_MIN_US else OUTLIER_MIN_US)
             step_us = (most_us if most_us < held_us else held_us) - before
             share = 1 / self._streams
-            service = before + step_us * (share if share > 1 - FORGET else 1 - FORGET)
+            service = before + step_us * (share if share > SHARE else SHARE)
         service_us = round(service)
         self._service, self._service_us = service, service_us if service_us > 1 else 1
 

@@ -19,6 +19,7 @@ from orchestrator.placement.speed import (
     RATE_MIN_NS,
     SPREAD_MAX_PPM,
     SPREAD_MIN_PPM,
+    WHOLE_SQUARES_US,
     Measured,
     Speed,
     SpeedLearner,
@@ -263,3 +264,9 @@ def test_a_line_is_the_best_within_its_bounds(
     steps = [step / 16 for step in range(17)]
     others = [loss(a[0] + p * (a[1] - a[0]), b[0] + q * (b[1] - b[0])) for p in steps for q in steps]
     assert least <= min(others) * (1 + 1e-6) + 1e-6
+
+
+@given(st.integers(-WHOLE_SQUARES_US, WHOLE_SQUARES_US))
+def test_squares_of_usual_figures_are_the_same_as_whole_numbers(figure: int) -> None:
+    assert float(figure * figure) == float(figure) ** 2
+    assert int(float(figure * figure)) == figure * figure
