@@ -64,7 +64,8 @@ class Routes:
         link = None if pool.scheduler is None else self._links.get(pool.scheduler)
         if link is None:
             return PoolView(pool.id, False, None, None, 0)
-        return PoolView(pool.id, *link.view(pool.id, now_us), 0)
+        up, rtt_us, load = link.view(pool.id, now_us)
+        return PoolView(pool.id, up, rtt_us, load, 0)
 
     def sessions(self) -> tuple[LinkState, ...]:
         """Return the state of every session, for `status`."""

@@ -63,11 +63,15 @@ class SiteLinks:
 
         It is told of the processes that take work, and of all of them where none does.
         """
-        if len(self._links) == 1:
+        links = self._links
+        if len(links) == 1:
             # Nearly every site, asked for each pool of it in each decision.
-            ready, rtt_us, found = self._links[0].view(pool, now_us)
-            return ready and found is not None, rtt_us, None if found is None else _told(*found, now_us)
-        views = [link.view(pool, now_us) for link in self._links]
+            ready, rtt_us, found = links[0].view(pool, now_us)
+            if found is None:
+                return False, rtt_us, None
+            load, heard_us = found
+            return ready, rtt_us, _told(load, heard_us, now_us)
+        views = [link.view(pool, now_us) for link in links]
         ready = any(accepts for accepts, _, _ in views)
         heard = [found for accepts, _, found in views if found is not None and (accepts or not ready)]
         rtt_us = min((rtt_us for _, rtt_us, _ in views if rtt_us is not None), default=None)
