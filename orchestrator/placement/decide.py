@@ -45,45 +45,73 @@ class Told(msgspec.Struct, frozen=True):
     """Whether evidence must be durable before a byte leaves."""
 
 
+class _Judged(msgspec.Struct, frozen=True):
+    """The verdicts about the pools, and when they are what the law says."""
+
+    table: RouteTable
+    since_ms: int
+    until_ms: int
+    verdicts: dict[PoolId, Verdict]
+
+
 class FactBook:
     """What the law is told of the payloads of one bundle: worked out once for each tenant and declaration.
 
     Payloads that are told of in the same words share one value, which is then checked and written down once.
     """
 
-    __slots__ = ("_held", "_judged")
+    __slots__ = ("_held", "_judged", "_told")
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, Labels, EdgeId], tuple[Tenant, Told]] = {}
-        self._judged: dict[int, tuple[tuple[Verdict, ...], dict[PoolId, Verdict]]] = {}
+        self._held: dict[tuple[int, int, EdgeId], tuple[Tenant, Labels, Told]] = {}
+        self._told: dict[tuple[int, Labels, EdgeId], tuple[Tenant, Told]] = {}
+        self._judged: dict[Facts, _Judged] = {}
 
     def look_up(self, tenant: Tenant, declared: Labels, edge: Edge) -> Told:
         """Return what is told of a payload of `tenant` at `edge`."""
+        # Mostly the declaration is the very one of before, and to compare its words would take longer than to find it.
+        key = (id(tenant), id(declared), edge.id)
+        try:
+            return self._held[key][2]
+        except KeyError:
+            found = self._look_closer(tenant, declared, edge)
+        if len(self._held) >= REMEMBERED_MAX:
+            self._held.clear()
+        # Both are held too, so that their identities are not given to others.
+        self._held[key] = (tenant, declared, found)
+        return found
+
+    def _look_closer(self, tenant: Tenant, declared: Labels, edge: Edge) -> Told:
+        """Return the same for a declaration of these words, whichever it is."""
         key = (id(tenant), declared, edge.id)
         try:
-            return self._held[key][1]
+            return self._told[key][1]
         except KeyError:
             sources = label(tenant, declared, edge)
             facts = gather(tenant, sources)
-        if len(self._held) >= REMEMBERED_MAX:
-            self._held.clear()
-        # The tenant is held too, so that its identity is not given to another.
+        if len(self._told) >= REMEMBERED_MAX:
+            self._told.clear()
         found = Told(sources, sources.mismatches(), facts, facts.label.regulated())
-        self._held[key] = (tenant, found)
+        self._told[key] = (tenant, found)
         return found
 
-    def judged(self, ground: Ground, told: tuple[Verdict, ...], now_ms: int) -> dict[PoolId, Verdict]:
-        """Return what the house makes of the law's verdicts, made once for each answer that the law remembers.
+    def judged(self, ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
+        """Return what the house makes of the law's verdicts, made once for as long as the law's answer holds.
 
-        Only of a ground without a reason of the house's own to refuse all.
+        Only of a ground without a reason of the house's own to refuse anything.
         """
-        try:
-            return self._judged[id(told)][1]
-        except KeyError:
-            verdicts = _by_the_house(ground, told, False, now_ms)
+        table, found = ground.table, self._judged.get(facts)
+        if found is not None and found.table is table and found.since_ms <= now_ms < found.until_ms:
+            return found.verdicts
+        told = table.verdicts(facts, now_ms)
+        verdicts = _by_the_house(ground, told, False, now_ms)
+        # What could not be worked out, and what the house refuses for now, is good for no time.
+        until_ms = min((verdict.valid_until_ms for verdict in told), default=now_ms)
+        if until_ms > table.valid_until_ms:
+            until_ms = table.valid_until_ms
         if len(self._judged) >= REMEMBERED_MAX:
             self._judged.clear()
-        self._judged[id(told)] = (told, verdicts)
+        self._judged[facts] = _Judged(table, now_ms, until_ms, verdicts)
         return verdicts
 
 
@@ -219,10 +247,9 @@ def judge(ground: Ground, facts: Facts, now_ms: int) -> dict[PoolId, Verdict]:
         if ground.revoked_pathways:
             asked = replace(facts, pathways=tuple(p for p in facts.pathways if p.id not in ground.revoked_pathways))
         skewed = not -SKEW_REGULATED_MS <= ground.skew_ms <= SKEW_REGULATED_MS and facts.label.regulated()
-        told = ground.table.verdicts(asked, now_ms)
         if skewed or ground.revoked_pools:
-            return _by_the_house(ground, told, skewed, now_ms)
-        return ground.book.judged(ground, told, now_ms)
+            return _by_the_house(ground, ground.table.verdicts(asked, now_ms), skewed, now_ms)
+        return ground.book.judged(ground, asked, now_ms)
     except Exception:  # noqa: BLE001  # outermost: of a decision; what cannot be worked out is no
         return {pool.id: at_fault() for pool in ground.fleet.pools}
 

@@ -101,7 +101,7 @@ def place(
     """Choose a pool. `verdicts` must hold one for every pool of the plan; `chance` is 64 random bits for ties."""
     if request.canary:
         settings = settings.arm(True)
-    worth = settings.worth(request.service)
+    worth = settings.usual if request.service is None else settings.worth(request.service)
     candidates: list[Candidate] = []
     for offer in plan.offers(request.model, now_ms):
         pool, served, spot = offer.pool, offer.served, offer.spot

@@ -82,6 +82,12 @@ class PlacementSettings:
     unknown_bytes_per_s: int = UNKNOWN_BYTES_PER_S
     age_spread_ppm: int = AGE_SPREAD_PPM
     canary: Canary | None = None
+    usual: Worth = field(init=False, repr=False, compare=False)
+    """What the terms are priced with for whoever was promised nothing of its own, as nearly everybody is."""
+
+    def __post_init__(self) -> None:
+        # Asked for by each request.
+        object.__setattr__(self, "usual", self.worth(None))
 
     def arm(self, canary: bool) -> PlacementSettings:
         """Return the settings that decide: these, or those that the canary tries."""

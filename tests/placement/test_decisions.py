@@ -102,6 +102,36 @@ def test_what_the_law_refuses_is_not_excused_by_the_house() -> None:
     assert rules(everything, told(PERSONAL)) == ("CN-REQUIRE",)
 
 
+def test_what_the_law_said_is_asked_again_when_it_may_say_otherwise() -> None:
+    stands_on, personal = ground(), told(PERSONAL, SCC)
+    until_ms = SCC.valid_until_ms
+
+    def allowed(now_ms: int, here: Ground = stands_on) -> bool:
+        return judge(here, personal, now_ms)[POOL].allowed
+
+    assert judge(stands_on, personal, NOW_MS) is judge(stands_on, personal, until_ms - 1), "made once"
+    assert not allowed(until_ms)
+    assert allowed(until_ms - 1), "a clock may go back"
+    assert not allowed(NOW_MS - 1), "before the time of the table"
+    assert not allowed(stands_on.table.valid_until_ms)
+    assert allowed(NOW_MS)
+    silent = House(cn_rules=[oblige("CN", "P6M")]).bundle(OVERSEAS).law
+    other = replace(stands_on, table=RouteTable(silent, edge().place, stands_on.table.pools, NOW_MS))
+    assert other.book is stands_on.book
+    assert not allowed(NOW_MS, other), "another law that shares what is remembered"
+    assert allowed(NOW_MS)
+
+
+def test_what_is_told_of_equal_declarations_is_one_value() -> None:
+    book, words = ground().book, {"personal": Personal.PERSONAL, "grade": Grade.GENERAL}
+    one, other = Labels(**words), Labels(**words)
+    told_of = book.look_up(ACME, one, edge())
+    assert book.look_up(ACME, one, edge()) is told_of
+    assert book.look_up(ACME, other, edge()) is told_of
+    assert book.look_up(replace(ACME), one, edge()) is not told_of, "of another contract"
+    assert book.look_up(ACME, Labels(), edge()).facts != told_of.facts
+
+
 def test_only_papers_with_the_chosen_operator_travel() -> None:
     other = pathway("elsewhere", EntityId("nobody"))
     back = pathway("back", edge().place.operator.id)
