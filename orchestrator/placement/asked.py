@@ -44,27 +44,28 @@ class Asked(msgspec.Struct, frozen=True):
     def to_json(self) -> dict[str, Writable]:
         """Return it as `canonical.written` takes it: sets stand for their sorted words, structs for their fields."""
         request, views = self.request, self.views
+        # By name, as they are written: what is in order is quickly sorted.
         return {
-            "model": request.model,
-            "capabilities": request.capabilities,
-            "prompt_tokens": request.prompt_tokens,
-            "output_tokens": request.output_tokens,
-            "upload_bytes": request.upload_bytes,
-            "tried": request.tried,
-            "max_tokens": request.max_tokens,
-            "revision": request.revision,
-            "service": None if request.service is None else _service_to_json(request.service),
             # More than a JSON number holds exactly.
             "bill_pico": None if request.bill_pico is None else str(request.bill_pico),
             "cached_rebate_pico": str(request.cached_rebate_pico),
-            "entitled": request.entitled,
             "canary": request.canary,
-            "views": [*map(views.__getitem__, sorted(views))],
+            "capabilities": request.capabilities,
             # 64 bits: more than a JSON number holds exactly.
             "chance": str(self.chance),
-            "revoked_pools": self.revoked_pools,
+            "entitled": request.entitled,
+            "max_tokens": request.max_tokens,
+            "model": request.model,
+            "output_tokens": request.output_tokens,
+            "prompt_tokens": request.prompt_tokens,
+            "revision": request.revision,
             "revoked_pathways": self.revoked_pathways,
+            "revoked_pools": self.revoked_pools,
+            "service": None if request.service is None else _service_to_json(request.service),
             "skew_ms": self.skew_ms,
+            "tried": request.tried,
+            "upload_bytes": request.upload_bytes,
+            "views": [*map(views.__getitem__, sorted(views))],
         }
 
 

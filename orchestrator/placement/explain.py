@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from orchestrator.evidence.canonical import JsonValue, Writable, written_part
-from orchestrator.evidence.remembered import Remembered
+from orchestrator.evidence.remembered import REMEMBERED_MAX, Remembered
 from orchestrator.placement.cost import Terms
 from orchestrator.placement.fleet import Edge, Pool
-from orchestrator.placement.pick import Placement
+from orchestrator.placement.pick import Candidate, Drop, Placement
 from orchestrator.policy.places import Action, Leg
 from orchestrator.policy.verdicts import Answer, Reason, Verdict
 
@@ -19,25 +19,60 @@ def placement_to_json(placement: Placement) -> dict[str, Writable]:
     candidates: list[Writable] = []
     rated = 0
     for candidate in placement.candidates:
-        pool, terms = candidate.pool, candidate.terms
-        rated += terms is not None
-        candidates += (
-            {
-                "pool": pool.id,
-                "assurance": pool.assurance,
-                "places": pool.place.reached,
-                "verdict": verdict_part(candidate.verdict),
-                "drop": candidate.drop,
-                "doubtful": candidate.doubtful,
-                "terms": None if terms is None else terms_to_json(terms),
-            },
-        )
+        if candidate.terms is None:
+            candidates.append(dropped_part(candidate))
+        else:
+            candidates.append(candidate_to_json(candidate))
+            rated += 1
     return {
         "chosen": None if chosen is None else chosen.pool.id,
         "runner_up": runner_up_to_json(placement) if rated > 1 else None,
         "candidates": candidates,
         "dropped": placement.counts(),
     }
+
+
+def candidate_to_json(candidate: Candidate) -> dict[str, Writable]:
+    """Return the account of one pool."""
+    pool, terms = candidate.pool, candidate.terms
+    return {
+        "assurance": pool.assurance,
+        "doubtful": candidate.doubtful,
+        "drop": candidate.drop,
+        "places": pool.place.reached,
+        "pool": pool.id,
+        "terms": None if terms is None else terms_to_json(terms),
+        "verdict": verdict_part(candidate.verdict),
+    }
+
+
+class _DroppedParts:
+    """The accounts of pools that are no candidates, as records hold them: made once for each verdict and reason.
+
+    Most pools of a large fleet are dropped by each request, for the reason of the request before.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int, Drop | None, bool], tuple[Candidate, msgspec.Raw]] = {}
+
+    def __call__(self, candidate: Candidate) -> msgspec.Raw:
+        """Return the account of a pool without terms."""
+        key = (id(candidate.pool), id(candidate.verdict), candidate.drop, candidate.doubtful)
+        try:
+            return self._held[key][1]
+        except KeyError:
+            part = written_part(candidate_to_json(candidate))
+        if len(self._held) >= REMEMBERED_MAX:
+            self._held.clear()
+        # The candidate is held too, with its pool and verdict, so that their identities are not given to others.
+        self._held[key] = (candidate, part)
+        return part
+
+
+dropped_part = _DroppedParts()
+"""The account of a pool that has no terms."""
 
 
 def runner_up_to_json(placement: Placement) -> dict[str, JsonValue] | None:

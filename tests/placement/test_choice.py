@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.evidence.canonical import written
 from orchestrator.ledger.money import Currency
 from orchestrator.ledger.rating import PriceBook, TokenPrice
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.cost import Spot, Terms, cost
+from orchestrator.placement.explain import candidate_to_json, placement_to_json
 from orchestrator.placement.fleet import Assurance, Fleet, Pool, PoolCost, Prices, ServedModel
 from orchestrator.placement.pick import Drop, Placement, place
 from orchestrator.placement.plan import Plan
@@ -202,3 +205,20 @@ def test_of_two_with_one_id_the_first_is_meant_and_of_none_nothing_is_known() ->
     assert fleet.pool(PoolId("none")) is None
     assert fleet.edge(EDGE) is None
     assert fleet == Fleet(pools=(first, second))
+
+
+def test_the_account_of_a_pool_left_out_is_its_own_however_often_it_is_told() -> None:
+    down, other = {**VIEWS, GUIZHOU: view("cn-guizhou", up=False)}, replace(ALLOW, rules=(RuleId("OK-2"),))
+    for changes in (
+        {"views": VIEWS},
+        {"views": down},
+        {"views": down, "verdicts": {**BOTH, GUIZHOU: other}},
+        {"views": down, "verdicts": {**BOTH, GUIZHOU: DENY}},
+        {"views": {}},
+        {"views": {**down, SHANGHAI: view("cn-shanghai", held_off=True)}},
+        {"views": down},
+    ):
+        placement = choose(**changes)
+        told = json.loads(written(placement_to_json(placement)))
+        assert told["candidates"] == [json.loads(written(candidate_to_json(one))) for one in placement.candidates]
+        assert told["dropped"] == placement.counts()
