@@ -62,18 +62,18 @@ class Lengths:
 
     def output_tokens(self, tenant: TenantId, model: ModelId, unknown: int, most: int | None) -> int:
         """Return how long an answer is expected to be: `unknown` until one was seen, and never beyond `most`."""
-        key = (tenant, model)
-        expected = round(self._output[key][0]) if key in self._output else unknown
+        found = self._output.get((tenant, model))
+        expected = unknown if found is None else round(found[0])
         if most is not None and most < expected:
             expected = most
         return expected if expected > 1 else 1
 
     def prompt_tokens(self, model: ModelId, script: Script, chars: int) -> int:
         """Return how many tokens `chars` characters probably are; at least 1."""
-        key = (model, script)
-        if key not in self._prompt:
+        found = self._prompt.get((model, script))
+        if found is None:
             return 1 + int(chars / DECLARED_CHARS_PER_TOKEN)
-        mean_chars, mean_tokens, _ = self._prompt[key]
+        mean_chars, mean_tokens, _ = found
         per_token = mean_chars / mean_tokens
         if per_token < CHARS_PER_TOKEN_MIN:
             per_token = CHARS_PER_TOKEN_MIN
@@ -85,14 +85,14 @@ class Lengths:
         """A complete answer was this long."""
         key = (tenant, model)
         value = output_tokens if output_tokens < OUTPUT_TOKENS_MAX else OUTPUT_TOKENS_MAX
-        if key not in self._output:
+        # Taken out and put back: the order of the dictionary is the order of learning.
+        found = self._output.pop(key, None)
+        if found is None:
             _make_room(self._output)
             self._output[key] = (value, 1)
             return
-        mean, count = self._output[key]
+        mean, count = found
         count += 1
-        # Taken out and put back: the order of the dictionary is the order of learning.
-        del self._output[key]
         self._output[key] = (mean + (value - mean) * (1 / count if count < COUNTS_MAX else SHARE), count)
 
     def learn_prompt(self, model: ModelId, script: Script, chars: int, prompt_tokens: int) -> None:
@@ -102,14 +102,14 @@ class Lengths:
         key = (model, script)
         most = int(chars / CHARS_PER_TOKEN_MIN) + TEMPLATE_TOKENS_MAX
         tokens = prompt_tokens if prompt_tokens < most else most
-        if key not in self._prompt:
+        found = self._prompt.pop(key, None)
+        if found is None:
             _make_room(self._prompt)
             self._prompt[key] = (chars, tokens, 1)
             return
-        mean_chars, mean_tokens, count = self._prompt[key]
+        mean_chars, mean_tokens, count = found
         count += 1
         share = 1 / count if count < COUNTS_MAX else SHARE
-        del self._prompt[key]
         self._prompt[key] = (
             mean_chars + (chars - mean_chars) * share,
             mean_tokens + (tokens - mean_tokens) * share,

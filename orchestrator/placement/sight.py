@@ -276,8 +276,12 @@ class Sight:
         if flight.first_us is None:
             return
         learner = known.speeds.get(flight.model)
-        rates = (declared.prefill_ns, declared.decode_ns)
-        if learner is None or now_us - learner.taught_us > SPEED_KEEP_US or learner.rates != rates:
+        if (
+            learner is None
+            or now_us - learner.taught_us > SPEED_KEEP_US
+            # Declared mostly by the very value of before.
+            or (learner.declared is not declared and learner.rates != (declared.prefill_ns, declared.decode_ns))
+        ):
             learner = known.speeds[flight.model] = SpeedLearner(declared)
         learner.taught_us = now_us
         uncached = flight.uncached_tokens

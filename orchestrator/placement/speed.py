@@ -203,10 +203,11 @@ class SpeedLearner:
 
     __slots__ = (
         "_decode", "_expected", "_first", "_missed", "_queue_ppm", "_samples", "_service", "_service_us", "_streams",
-        "_told", "_waited", "believed", "rates", "taught_us",
+        "_told", "_waited", "believed", "declared", "rates", "taught_us",
     )  # fmt: skip
 
     def __init__(self, declared: Speed) -> None:
+        self.declared = declared
         prefill_ns, decode_ns = self.rates = (declared.prefill_ns, declared.decode_ns)
         """The declared rates that it began from. Slots may come and go."""
         stream_max_ns = FAR * max(declared.stream_ns, decode_ns, RATE_MIN_NS)
