@@ -196,7 +196,7 @@ class Attempts:
         chosen = decided.chosen
         flight: Flight | None = None
         if chosen is not None:
-            flight = memory.sent(prompt, decided.shape, chosen, known.before_belief[chosen.pool.id], now_us)
+            flight = memory.sent(prompt, decided.shape, chosen, known.before_belief.get(chosen.pool.id, 0), now_us)
         attempt: Attempt | None = None
         try:
             record = record_of(asked, decided, hands.commitment)

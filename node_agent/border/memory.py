@@ -48,7 +48,7 @@ class Known(msgspec.Struct, frozen=True):
     expected: Expected
     views: Mapping[PoolId, PoolView]
     before_belief: Mapping[PoolId, int]
-    """Cached tokens by the index alone, before what replies said of it."""
+    """Cached tokens by the index alone, before what replies said of it. Of pools that are expected to hold some."""
 
 
 class Memory:
@@ -99,7 +99,7 @@ class Memory:
         if said is not None:
             # What was said already is read again, and is not generated again.
             expected = Expected(prompt.tokens + said.tokens, max(1, output - said.tokens), prompt.blocks)
-        held: dict[PoolId, tuple[int, int]] = {}
+        held: Mapping[PoolId, tuple[int, int]] = {}
         if prompt.blocks:
             per_block = max(1, prompt.tokens * BLOCK_CHARS // max(1, prompt.chars))
             held = sight.expect(prompt.blocks, per_block, prompt.tokens, now_us)
@@ -107,11 +107,11 @@ class Memory:
         before: dict[PoolId, int] = {}
         for pool in fleet.pools:
             place, link = pool.id, view(pool, now_us)
-            load, rtt_us = link.load, link.rtt_us
+            load, cached = link.load, 0
             heard_us = now_us if load is None else now_us - load.age_ms * 1000
-            shares = place in held and pool.prefix_cache is PrefixCache.SHARED
-            cached, before[place] = held[place] if shares else (0, 0)
-            views[place] = sight.view(place, model, now_us, link.up, rtt_us, load, heard_us, cached)
+            if place in held and pool.prefix_cache is PrefixCache.SHARED:
+                cached, before[place] = held[place]
+            views[place] = sight.view(place, model, now_us, link.up, link.rtt_us, load, heard_us, cached)
         return Known(expected, views, before)
 
     def sent(
