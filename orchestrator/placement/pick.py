@@ -149,10 +149,11 @@ def _drop(
         return Drop.BREAKER
     if pool in settings.caps and view.own_in_flight >= settings.caps[pool]:
         return Drop.CAPPED
-    if load is not None and load.full():
-        return Drop.FULL
-    if load is not None and load.openings is not None and view.unseen >= load.openings:
-        return Drop.NO_OPENING
+    if load is not None:
+        if load.full():
+            return Drop.FULL
+        if load.openings is not None and view.unseen >= load.openings:
+            return Drop.NO_OPENING
     if offer.spot is None:
         return Drop.NO_PRICE
     if request.service is not None and _over_budget(request, request.service, view):
