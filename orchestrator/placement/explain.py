@@ -41,7 +41,7 @@ def candidate_to_json(candidate: Candidate) -> dict[str, Writable]:
         "drop": candidate.drop,
         "places": pool.place.reached,
         "pool": pool.id,
-        "terms": None if terms is None else terms_to_json(terms),
+        "terms": None if terms is None else written_terms(terms),
         "verdict": verdict_part(candidate.verdict),
     }
 
@@ -173,3 +173,58 @@ def terms_to_json(terms: Terms) -> dict[str, JsonValue]:
         "told_us": terms.told_us,
         "beside": terms.beside,
     }
+
+
+class TermsWritten(msgspec.Struct, frozen=True):
+    """Every term of J by the names of a record, in their order: made and spelled sooner than a mapping."""
+
+    beside: int
+    cached_tokens: int
+    carbon_pico: str
+    decode_us: int
+    egress_pico: str
+    first_us: int
+    late_decode_us: int
+    late_first_us: int
+    late_pico: str
+    others_pico: str
+    others_us: int
+    prefill_us: int
+    queue_us: int
+    rtt_measured: bool
+    rtt_us: int
+    spread_us: int
+    time_pico: str
+    time_us: int
+    tokens_pico: str
+    told_us: int
+    total_pico: str
+    upload_us: int
+
+
+def written_terms(terms: Terms) -> TermsWritten:
+    """Return what `terms_to_json` does, for a record."""
+    return TermsWritten(
+        terms.beside,
+        terms.cached_tokens,
+        str(terms.carbon_pico),
+        terms.decode_us,
+        str(terms.egress_pico),
+        terms.first_us,
+        terms.late_decode_us,
+        terms.late_first_us,
+        str(terms.late_pico),
+        str(terms.others_pico),
+        terms.others_us,
+        terms.prefill_us,
+        terms.queue_us,
+        terms.rtt_measured,
+        terms.rtt_us,
+        terms.spread_us,
+        str(terms.time_pico),
+        terms.time_us,
+        str(terms.tokens_pico),
+        terms.told_us,
+        str(terms.total_pico),
+        terms.upload_us,
+    )

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.evidence.canonical import written
+from orchestrator.evidence.canonical import canonical_bytes, written
 from orchestrator.ledger.money import Currency
 from orchestrator.ledger.rating import PriceBook, TokenPrice
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.cost import Spot, Terms, cost
-from orchestrator.placement.explain import candidate_to_json, placement_to_json
+from orchestrator.placement.explain import candidate_to_json, placement_to_json, terms_to_json, written_terms
 from orchestrator.placement.fleet import Assurance, Fleet, Pool, PoolCost, Prices, ServedModel
 from orchestrator.placement.pick import Drop, Placement, place
 from orchestrator.placement.plan import Plan
@@ -222,3 +222,13 @@ def test_the_account_of_a_pool_left_out_is_its_own_however_often_it_is_told() ->
         told = json.loads(written(placement_to_json(placement)))
         assert told["candidates"] == [json.loads(written(candidate_to_json(one))) for one in placement.candidates]
         assert told["dropped"] == placement.counts()
+
+
+def test_the_terms_of_a_record_are_all_that_there_are() -> None:
+    (one, other) = (candidate.terms for candidate in choose().candidates)
+    for terms in (one, other):
+        assert terms is not None
+        assert written({"terms": written_terms(terms)}) == canonical_bytes({"terms": terms_to_json(terms)})
+        # Each of them another number, so that none stands in another's place.
+        apart = replace(terms, **{name: 3**number for number, name in enumerate(Terms.__struct_fields__)})
+        assert written({"terms": written_terms(apart)}) == canonical_bytes({"terms": terms_to_json(apart)})
