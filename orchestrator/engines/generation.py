@@ -138,7 +138,7 @@ class Generation(msgspec.Struct, frozen=True):
 
     def texts(self) -> tuple[tuple[str, str], ...]:
         """Return (role, text) of every message, and of what was said already: each is an input. Payload."""
-        texts = tuple((message.role.value, message.text) for message in self.messages)
+        texts = tuple([(message.role._value_, message.text) for message in self.messages])
         return texts if self.said is None else (*texts, (Role.ASSISTANT.value, self.said.text))
 
 

@@ -36,6 +36,9 @@ class InputPart(msgspec.Struct, frozen=True):
     """Over the texts in their order; None without any."""
 
 
+_NO_TOOLS = InputPart("tools", 0, 0, None)
+
+
 class InputManifest(msgspec.Struct, frozen=True, dict=True):
     """What went into one attempt. With room for what is made of it once."""
 
@@ -68,7 +71,7 @@ class InputManifest(msgspec.Struct, frozen=True, dict=True):
         """Return the canonical bytes."""
         return bytes(self.written)
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         """The digest that an edge attests with the attempt."""
         return digest_of(MANIFEST_PREFIX + self.to_bytes())
@@ -92,8 +95,9 @@ def manifest_of(
     parts = [
         InputPart(kind, len(mine), sum(map(len, mine)), commit(key, key_id, mine)) for kind, mine in kinds.items()
     ]
-    parts.append(InputPart("tools", 0, 0, None))
-    return InputManifest(attempt, tuple(parts), label.domestic, label.origin, label.collected, ATTEMPT_NAMESPACE)
+    return InputManifest(
+        attempt, (*parts, _NO_TOOLS), label.domestic, label.origin, label.collected, ATTEMPT_NAMESPACE
+    )
 
 
 def counts_of(texts: Sequence[tuple[str, str]]) -> dict[str, tuple[int, int]]:

@@ -358,14 +358,25 @@ def inputs_in(message: pb.InputManifest, attempt: AttemptId) -> InputManifest:
         parts.append(
             InputPart(kind, part.count, size_bytes, text("inputs.parts.commitment", commitment) if commitment else None)
         )
-    return InputManifest(
-        attempt,
-        tuple(parts),
-        read("inputs.domestic", "a known value", lambda: _DOMESTIC_IN[message.domestic]),
-        places("inputs.origin", message.origin),
-        places("inputs.collected", message.collected),
-        text("inputs.cache_namespace", message.cache_namespace, 128),
+    origin, collected = tuple(message.origin), tuple(message.collected)
+    few_codes = len(origin) + len(collected) <= REMEMBERED_CODES_MAX
+    stated = (_few_stated if few_codes else _stated)(message.domestic, origin, collected)
+    return InputManifest(attempt, tuple(parts), *stated, text("inputs.cache_namespace", message.cache_namespace, 128))
+
+
+Stated = tuple[Domestic, frozenset[Jurisdiction], frozenset[Jurisdiction]]
+
+
+def _stated(domestic: pb.Domestic.ValueType, origin: tuple[str, ...], collected: tuple[str, ...]) -> Stated:
+    """Return what an input manifest states of all inputs. Raises WireError."""
+    return (
+        read("inputs.domestic", "a known value", lambda: _DOMESTIC_IN[domestic]),
+        places("inputs.origin", origin),
+        places("inputs.collected", collected),
     )
+
+
+_few_stated = lru_cache(maxsize=REMEMBERED_MAX)(_stated)
 
 
 def citation_out(citation: Citation, into: pb.Citation) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.engines.generation import Generation, Message, ModelId, Resume, Role, Said, Sampling
 from orchestrator.engines.request import body_of
-from orchestrator.evidence.canonical import digest_of
+from orchestrator.policy.ids import digest_of
 
 SAYS = (Message(Role.SYSTEM, "s"), Message(Role.USER, "u"))
 RAW = (Message(Role.PROMPT, "p"),)
