@@ -10,13 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.evidence.canonical import canonical_bytes, written
+from orchestrator.evidence.remembered import REMEMBERED_MAX
 from orchestrator.ledger.money import Currency
 from orchestrator.ledger.rating import PriceBook, TokenPrice
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.cost import Spot, Terms, cost
-from orchestrator.placement.explain import candidate_to_json, placement_to_json, terms_to_json, written_terms
+from orchestrator.placement.explain import (
+    _DroppedParts,
+    candidate_to_json,
+    placement_to_json,
+    terms_to_json,
+    written_terms,
+)
 from orchestrator.placement.fleet import Assurance, Fleet, Pool, PoolCost, Prices, ServedModel
-from orchestrator.placement.pick import Drop, Placement, place
+from orchestrator.placement.pick import Candidate, Drop, Placement, place
 from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.settings import PlacementSettings
@@ -222,6 +229,15 @@ def test_the_account_of_a_pool_left_out_is_its_own_however_often_it_is_told() ->
         told = json.loads(written(placement_to_json(placement)))
         assert told["candidates"] == [json.loads(written(candidate_to_json(one))) for one in placement.candidates]
         assert told["dropped"] == placement.counts()
+
+
+def test_the_account_of_a_pool_that_is_gone_is_given_to_no_other() -> None:
+    dropped = _DroppedParts()
+    for number in range(2 * REMEMBERED_MAX):
+        # Each is gone before the next one is made, which then often has its identity.
+        refusal = replace(DENY, rules=(RuleId(f"NO-{number % 5}"),))
+        one = Candidate(pool(f"pool-{number % 3}"), refusal, Drop.NOT_PERMITTED, None)
+        assert bytes(dropped(one)) == written(candidate_to_json(one))
 
 
 def test_the_terms_of_a_record_are_all_that_there_are() -> None:

@@ -13,12 +13,12 @@ from orchestrator.evidence.canonical import written
 from orchestrator.evidence.duties import DISCHARGERS
 from orchestrator.placement.asked import Asked, asked_from_json
 from orchestrator.placement.capabilities import Capability
-from orchestrator.placement.decide import SKEW_REGULATED_MS, Decision, Ground, decide, judge, place_permitted
+from orchestrator.placement.decide import SKEW_REGULATED_MS, Decision, FactBook, Ground, decide, judge, place_permitted
 from orchestrator.placement.fleet import Edge
 from orchestrator.placement.plan import Plan
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.policy.facts import Facts
-from orchestrator.policy.ids import EntityId, ModelId, PathwayId, PoolId, TenantId
+from orchestrator.policy.ids import EdgeId, EntityId, ModelId, PathwayId, PoolId, TenantId
 from orchestrator.policy.labels import Domestic, Grade, Labels, Personal
 from orchestrator.policy.packs import ObligationKind
 from orchestrator.policy.pathways import Role
@@ -130,6 +130,29 @@ def test_what_is_told_of_equal_declarations_is_one_value() -> None:
     assert book.look_up(ACME, other, edge()) is told_of
     assert book.look_up(replace(ACME), one, edge()) is not told_of, "of another contract"
     assert book.look_up(ACME, Labels(), edge()).facts != told_of.facts
+
+
+def test_a_declaration_that_is_gone_leaves_what_was_told_of_it_to_no_other() -> None:
+    def declared(book: FactBook, rank: Personal) -> Facts:
+        return book.look_up(ACME, Labels(rank), edge()).facts
+
+    def attested(book: FactBook, rank: Personal) -> Facts:
+        return book.look_up(replace(ACME, attested=replace(ATTESTED, personal=rank)), Labels(), edge()).facts
+
+    for told_of in (declared, attested):
+        book, expected = ground().book, {rank: told_of(FactBook(), rank) for rank in Personal}
+        assert len(set(expected.values())) > 2
+        for _ in range(100):
+            # Each declaration, and each tenant, is gone before the next one is made, which often has its identity.
+            for rank in Personal:
+                assert told_of(book, rank) == expected[rank]
+
+
+def test_of_two_edges_each_is_told_of_by_itself() -> None:
+    book, here, declared = ground().book, edge(), Labels()
+    there = replace(here, id=EdgeId("other"), place=BUNDLE.fleet.pools[0].place)
+    assert book.look_up(ACME, declared, here).facts == FactBook().look_up(ACME, declared, here).facts
+    assert book.look_up(ACME, declared, there).facts == FactBook().look_up(ACME, declared, there).facts
 
 
 def test_only_papers_with_the_chosen_operator_travel() -> None:
