@@ -158,8 +158,8 @@ class Connection(asyncio.Protocol):
         if serving is None:
             return []
         if serving.task is None:
-            # It has not begun, and does not any more.
-            self._serving = None
+            # It has not begun, and does not any more; nor does what comes after it.
+            self._serving, self._leaving = None, True
             if serving.gone:
                 self._house.left(self)
             return []
@@ -309,7 +309,7 @@ class _Serving:
         "_chunked",
         "_connection",
         "_expects",
-                "_silent",
+        "_silent",
         "_start",
         "_told_end",
         "_transport",

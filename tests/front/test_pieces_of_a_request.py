@@ -10,6 +10,7 @@ import pytest
 
 from node_agent.front.connection import Connection
 from node_agent.front.framing import Head, Pair
+from node_agent.front.groups import Groups
 from node_agent.front.http import App, Client
 
 FIRST = b"POST /a HTTP/1.1\r\nHost: e\r\nContent-Length: 5\r\n\r\nfirst"
@@ -59,6 +60,7 @@ class House:
 
     def __init__(self, *headers: Pair) -> None:
         self.app: App = self._answer
+        self.groups = Groups()
         self.headers = headers
         self.read: list[tuple[str, bytes]] = []
         self.failed: list[str] = []
@@ -91,7 +93,7 @@ class House:
 
 
 async def turns() -> None:
-    for _ in range(20):
+    for _ in range(40):
         await asyncio.sleep(0)
 
 
