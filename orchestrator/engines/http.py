@@ -127,15 +127,7 @@ class Reply(asyncio.Protocol):
 
     def take(self) -> bytes:
         """Return what has come of the body, which may be nothing: then what is held is framing, and stays counted."""
-        if not self.body:
-            return b""
-        data = b"".join(self.body)
-        self.body.clear()
-        self._held_bytes = 0
-        if self.paused and self._transport is not None:
-            self.paused = False
-            self._transport.resume_reading()
-        return data
+        return b"".join(self.take_parts())
 
     def take_parts(self) -> list[bytes]:
         """Return the same in the parts that the server framed, none of them empty."""

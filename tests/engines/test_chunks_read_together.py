@@ -92,7 +92,9 @@ def streams(draw: st.DrawFn) -> bytes:
     hostile = st.sampled_from([one.encode() for one in HOSTILE] + around) | st.binary(max_size=3)
     odd = hostile.map(lambda middle: before + middle + after) | st.sampled_from(OTHERS)
     runs = st.lists(middles.map(lambda middle: before + middle + after), min_size=4, max_size=12)
-    parts = draw(st.lists(runs | odd.map(lambda one: [one]), min_size=1, max_size=6))
+    # Mostly a reader has learned what they are like before anything else comes.
+    first = draw(runs.filter(lambda run: len(run) >= LEARNS_FIRST) | st.just([]))
+    parts = [first, *draw(st.lists(runs | odd.map(lambda one: [one]), min_size=1, max_size=6))]
     return b"".join(event(chunk) for part in parts for chunk in part)
 
 

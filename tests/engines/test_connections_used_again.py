@@ -286,6 +286,22 @@ async def test_a_reply_that_nobody_read_is_not_in_the_way_of_the_next() -> None:
         assert await get(client) == b"next"
 
 
+@pytest.mark.parametrize("parts", [False, True])
+async def test_a_reply_that_was_held_back_goes_on_when_it_is_read(parts: bool) -> None:
+    body = bytes(range(256)) * (8 * HELD_BYTES_MAX // 256)
+    async with serving(Server(lambda _: reply(body))) as client:
+        answer = ask(client)
+        came = b""
+        async with asyncio.timeout(5):
+            while answer.reply is None or not answer.reply.paused:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            while len(came) < len(body):
+                taken = b"".join(answer.reply.take_parts()) if parts else answer.reply.take()
+                came += taken or await answer.read()
+        assert came == body
+        answer.leave()
+
+
 def test_a_reply_whose_first_part_comes_in_the_last_moment_is_late_and_no_error_of_ours() -> None:
     """uvloop takes a time within half a millisecond for one that has come; what it gives for it is no timer."""
 
