@@ -252,9 +252,11 @@ def test_settings_on_trial_arrive_in_their_units() -> None:
 def test_a_canary_changes_what_it_names_and_nothing_else() -> None:
     whole = tuned()
     assert whole.arm(False) == whole
-    trial, names = whole.arm(True), [field.name for field in fields(whole)]
+    trial, names = whole.arm(True), [field.name for field in fields(whole) if field.init]
     changed = {name for name in names if getattr(trial, name) != getattr(whole, name)}
     assert changed == {field.name for field in fields(Change)}
+    assert (whole.usual, trial.usual) == (whole.worth(None), trial.worth(None)), "what follows from them is theirs"
+    assert trial.usual != whole.usual
     one = load(broken(TUNED, CHANGE, {"slo_first_ms": 5}), SettingsDocument, settings_of)
     assert one.arm(True).slo_first_ms == 5
     assert one.arm(True).value_of_time_pico_per_ms == one.value_of_time_pico_per_ms
