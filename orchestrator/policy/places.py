@@ -96,7 +96,3 @@ class Movement:
     leg: Leg
     source: Place
     target: Place
-
-    def crosses_border(self) -> bool:
-        """Whether any jurisdiction of the receiving place is not among the sender's."""
-        return not self.target.reach() <= self.source.reach()
