@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from orchestrator.placement.cost import cost
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
-from orchestrator.placement.sight import SPEED_KEEP_US, TOKENS_MAX, End, Ending, Flight, Sight
+from orchestrator.placement.sight import LEARN_EVERY_US, SPEED_KEEP_US, TOKENS_MAX, End, Ending, Flight, Sight
 from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import ModelId, PoolId
 from tests.placement.test_choice import MODEL
@@ -22,6 +22,7 @@ from tests.values import replace
 
 HERE, THERE = PoolId("here"), PoolId("there")
 DECLARED = Speed(100_000, 10_000_000, 0)
+FASTER = Speed(50_000, 10_000_000, 0)
 IDLE = PoolLoad(1, 8, 0, 0, 64, 0)
 RTT_US = 1_000
 LATER_US = 60_000_000
@@ -63,13 +64,14 @@ class Told(Sight):
         tokens: int = 100,
         cached: int = 0,
         declared: Speed = DECLARED,
+        model: ModelId = MODEL,
         **more: Any,
     ) -> None:
         """Tell of one attempt of so many prompt tokens, of which so many were expected to be held there."""
         view = PoolView(pool, True, RTT_US, IDLE, 0, cached_tokens=cached)
         request = replace(REQUEST, prompt_tokens=tokens, upload_bytes=0)
         terms = cost(request, SPOT, view, WORTH)
-        self.flights[attempt] = self.sent(pool, MODEL, declared, terms, tokens, at_us, **more)
+        self.flights[attempt] = self.sent(pool, model, declared, terms, tokens, at_us, **more)
 
     def leave(self, attempt: str, at_us: int) -> None:
         self.left(self.flights[attempt], at_us)
@@ -206,11 +208,10 @@ def test_other_declared_rates_begin_anew() -> None:
         sight.go(str(number))
         sight.speak(str(number), 10_000)
         if number:
-            faster = replace(DECLARED, prefill_ns=DECLARED.prefill_ns // 2)
-            sight.end(str(number), COMPLETE, 20_000)
-            sight.go("new", declared=faster)
+            sight.end(str(number), COMPLETE, 20_000 + LEARN_EVERY_US)
+            sight.go("new", declared=FASTER)
             sight.speak("new", 10_000)
-            sight.end("new", COMPLETE, 20_000)
+            sight.end("new", COMPLETE, 20_000 + LEARN_EVERY_US)
         else:
             sight.end(str(number), COMPLETE, 20_000)
     speed = sight.seen(LATER_US).speed
@@ -390,11 +391,15 @@ TestAttempts = Attempts.TestCase
 def test_a_view_has_a_cost_whatever_was_learned() -> None:
     sight = measured()
     for number in range(30):
-        sight.go(str(number), number)
-        sight.speak(str(number), number + 1)
-        sight.end(str(number), Ending(End.COMPLETE, 10**9, 10**9, 10**9, 0, 10**9), number + 1)
+        at_us = number * LEARN_EVERY_US
+        sight.go(str(number), at_us)
+        sight.speak(str(number), at_us + 1)
+        sight.end(str(number), Ending(End.COMPLETE, 10**9, 10**9, 10**9, 0, 10**9), at_us + 1)
     request = PlacementRequest(MODEL, frozenset(), 1_000, 100, 0)
-    found = cost(request, SPOT, sight.seen(), WORTH)
+    view = sight.seen()
+    assert view.speed is not None
+    assert view.speed.samples == 30
+    found = cost(request, SPOT, view, WORTH)
     assert found.total_pico > 0
     assert found.first_us == found.rtt_us + found.upload_us + found.queue_us + found.prefill_us
     assert found.time_us == found.first_us + found.decode_us
