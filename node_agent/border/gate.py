@@ -316,8 +316,8 @@ class _Course(msgspec.Struct, eq=False):
 
     def _open(self, pool: Pool) -> bool:
         """Whether there is a way to a pool, and a replica there."""
-        view = self._hands.routes.view(pool, self._hands.now_ns() // 1000)
-        return view.up and (view.load is None or view.load.replicas > 0)
+        up, _, load, _ = self._hands.routes.view(pool, self._hands.now_ns() // 1000)
+        return up and (load is None or load.replicas > 0)
 
     def __aiter__(self) -> Self:
         return self

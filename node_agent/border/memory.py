@@ -11,6 +11,7 @@ from hashlib import blake2b
 import msgspec
 
 from node_agent.border.decider import Asked, Commitment, Expected
+from node_agent.uplink.routes import Way
 from orchestrator.placement.fleet import Edge, Fleet, Pool, PrefixCache
 from orchestrator.placement.lengths import Lengths, Script, script_of
 from orchestrator.placement.outliers import Change
@@ -26,6 +27,8 @@ from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
 UNDELIVERED = frozenset({"engine_unreachable", "session_lost", "no_replica"})
 """Refusals that say that a pool cannot be reached, not that it is busy."""
 SALT_PERSON = b"tidegate-prefix"
+# A member costs several times as much by way of its enumeration, and each request asks.
+_SHARED, _CANCELLED, _COMPLETE = PrefixCache.SHARED, End.CANCELLED, End.COMPLETE
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -88,7 +91,7 @@ class Memory:
         prompt: Prompt,
         fleet: Fleet,
         settings: PlacementSettings,
-        view: Callable[[Pool, int], PoolView],
+        view: Callable[[Pool, int], Way],
         now_us: int,
     ) -> Known:
         """Return how long the request probably is, and what is known of every pool; `view` is what its way says."""
@@ -106,12 +109,12 @@ class Memory:
         views: dict[PoolId, PoolView] = {}
         before: dict[PoolId, int] = {}
         for pool in fleet.pools:
-            place, link = pool.id, view(pool, now_us)
-            load, cached = link.load, 0
+            place, cached = pool.id, 0
+            up, rtt_us, load, _ = view(pool, now_us)
             heard_us = now_us if load is None else now_us - load.age_ms * 1000
-            if place in held and pool.prefix_cache is PrefixCache.SHARED:
+            if place in held and pool.prefix_cache is _SHARED:
                 cached, before[place] = held[place]
-            views[place] = sight.view(place, model, now_us, link.up, link.rtt_us, load, heard_us, cached)
+            views[place] = sight.view(place, model, now_us, up, rtt_us, load, heard_us, cached)
         return Known(expected, views, before)
 
     def sent(
@@ -126,7 +129,7 @@ class Memory:
         if chosen.terms is None or chosen.spot is None:
             raise ValueError("a chosen candidate has its terms")
         pool, declared = chosen.pool, chosen.spot.speed
-        blocks = prompt.blocks if pool.prefix_cache is PrefixCache.SHARED else ()
+        blocks = prompt.blocks if pool.prefix_cache is _SHARED else ()
         return self._sight.sent(
             pool.id, shape.model, declared, chosen.terms, shape.prompt_tokens, now_us, blocks, before
         )
@@ -150,7 +153,7 @@ class Memory:
             self._sight.ended(flight, _unfinished(last), now_us)
             return
         counts, cancelled = last.counts, last.reason == "cancelled"
-        end = End.CANCELLED if cancelled else End.COMPLETE
+        end = _CANCELLED if cancelled else _COMPLETE
         self._sight.ended(
             flight,
             Ending(end, counts.prompt, counts.cached, counts.generated, last.queued_us, last.beside, held_up),

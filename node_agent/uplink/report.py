@@ -41,16 +41,15 @@ def edge_report(
 def _pool(edge: EdgeId, pool: Pool, drained: bool, routes: Routes) -> PoolReport:
     if not pool.reachable(edge):
         return PoolReport(pool.id, "not_reachable")
-    view = routes.view(pool, time.monotonic_ns() // 1000)
-    up = view.up and (view.load is None or view.load.replicas > 0)
+    up, rtt_us, load, running = routes.view(pool, time.monotonic_ns() // 1000)
+    up = up and (load is None or load.replicas > 0)
     state = "draining" if drained else "up" if up else "down"
-    load = view.load
     return PoolReport(
         pool=pool.id,
         state=state,
         replicas=0 if load is None else load.replicas,
         slots=pool.slots if load is None else load.slots,
-        running=view.own_in_flight if load is None else load.running,
+        running=running if load is None else load.running,
         waiting=0 if load is None else load.waiting,
-        rtt_ms=(view.rtt_us or 0) // 1000,
+        rtt_ms=(rtt_us or 0) // 1000,
     )

@@ -11,11 +11,18 @@ from node_agent.uplink.sending import Sendable, Sending, Tally, Unsent
 from node_agent.uplink.session_link import LinkState
 from node_agent.uplink.site_links import SiteLinks
 from orchestrator.placement.fleet import Fleet, Pool
-from orchestrator.placement.requests import PoolView
+from orchestrator.placement.requests import PoolLoad
 from orchestrator.policy.ids import EdgeId, SchedulerId
 from orchestrator.wire.deadlines import Deadlines
 
 LEAVE_S = 3.0
+IN_REGION_RTT_US = 1_000
+"""Between an edge and an engine beside it is no border, and the time of a probe is the engine's, not the network's."""
+
+Way = tuple[bool, int | None, PoolLoad | None, int]
+"""What the way to a pool says of it: whether it takes a new attempt, the round trip, how the pool is (None where these
+are unknown), and how many attempts run there that only the way counts."""
+NO_WAY: Way = (False, None, None, 0)
 
 
 class Routes:
@@ -53,19 +60,15 @@ class Routes:
                 self._links[scheduler] = link
                 self._tasks[f"session {scheduler}"] = asyncio.create_task(link.run())
 
-    def view(self, pool: Pool, now_us: int) -> PoolView:
+    def view(self, pool: Pool, now_us: int) -> Way:
         """Return what the way to `pool` says of it now. What was sent over a session, the gate counts."""
         if pool.engine is not None:
             engine = self._engines.get(pool.engine)
             if engine is None:
-                return PoolView(pool.id, False, 1_000, None, 0)
-            # In-region: there is no border between, and the probe's time is the engine's, not the network's.
-            return PoolView(pool.id, engine.pulse.up, 1_000, None, engine.in_flight)
+                return False, IN_REGION_RTT_US, None, 0
+            return engine.pulse.up, IN_REGION_RTT_US, None, engine.in_flight
         link = None if pool.scheduler is None else self._links.get(pool.scheduler)
-        if link is None:
-            return PoolView(pool.id, False, None, None, 0)
-        up, rtt_us, load = link.view(pool.id, now_us)
-        return PoolView(pool.id, up, rtt_us, load, 0)
+        return NO_WAY if link is None else link.view(pool.id, now_us)
 
     def sessions(self) -> tuple[LinkState, ...]:
         """Return the state of every session, for `status`."""

@@ -58,8 +58,8 @@ class SiteLinks:
         """Return how many streams are not settled."""
         return sum(state.streams for state in self.states())
 
-    def view(self, pool: PoolId, now_us: int) -> tuple[bool, int | None, PoolLoad | None]:
-        """Return whether `pool` takes a new attempt, the round trip, and how the pool is; None where it is unknown.
+    def view(self, pool: PoolId, now_us: int) -> tuple[bool, int | None, PoolLoad | None, int]:
+        """Return what `routes` does: of a session nobody but the gate counts attempts.
 
         It is told of the processes that take work, and of all of them where none does.
         """
@@ -68,14 +68,14 @@ class SiteLinks:
             # Nearly every site, asked for each pool of it in each decision.
             ready, rtt_us, found = links[0].view(pool, now_us)
             if found is None:
-                return False, rtt_us, None
+                return False, rtt_us, None, 0
             load, heard_us = found
-            return ready, rtt_us, _told(load, heard_us, now_us)
+            return ready, rtt_us, _told(load, heard_us, now_us), 0
         views = [link.view(pool, now_us) for link in links]
         ready = any(accepts for accepts, _, _ in views)
         heard = [found for accepts, _, found in views if found is not None and (accepts or not ready)]
         rtt_us = min((rtt_us for _, rtt_us, _ in views if rtt_us is not None), default=None)
-        return ready and bool(heard), rtt_us, load_of(heard, now_us) if heard else None
+        return ready and bool(heard), rtt_us, load_of(heard, now_us) if heard else None, 0
 
     def best(self, pool: PoolId) -> SessionLink:
         """Return the link that a new attempt at `pool` goes by. `routes` sends it."""

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from node_agent.uplink.routes import Way
 from node_agent.uplink.sending import Sendable, Tally
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.bundles.formats import SectionKind
 from orchestrator.cli.house import EXAMPLES, side_soil
 from orchestrator.cli.publish import load_directory
 from orchestrator.placement.fleet import Pool
-from orchestrator.placement.requests import PoolLoad, PoolView
+from orchestrator.placement.requests import PoolLoad
 from orchestrator.policy.ids import EntityId, PathwayId, PoolId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels, Personal
@@ -89,9 +90,8 @@ class ScriptedRoutes:
     closed: int = 0
     down: frozenset[str] = frozenset()
 
-    def view(self, pool: Pool, now_us: int) -> PoolView:
-        load = PoolLoad(1, 4, 0, 0, 64, 10)
-        return PoolView(pool.id, pool.id not in self.down, 50_000, load, 0)
+    def view(self, pool: Pool, now_us: int) -> Way:
+        return pool.id not in self.down, 50_000, PoolLoad(1, 4, 0, 0, 64, 10), 0
 
     def send(self, pool: Pool, sendable: Sendable, tally: Tally, now_us: int) -> Scripted:
         self.on_send(sendable)

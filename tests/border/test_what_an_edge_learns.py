@@ -13,13 +13,14 @@ import pytest
 from node_agent.border.decider import Asked, Commitment
 from node_agent.border.gate import Gate
 from node_agent.border.memory import Memory
+from node_agent.uplink.routes import Way
 from node_agent.uplink.sending import Sendable, Sending
 from orchestrator.engines.generation import Message, Role, Sampling
 from orchestrator.ledger.money import parse_units
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.fleet import Pool, PrefixCache
 from orchestrator.placement.prefix import BLOCK_CHARS
-from orchestrator.placement.requests import PoolLoad, PoolView
+from orchestrator.placement.requests import PoolLoad
 from orchestrator.placement.settings import Canary, Change
 from orchestrator.policy.ids import EdgeId, KeyId, ModelId, PoolId, TenantId
 from orchestrator.policy.jurisdictions import Jurisdiction
@@ -331,10 +332,9 @@ class Rationed:
         self._view = edge.routes.view
         self._openings = openings
 
-    def view(self, pool: Pool, now_us: int) -> PoolView:
-        view = self._view(pool, now_us)
-        load = cast(PoolLoad, view.load)
-        return replace(view, load=replace(load, openings=self._openings))
+    def view(self, pool: Pool, now_us: int) -> Way:
+        up, rtt_us, load, running = self._view(pool, now_us)
+        return up, rtt_us, replace(cast(PoolLoad, load), openings=self._openings), running
 
 
 async def test_decisions_that_are_made_at_once_see_each_other(
@@ -446,10 +446,10 @@ async def test_numbers_beyond_all_measure_break_no_later_record(
     edge.routes.plans["cn-guizhou"] = streams(clock, first_ms=1, prompt=worst, cached=worst)
     view = edge.routes.view
 
-    def absurd(pool: Pool, now_us: int) -> PoolView:
-        seen = view(pool, now_us)
-        load = replace(cast(PoolLoad, seen.load), queued_tokens=1 << 63, kv_tokens=1 << 63, kv_used_tokens=1 << 63)
-        return replace(seen, load=load)
+    def absurd(pool: Pool, now_us: int) -> Way:
+        up, rtt_us, load, running = view(pool, now_us)
+        most = replace(cast(PoolLoad, load), queued_tokens=1 << 63, kv_tokens=1 << 63, kv_used_tokens=1 << 63)
+        return up, rtt_us, most, running
 
     monkeypatch.setattr(edge.routes, "view", absurd)
     for _ in range(3):
