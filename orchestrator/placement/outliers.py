@@ -143,9 +143,9 @@ class Sent(msgspec.Struct, eq=False):
     """When its own time began: after distance, upload and queue."""
     expected_us: int
     """How long its first token was expected to take from then."""
-    first_us: int | None = None
+    first_us: int | None
     """When its first token came."""
-    over: bool = False
+    over: bool
     """Whether it has ended: what is told of it later counts no more."""
 
 

@@ -50,6 +50,10 @@ class End(Enum):
     CANCELLED = "cancelled"
 
 
+# A member costs several times as much by way of its enumeration, and each attempt asks.
+_FAILED, _COMPLETE, _CANCELLED = End.FAILED, End.COMPLETE, End.CANCELLED
+
+
 class Ending(msgspec.Struct, frozen=True):
     """The end of an attempt, with the pool's counts where it gave any."""
 
@@ -65,7 +69,7 @@ class Ending(msgspec.Struct, frozen=True):
     """Whoever read it was slow: how long its tokens took says nothing of the pool."""
 
 
-class Flight(Sent, eq=False, kw_only=True):
+class Flight(Sent, eq=False):
     """An attempt that left, for as long as it is under way. Whoever sends it holds it, and tells of it by it."""
 
     declared: Speed
@@ -196,23 +200,18 @@ class Sight:
         expected_cached: int = 0,
     ) -> Flight:
         """An attempt left for `pool`; `terms` are those that it was chosen by. Returns what it is told of by."""
-        known = self._pools[pool]
+        known, uncached_tokens = self._pools[pool], prompt_tokens - terms.cached_tokens
+        begun_us = now_us + terms.rtt_us + terms.upload_us + terms.queue_us
+        # The whole prompt: what a place holds of it is only believed, and a cold one is no outlier.
+        expected_us = declared.fixed_us + prompt_tokens * declared.prefill_ns // 1000
+        # By position, in the order of the fields: for every attempt, and names take as long again to find.
         flight = Flight(
-            place=pool,
-            model=model,
-            sent_us=now_us,
-            begun_us=now_us + terms.rtt_us + terms.upload_us + terms.queue_us,
-            # The whole prompt: what a place holds of it is only believed, and a cold one is no outlier.
-            expected_us=declared.fixed_us + prompt_tokens * declared.prefill_ns // 1000,
-            declared=declared,
-            terms=terms,
-            uncached_tokens=prompt_tokens - terms.cached_tokens,
-            expected_cached=expected_cached,
-            left_us=now_us,
-        )
+            pool, model, now_us, begun_us, expected_us, None, False,
+            declared, terms, uncached_tokens, expected_cached, now_us,
+        )  # fmt: skip
         known.in_flight += 1
         known.unseen[flight] = None
-        known.unseen_tokens += flight.uncached_tokens
+        known.unseen_tokens += uncached_tokens
         if known.breaker.failures > 0:
             known.breaker.sent(flight)
         self._outliers.sent(flight, now_us)
@@ -253,16 +252,16 @@ class Sight:
             del known.unseen[flight]
             if flight.first_us is None:
                 known.unseen_tokens -= flight.uncached_tokens
-        if end is End.FAILED:
+        if end is _FAILED:
             self._outliers.failed(flight, now_us)
             known.breaker.failed(flight, flight.left_us, now_us)
             return
-        if end is End.COMPLETE:
+        if end is _COMPLETE:
             self._complete(known, flight, ending, now_us)
         else:
             self._outliers.abandoned(flight, now_us)
         if known.breaker.failures > 0:
-            if end is End.CANCELLED:
+            if end is _CANCELLED:
                 known.breaker.abandoned(flight)
             else:
                 known.breaker.succeeded(flight)

@@ -61,7 +61,7 @@ class World:
     def sent(self, place: PoolId, now_us: int | None = None) -> Sent:
         """Tell of an attempt that leaves for a place, now where nothing else is said."""
         at_us = self.now_us if now_us is None else now_us
-        sent = Sent(place, MODEL, at_us, at_us, 100_000)
+        sent = Sent(place, MODEL, at_us, at_us, 100_000, None, False)
         self.outliers.sent(sent, at_us)
         return sent
 

@@ -58,7 +58,7 @@ class Two:
             at_us, _, kind, attempt, place, expected_us = heappop(self._events)
             match kind:
                 case "sent":
-                    self._sent[attempt] = Sent(place, MODEL, at_us, at_us, 100_000)
+                    self._sent[attempt] = Sent(place, MODEL, at_us, at_us, 100_000, None, False)
                     self.outliers.sent(self._sent[attempt], at_us)
                 case "first":
                     self.outliers.first_token(self._sent[attempt], at_us)
