@@ -221,7 +221,8 @@ def decide(
         if carried.label is not None:
             facts = replace(facts, label=facts.label.join(carried.label))
         regulated = facts.label.regulated()
-    placement = place_permitted(ground, facts, request, views, now_ms, chance)
+    verdicts = judge(ground, facts, now_ms)
+    placement = place(request, ground.plan, verdicts, views, ground.settings, now_ms, chance)
     return Decision(sources, told.mismatches, facts, placement, regulated)
 
 

@@ -43,6 +43,10 @@ class Drop(StrEnum):
     BUDGET = "over_budget"
 
 
+# A member costs several times as much by way of its enumeration, and these two are what most pools are dropped for.
+_NOT_PERMITTED, _MODEL = Drop.NOT_PERMITTED, Drop.MODEL
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """One declared pool, as this request saw it: dropped for a reason, or with every term of its cost."""
 
@@ -103,11 +107,12 @@ def place(
         settings = settings.arm(True)
     worth = settings.usual if request.service is None else settings.worth(request.service)
     candidates: list[Candidate] = []
+    rated: list[Candidate] = []
     for offer in plan.offers(request.model, now_ms):
         pool, served, spot = offer.pool, offer.served, offer.spot
         verdict = verdicts[pool.id]
         if not verdict.allowed:
-            candidates.append(Candidate(pool, verdict, Drop.NOT_PERMITTED, None))
+            candidates.append(Candidate(pool, verdict, _NOT_PERMITTED, None))
             continue
         view = views.get(pool.id)
         drop = _drop(request, offer, view, settings)
@@ -115,9 +120,11 @@ def place(
             candidates.append(Candidate(pool, verdict, drop, None))
             continue
         doubtful = request.prompt_tokens > served.context_tokens
-        terms = cost(request, spot, view, worth)
-        candidates.append(Candidate(pool, verdict, None, terms, spot, doubtful))
-    return Placement(_choose(candidates, views, settings, chance), tuple(candidates))
+        one = Candidate(pool, verdict, None, cost(request, spot, view, worth), spot, doubtful)
+        candidates.append(one)
+        rated.append(one)
+    chosen = rated[0] if len(rated) == 1 else _choose(rated, views, settings, chance)
+    return Placement(chosen, tuple(candidates))
 
 
 def _drop(
@@ -128,7 +135,7 @@ def _drop(
     if not request.entitled:
         return Drop.ENTITLEMENT
     if served is None:
-        return Drop.MODEL
+        return _MODEL
     if request.revision is not None and request.revision != served.revision:
         return Drop.REVISION
     if not request.capabilities <= served.capabilities:
@@ -171,11 +178,11 @@ def _over_budget(request: PlacementRequest, service: Service, view: PoolView) ->
 
 
 def _choose(
-    candidates: list[Candidate], views: Mapping[PoolId, PoolView], settings: PlacementSettings, chance: int
+    rated: list[Candidate], views: Mapping[PoolId, PoolView], settings: PlacementSettings, chance: int
 ) -> Candidate | None:
     best: Candidate | None = None
     best_pico, alone = 0, True
-    for one in candidates:
+    for one in rated:
         if one.terms is None:
             continue
         total_pico = one.terms.total_pico
@@ -189,7 +196,7 @@ def _choose(
         return best
     most_pico = best_pico + best_pico * settings.epsilon_ppm // PPM
     doubtful = best.doubtful
-    near = [c for c in candidates if c.terms is not None and c.doubtful is doubtful and c.terms.total_pico <= most_pico]
+    near = [c for c in rated if c.terms is not None and c.doubtful is doubtful and c.terms.total_pico <= most_pico]
     if len(near) == 1:
         return best
     # Bits of their own: the canary is drawn from others (`in_canary`), and the lowest of a float's 64 are nought.
