@@ -16,7 +16,7 @@ from orchestrator.placement.fleet import Edge, Fleet, Pool, PrefixCache
 from orchestrator.placement.lengths import Lengths, Script, script_of
 from orchestrator.placement.outliers import Change
 from orchestrator.placement.pick import Candidate
-from orchestrator.placement.prefix import BLOCK_CHARS, salted
+from orchestrator.placement.prefix import BLOCK_CHARS, any_block, salted
 from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.placement.sight import End, Ending, Flight, Sight
@@ -82,7 +82,8 @@ class Memory:
         blocks: tuple[int, ...] = ()
         if fleet.shares_prefixes:
             texts = [f"{message.role.value}\x1f{message.text}" for message in messages]
-            blocks = salted(self._salt(asked, edge), texts)
+            if any_block(texts):
+                blocks = salted(self._salt(asked, edge), texts)
         return Prompt(chars, script, blocks, self._lengths.prompt_tokens(asked.generation.model, script, chars))
 
     def known(

@@ -33,12 +33,19 @@ def salted(salt: bytes, texts: Sequence[str]) -> tuple[int, ...]:
     """Return the hash of each whole block of the texts joined, each covering all before it. `salt` is a secret."""
     joined = "\x00".join(texts)
     found: list[int] = []
-    before = b""
+    keyed, before = blake2b(key=salt, digest_size=HASH_BYTES), b""
     for start in range(0, min(len(joined) - BLOCK_CHARS + 1, BLOCKS_MAX * BLOCK_CHARS), BLOCK_CHARS):
-        block = joined[start : start + BLOCK_CHARS].encode("utf-8", "surrogatepass")
-        before = blake2b(before + block, key=salt, digest_size=HASH_BYTES).digest()
+        block = keyed.copy()
+        block.update(before)
+        block.update(joined[start : start + BLOCK_CHARS].encode("utf-8", "surrogatepass"))
+        before = block.digest()
         found.append(int.from_bytes(before, "big") >> 1)  # 63 bits: what a trace and every reader of it can hold
     return tuple(found)
+
+
+def any_block(texts: Sequence[str]) -> bool:
+    """Whether the texts joined hold a whole block: a salt for less is made for nothing."""
+    return sum(map(len, texts)) + len(texts) > BLOCK_CHARS
 
 
 class PrefixIndex(Generic[Holder]):

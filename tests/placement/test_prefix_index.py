@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.placement.prefix import BLOCK_CHARS, BLOCKS_MAX, HOLDERS_MAX, PrefixIndex, salted
+from orchestrator.placement.prefix import BLOCK_CHARS, BLOCKS_MAX, HOLDERS_MAX, PrefixIndex, any_block, salted
 
 HOLDERS = st.sampled_from("abcdefghijkl")
 CHAINS = st.lists(st.integers(0, 30), max_size=8, unique=True)
@@ -192,6 +194,29 @@ def test_only_whole_blocks_are_named_and_not_without_end() -> None:
     assert len(salted(b"salt", [words("t", 1)])) == 1
     assert len(salted(b"salt", [words("t", 1.99)])) == 1
     assert len(salted(b"salt", [words("t", BLOCKS_MAX + 10)])) == BLOCKS_MAX
+
+
+@given(TEXTS, st.binary(max_size=32))
+def test_a_hash_is_that_of_the_hash_before_and_the_block(texts: list[str], salt: bytes) -> None:
+    joined, before = "\x00".join(texts), b""
+    found: list[int] = []
+    for number in range(len(joined) // BLOCK_CHARS):
+        block = joined[number * BLOCK_CHARS : (number + 1) * BLOCK_CHARS].encode()
+        before = blake2b(before + block, key=salt, digest_size=8).digest()
+        found.append(int.from_bytes(before, "big") >> 1)
+    assert salted(salt, texts) == tuple(found)
+
+
+@given(st.lists(st.integers(0, BLOCK_CHARS + 2), max_size=4))
+def test_there_is_a_block_exactly_where_one_is_hashed(sizes: list[int]) -> None:
+    texts = ["t" * size for size in sizes]
+    assert any_block(texts) is bool(salted(b"salt", texts))
+
+
+@pytest.mark.parametrize("short", [-2, -1, 0, 1])
+def test_what_joins_messages_counts_for_a_block(short: int) -> None:
+    texts = ["t" * (BLOCK_CHARS // 2), "t" * (BLOCK_CHARS // 2 + short)]
+    assert any_block(texts) is bool(salted(b"salt", texts)) is (short >= -1)
 
 
 def test_any_text_that_python_holds_has_a_name() -> None:
