@@ -232,8 +232,8 @@ def intake_frame_in(message: pb.IntakeFrame) -> f.IntakeFrame:
     match message.WhichOneof("kind"):
         case "tokens":
             t = message.tokens
-            ids = t.ids
-            return f.Tokens(t.stream, _of_answer(t.attempt), t.first, t.count, t.text, tuple(ids) if ids else ())
+            # A slice is a list, which becomes a tuple at once: of the field itself protobuf makes one number at a time.
+            return f.Tokens(t.stream, _of_answer(t.attempt), t.first, t.count, t.text, tuple(t.ids[:]))
         case "accepted":
             a = message.accepted
             replica, continuing = _maker_in(a.replica, a.identity, a.resume)
