@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import Callable
 
 import grpc
@@ -99,8 +98,6 @@ class SessionLink:
         self._loop: asyncio.AbstractEventLoop | None = None
         """Where it runs, once it does."""
         self._streams = Streams()
-        self._opened: defaultdict[PoolId, int] = defaultdict(int)  # bounded: by the pools
-        """Attempts that were sent since a pool was last heard of."""
 
     @property
     def process(self) -> Process | None:
@@ -148,9 +145,10 @@ class SessionLink:
 
     def left(self, pool: PoolId) -> int:
         """Return how many attempts `pool` would still take by its last report; 0 where none is granted."""
-        load = self.load(pool)
-        openings = 0 if load is None else load.openings or 0
-        return openings - self._opened.get(pool, 0)
+        machine, load = self._machine, self.load(pool)
+        if machine is None or load is None:
+            return 0
+        return (load.openings or 0) - machine.opened.get(pool, 0)
 
     def send(self, sendable: Sendable, tally: Tally, deadlines: Deadlines, now_us: int) -> Sending:
         """Send one attempt, and keep `tally`. Only the gate calls this, through `routes`."""
@@ -175,7 +173,6 @@ class SessionLink:
             sendable.continues,
         )
         stream = Stream(number, sendable.attempt, tally, deadlines, machine, self._act, self._streams, loop)
-        self._opened[sendable.pool] += 1
         self._act(machine.open(opened, now_us))
         return stream
 
@@ -194,7 +191,6 @@ class SessionLink:
         machine = self._machine = EdgeSession(self._edge, session, self._epoch)
         self._loop = asyncio.get_running_loop()
         self._unwanted = False
-        self._opened.clear()
         try:
             while True:
                 lived = await self._transport(machine)
@@ -260,18 +256,15 @@ class SessionLink:
     ) -> None:
         try:
             async for batch in call:
-                epoch, now_us, wall_ms = batch.epoch, _now_us(), self._wall_ms()
+                epoch, now_us, wall_ms, before = batch.epoch, _now_us(), self._wall_ms(), machine.welcome
                 frames: list[IntakeFrame] = []
                 try:
-                    frames += map(intake_frame_in, batch.frames)
+                    frames += map(intake_frame_in, batch.frames[:])
                 finally:
                     # Also what came before a frame that cannot be read.
                     self._act(machine.received(epoch, frames, now_us, wall_ms))
-                for frame in frames:
-                    if type(frame) is Load:
-                        self._opened[frame.pool] = 0
-                    elif type(frame) is Welcome:
-                        self._welcomed(machine, frame)
+                if machine.welcome is not before and machine.welcome is not None:
+                    self._welcomed(machine, machine.welcome)
         except WireError as error:
             log.error(Event.FRAME_DROPPED, peer=self.scheduler, cause="malformed", detail=error.field)
             self._act(machine.close("protocol_violation"))
@@ -280,19 +273,17 @@ class SessionLink:
 
     def _welcomed(self, machine: EdgeSession, welcome: Welcome) -> None:
         """A greeting is answered."""
-        for load in welcome.loads:
-            self._opened[load.pool] = 0
         if welcome.continued:
             self._reattached(machine)
-        elif not self._useful(machine):
+        elif not self._useful(machine, welcome):
             self._unwanted = True
             self._act(machine.close("session_lost"))
 
-    def _useful(self, machine: EdgeSession) -> bool:
+    def _useful(self, machine: EdgeSession, welcome: Welcome) -> bool:
         """Whether a session that was just answered is one to keep."""
-        if machine.state is not State.LIVE or machine.welcome is None or self._wanted is None:
+        if machine.state is not State.LIVE or self._wanted is None:
             return True
-        return self._wanted(self, machine.welcome.process)
+        return self._wanted(self, welcome.process)
 
     def _reattached(self, machine: EdgeSession) -> None:
         going_on = machine.streams()

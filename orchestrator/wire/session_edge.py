@@ -10,7 +10,7 @@ next transport tells all of it at once. Only when the intake cannot go on, or no
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection, Sequence
 from enum import Enum
 
@@ -148,6 +148,8 @@ class EdgeSession:
         self.welcome: Welcome | None = None
         self.loads: dict[PoolId, tuple[Load, int]] = {}
         """The newest report of each pool, with when the pool was last heard of."""
+        self.opened: defaultdict[PoolId, int] = defaultdict(int)  # bounded: by the pools
+        """Attempts that were opened since a pool was last heard of."""
         self.rtt_us: int | None = None
         self.skew_ms: int | None = None
         self.dead_frames = 0
@@ -193,16 +195,8 @@ class EdgeSession:
         return [
             Send(
                 Hello(
-                    SESSION_VERSION_MIN,
-                    SESSION_VERSION,
-                    self.edge,
-                    self.session,
-                    self.epoch,
-                    wall_ms,
-                    STREAMS_MAX,
-                    continues,
-                    held,
-                    tuple(self._unheard),
+                    SESSION_VERSION_MIN, SESSION_VERSION, self.edge, self.session, self.epoch, wall_ms, STREAMS_MAX,
+                    continues, held, tuple(self._unheard),
                 )
             )
         ]
@@ -259,6 +253,7 @@ class EdgeSession:
         if self.state is not _LIVE:
             raise ValueError("a session that is not live takes no work")
         self.next_stream += 1
+        self.opened[attempt.pool] += 1
         if not self._streams:
             # An idle session was silent by right; suspicion counts from the first work on.
             self._silence.heard_us = max(self._silence.heard_us, now_us)
@@ -327,7 +322,9 @@ class EdgeSession:
             if found is None or found.ended or found.attempt != frame.attempt:
                 self.dead_frames += 1
                 continue
-            found.opened, size_bytes, wrong = None, 0, ""
+            if found.opened is not None:
+                found.opened = None
+            size_bytes, wrong = 0, ""
             if type(frame) is Tokens:
                 size_bytes = held_bytes(frame.text, frame.ids)
                 found.received_bytes += size_bytes
@@ -403,6 +400,7 @@ class EdgeSession:
         self.skew_ms = welcome.now_ms + (now_us - self._beats.pop(0)) // 2000 - wall_ms
         for load in welcome.loads:
             self.loads[load.pool] = (load, now_us)
+            self.opened[load.pool] = 0
         return [*(self._continued(welcome, now_us) if before is not None else ()), *self._beat(now_us)]
 
     def _continued(self, welcome: Welcome, now_us: int) -> list[Instruction]:
@@ -467,6 +465,7 @@ class EdgeSession:
             held = self.loads.get(frame.pool)
             newest = frame if held is None or frame.number > held[0].number else held[0]
             self.loads[frame.pool] = (newest, now_us)
+            self.opened[frame.pool] = 0
         elif type(frame) is Beat:
             return self._beaten(frame, now_us)
         elif type(frame) is Draining:

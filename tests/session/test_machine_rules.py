@@ -95,6 +95,26 @@ def test_only_a_newer_report_of_a_pool_counts() -> None:
     assert machine.loads[POOL][0].running == 5
 
 
+def test_what_was_opened_counts_until_the_pool_is_heard_of() -> None:
+    machine = edge()
+    for number in (1, 2):
+        machine.open(open_frame(number, number, CREDIT_BYTES_MIN), 0)
+        assert machine.opened[POOL] == number
+    take(machine, Draining(1_000))
+    assert machine.opened[POOL] == 2
+    take(machine, load(8))
+    assert machine.opened[POOL] == 0
+
+
+def test_what_was_opened_is_in_what_a_greeting_tells() -> None:
+    machine = edge()
+    machine.open(open_frame(1, 1, CREDIT_BYTES_MIN), 0)
+    machine.lost(300_000)
+    machine.connected(300_000, WALL_MS)
+    machine.received(EPOCH + 1, [replace(welcome(), continued=True, last_stream=1)], 400_000, WALL_MS)
+    assert machine.opened[POOL] == 0
+
+
 def test_skew_is_measured_with_the_greeting() -> None:
     assert edge().skew_ms == 500 + 50
 
