@@ -14,18 +14,23 @@ TIMER_US = 500
 """The loop's timers are whole milliseconds: what is due within half of one is due."""
 _NOTHING = len(Haste)
 """Less haste than any has."""
+# A member costs several times as much by way of its enumeration.
+_NOW = Haste.NOW
 
 
 class Outbox(Generic[Frame]):
     """Frames in order. One task awaits `due` and then takes all of them as one message. Whoever puts bounds it."""
 
-    __slots__ = ("_loop", "_pace", "_ready", "_timer", "frames", "haste")
+    __slots__ = ("_loop", "_pace", "_ready", "_timer", "_waiter", "frames", "haste")
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []  # bounded: by whoever puts
         """What waits. Only `put`, `take` and `drop` change it."""
         self._pace = Pace()
-        self._ready = asyncio.Event()
+        self._ready = False
+        """Whether a message is to leave."""
+        self._waiter: asyncio.Future[None] | None = None
+        """What its task awaits: by itself, for an event costs more than all else here."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.haste: int = _NOTHING
@@ -52,17 +57,22 @@ class Outbox(Generic[Frame]):
 
     def hurry(self) -> None:
         """Let `due` return at once, whatever there is."""
-        self.haste = Haste.NOW
-        self._ready.set()
+        self.haste = _NOW
+        self._ready = True
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():  # its task may have been cancelled
+            waiter.set_result(None)
 
     async def due(self) -> None:
         """Return when a message is to leave. What is put until it is taken leaves with it."""
-        await self._ready.wait()
+        if not self._ready:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def take(self) -> list[Frame]:
         """Take all frames: they leave now."""
         frames, self.frames = self.frames, []
-        self._ready.clear()
+        self._ready = False
         self._stop_timer()
         self.haste = _NOTHING
         if frames:
@@ -73,7 +83,7 @@ class Outbox(Generic[Frame]):
         """Take all frames: they do not leave. Nothing of this outbox waits any more."""
         frames, self.frames = self.frames, []
         self._stop_timer()
-        if not self._ready.is_set():
+        if not self._ready:
             self.haste = _NOTHING
         return frames
 

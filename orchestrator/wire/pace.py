@@ -50,7 +50,9 @@ class Pace:
 
         The generic cell rate algorithm (ITU-T I.371): early by no more than a burst.
         """
-        paced_us = max(now_us, self._due_us - (BURST - 1) * MESSAGE_US)
+        paced_us = self._due_us - (BURST - 1) * MESSAGE_US
+        if paced_us < now_us:
+            paced_us = now_us
         if haste is _NOW:
             return paced_us
         if haste is _GATHER:
@@ -60,4 +62,4 @@ class Pace:
     def left(self, now_us: int) -> None:
         """A message leaves now."""
         self._left_us = now_us
-        self._due_us = max(self._due_us, now_us) + MESSAGE_US
+        self._due_us = (now_us if self._due_us < now_us else self._due_us) + MESSAGE_US

@@ -141,3 +141,18 @@ async def test_what_is_hurried_and_dropped_lets_its_task_go_on_once() -> None:
     assert await taken(outbox) == ["hello"]
     outbox.put("settle", Haste.RIDE)
     assert await taken(outbox) == ["settle"]
+
+
+@pytest.mark.asyncio
+async def test_a_task_that_was_cancelled_while_it_waited_keeps_nothing_from_the_next() -> None:
+    outbox: Outbox[str] = Outbox()
+    for put_while_cancelled in (True, False):
+        waiting = asyncio.create_task(outbox.due())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        if put_while_cancelled:
+            outbox.put("open", Haste.NOW)
+        await asyncio.gather(waiting, return_exceptions=True)
+        if not put_while_cancelled:
+            outbox.put("open", Haste.NOW)
+        assert await taken(outbox) == ["open"]
