@@ -298,9 +298,10 @@ class SessionLink:
 
     def _act(self, instructions: list[Instruction]) -> None:
         """Carry out what the machine asks for, in order."""
+        by_attempt = self._streams.by_attempt
         for instruction in instructions:
             if type(instruction) is Deliver:
-                stream = self._streams.by_attempt.get(instruction.frame.attempt)
+                stream = by_attempt.get(instruction.frame.attempt)
                 if stream is not None:
                     stream.put(instruction)
             elif type(instruction) is Send:

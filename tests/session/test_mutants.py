@@ -47,7 +47,7 @@ def stream(seed: int, name: str, method: str, old: str, new: str) -> Mutant:
 
 
 MUTANTS = (
-    edge(10, "an old epoch is taken", "received", "epoch != self.epoch or self.state in", "self.state in"),
+    edge(10, "an old epoch is taken", "received", "epoch != self.epoch or (not live", "(not live"),
     edge(11, "lost settlements are forgotten", "connected", "tuple(self._unheard),", "(),"),
     edge(
         8,
