@@ -173,7 +173,7 @@ class Attempts:
         """Learns from the first token of an attempt how far the pool is."""
 
     async def open(
-        self, asked: Asked, tried: frozenset[PoolId], before: Problem | None, now_us: int, *, again: bool
+        self, asked: Asked, tried: frozenset[PoolId], before: Problem | None, now_us: int, again: bool
     ) -> Attempt:
         """Decide once, and put the record into the spool. Raises ProblemError when nothing may or can be sent.
 

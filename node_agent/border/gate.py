@@ -54,6 +54,8 @@ COMES_BACK = frozenset({"no_feasible_pool", "session_lost", "engine_unreachable"
 """What may be over in a moment: a scheduler that starts anew is found again, and so are its replicas."""
 PAUSE_MS = 100
 """Before a cut answer looks for a pool again; twice as long each time."""
+# To find a member of an enum by its class takes longer than to compare it.
+_COMPLETE, _CANCELLED = Outcome.COMPLETE, Outcome.CANCELLED
 
 log = logger("node_agent.border")
 
@@ -88,73 +90,6 @@ class Answer(msgspec.Struct):
     """Set before the terminal frame of an answer that was cut: why it does not go on."""
 
 
-class _Run(msgspec.Struct):
-    """One request on its way through its attempts."""
-
-    asked: Asked
-    kept: Kept
-    began_us: int
-    sent: int = 0
-    started: bool = False
-    """Whether an attempt may have begun somewhere."""
-    tried: frozenset[PoolId] = frozenset()
-    """Pools that get no attempt before something changes."""
-    barred: frozenset[PoolId] = frozenset()
-    """Pools that get none at all."""
-    permitted: tuple[Pool, ...] = ()
-    """Where the last attempt that was cut might have gone."""
-    stopped: Stopped | None = None
-    """Why an attempt that was cut before it said a word is not replaced."""
-    problem: Problem | None = None
-    """What kept the last attempt from beginning."""
-    refused: int = 0
-    """How many attempts in a row pools refused."""
-
-    def counts_again(self) -> bool:
-        """Whether one more attempt after a refusal counts against the budget of second ones."""
-        return self.problem is not None and self.problem.code not in FREE_AGAIN
-
-    def left(self, now_us: int) -> Asked:
-        """Return what is asked for, with the time that is left for it."""
-        passed_ms = (now_us - self.began_us) // 1000
-        if not self.kept.begun:
-            return self.asked.after(passed_ms)
-        # The tenant has tokens: another pool has the whole wait for its first one again.
-        return replace(self.asked, budget_ms=max(0, self.asked.budget_ms - passed_ms))
-
-    def goes_on(self, code: str) -> Stopped | None:
-        """Return why there is no other attempt after one that was cut by `code`; None where there may be one."""
-        if code not in GOES_ON_AFTER:
-            return Stopped("cause", "What cut it would cut it again.")
-        if self.sent >= ATTEMPTS_MAX:
-            return Stopped("attempts", f"It was cut {ATTEMPTS_MAX} times.")
-        tenant = self.kept.resumable is Resumable.TENANT
-        return kept_not(self.kept.resumable) if self.kept.begun or tenant else None
-
-    def cut(self, attempt: Attempt, code: str, spoke: bool) -> None:
-        """An attempt was cut: the next one takes its place. `spoke` is whether it said something."""
-        before, basis = self.asked.continued, attempt.basis
-        said = self.kept.said()
-        processed_in = frozenset() if before is None else before.processed_in
-        duties = frozenset() if before is None else before.duties
-        if spoke:
-            processed_in |= attempt.pool.place.soil()
-            if not duties:
-                duties = frozenset(basis.duties)
-            # Prompt and answer together may go nowhere that the prompt alone might not.
-            permitted = {pool.id for pool in basis.permitted}
-            self.barred |= {pool.id for pool in basis.fleet.pools} - permitted
-        if code in MISBEHAVED:
-            self.barred |= {attempt.pool.id}
-        self.tried = self.barred | {attempt.pool.id} if code in AWAY else self.barred
-        self.permitted = tuple(pool for pool in basis.permitted if pool.id not in self.barred)
-        label = None if said is None else basis.facts.label
-        continued = Continued(attempt.attempt, label, processed_in, duties)
-        self.asked = replace(
-            self.asked, generation=replace(self.asked.generation, said=said), continued=continued
-        )
-
-
 class Gate:
     """The only door to the uplink."""
 
@@ -169,8 +104,8 @@ class Gate:
         Raises ProblemError: refused by law, nothing feasible, no evidence, or cut before the first token for good.
         """
         hands, kept = self._hands, Kept(self._retained, asked.resumes)
-        run = _Run(_seeded(asked, hands.entropy), kept, hands.now_ns() // 1000)
-        return _Course(hands, self._attempts, run).begin(None)
+        asked = _seeded(asked, hands.entropy)
+        return _Course(hands, self._attempts, asked, kept, hands.now_ns() // 1000).begin(None)
 
 
 class _Course(msgspec.Struct, eq=False):
@@ -181,7 +116,10 @@ class _Course(msgspec.Struct, eq=False):
 
     _hands: Hands
     _attempts: Attempts
-    _run: _Run
+    _asked: Asked
+    """What is asked for; once an answer was cut, with what was said of it."""
+    _kept: Kept
+    _began_us: int
     _answer: Answer | None = None
     """What is told of it. None before it has begun and once it is over: the two hold each other."""
     _going: Attempt | None = None
@@ -190,29 +128,47 @@ class _Course(msgspec.Struct, eq=False):
     """The frame that it began with, until that is asked for."""
     _given_us: int = 0
     """When the tenant got its last tokens."""
+    _sent: int = 0
+    """How many attempts were made."""
+    _started: bool = False
+    """Whether an attempt may have begun somewhere."""
+    _tried: frozenset[PoolId] = frozenset()
+    """Pools that get no attempt before something changes."""
+    _barred: frozenset[PoolId] = frozenset()
+    """Pools that get none at all."""
+    _permitted: tuple[Pool, ...] = ()
+    """Where the last attempt that was cut might have gone."""
+    _stopped: Stopped | None = None
+    """Why an attempt that was cut before it said a word is not replaced."""
+    _problem: Problem | None = None
+    """What kept the last attempt from beginning."""
+    _refused: int = 0
+    """How many attempts in a row pools refused."""
 
     def __repr__(self) -> str:
-        return f"_Course({self._run.asked.request})"
+        return f"_Course({self._asked.request})"
 
     async def begin(self, answer: Answer | None) -> Answer:
         """Send until an attempt begins to answer: from the start, or where `answer` was cut. Raises ProblemError.
 
         One coroutine and a long one: what comes wakes every coroutine between it and the connection.
         """
-        hands, attempts, run, begun = self._hands, self._attempts, self._run, False
+        hands, attempts, begun = self._hands, self._attempts, False
         if answer is None:
-            run.kept.take(len(run.asked.body))
+            self._kept.take(len(self._asked.body))
         left_ms, pause_ms = hands.patience_ms, PAUSE_MS
         try:
             while True:
                 try:
                     # Before the first attempt nothing has passed.
-                    now_us = hands.now_ns() // 1000 if run.sent else run.began_us
-                    if run.refused and run.counts_again() and not attempts.retries.may_retry(now_us):
-                        raise ProblemError(run.problem or Problem("no_feasible_pool"))
-                    asked = run.left(now_us) if run.sent else run.asked
-                    attempt = await attempts.open(asked, run.tried, run.problem, now_us, again=run.sent > 0)
-                    run.sent += 1
+                    now_us, asked, again = self._began_us, self._asked, self._sent > 0
+                    if again:
+                        now_us = hands.now_ns() // 1000
+                        if self._refused and self._counts_again() and not attempts.retries.may_retry(now_us):
+                            raise ProblemError(self._problem or Problem("no_feasible_pool"))
+                        asked = self._left(now_us)
+                    attempt = await attempts.open(asked, self._tried, self._problem, now_us, again)
+                    self._sent += 1
                     first: Tokens | Done | Broken | Refused | None = None
                     now_us = attempt.sent_us
                     try:
@@ -221,38 +177,34 @@ class _Course(msgspec.Struct, eq=False):
                             now_us = hands.now_ns() // 1000
                         sending = hands.routes.send(attempt.pool, attempt.sendable, attempt.tally, now_us)
                         attempt.sending = sending
-                        while first is None:
-                            match await sending.next(now_us):
-                                case Accepted() as accepted:
-                                    attempt.continuing = accepted.continuing
-                                case frame:
-                                    first = _heard(attempt, frame)
+                        frame = await sending.next(now_us)
+                        now_us = hands.now_ns() // 1000
+                        while type(frame) is Accepted:
+                            attempt.continuing = frame.continuing
+                            frame = await sending.next(now_us)
                             now_us = hands.now_ns() // 1000
+                        first = _heard(attempt, frame)
                     finally:
                         if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
-                            await attempts.end(attempt, Outcome.CANCELLED, None, None, None)
-                    match first:
-                        case Tokens() | Done():
-                            answer = self._begun(attempt, first, now_us, answer)
-                            begun = True
-                            return answer
-                        case Broken() | Refused():
-                            await self._not_begun(attempt, first)
+                            await attempts.end(attempt, _CANCELLED, None, None, None)
+                    if type(first) is Tokens or type(first) is Done:
+                        begun = True
+                        return self._begun(attempt, first, now_us, answer)
+                    await self._not_begun(attempt, first)
                 except ProblemError as error:
                     left_ms, pause_ms = await self._comes_back(error.problem, left_ms, pause_ms)
         finally:
             if not begun:
-                run.kept.drop()
+                self._kept.drop()
 
     def _begun(self, attempt: Attempt, first: Tokens | Done, now_us: int, answer: Answer | None) -> Answer:
         """An attempt begins to answer: learn from it how far the pool is, and return what is told of the answer."""
-        run = self._run
-        run.started = True
+        self._started = True
         attempt.first_us = now_us
         self._attempts.first_token(attempt.flight, now_us)
         self._going, self._first = attempt, first
-        run.kept.accepted(attempt.continuing)
-        segment = Segment(attempt.pool, attempt.decision_id, run.kept.tokens)
+        self._kept.accepted(attempt.continuing)
+        segment = Segment(attempt.pool, attempt.decision_id, self._kept.tokens)
         if answer is None:
             self._answer = Answer(attempt.decision_id, attempt.pool, self, attempt.headers, None, [segment])
             return self._answer
@@ -261,30 +213,72 @@ class _Course(msgspec.Struct, eq=False):
 
     async def _not_begun(self, attempt: Attempt, last: Broken | Refused) -> None:
         """An attempt ended before it said a word: another may take its place. Raises ProblemError where none does."""
-        run, code = self._run, last.code
+        asked, code = self._asked, last.code
         if isinstance(last, Broken):
-            run.started = True
+            self._started = True
             await self._attempts.end(attempt, Outcome.BROKEN, last, None, None)
-            run.problem, run.refused = Problem(code, last.detail), 0
-            log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=code)
-            run.stopped = run.goes_on(code)
-            if run.stopped is not None:
-                raise ProblemError(run.problem)
-            run.cut(attempt, code, spoke=False)
+            self._problem, self._refused = Problem(code, last.detail), 0
+            log.info(Event.STREAM_CUT, request_id=asked.request, pool=attempt.pool.id, code=code)
+            self._stopped = self._goes_on(code)
+            if self._stopped is not None:
+                raise ProblemError(self._problem)
+            self._cut(attempt, code, spoke=False)
             return
-        if attempt.asked.departure is not None and not run.started:
+        if attempt.asked.departure is not None and not self._started:
             attempt.asked.departure.not_started()
         await self._attempts.end(attempt, Outcome.REFUSED, last, None, None)
         problem = Problem(code, last.detail, last.param, last.rules, "", last.retry_after_ms)
-        run.problem, run.refused, code = problem, run.refused + 1, problem.entry.code
-        log.info(Event.ATTEMPT_REFUSED, request_id=run.asked.request, pool=attempt.pool.id, code=code)
+        self._problem, self._refused, code = problem, self._refused + 1, problem.entry.code
+        log.info(Event.ATTEMPT_REFUSED, request_id=asked.request, pool=attempt.pool.id, code=code)
         if problem.entry.retry is not Retry.ELSEWHERE:
             raise ProblemError(problem)
         if code not in REFRESHED or not await self._refreshed(attempt.sendable.citation.manifest):
             # Under newer law the same pool may well be right.
-            run.tried |= {attempt.pool.id}
-        if run.refused >= PLACEMENTS_MAX or run.sent >= ATTEMPTS_MAX:
+            self._tried |= {attempt.pool.id}
+        if self._refused >= PLACEMENTS_MAX or self._sent >= ATTEMPTS_MAX:
             raise ProblemError(problem)
+
+    def _counts_again(self) -> bool:
+        """Whether one more attempt after a refusal counts against the budget of second ones."""
+        return self._problem is not None and self._problem.code not in FREE_AGAIN
+
+    def _left(self, now_us: int) -> Asked:
+        """Return what is asked for, with the time that is left for it."""
+        passed_ms = (now_us - self._began_us) // 1000
+        if not self._kept.begun:
+            return self._asked.after(passed_ms)
+        # The tenant has tokens: another pool has the whole wait for its first one again.
+        return replace(self._asked, budget_ms=max(0, self._asked.budget_ms - passed_ms))
+
+    def _goes_on(self, code: str) -> Stopped | None:
+        """Return why there is no other attempt after one that was cut by `code`; None where there may be one."""
+        if code not in GOES_ON_AFTER:
+            return Stopped("cause", "What cut it would cut it again.")
+        if self._sent >= ATTEMPTS_MAX:
+            return Stopped("attempts", f"It was cut {ATTEMPTS_MAX} times.")
+        tenant = self._kept.resumable is Resumable.TENANT
+        return kept_not(self._kept.resumable) if self._kept.begun or tenant else None
+
+    def _cut(self, attempt: Attempt, code: str, spoke: bool) -> None:
+        """An attempt was cut: the next one takes its place. `spoke` is whether it said something."""
+        asked, basis = self._asked, attempt.basis
+        before, said = asked.continued, self._kept.said()
+        processed_in = frozenset() if before is None else before.processed_in
+        duties = frozenset() if before is None else before.duties
+        if spoke:
+            processed_in |= attempt.pool.place.soil()
+            if not duties:
+                duties = frozenset(basis.duties)
+            # Prompt and answer together may go nowhere that the prompt alone might not.
+            permitted = {pool.id for pool in basis.permitted}
+            self._barred |= {pool.id for pool in basis.fleet.pools} - permitted
+        if code in MISBEHAVED:
+            self._barred |= {attempt.pool.id}
+        self._tried = self._barred | {attempt.pool.id} if code in AWAY else self._barred
+        self._permitted = tuple(pool for pool in basis.permitted if pool.id not in self._barred)
+        label = None if said is None else basis.facts.label
+        continued = Continued(attempt.attempt, label, processed_in, duties)
+        self._asked = replace(asked, generation=replace(asked.generation, said=said), continued=continued)
 
     async def _refreshed(self, number: int) -> bool:
         """Wait for a newer manifest than `number`. Returns whether there is one."""
@@ -300,18 +294,17 @@ class _Course(msgspec.Struct, eq=False):
 
         Returns how long is left to wait, and to pause next. Raises ProblemError where there is nothing to wait for.
         """
-        run = self._run
-        over = run.sent >= ATTEMPTS_MAX or left_ms <= 0
+        over = self._sent >= ATTEMPTS_MAX or left_ms <= 0
         # A request that nothing has cut is not held: its client is told, and may come again.
-        if over or run.asked.continued is None or problem.code not in COMES_BACK:
+        if over or self._asked.continued is None or problem.code not in COMES_BACK:
             raise ProblemError(problem)
-        run.tried, run.problem, run.refused = run.barred, None, 0
+        self._tried, self._problem, self._refused = self._barred, None, 0
         open_again = False
         while left_ms > 0 and not open_again:
             pause_ms = min(pause_ms, left_ms)
             await asyncio.sleep(pause_ms / 1000)
             left_ms, pause_ms = left_ms - pause_ms, pause_ms * 2
-            open_again = any(self._open(pool) for pool in run.permitted)
+            open_again = any(self._open(pool) for pool in self._permitted)
         return left_ms, pause_ms
 
     def _open(self, pool: Pool) -> bool:
@@ -337,64 +330,59 @@ class _Course(msgspec.Struct, eq=False):
                 going.held_us += asked_us - self._given_us
                 frame = await going.sending.next(asked_us)
             while told is None:
-                match frame:
-                    case Tokens():
-                        told = frame
-                    case Done():
-                        answer.price = self._attempts.price(going, frame.counts)
-                        # Before the tenant has its end: what is told to be whole is on the bill by then.
-                        await self._end(Outcome.COMPLETE, frame, answer.price)
-                        told = frame
-                    case Broken() | None:
-                        cut = frame or _lost(going)
-                        await self._end(Outcome.BROKEN, cut, answer.price)
-                        if self._answer is not None:
-                            await self._go_on(going, cut, answer)
-                        if self._answer is None:  # closed meanwhile: nobody wants it to go on
-                            await self._end(Outcome.CANCELLED, None, None)
-                            raise StopAsyncIteration
-                        if self._going is None:
-                            told = cut
-                        else:
-                            going, frame, self._first = self._going, self._first, None
-                    case _:
-                        frame = await going.sending.next(hands.now_ns() // 1000)
+                if type(frame) is Tokens:
+                    told = frame
+                elif type(frame) is Done:
+                    answer.price = self._attempts.price(going, frame.counts)
+                    # Before the tenant has its end: what is told to be whole is on the bill by then.
+                    await self._end(_COMPLETE, frame, answer.price)
+                    told = frame
+                elif type(frame) is Broken or frame is None:
+                    cut = frame or _lost(going)
+                    await self._end(Outcome.BROKEN, cut, answer.price)
+                    if self._answer is not None:
+                        await self._go_on(going, cut, answer)
+                    if self._answer is None:  # closed meanwhile: nobody wants it to go on
+                        await self._end(_CANCELLED, None, None)
+                        raise StopAsyncIteration
+                    if self._going is None:
+                        told = cut
+                    else:
+                        going, frame, self._first = self._going, self._first, None
+                else:
+                    frame = await going.sending.next(hands.now_ns() // 1000)
         finally:
             if told is None:
                 await self.aclose()
         if type(told) is not Tokens:
             # It ended, and what it used is settled.
             self._answer = None
-            self._run.kept.drop()
-        else:
-            self._run.kept.add(told)
-            segment = answer.segments[-1]
-            segment.tokens += told.count
-            if segment.first_token:
-                told = _placed(told, segment.first_token)
-            self._given_us = hands.now_ns() // 1000
-        return told
+            self._kept.drop()
+            return told
+        self._kept.add(told)
+        segment = answer.segments[-1]
+        segment.tokens += told.count
+        self._given_us = hands.now_ns() // 1000
+        return _placed(told, segment.first_token) if segment.first_token else told
 
     async def _go_on(self, attempt: Attempt, last: Broken, answer: Answer) -> None:
         """Have another attempt go on with a cut answer; where none may or can, say why."""
-        run, code = self._run, last.code
-        log.info(Event.STREAM_CUT, request_id=run.asked.request, pool=attempt.pool.id, code=code)
+        request, kept, code = self._asked.request, self._kept, last.code
+        log.info(Event.STREAM_CUT, request_id=request, pool=attempt.pool.id, code=code)
         how = "not_resumable"
-        answer.stopped = run.goes_on(code)
+        answer.stopped = self._goes_on(code)
         if answer.stopped is None:
-            run.cut(attempt, code, spoke=run.kept.begun)
-            run.problem, run.refused = None, 0
+            self._cut(attempt, code, spoke=kept.begun)
+            self._problem, self._refused = None, 0
             try:
                 await self.begin(answer)
             except ProblemError as error:
-                answer.stopped = run.stopped or stopped_by(error.problem)
+                answer.stopped = self._stopped or stopped_by(error.problem)
                 how = "refused" if answer.stopped.reason == "law" else "failed"
             else:
-                how = "resumed_ids" if run.kept.resumable is Resumable.IDS else "resumed_text"
+                how = "resumed_ids" if kept.resumable is Resumable.IDS else "resumed_text"
                 part = answer.segments[-1]
-                log.info(
-                    Event.STREAM_CONTINUED, request_id=run.asked.request, pool=part.pool.id, decision_id=part.decision
-                )
+                log.info(Event.STREAM_CONTINUED, request_id=request, pool=part.pool.id, decision_id=part.decision)
         self._hands.metrics.counter(STREAMS_CONTINUED)[how].value += 1
 
     async def aclose(self) -> None:
@@ -404,16 +392,16 @@ class _Course(msgspec.Struct, eq=False):
             return
         try:
             if self._going is not None:
-                await self._end(Outcome.CANCELLED, None, answer.price)
+                await self._end(_CANCELLED, None, answer.price)
         finally:
-            self._run.kept.drop()
+            self._kept.drop()
 
     def _end(self, outcome: Outcome, last: Done | Broken | None, price: Money | None) -> Awaitable[None]:
         """Stop the attempt that is under way, and settle it. Once for each one."""
         going, self._going = self._going, None
         if going is None:
             return _nothing()
-        return self._attempts.end(going, outcome, last, price, self._run.kept.resumable)
+        return self._attempts.end(going, outcome, last, price, self._kept.resumable)
 
 
 async def _nothing() -> None:
@@ -435,14 +423,14 @@ def _heard(attempt: Attempt, frame: Tokens | Done | Broken | Refused | None) -> 
     Of an answer that goes on, not a token is taken before the replica has said that it is an equal.
     """
     said = attempt.asked.generation.said
-    match frame:
-        case None:
-            return _lost(attempt)
-        case Tokens() | Done() if said is not None and attempt.continuing != Continuing(said.identity, said.by):
-            detail = "The pool did not say that its model is the one that began the answer."
-            return Broken(frame.stream, attempt.attempt, "identity_mismatch", detail, PoolCounts())
-        case _:
-            return frame
+    if frame is None:
+        return _lost(attempt)
+    if said is None or type(frame) is Broken or type(frame) is Refused:
+        return frame
+    if attempt.continuing == Continuing(said.identity, said.by):
+        return frame
+    detail = "The pool did not say that its model is the one that began the answer."
+    return Broken(frame.stream, attempt.attempt, "identity_mismatch", detail, PoolCounts())
 
 
 def _placed(frame: Tokens, first_token: int) -> Tokens:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import final
+
 import msgspec
 
 from orchestrator.engines.generation import Generation
@@ -181,6 +183,7 @@ class Welcome(msgspec.Struct, frozen=True):
     """Which process of the intake answers."""
 
 
+@final
 class Accepted(msgspec.Struct, frozen=True):
     """The second permit allowed it and a replica has it."""
 
@@ -191,6 +194,7 @@ class Accepted(msgspec.Struct, frozen=True):
     """What the model is, and what the replica could continue its answer by."""
 
 
+@final
 class Refused(msgspec.Struct, frozen=True):
     """Nothing was generated: `not_started`, free of charge."""
 
@@ -203,6 +207,7 @@ class Refused(msgspec.Struct, frozen=True):
     retry_after_ms: int | None = None
 
 
+@final
 class Tokens(msgspec.Struct, frozen=True):
     """Some more of the answer. Payload: its repr holds no text."""
 
@@ -218,6 +223,7 @@ class Tokens(msgspec.Struct, frozen=True):
         return f"Tokens(stream={self.stream}, first={self.first}, count={self.count})"
 
 
+@final
 class Done(msgspec.Struct, frozen=True):
     """The answer is complete, or was cancelled as asked."""
 
@@ -232,6 +238,7 @@ class Done(msgspec.Struct, frozen=True):
     """Streams that decoded beside it in its replica; None where nobody knows."""
 
 
+@final
 class Broken(msgspec.Struct, frozen=True):
     """The answer was cut after it may have begun."""
 
