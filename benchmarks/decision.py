@@ -25,7 +25,7 @@ from orchestrator.cli.house import EXAMPLES, SIDES, side_soil
 from orchestrator.cli.publish import SectionFile, load_directory
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.attestation import seal
-from orchestrator.evidence.canonical import JsonValue, Writable, commit
+from orchestrator.evidence.canonical import JsonValue, commit
 from orchestrator.evidence.citation import Citation, attestation_bytes
 from orchestrator.evidence.duties import DISCHARGERS, Means, discharge
 from orchestrator.evidence.inputs import InputManifest, manifest_of
@@ -33,7 +33,7 @@ from orchestrator.evidence.records import DecisionRecord, owed
 from orchestrator.evidence.signing import verify
 from orchestrator.files.chat import ChatLimits, load_chat_request
 from orchestrator.files.label_header import parse_label_header
-from orchestrator.placement.asked import Asked
+from orchestrator.placement.asked import Asked, AskedWritten
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import Ground, gather, judge, label
 from orchestrator.placement.explain import placement_to_json
@@ -284,7 +284,7 @@ def _opened(world: World, placement: Placement, facts: Facts, generation: Genera
     if placement.chosen is None:
         raise ValueError("the example permits this request nowhere")
     bundle = world.bundle
-    citation = Citation(SIDE, bundle.number, bundle.digest, bundle.revocations.number, now_ms, PERMIT_VERSION)
+    citation = Citation(bundle.number, bundle.digest, now_ms, PERMIT_VERSION, bundle.revocations.number, SIDE)
     unsigned = Open(
         stream=1,
         attempt=make_attempt_id(now_ms, secrets.token_bytes(RANDOM_BYTES)),
@@ -320,7 +320,7 @@ def _record(
     world: World,
     sources: LabelSources,
     placement: Placement,
-    asked: dict[str, Writable],
+    asked: AskedWritten,
     opened: Open,
     body: bytes,
 ) -> DecisionRecord:

@@ -15,12 +15,13 @@ from node_agent.border.problems import problem_of
 from node_agent.border.resume import Continued
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
-from orchestrator.evidence.canonical import Writable, commit
+from orchestrator.evidence.canonical import commit
 from orchestrator.evidence.citation import Citation
 from orchestrator.evidence.duties import DISCHARGERS, Done, Means, discharge
 from orchestrator.evidence.inputs import InputManifest, manifest_of
 from orchestrator.evidence.records import OWED_NOTHING, SENT, DecisionRecord, Owed, owed
 from orchestrator.placement.asked import Asked as RestingOn
+from orchestrator.placement.asked import AskedWritten
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import NOTHING_CARRIED, Decision, Ground, decide
 from orchestrator.placement.explain import placement_to_json
@@ -124,7 +125,7 @@ class Decided(msgspec.Struct, frozen=True):
     travelling: Facts
     """What the law was told, as far as that goes with it."""
     citation: Citation
-    asked: Mapping[str, Writable]
+    asked: AskedWritten
     inputs: InputManifest | None
     discharged: tuple[Done, ...]
     owes: Owed
@@ -214,7 +215,7 @@ class Decider:
             attempt_id,
             chosen if problem is None else None,
             decision.travelling(edge) if decision.facts.pathways else decision.facts,
-            Citation(bundle.side, bundle.number, bundle.digest, bundle.revocations.number, now_ms, PERMIT_VERSION),
+            Citation(bundle.number, bundle.digest, now_ms, PERMIT_VERSION, bundle.revocations.number, bundle.side),
             RestingOn(shape, views, chance, ground.revoked_pools, pathways, ground.skew_ms).to_json(),
             inputs,
             discharged or (),

@@ -21,8 +21,8 @@ JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 Writable = (
     JsonValue | Enum | msgspec.Raw | msgspec.Struct | frozenset[Any] | Sequence["Writable"] | Mapping[str, "Writable"]
 )
-"""What `spelled` and `written` take: the word of an enum, the fields of a struct and the sorted words of a set stand
-for it, and a part that was written is copied."""
+"""What `written` takes: the word of an enum, the fields of a struct and the sorted words of a set stand for it, and a
+part that was written is copied."""
 
 INTEGER_MAX = (1 << 53) - 1
 """RFC 8785 numbers are IEEE doubles; a larger integer is written as a string."""
@@ -31,6 +31,7 @@ KEYS_MAX = 16
 """Keys of commitments that are ready to be used: a program has one."""
 _WORDS = frozenset({str, bool, NoneType})
 _ENCODER = msgspec.json.Encoder(order="sorted")
+_IN_ORDER = msgspec.json.Encoder()
 
 
 def canonical_bytes(value: Mapping[str, JsonValue]) -> bytes:
@@ -41,24 +42,29 @@ def canonical_bytes(value: Mapping[str, JsonValue]) -> bytes:
     return rfc8785.dumps(value)
 
 
-spelled: Callable[[Mapping[str, Writable] | msgspec.Struct], bytes] = _ENCODER.encode
-"""Returns the canonical bytes of what our own code made of typed values, by names of its own. A struct that is made by
-position costs less than a mapping.
+spelled: Callable[[msgspec.Struct], bytes] = _IN_ORDER.encode
+"""Returns the canonical bytes of what our own code made of typed values, by names of its own.
 
-Its names are ASCII, down to those of its parts that were not written before. It is not looked through once more.
+Its names are ASCII and come in their order, down to those of its parts that were not written before, and no part of it
+is a set: nothing is sorted, and it is not looked through once more.
 """
 
 
-def written(value: Mapping[str, Writable]) -> bytes:
-    """Return the same whatever the names are."""
-    data = spelled(value)
+def written(value: Mapping[str, Writable] | msgspec.Struct) -> bytes:
+    """Return the same whatever the names are, and in whatever order they come."""
+    data = _ENCODER.encode(value)
     # Names beyond ASCII are sorted by UTF-16 code units, which the encoder does not know.
     return data if data.isascii() else canonical_bytes(msgspec.json.decode(data))
 
 
-def written_part(value: Mapping[str, Writable]) -> msgspec.Raw:
-    """Return the canonical bytes of a part of a record, for a whole that is `written` with it."""
+def written_part(value: Mapping[str, Writable] | msgspec.Struct) -> msgspec.Raw:
+    """Return the canonical bytes of a part of a record, for a whole that is written or spelled with it."""
     return msgspec.Raw(written(value))
+
+
+def in_order_part(values: Sequence[msgspec.Struct]) -> msgspec.Raw:
+    """Return the same of a list of structs whose names are ASCII and come in any order."""
+    return msgspec.Raw(_ENCODER.encode(values))
 
 
 def commit(key: bytes, key_id: KeyId, parts: Sequence[bytes]) -> str:

@@ -18,14 +18,14 @@ ATTESTATION_PREFIX = b"tidegate attestation v2\n"
 
 
 class Citation(msgspec.Struct, frozen=True):
-    """Manifest, revocation list and time that a decision used. Records hold its fields by their names."""
+    """Manifest, revocation list and time that a decision used. Records hold its fields by their names, in order."""
 
-    side: SideId
     manifest: int
     manifest_digest: Digest
-    revocations: int
     now_ms: int
     permit_version: int
+    revocations: int
+    side: SideId
 
 
 def label_to_json(label: Effective) -> dict[str, JsonValue]:

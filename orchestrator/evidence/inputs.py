@@ -12,7 +12,7 @@ from functools import cached_property
 
 import msgspec
 
-from orchestrator.evidence.canonical import commit, spelled
+from orchestrator.evidence.canonical import commit, written_part
 from orchestrator.policy.ids import AttemptId, Digest, KeyId, digest_of
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Domestic, Effective
@@ -53,18 +53,16 @@ class InputManifest(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def written(self) -> msgspec.Raw:
         """The canonical bytes, which a record has as a part."""
-        return msgspec.Raw(
-            spelled(
-                {
-                    "v": MANIFEST_VERSION,
-                    "attempt": self.attempt,
-                    "parts": self.parts,
-                    "domestic": _DOMESTIC_WORDS[self.domestic],
-                    "origin": self.origin,
-                    "collected": self.collected,
-                    "cache_namespace": self.cache_namespace,
-                }
-            )
+        return written_part(
+            {
+                "attempt": self.attempt,
+                "cache_namespace": self.cache_namespace,
+                "collected": self.collected,
+                "domestic": _DOMESTIC_WORDS[self.domestic],
+                "origin": self.origin,
+                "parts": self.parts,
+                "v": MANIFEST_VERSION,
+            }
         )
 
     def to_bytes(self) -> bytes:

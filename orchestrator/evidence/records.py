@@ -7,12 +7,11 @@ byte leaves. Refusals are recorded too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
 
-from orchestrator.evidence.canonical import JsonValue, Writable, spelled, written_part
+from orchestrator.evidence.canonical import JsonValue, spelled, written_part
 from orchestrator.evidence.citation import Citation, facts_part
 from orchestrator.evidence.duties import Done
 from orchestrator.evidence.inputs import InputManifest
@@ -52,8 +51,8 @@ class DecisionRecord(msgspec.Struct, frozen=True):
     """Every voice on the labels; None on the side that was only told the effective one."""
     facts: Facts
     citation: Citation
-    placement: Mapping[str, Writable]
-    asked: Mapping[str, Writable] | None
+    placement: msgspec.Struct | msgspec.Raw
+    asked: msgspec.Struct | None
     """What the placement was told besides the law, so that it can be made again; None where nothing was placed."""
     inputs: InputManifest | None
     """What went in, where the law wants it proven."""
@@ -72,9 +71,7 @@ class DecisionRecord(msgspec.Struct, frozen=True):
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        discharged = [
-            _Discharged(f"{done.obligation.kind}:{done.obligation.argument}", done.did) for done in self.discharged
-        ]
+        discharged = [_Discharged(done.did, _duty(done.obligation)) for done in self.discharged]
         return spelled(
             _Written(
                 self.asked,
@@ -109,15 +106,18 @@ class DecisionRecord(msgspec.Struct, frozen=True):
         )
 
 
+_duty: Remembered[Obligation, str] = Remembered(lambda duty: f"{duty.kind}:{duty.argument}")
+
+
 class _Discharged(msgspec.Struct, frozen=True):
-    obligation: str
     did: str
+    obligation: str
 
 
 class _Written(msgspec.Struct, frozen=True):
-    """A decision record by the names of its bytes, in their order: spelled sooner than a mapping, or without order."""
+    """A decision record by the names of its bytes, in their order."""
 
-    asked: Mapping[str, Writable] | None
+    asked: msgspec.Struct | None
     attempt: AttemptId | None
     citation: Citation
     client_request: str | None
@@ -136,7 +136,7 @@ class _Written(msgspec.Struct, frozen=True):
     model: ModelId
     outcome: str
     payload_bytes: int
-    placement: Mapping[str, Writable]
+    placement: msgspec.Struct | msgspec.Raw
     pool: PoolId | None
     program: str
     regulated: bool

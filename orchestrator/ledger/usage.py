@@ -6,7 +6,7 @@ from enum import Enum
 
 import msgspec
 
-from orchestrator.evidence.canonical import Writable, spelled
+from orchestrator.evidence.canonical import spelled
 from orchestrator.ledger.money import Money
 from orchestrator.policy.ids import AttemptId, DecisionId, ModelId, PoolId, RequestId, TenantId, UsageId
 
@@ -95,11 +95,10 @@ class UsageRecord(msgspec.Struct, frozen=True):
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
         pool, edge, price = self.pool_counts, self.edge_counts, self.price
-        counts: dict[str, Writable] = {}
-        if pool is not None:
-            counts["pool"] = _Pool(pool.cached, pool.generated, pool.prompt, self.own != "pool", pool.sent)
-        if edge is not None:
-            counts["edge"] = _Edge(edge.delivered, edge.received, self.own != "edge")
+        counts = _Counts(
+            None if edge is None else _Edge(edge.delivered, edge.received, self.own != "edge"),
+            None if pool is None else _Pool(pool.cached, pool.generated, pool.prompt, self.own != "pool", pool.sent),
+        )
         return spelled(
             _Written(
                 self.attempt,
@@ -137,6 +136,13 @@ class _Edge(msgspec.Struct, frozen=True):
     reported: bool
 
 
+class _Counts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Only what was counted is named."""
+
+    edge: _Edge | None = None
+    pool: _Pool | None = None
+
+
 class _Price(msgspec.Struct, frozen=True):
     amount_pico: str
     """Pico-units may exceed 2^53 - 1, so the amount is written as a string."""
@@ -144,12 +150,12 @@ class _Price(msgspec.Struct, frozen=True):
 
 
 class _Written(msgspec.Struct, frozen=True):
-    """A usage record by the names of its bytes, in their order: spelled sooner than a mapping, or without order."""
+    """A usage record by the names of its bytes, in their order."""
 
     attempt: AttemptId
     continues: AttemptId | None
     counted: Counted | None
-    counts: dict[str, Writable]
+    counts: _Counts
     decision: DecisionId
     ended_ms: int
     first_token: int

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict as fields_of
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from orchestrator.evidence.canonical import JsonValue, Writable
+from orchestrator.evidence.canonical import JsonValue, in_order_part, written_part
+from orchestrator.evidence.remembered import Remembered
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import Ground
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.speed import Speed
 from orchestrator.policy.ids import ModelId, PathwayId, PoolId
 from orchestrator.policy.tenants import Service
+
+CAPABILITIES_MAX = 256
+"""Sets of capabilities whose words are remembered."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -41,32 +46,55 @@ class Asked(msgspec.Struct, frozen=True):
             skew_ms=self.skew_ms,
         )
 
-    def to_json(self) -> dict[str, Writable]:
-        """Return it as `canonical.written` takes it: sets stand for their sorted words, structs for their fields."""
+    def to_json(self) -> AskedWritten:
+        """Return it as a record holds it."""
         request, views = self.request, self.views
-        # By name, as they are written: what is in order is quickly sorted.
-        return {
-            # More than a JSON number holds exactly.
-            "bill_pico": None if request.bill_pico is None else str(request.bill_pico),
-            "cached_rebate_pico": str(request.cached_rebate_pico),
-            "canary": request.canary,
-            "capabilities": request.capabilities,
-            # 64 bits: more than a JSON number holds exactly.
-            "chance": str(self.chance),
-            "entitled": request.entitled,
-            "max_tokens": request.max_tokens,
-            "model": request.model,
-            "output_tokens": request.output_tokens,
-            "prompt_tokens": request.prompt_tokens,
-            "revision": request.revision,
-            "revoked_pathways": self.revoked_pathways,
-            "revoked_pools": self.revoked_pools,
-            "service": None if request.service is None else _service_to_json(request.service),
-            "skew_ms": self.skew_ms,
-            "tried": request.tried,
-            "upload_bytes": request.upload_bytes,
-            "views": [*map(views.__getitem__, sorted(views))],
-        }
+        return AskedWritten(
+            None if request.bill_pico is None else str(request.bill_pico),
+            str(request.cached_rebate_pico),
+            request.canary,
+            _words(request.capabilities),
+            str(self.chance),
+            request.entitled,
+            request.max_tokens,
+            request.model,
+            request.output_tokens,
+            request.prompt_tokens,
+            request.revision,
+            # Of the sets that are mostly empty nothing is asked.
+            sorted(self.revoked_pathways) if self.revoked_pathways else [],
+            sorted(self.revoked_pools) if self.revoked_pools else [],
+            None if request.service is None else _service_part(request.service),
+            self.skew_ms,
+            sorted(request.tried) if request.tried else [],
+            request.upload_bytes,
+            in_order_part([*map(views.__getitem__, sorted(views))]),
+        )
+
+
+class AskedWritten(msgspec.Struct, frozen=True):
+    """What a decision was told, by the names of a record, in their order."""
+
+    bill_pico: str | None
+    """More than a JSON number holds exactly."""
+    cached_rebate_pico: str
+    canary: bool
+    capabilities: tuple[str, ...]
+    chance: str
+    """64 bits: more than a JSON number holds exactly."""
+    entitled: bool
+    max_tokens: int | None
+    model: ModelId
+    output_tokens: int
+    prompt_tokens: int
+    revision: str | None
+    revoked_pathways: list[PathwayId]
+    revoked_pools: list[PoolId]
+    service: msgspec.Raw | None
+    skew_ms: int
+    tried: list[PoolId]
+    upload_bytes: int
+    views: msgspec.Raw
 
 
 def asked_from_json(value: Mapping[str, Any]) -> Asked:
@@ -95,8 +123,16 @@ def asked_from_json(value: Mapping[str, Any]) -> Asked:
     )
 
 
+@lru_cache(maxsize=CAPABILITIES_MAX)
+def _words(capabilities: frozenset[Capability]) -> tuple[str, ...]:
+    return tuple(sorted(capability.value for capability in capabilities))
+
+
 def _service_to_json(service: Service) -> dict[str, JsonValue]:
     return {name: None if value is None else str(value) for name, value in fields_of(service).items()}
+
+
+_service_part: Remembered[Service, msgspec.Raw] = Remembered(lambda service: written_part(_service_to_json(service)))
 
 
 def _service_from_json(value: Mapping[str, Any]) -> Service:

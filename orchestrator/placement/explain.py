@@ -4,19 +4,50 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.evidence.canonical import JsonValue, Writable, written_part
+from orchestrator.evidence.canonical import JsonValue, written_part
 from orchestrator.evidence.remembered import REMEMBERED_MAX, Remembered
 from orchestrator.placement.cost import Terms
-from orchestrator.placement.fleet import Edge, Pool
+from orchestrator.placement.fleet import Assurance, Edge, Pool
 from orchestrator.placement.pick import Candidate, Drop, Placement
+from orchestrator.policy.ids import PoolId
+from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.places import Action, Leg
 from orchestrator.policy.verdicts import Answer, Reason, Verdict
 
 
-def placement_to_json(placement: Placement) -> dict[str, Writable]:
+class Account(msgspec.Struct, frozen=True):
+    """The account of a placement by the names of a record, in their order."""
+
+    candidates: list[CandidateWritten | msgspec.Raw]
+    chosen: PoolId | None
+    dropped: dict[str, int]
+    """How many pools were dropped for each reason."""
+    runner_up: RunnerUp | None
+
+
+class CandidateWritten(msgspec.Struct, frozen=True):
+    """The account of one pool by the names of a record, in their order."""
+
+    assurance: Assurance
+    doubtful: bool
+    drop: Drop | None
+    places: tuple[Jurisdiction, ...]
+    pool: PoolId
+    terms: TermsWritten | None
+    verdict: msgspec.Raw
+
+
+class RunnerUp(msgspec.Struct, frozen=True):
+    """The cheapest pool that was not chosen, and how much dearer it is; less than nothing within epsilon."""
+
+    gap_pico: str
+    pool: PoolId
+
+
+def placement_to_json(placement: Placement) -> Account:
     """Return the whole account: of each pool its verdict, and why it was dropped or what it would cost."""
     chosen = placement.chosen
-    candidates: list[Writable] = []
+    candidates: list[CandidateWritten | msgspec.Raw] = []
     rated = 0
     for candidate in placement.candidates:
         if candidate.terms is None:
@@ -24,26 +55,27 @@ def placement_to_json(placement: Placement) -> dict[str, Writable]:
         else:
             candidates.append(candidate_to_json(candidate))
             rated += 1
-    return {
-        "chosen": None if chosen is None else chosen.pool.id,
-        "runner_up": runner_up_to_json(placement) if rated > 1 else None,
-        "candidates": candidates,
-        "dropped": placement.counts(),
-    }
+    dropped = placement.counts()
+    return Account(
+        candidates,
+        None if chosen is None else chosen.pool.id,
+        dict(sorted(dropped.items())) if len(dropped) > 1 else dropped,
+        runner_up(placement) if rated > 1 else None,
+    )
 
 
-def candidate_to_json(candidate: Candidate) -> dict[str, Writable]:
+def candidate_to_json(candidate: Candidate) -> CandidateWritten:
     """Return the account of one pool."""
     pool, terms = candidate.pool, candidate.terms
-    return {
-        "assurance": pool.assurance,
-        "doubtful": candidate.doubtful,
-        "drop": candidate.drop,
-        "places": pool.place.reached,
-        "pool": pool.id,
-        "terms": None if terms is None else written_terms(terms),
-        "verdict": verdict_part(candidate.verdict),
-    }
+    return CandidateWritten(
+        pool.assurance,
+        candidate.doubtful,
+        candidate.drop,
+        pool.place.reached,
+        pool.id,
+        None if terms is None else written_terms(terms),
+        verdict_part(candidate.verdict),
+    )
 
 
 class _DroppedParts:
@@ -75,13 +107,18 @@ dropped_part = _DroppedParts()
 """The account of a pool that has no terms."""
 
 
-def runner_up_to_json(placement: Placement) -> dict[str, JsonValue] | None:
-    """Return the cheapest pool that was not chosen, and how much dearer it is; less than nothing within epsilon."""
+def runner_up(placement: Placement) -> RunnerUp | None:
+    """Return the cheapest pool that was not chosen; None where there is none."""
     chosen, second = placement.chosen, placement.runner_up()
     if chosen is None or second is None or chosen.terms is None or second.terms is None:
         return None
-    gap_pico = second.terms.total_pico - chosen.terms.total_pico
-    return {"pool": second.pool.id, "gap_pico": str(gap_pico)}
+    return RunnerUp(str(second.terms.total_pico - chosen.terms.total_pico), second.pool.id)
+
+
+def runner_up_to_json(placement: Placement) -> dict[str, JsonValue] | None:
+    """Return the same as canonical JSON holds it."""
+    found = runner_up(placement)
+    return None if found is None else {"pool": found.pool, "gap_pico": found.gap_pico}
 
 
 def verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:

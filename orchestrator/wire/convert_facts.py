@@ -391,7 +391,7 @@ def citation_in(message: pb.Citation) -> Citation:
     manifest, revocations = message.manifest, message.revocations
     side, digest = _law_in(message.side, manifest, message.manifest_digest, revocations)
     now_ms = number("citation.now_ms", message.now_ms)
-    return Citation(side, manifest, digest, revocations, now_ms, message.permit_version)
+    return Citation(manifest, digest, now_ms, message.permit_version, revocations, side)
 
 
 @lru_cache(maxsize=REMEMBERED_MAX)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.evidence.canonical import Writable
+import msgspec
+
+from orchestrator.evidence.canonical import written_part
 from orchestrator.evidence.records import PERMITTED, DecisionRecord, owed
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, UsageRecord
 from orchestrator.placement.explain import verdict_part
@@ -10,6 +12,17 @@ from orchestrator.policy.ids import DecisionId, EdgeId, SideId, UsageId
 from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.frames import Open
 from scheduler.intake.second_permit import Check
+
+_NO_VERDICT = written_part({})
+
+
+class _Account(msgspec.Struct, frozen=True):
+    """What stands where the edge's record has the account of a placement."""
+
+    answers: DecisionId
+    """The edge's decision."""
+    newest: msgspec.Raw
+    """The verdict by the law that this side holds."""
 
 
 def decision_record(
@@ -23,7 +36,7 @@ def decision_record(
     now_ms: int,
 ) -> DecisionRecord:
     """Return this side's decision on an attempt. `payload_bytes` is the size of all its texts in UTF-8."""
-    verdict: Writable = {} if check.verdict is None else verdict_part(check.verdict)
+    verdict = _NO_VERDICT if check.verdict is None else verdict_part(check.verdict)
     return DecisionRecord(
         decision,
         opened.request,
@@ -40,7 +53,7 @@ def decision_record(
         None,  # sources of the label
         opened.facts,
         opened.citation,
-        {"answers": opened.decision, "newest": verdict},
+        _Account(opened.decision, verdict),
         None,  # what was asked
         opened.inputs,
         None,  # commitment

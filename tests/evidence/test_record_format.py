@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.evidence.canonical import canonical_bytes
+from orchestrator.evidence.canonical import canonical_bytes, written_part
 from orchestrator.evidence.citation import ATTESTATION_VERSION, Citation, attestation_bytes
 from orchestrator.evidence.duties import Done
 from orchestrator.evidence.inputs import ATTEMPT_NAMESPACE, InputManifest, InputPart
@@ -104,7 +104,7 @@ FACTS = Facts(
     counters=(Counter(CounterKind.CN_PERSONS, 99_999, NOW_MS - 1_000, NOW_MS + 1_000),),
     notices=(("eu-13-cn", "2026-03"),),
 )
-CITATION = Citation(SideId("overseas"), 7, Digest("sha256:" + "0" * 64), 2, NOW_MS, 2)
+CITATION = Citation(7, Digest("sha256:" + "0" * 64), NOW_MS, 2, 2, SideId("overseas"))
 INPUTS = InputManifest(
     attempt=ATTEMPT,
     parts=(InputPart("user", 1, 12, "hmac-sha256:abcdef:01"), InputPart("tools", 0, 0, None)),
@@ -144,7 +144,7 @@ def decision() -> DecisionRecord:
         sources=SOURCES,
         facts=FACTS,
         citation=CITATION,
-        placement={"chosen": "eu-frankfurt", "candidates": []},
+        placement=written_part({"chosen": "eu-frankfurt", "candidates": []}),
         asked=ASKED.to_json(),
         inputs=INPUTS,
         commitment="hmac-sha256:abcdef:00",
@@ -238,7 +238,7 @@ def test_an_attestation_without_inputs_is_another_one() -> None:
 @given(st.text(), st.text())
 def test_whatever_words_it_holds_what_is_written_is_canonical(words: str, others: str) -> None:
     duty = Done(replace(RETAIN, argument=words), others)
-    placement = {"chosen": words, "candidates": [others], "dropped": {}}
+    placement = written_part({"chosen": words, "candidates": [others], "dropped": {}})
     record = replace(decision(), client_request=words, discharged=(duty,), placement=placement).to_bytes()
     used = replace(usage(), tenant=TenantId(words), price=Money(1, Currency(others))).to_bytes()
     pool, cites = PoolId(words), replace(CITATION, side=SideId(others))

@@ -231,7 +231,7 @@ class Stand:
             tenant = replace(tenant, pathways=(CONTRACT,))
         facts = gather(tenant, label(tenant, OVERSEAS_PERSONAL if personal else Labels(), edge))
         at_ms = now_ms()
-        citation = Citation(bundle.side, bundle.number, bundle.digest, 0, at_ms, PERMIT_VERSION)
+        citation = Citation(bundle.number, bundle.digest, at_ms, PERMIT_VERSION, 0, bundle.side)
         made = Sendable(
             make_attempt_id(at_ms, secrets.token_bytes(10)),
             make_decision_id(at_ms, secrets.token_bytes(10)),

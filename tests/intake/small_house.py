@@ -179,7 +179,7 @@ SETTINGS: File = (SectionKind.SETTINGS, "settings", placement_settings())
 
 def citation(cited: Bundle, now_ms: int = NOW_MS) -> Citation:
     """Cite a bundle as an edge does."""
-    return Citation(cited.side, cited.number, cited.digest, cited.revocations.number, now_ms, PERMIT_VERSION)
+    return Citation(cited.number, cited.digest, now_ms, PERMIT_VERSION, cited.revocations.number, cited.side)
 
 
 ATTEMPT, DECISION = AttemptId(made_id("att", 1)), DecisionId(made_id("dec", 1))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from msgspec.structs import asdict
 
+from orchestrator.evidence.canonical import written
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, UsageId
@@ -28,7 +31,7 @@ def test_a_decision_names_what_it_was_about_and_what_became_of_it(problem: Probl
     assert check.verdict is not None
     record = decision_record(DecisionId("dec_own"), DOMESTIC, EDGE, GOES_ON, check, problem, 77, NOW_MS + 1)
     told = asdict(record)
-    placement = told.pop("placement")
+    placement = json.loads(written(told.pop("placement")))
     assert (placement["answers"], bool(placement["newest"])) == (BEGUN.decision, True)
     assert told == {
         "id": "dec_own",
@@ -62,7 +65,7 @@ def test_a_decision_names_what_it_was_about_and_what_became_of_it(problem: Probl
 def test_a_decision_without_a_verdict_holds_none() -> None:
     check = second_permit(BEGUN, EDGE, None, BUNDLE, NOW_MS)
     record = decision_record(DecisionId("dec_own"), DOMESTIC, EDGE, BEGUN, check, check.problem, 1, NOW_MS)
-    assert record.placement == {"answers": BEGUN.decision, "newest": {}}
+    assert written(record.placement) == written({"answers": BEGUN.decision, "newest": {}})
     assert (record.outcome, record.retention, record.first_token) == ("policy_stale", (), 0)
 
 

@@ -41,7 +41,7 @@ EDGE_TICK_US = session_edge.TICK_MS * 1_000
 INTAKE_TICK_US = session_intake.TICK_MS * 1_000
 DIAL_PAUSE_US = 20_000
 FACTS = Facts(Entity(EntityId("acme"), Jurisdiction("SG")), Effective(origin=frozenset({Jurisdiction("SG")})))
-CITATION = Citation(SideId("overseas"), 1, Digest("sha256:" + "0" * 64), 0, WALL_MS, 1)
+CITATION = Citation(1, Digest("sha256:" + "0" * 64), WALL_MS, 1, 0, SideId("overseas"))
 GENERATION = Generation(ModelId("m"), (Message(Role.USER, "hello"),), Sampling())
 
 

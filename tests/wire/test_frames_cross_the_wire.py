@@ -104,7 +104,7 @@ FACTS = st.builds(
 )
 PARTS = st.builds(InputPart, NAME, U32, MS, st.none() | NAME)
 DIGESTS = st.tuples(HEX, HEX).map(lambda halves: f"sha256:{halves[0]}{halves[1]}")
-CITATIONS = st.builds(Citation, NAME, MS, DIGESTS, MS, MS, U32)
+CITATIONS = st.builds(Citation, MS, DIGESTS, MS, U32, MS, NAME)
 SPEAKERS = st.sampled_from([role for role in Speaker if role is not Speaker.PROMPT])
 CONVERSATIONS = st.lists(st.builds(Message, SPEAKERS, TEXT), min_size=1, max_size=3).map(tuple)
 IDS = st.lists(U32, max_size=4).map(tuple)
@@ -299,7 +299,7 @@ FULL = Facts(
     counters=(Counter(CounterKind.US_OMIC, 1, 2, 3),),
     notices=(("n", "1"),),
 )
-CITED = Citation("side", 1, "sha256:" + "0" * 64, 0, 1, 2)  # type: ignore[arg-type]
+CITED = Citation(1, "sha256:" + "0" * 64, 1, 2, 0, "side")  # type: ignore[arg-type]
 
 
 def known_label() -> labels_pb2.EffectiveLabel:
