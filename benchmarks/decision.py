@@ -26,10 +26,10 @@ from orchestrator.cli.publish import SectionFile, load_directory
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.attestation import seal
 from orchestrator.evidence.canonical import JsonValue, commit
-from orchestrator.evidence.citation import Citation, attestation_bytes
+from orchestrator.evidence.citation import Citation, attestation_bytes, facts_part
 from orchestrator.evidence.duties import DISCHARGERS, Means, discharge
 from orchestrator.evidence.inputs import InputManifest, manifest_of
-from orchestrator.evidence.records import DecisionRecord, owed
+from orchestrator.evidence.records import KIND, DecisionRecord, discharged_part, owed, sources_part
 from orchestrator.evidence.signing import verify
 from orchestrator.files.chat import ChatLimits, load_chat_request
 from orchestrator.files.label_header import parse_label_header
@@ -339,18 +339,21 @@ def _record(
         model=opened.generation.model,
         pool=opened.pool,
         outcome="sent",
-        sources=sources,
-        facts=opened.facts,
+        labels=sources_part(sources),
+        facts=facts_part(opened.facts),
         citation=opened.citation,
         placement=placement_to_json(placement),
         asked=asked,
-        inputs=opened.inputs,
+        inputs=None if opened.inputs is None else opened.inputs.written,
         commitment=commit(_COMMITMENT_KEY, _COMMITMENT_KEY_ID, (body,)),
         payload_bytes=len(body),
         regulated=False,
         retention=owed(duties).retention,
-        discharged=discharge(duties, Means(opened.facts, opened.decision, opened.inputs)) or (),
+        discharged=discharged_part(discharge(duties, Means(opened.facts, opened.decision, opened.inputs)) or ()),
         decided_ms=opened.citation.now_ms,
+        continues=None,
+        first_token=0,
+        kind=KIND,
     )
 
 

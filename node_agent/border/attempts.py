@@ -25,12 +25,23 @@ from orchestrator.evidence.citation import attestation_bytes
 from orchestrator.files.traces import TraceLine
 from orchestrator.ledger.money import Money
 from orchestrator.ledger.rating import rate
-from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, Resumable, UsageRecord
+from orchestrator.ledger.usage import (
+    KIND,
+    ByEdge,
+    Counted,
+    Counts,
+    Outcome,
+    PoolCounts,
+    Price,
+    Resumable,
+    UsageRecord,
+    by_pool,
+)
 from orchestrator.placement.fleet import Edge, Fleet, Pool
 from orchestrator.placement.outliers import Change, Turn
 from orchestrator.placement.sight import Flight
 from orchestrator.policy.facts import Facts
-from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
+from orchestrator.policy.ids import RANDOM_BYTES, AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.packs import Obligation
 from orchestrator.policy.verdicts import FAULT
 from orchestrator.spool.records import DECISION, USAGE, Rank, RecordId, SpoolError, SpoolFull
@@ -53,6 +64,8 @@ from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
 HELD_UP_SHARE = 4
 """Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
 
+# To find a member of an enum by its class takes longer than to compare it.
+_COUNTED_IDS, _NEW, _CLOSES = Counted.IDS, Rank.NEW, Rank.CLOSES
 _EVENTS = {Turn.OUT: Event.POOL_EJECTED, Turn.TRIED: Event.POOL_TRIED, Turn.BACK: Event.POOL_BACK}
 
 log = logger("node_agent.border")
@@ -213,7 +226,7 @@ class Attempts:
                     RecordId(record.id),
                     record.to_bytes(),
                     durable=record.regulated,
-                    rank=Rank.SPARE if chosen is None else Rank.NEW,
+                    rank=Rank.SPARE if chosen is None else _NEW,
                     retain_until_ms=now_ms + decided.owes.retain_ms if decided.owes.retain_ms else 0,
                 )
             except SpoolError as error:
@@ -322,7 +335,7 @@ class Attempts:
                 data, record_id = record.to_bytes(), RecordId(record.id)
                 # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
                 durable = attempt.asked.departure is not None and outcome is not Outcome.REFUSED
-                await self._hands.spool.append_async(USAGE, record_id, data, durable=durable, rank=Rank.CLOSES)
+                await self._hands.spool.append_async(USAGE, record_id, data, durable=durable, rank=_CLOSES)
             except SpoolError as error:
                 self._not_kept(record.id, error)
 
@@ -353,24 +366,27 @@ class Attempts:
         pool, tokens = attempt.pool.id, self._counters.tokens
         tokens[pool, "received"].value += tally.received
         tokens[pool, "delivered"].value += tally.delivered
+        counts = Counts(
+            ByEdge(tally.delivered, tally.received, False),
+            None if ended is None else by_pool(ended.counts, reported=True),
+        )
         return UsageRecord(
-            make_usage_id(now_ms, hands.entropy(10)),
-            attempt.asked.request,
             attempt.attempt,
+            attempt.sendable.continues,
+            _COUNTED_IDS if attempt.pool.engine is None else Counted.CHUNKS,
+            counts,
             attempt.decision_id,
-            attempt.asked.tenant.id,
-            pool,
+            now_ms,
+            attempt.first_token,
+            make_usage_id(now_ms, hands.entropy(RANDOM_BYTES)),
+            KIND,
             attempt.asked.generation.model,
             outcome,
-            Counted.IDS if attempt.pool.engine is None else Counted.CHUNKS,
-            None if ended is None else ended.counts,
-            EdgeCounts(tally.received, tally.delivered),
-            "edge",
-            price,
-            now_ms,
-            attempt.sendable.continues,
-            attempt.first_token,
+            pool,
+            None if price is None else Price(str(price.amount_pico), price.currency),
+            attempt.asked.request,
             resumable,
+            attempt.asked.tenant.id,
         )
 
     def _count(self, decided: Decided) -> tuple[Pool, ...]:

@@ -16,12 +16,20 @@ from node_agent.border.resume import Continued
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import Generation
 from orchestrator.evidence.canonical import commit
-from orchestrator.evidence.citation import Citation
+from orchestrator.evidence.citation import Citation, facts_part
 from orchestrator.evidence.duties import DISCHARGERS, Done, Means, discharge
 from orchestrator.evidence.inputs import InputManifest, manifest_of
-from orchestrator.evidence.records import OWED_NOTHING, SENT, DecisionRecord, Owed, owed
-from orchestrator.placement.asked import Asked as RestingOn
-from orchestrator.placement.asked import AskedWritten
+from orchestrator.evidence.records import (
+    KIND,
+    OWED_NOTHING,
+    SENT,
+    DecisionRecord,
+    Owed,
+    discharged_part,
+    owed,
+    sources_part,
+)
+from orchestrator.placement.asked import AskedWritten, asked_to_json
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import NOTHING_CARRIED, Decision, Ground, decide
 from orchestrator.placement.explain import placement_to_json
@@ -216,7 +224,7 @@ class Decider:
             chosen if problem is None else None,
             decision.travelling(edge) if decision.facts.pathways else decision.facts,
             Citation(bundle.number, bundle.digest, now_ms, PERMIT_VERSION, bundle.revocations.number, bundle.side),
-            RestingOn(shape, views, chance, ground.revoked_pools, pathways, ground.skew_ms).to_json(),
+            asked_to_json(shape, views, chance, ground.revoked_pools, pathways, ground.skew_ms),
             inputs,
             discharged or (),
             owes,
@@ -271,15 +279,17 @@ def record_of(asked: Asked, decided: Decided, commitment: Commitment) -> Decisio
     if said is not None:
         # What leaves is the body, and what was said of the answer already.
         payload += (said.text.encode(),)
-    # By position, in the order of the fields: to find 26 names takes longer than to do all of this.
+    # By position, in the order of the fields: to find 27 names takes longer than to do all of this.
     return DecisionRecord(
-        decided.id, asked.request, asked.client_request, None if chosen is None else decided.attempt,
-        decided.edge.side, "edge", decided.edge.id, asked.tenant.id, asked.key_id, asked.generation.model,
-        None if chosen is None else chosen.pool.id, SENT if problem is None else problem.entry.code,
-        decision.sources, decision.facts, decided.citation, placement_to_json(decision.placement), decided.asked,
-        decided.inputs, commit(commitment.key, commitment.key_id, payload), decided.shape.upload_bytes,
-        decision.regulated, decided.owes.retention, decided.discharged, decided.citation.now_ms,
-        None if asked.continued is None else asked.continued.attempt, 0 if said is None else said.tokens,
+        decided.asked, None if chosen is None else decided.attempt, decided.citation, asked.client_request,
+        commit(commitment.key, commitment.key_id, payload),
+        None if asked.continued is None else asked.continued.attempt, decided.citation.now_ms,
+        discharged_part(decided.discharged), decided.edge.id, facts_part(decision.facts),
+        0 if said is None else said.tokens, decided.id, None if decided.inputs is None else decided.inputs.written,
+        asked.key_id, KIND, sources_part(decision.sources), asked.generation.model,
+        SENT if problem is None else problem.entry.code, decided.shape.upload_bytes,
+        placement_to_json(decision.placement), None if chosen is None else chosen.pool.id, "edge", decision.regulated,
+        asked.request, decided.owes.retention, decided.edge.side, asked.tenant.id,
     )  # fmt: skip
 
 

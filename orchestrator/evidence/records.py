@@ -12,16 +12,16 @@ from functools import lru_cache
 import msgspec
 
 from orchestrator.evidence.canonical import JsonValue, spelled, written_part
-from orchestrator.evidence.citation import Citation, facts_part
+from orchestrator.evidence.citation import Citation
 from orchestrator.evidence.duties import Done
-from orchestrator.evidence.inputs import InputManifest
 from orchestrator.evidence.remembered import Remembered
-from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, ModelId, PoolId, RequestId, SideId, TenantId
 from orchestrator.policy.labels import RANK_AXES, SET_AXES, Labels, LabelSources
 from orchestrator.policy.packs import Obligation, ObligationKind
 
 RECORD_VERSION = 4
+KIND = "decision"
+"""What a record of a decision names itself."""
 SENT = "sent"
 """The outcome of a decision of an edge after which a payload leaves."""
 PERMITTED = "permitted"
@@ -29,122 +29,68 @@ PERMITTED = "permitted"
 
 
 class DecisionRecord(msgspec.Struct, frozen=True):
-    """One decision. `placement` is the account that `placement.explain` makes of it."""
+    """One decision, by the names of its bytes and in their order. What it holds of larger values was written before."""
 
-    id: DecisionId
-    request: RequestId
-    client_request: str | None
-    """The client's own `x-request-id`, kept beside ours."""
-    attempt: AttemptId | None
-    """None when nothing was sent."""
-    side: SideId
-    program: str
-    """`edge` or `scheduler`: who decided."""
-    edge: EdgeId
-    tenant: TenantId | None
-    key_id: KeyId | None
-    model: ModelId
-    pool: PoolId | None
-    outcome: str
-    """`sent` or `permitted`, or a code of the error catalogue."""
-    sources: LabelSources | None
-    """Every voice on the labels; None on the side that was only told the effective one."""
-    facts: Facts
-    citation: Citation
-    placement: msgspec.Struct | msgspec.Raw
     asked: msgspec.Struct | None
     """What the placement was told besides the law, so that it can be made again; None where nothing was placed."""
-    inputs: InputManifest | None
-    """What went in, where the law wants it proven."""
+    attempt: AttemptId | None
+    """None when nothing was sent."""
+    citation: Citation
+    client_request: str | None
+    """The client's own `x-request-id`, kept beside ours."""
     commitment: str | None
     """Keyed commitment to the payload."""
+    continues: AttemptId | None
+    """The attempt that was cut, where this one takes its place."""
+    decided_ms: int
+    discharged: list[Discharged]
+    edge: EdgeId
+    facts: msgspec.Raw
+    first_token: int
+    """Where in the whole answer its first token stands."""
+    id: DecisionId
+    inputs: msgspec.Raw | None
+    """What went in, where the law wants it proven."""
+    key_id: KeyId | None
+    kind: str
+    """`KIND`."""
+    labels: msgspec.Raw | None
+    """Every voice on the labels; None on the side that was only told the effective one."""
+    model: ModelId
+    outcome: str
+    """`sent` or `permitted`, or a code of the error catalogue."""
     payload_bytes: int
+    placement: msgspec.Struct | msgspec.Raw
+    """The account that `placement.explain` makes of it."""
+    pool: PoolId | None
+    program: str
+    """`edge` or `scheduler`: who decided."""
     regulated: bool
+    request: RequestId
     retention: tuple[str, ...]
     """ISO 8601 durations that were promised; the longest holds."""
-    discharged: tuple[Done, ...]
-    decided_ms: int
-    continues: AttemptId | None = None
-    """The attempt that was cut, where this one takes its place."""
-    first_token: int = 0
-    """Where in the whole answer its first token stands."""
+    side: SideId
+    tenant: TenantId | None
+    v: int = RECORD_VERSION
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        discharged = [_Discharged(done.did, _duty(done.obligation)) for done in self.discharged]
-        return spelled(
-            _Written(
-                self.asked,
-                self.attempt,
-                self.citation,
-                self.client_request,
-                self.commitment,
-                self.continues,
-                self.decided_ms,
-                discharged,
-                self.edge,
-                facts_part(self.facts),
-                self.first_token,
-                self.id,
-                None if self.inputs is None else self.inputs.written,
-                self.key_id,
-                "decision",
-                None if self.sources is None else sources_part(self.sources),
-                self.model,
-                self.outcome,
-                self.payload_bytes,
-                self.placement,
-                self.pool,
-                self.program,
-                self.regulated,
-                self.request,
-                self.retention,
-                self.side,
-                self.tenant,
-                RECORD_VERSION,
-            )
-        )
+        return spelled(self)
+
+
+class Discharged(msgspec.Struct, frozen=True):
+    """A duty that was done, by the names of a record, in their order."""
+
+    did: str
+    obligation: str
 
 
 _duty: Remembered[Obligation, str] = Remembered(lambda duty: f"{duty.kind}:{duty.argument}")
 
 
-class _Discharged(msgspec.Struct, frozen=True):
-    did: str
-    obligation: str
-
-
-class _Written(msgspec.Struct, frozen=True):
-    """A decision record by the names of its bytes, in their order."""
-
-    asked: msgspec.Struct | None
-    attempt: AttemptId | None
-    citation: Citation
-    client_request: str | None
-    commitment: str | None
-    continues: AttemptId | None
-    decided_ms: int
-    discharged: list[_Discharged]
-    edge: EdgeId
-    facts: msgspec.Raw
-    first_token: int
-    id: DecisionId
-    inputs: msgspec.Raw | None
-    key_id: KeyId | None
-    kind: str
-    labels: msgspec.Raw | None
-    model: ModelId
-    outcome: str
-    payload_bytes: int
-    placement: msgspec.Struct | msgspec.Raw
-    pool: PoolId | None
-    program: str
-    regulated: bool
-    request: RequestId
-    retention: tuple[str, ...]
-    side: SideId
-    tenant: TenantId | None
-    v: int
+def discharged_part(discharged: tuple[Done, ...]) -> list[Discharged]:
+    """Return the duties that were done, as a record holds them."""
+    return [Discharged(done.did, _duty(done.obligation)) for done in discharged]
 
 
 DAY_MS = 24 * 60 * 60 * 1000

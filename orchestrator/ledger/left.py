@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from orchestrator.evidence.records import PERMITTED, SENT
-from orchestrator.ledger.usage import Outcome, UsageRecord
+from orchestrator.ledger.usage import KIND, Counts, Outcome, UsageRecord
 from orchestrator.policy.ids import AttemptId, DecisionId, ModelId, PoolId, RequestId, TenantId, UsageId
 
 
@@ -70,28 +70,28 @@ def left_open(
         if decided.outcome != _WENT_ON[own] or decided.attempt is None or decided.pool is None:
             continue
         if decided.attempt not in ended:
-            found.append(_lost(decided, decided.attempt, decided.pool, own, now_ms, make_id()))
+            found.append(_lost(decided, decided.attempt, decided.pool, now_ms, make_id()))
         # A usage record comes after its decision, so this one is not met again.
         ended.discard(decided.attempt)
     return found[::-1]
 
 
-def _lost(decided: _Decided, attempt: AttemptId, pool: PoolId, own: str, now_ms: int, usage: UsageId) -> UsageRecord:
+def _lost(decided: _Decided, attempt: AttemptId, pool: PoolId, now_ms: int, usage: UsageId) -> UsageRecord:
     return UsageRecord(
-        id=usage,
-        request=decided.request,
         attempt=attempt,
+        continues=decided.continues,
+        counted=None,
+        counts=Counts(),
         decision=decided.placement.answers or decided.id,
-        tenant=decided.tenant,
-        pool=pool,
+        ended_ms=now_ms,
+        first_token=decided.first_token,
+        id=usage,
+        kind=KIND,
         model=decided.model,
         outcome=Outcome.LOST,
-        counted=None,
-        pool_counts=None,
-        edge_counts=None,
-        own=own,
+        pool=pool,
         price=None,
-        ended_ms=now_ms,
-        continues=decided.continues,
-        first_token=decided.first_token,
+        request=decided.request,
+        resumable=None,
+        tenant=decided.tenant,
     )

@@ -28,7 +28,11 @@ class PriceBook:
 
 def rate(price: TokenPrice, prompt: int, cached: int, output: int) -> Money:
     """Return the price of an attempt. `cached` tokens are part of `prompt`. Raises ValueError on a negative count."""
+    return Money(pico_of(price, prompt, cached, output), price.currency)
+
+
+def pico_of(price: TokenPrice, prompt: int, cached: int, output: int) -> int:
+    """Return the same as a number of pico-units."""
     if prompt < 0 or cached < 0 or output < 0 or cached > prompt:
         raise ValueError("token counts are zero or more, and cached tokens are part of the prompt")
-    amount = (prompt - cached) * price.input_pico + cached * price.cached_pico + output * price.output_pico
-    return Money(amount, price.currency)
+    return (prompt - cached) * price.input_pico + cached * price.cached_pico + output * price.output_pico

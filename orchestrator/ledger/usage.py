@@ -7,10 +7,11 @@ from enum import Enum
 import msgspec
 
 from orchestrator.evidence.canonical import spelled
-from orchestrator.ledger.money import Money
 from orchestrator.policy.ids import AttemptId, DecisionId, ModelId, PoolId, RequestId, TenantId, UsageId
 
 USAGE_VERSION = 3
+KIND = "usage"
+"""What a record of usage names itself."""
 
 
 class Counted(Enum):
@@ -65,64 +66,56 @@ class EdgeCounts(msgspec.Struct, frozen=True):
 
 
 class UsageRecord(msgspec.Struct, frozen=True):
-    """One attempt, as one side counts it. The side's own counts are `own`; the other's are `reported`."""
+    """One attempt, as one side counts it, by the names of its bytes and in their order."""
 
-    id: UsageId
-    request: RequestId
     attempt: AttemptId
-    decision: DecisionId
-    tenant: TenantId | None
-    """None on the side where the tenant's name does not travel."""
-    pool: PoolId
-    model: ModelId
-    outcome: Outcome
+    continues: AttemptId | None
+    """The attempt that was cut, where this one took its place."""
     counted: Counted | None
     """None where nothing is counted."""
-    pool_counts: PoolCounts | None
-    edge_counts: EdgeCounts | None
-    own: str
-    """`pool` or `edge`: which of the two counts this side made itself. The other one is as reported."""
-    price: Money | None
-    """Of the whole answer, on the record of the attempt that completed it."""
+    counts: Counts
+    decision: DecisionId
     ended_ms: int
-    continues: AttemptId | None = None
-    """The attempt that was cut, where this one took its place."""
-    first_token: int = 0
+    first_token: int
     """Where in the whole answer its first token stands."""
-    resumable: Resumable | None = None
+    id: UsageId
+    kind: str
+    """`KIND`."""
+    model: ModelId
+    outcome: Outcome
+    pool: PoolId
+    price: Price | None
+    """Of the whole answer, on the record of the attempt that completed it."""
+    request: RequestId
+    resumable: Resumable | None
     """None on the side that keeps nothing for it, and where the attempt never began."""
+    tenant: TenantId | None
+    """None on the side where the tenant's name does not travel."""
+    v: int = USAGE_VERSION
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        pool, edge, price = self.pool_counts, self.edge_counts, self.price
-        counts = _Counts(
-            None if edge is None else _Edge(edge.delivered, edge.received, self.own != "edge"),
-            None if pool is None else _Pool(pool.cached, pool.generated, pool.prompt, self.own != "pool", pool.sent),
-        )
-        return spelled(
-            _Written(
-                self.attempt,
-                self.continues,
-                self.counted,
-                counts,
-                self.decision,
-                self.ended_ms,
-                self.first_token,
-                self.id,
-                "usage",
-                self.model,
-                self.outcome,
-                self.pool,
-                None if price is None else _Price(str(price.amount_pico), price.currency),
-                self.request,
-                self.resumable,
-                self.tenant,
-                USAGE_VERSION,
-            )
-        )
+        return spelled(self)
 
 
-class _Pool(msgspec.Struct, frozen=True):
+class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What both sides counted, as far as they did: one of them made this record, the other's counts are as reported."""
+
+    edge: ByEdge | None = None
+    pool: ByPool | None = None
+
+
+class ByEdge(msgspec.Struct, frozen=True):
+    """The edge's counts by the names of a record, in their order."""
+
+    delivered: int
+    received: int
+    reported: bool
+
+
+class ByPool(msgspec.Struct, frozen=True):
+    """The pool's counts by the names of a record, in their order."""
+
     cached: int
     generated: int
     prompt: int
@@ -130,42 +123,14 @@ class _Pool(msgspec.Struct, frozen=True):
     sent: int
 
 
-class _Edge(msgspec.Struct, frozen=True):
-    delivered: int
-    received: int
-    reported: bool
+class Price(msgspec.Struct, frozen=True):
+    """What a tenant pays, by the names of a record, in their order."""
 
-
-class _Counts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Only what was counted is named."""
-
-    edge: _Edge | None = None
-    pool: _Pool | None = None
-
-
-class _Price(msgspec.Struct, frozen=True):
     amount_pico: str
     """Pico-units may exceed 2^53 - 1, so the amount is written as a string."""
     currency: str
 
 
-class _Written(msgspec.Struct, frozen=True):
-    """A usage record by the names of its bytes, in their order."""
-
-    attempt: AttemptId
-    continues: AttemptId | None
-    counted: Counted | None
-    counts: _Counts
-    decision: DecisionId
-    ended_ms: int
-    first_token: int
-    id: UsageId
-    kind: str
-    model: ModelId
-    outcome: Outcome
-    pool: PoolId
-    price: _Price | None
-    request: RequestId
-    resumable: Resumable | None
-    tenant: TenantId | None
-    v: int
+def by_pool(counts: PoolCounts, *, reported: bool) -> ByPool:
+    """Return the pool's counts as a record holds them."""
+    return ByPool(counts.cached, counts.generated, counts.prompt, reported, counts.sent)

@@ -48,27 +48,8 @@ class Asked(msgspec.Struct, frozen=True):
 
     def to_json(self) -> AskedWritten:
         """Return it as a record holds it."""
-        request, views = self.request, self.views
-        return AskedWritten(
-            None if request.bill_pico is None else str(request.bill_pico),
-            str(request.cached_rebate_pico),
-            request.canary,
-            _words(request.capabilities),
-            str(self.chance),
-            request.entitled,
-            request.max_tokens,
-            request.model,
-            request.output_tokens,
-            request.prompt_tokens,
-            request.revision,
-            # Of the sets that are mostly empty nothing is asked.
-            sorted(self.revoked_pathways) if self.revoked_pathways else [],
-            sorted(self.revoked_pools) if self.revoked_pools else [],
-            None if request.service is None else _service_part(request.service),
-            self.skew_ms,
-            sorted(request.tried) if request.tried else [],
-            request.upload_bytes,
-            in_order_part([*map(views.__getitem__, sorted(views))]),
+        return asked_to_json(
+            self.request, self.views, self.chance, self.revoked_pools, self.revoked_pathways, self.skew_ms
         )
 
 
@@ -95,6 +76,38 @@ class AskedWritten(msgspec.Struct, frozen=True):
     tried: list[PoolId]
     upload_bytes: int
     views: msgspec.Raw
+
+
+def asked_to_json(
+    request: PlacementRequest,
+    views: Mapping[PoolId, PoolView],
+    chance: int,
+    revoked_pools: frozenset[PoolId],
+    revoked_pathways: frozenset[PathwayId],
+    skew_ms: int,
+) -> AskedWritten:
+    """Return the fields of an `Asked` as a record holds them."""
+    return AskedWritten(
+        None if request.bill_pico is None else str(request.bill_pico),
+        str(request.cached_rebate_pico),
+        request.canary,
+        _words(request.capabilities),
+        str(chance),
+        request.entitled,
+        request.max_tokens,
+        request.model,
+        request.output_tokens,
+        request.prompt_tokens,
+        request.revision,
+        # Sets that are mostly empty are mostly not sorted.
+        sorted(revoked_pathways) if revoked_pathways else [],
+        sorted(revoked_pools) if revoked_pools else [],
+        None if request.service is None else _service_part(request.service),
+        skew_ms,
+        sorted(request.tried) if request.tried else [],
+        request.upload_bytes,
+        in_order_part([*map(views.__getitem__, sorted(views))]),
+    )
 
 
 def asked_from_json(value: Mapping[str, Any]) -> Asked:

@@ -48,6 +48,7 @@ def placement_to_json(placement: Placement) -> Account:
     """Return the whole account: of each pool its verdict, and why it was dropped or what it would cost."""
     chosen = placement.chosen
     candidates: list[CandidateWritten | msgspec.Raw] = []
+    dropped: dict[str, int] = {}
     rated = 0
     for candidate in placement.candidates:
         if candidate.terms is None:
@@ -55,7 +56,9 @@ def placement_to_json(placement: Placement) -> Account:
         else:
             candidates.append(candidate_to_json(candidate))
             rated += 1
-    dropped = placement.counts()
+        if candidate.drop is not None:
+            word = str(candidate.drop)
+            dropped[word] = dropped[word] + 1 if word in dropped else 1
     return Account(
         candidates,
         None if chosen is None else chosen.pool.id,

@@ -5,7 +5,7 @@ The edge and `explain` shape with it, so that what is explained is what is decid
 
 from __future__ import annotations
 
-from orchestrator.ledger.rating import rate
+from orchestrator.ledger.rating import pico_of
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.fleet import Prices
 from orchestrator.placement.requests import PlacementRequest
@@ -38,7 +38,7 @@ def shape_of(
         max_tokens,
         tenant.revisions.get(model),
         tenant.service,
-        None if price is None else rate(price, prompt_tokens, 0, output_tokens).amount_pico,
+        None if price is None else pico_of(price, prompt_tokens, 0, output_tokens),
         0 if price is None else price.input_pico - price.cached_pico,
         model in tenant.models,
         canary,

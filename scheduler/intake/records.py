@@ -5,8 +5,20 @@ from __future__ import annotations
 import msgspec
 
 from orchestrator.evidence.canonical import written_part
-from orchestrator.evidence.records import PERMITTED, DecisionRecord, owed
-from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, UsageRecord
+from orchestrator.evidence.citation import facts_part
+from orchestrator.evidence.records import KIND as DECISION
+from orchestrator.evidence.records import PERMITTED, DecisionRecord, discharged_part, owed
+from orchestrator.ledger.usage import KIND as USAGE
+from orchestrator.ledger.usage import (
+    ByEdge,
+    Counted,
+    Counts,
+    EdgeCounts,
+    Outcome,
+    PoolCounts,
+    UsageRecord,
+    by_pool,
+)
 from orchestrator.placement.explain import verdict_part
 from orchestrator.policy.ids import DecisionId, EdgeId, SideId, UsageId
 from orchestrator.wire.catalogue import Problem
@@ -38,32 +50,33 @@ def decision_record(
     """Return this side's decision on an attempt. `payload_bytes` is the size of all its texts in UTF-8."""
     verdict = _NO_VERDICT if check.verdict is None else verdict_part(check.verdict)
     return DecisionRecord(
-        decision,
-        opened.request,
-        None,  # the client's own id
-        opened.attempt,
-        side,
-        "scheduler",
-        edge,
-        None,  # tenant
-        None,  # key
-        opened.generation.model,
-        opened.pool,
-        PERMITTED if problem is None else problem.entry.code,
-        None,  # sources of the label
-        opened.facts,
-        opened.citation,
-        _Account(opened.decision, verdict),
         None,  # what was asked
-        opened.inputs,
+        opened.attempt,
+        opened.citation,
+        None,  # the client's own id
         None,  # commitment
-        payload_bytes,
-        opened.facts.label.regulated(),
-        () if check.verdict is None else owed(check.verdict.obligations).retention,
-        check.discharged,
-        now_ms,
         opened.continues,
+        now_ms,
+        discharged_part(check.discharged),
+        edge,
+        facts_part(opened.facts),
         opened.generation.first_token(),
+        decision,
+        None if opened.inputs is None else opened.inputs.written,
+        None,  # key
+        DECISION,
+        None,  # sources of the label
+        opened.generation.model,
+        PERMITTED if problem is None else problem.entry.code,
+        payload_bytes,
+        _Account(opened.decision, verdict),
+        opened.pool,
+        "scheduler",
+        opened.facts.label.regulated(),
+        opened.request,
+        () if check.verdict is None else owed(check.verdict.obligations).retention,
+        side,
+        None,  # tenant
     )
 
 
@@ -77,21 +90,22 @@ def usage_record(
     now_ms: int,
 ) -> UsageRecord:
     """Return what an attempt consumed, by the pool's own count and, where it told, the edge's."""
+    edge = None if edge_counts is None else ByEdge(edge_counts.delivered, edge_counts.received, reported=True)
     return UsageRecord(
-        usage,
-        opened.request,
         opened.attempt,
+        opened.continues,
+        counted,
+        Counts(edge, by_pool(pool_counts, reported=False)),
         opened.decision,
-        None,  # tenant
-        opened.pool,
+        now_ms,
+        opened.generation.first_token(),
+        usage,
+        USAGE,
         opened.generation.model,
         outcome,
-        counted,
-        pool_counts,
-        edge_counts,
-        "pool",
+        opened.pool,
         None,  # price
-        now_ms,
-        opened.continues,
-        opened.generation.first_token(),
+        opened.request,
+        None,  # whether it could have gone on
+        None,  # tenant
     )

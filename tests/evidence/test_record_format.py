@@ -10,14 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.evidence import records
 from orchestrator.evidence.canonical import canonical_bytes, written_part
-from orchestrator.evidence.citation import ATTESTATION_VERSION, Citation, attestation_bytes
+from orchestrator.evidence.citation import ATTESTATION_VERSION, Citation, attestation_bytes, facts_part
 from orchestrator.evidence.duties import Done
 from orchestrator.evidence.inputs import ATTEMPT_NAMESPACE, InputManifest, InputPart
 from orchestrator.evidence.reading import facts_from_json
-from orchestrator.evidence.records import RECORD_VERSION, DecisionRecord
-from orchestrator.ledger.money import Currency, Money
-from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, Resumable, UsageRecord
+from orchestrator.evidence.records import RECORD_VERSION, DecisionRecord, discharged_part, sources_part
+from orchestrator.ledger import usage as usages
+from orchestrator.ledger.usage import (
+    ByEdge,
+    Counted,
+    Counts,
+    Outcome,
+    PoolCounts,
+    Price,
+    Resumable,
+    UsageRecord,
+    by_pool,
+)
 from orchestrator.placement.asked import Asked, asked_from_json
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
@@ -141,20 +152,23 @@ def decision() -> DecisionRecord:
         model=ModelId("demo"),
         pool=PoolId("eu-frankfurt"),
         outcome="sent",
-        sources=SOURCES,
-        facts=FACTS,
+        labels=sources_part(SOURCES),
+        facts=facts_part(FACTS),
         citation=CITATION,
         placement=written_part({"chosen": "eu-frankfurt", "candidates": []}),
         asked=ASKED.to_json(),
-        inputs=INPUTS,
+        inputs=INPUTS.written,
         commitment="hmac-sha256:abcdef:00",
         payload_bytes=12,
         regulated=True,
         retention=("P6M",),
-        discharged=(Done(RETAIN, "retention class P6M on this record", (("x-not-recorded", "1"),)),),
+        discharged=discharged_part(
+            (Done(RETAIN, "retention class P6M on this record", (("x-not-recorded", "1"),)),)
+        ),
         decided_ms=NOW_MS,
         continues=CUT,
         first_token=17,
+        kind=records.KIND,
     )
 
 
@@ -169,14 +183,13 @@ def usage() -> UsageRecord:
         model=ModelId("demo"),
         outcome=Outcome.COMPLETE,
         counted=Counted.IDS,
-        pool_counts=PoolCounts(10, 2, 5, 5),
-        edge_counts=EdgeCounts(5, 4),
-        own="edge",
-        price=Money(123_456_789_012_345_678, Currency("USD")),
+        counts=Counts(ByEdge(4, 5, reported=False), by_pool(PoolCounts(10, 2, 5, 5), reported=True)),
+        price=Price("123456789012345678", "USD"),
         ended_ms=1_790_000_000_500,
         continues=CUT,
         first_token=17,
         resumable=Resumable.IDS,
+        kind=usages.KIND,
     )
 
 
@@ -186,7 +199,7 @@ def test_a_decision_record_is_written_as_version_4() -> None:
 
 
 def test_a_record_of_the_other_side_leaves_out_what_it_was_not_told() -> None:
-    told = replace(decision(), tenant=None, key_id=None, sources=None, asked=None, inputs=None, commitment=None)
+    told = replace(decision(), tenant=None, key_id=None, labels=None, asked=None, inputs=None, commitment=None)
     record = json.loads(told.to_bytes())
     whole = json.loads(decision().to_bytes())
     assert {name for name, value in record.items() if value is None} == {
@@ -239,8 +252,9 @@ def test_an_attestation_without_inputs_is_another_one() -> None:
 def test_whatever_words_it_holds_what_is_written_is_canonical(words: str, others: str) -> None:
     duty = Done(replace(RETAIN, argument=words), others)
     placement = written_part({"chosen": words, "candidates": [others], "dropped": {}})
-    record = replace(decision(), client_request=words, discharged=(duty,), placement=placement).to_bytes()
-    used = replace(usage(), tenant=TenantId(words), price=Money(1, Currency(others))).to_bytes()
+    done = discharged_part((duty,))
+    record = replace(decision(), client_request=words, discharged=done, placement=placement).to_bytes()
+    used = replace(usage(), tenant=TenantId(words), price=Price("1", others)).to_bytes()
     pool, cites = PoolId(words), replace(CITATION, side=SideId(others))
     signed = attestation_bytes(EdgeId(others), ATTEMPT, DECISION, pool, FACTS, cites, None).split(b"\n", 1)[1]
     inputs = replace(INPUTS, parts=(InputPart(words, 1, 12, others),)).to_bytes()

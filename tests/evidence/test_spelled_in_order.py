@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from orchestrator.evidence import citation, records
 from orchestrator.evidence.canonical import canonical_bytes, in_order_part, spelled, written, written_part
 from orchestrator.evidence.duties import Done
+from orchestrator.evidence.records import discharged_part
 from orchestrator.ledger import usage
-from orchestrator.ledger.money import Currency, Money
-from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts, Resumable
+from orchestrator.ledger.usage import ByEdge, Counted, Counts, Outcome, PoolCounts, Price, Resumable, by_pool
 from orchestrator.placement import explain
 from orchestrator.placement.asked import Asked, AskedWritten, asked_from_json
 from orchestrator.placement.capabilities import Capability
@@ -40,7 +40,7 @@ WRITTEN = [
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__
 ]
-VALUES = [records.DecisionRecord, records.Owed, usage.UsageRecord, usage.PoolCounts, usage.EdgeCounts]
+VALUES = [records.Owed, usage.PoolCounts, usage.EdgeCounts]
 """They are not written as they are."""
 
 # Words with whatever must be escaped, and names beyond ASCII that UTF-16 sorts otherwise.
@@ -137,7 +137,7 @@ def test_a_decision_of_whatever_values_has_one_spelling(
         outcome=one,
         asked=asked.to_json(),
         placement=placement_to_json(placement),
-        discharged=tuple(Done(duty, one) for duty in owed),
+        discharged=discharged_part(tuple(Done(duty, one) for duty in owed)),
         retention=(one, other),
         citation=replace(decision().citation, side=SideId(one)),
     ).to_bytes()
@@ -153,20 +153,20 @@ def test_a_decision_of_whatever_values_has_one_spelling(
     words,
     st.sampled_from(Outcome),
     st.none() | st.sampled_from(Counted),
-    st.none() | st.builds(PoolCounts, whole, whole, whole, whole),
-    st.none() | st.builds(EdgeCounts, whole, whole),
-    st.sampled_from(["edge", "pool"]),
-    st.none() | st.builds(Money, st.integers(0, 1 << 90), words.map(Currency)),
+    st.builds(
+        Counts,
+        st.none() | st.builds(ByEdge, whole, whole, st.booleans()),
+        st.none() | st.builds(by_pool, st.builds(PoolCounts, whole, whole, whole, whole), reported=st.booleans()),
+    ),
+    st.none() | st.builds(Price, st.integers(0, 1 << 90).map(str), words),
     st.none() | st.sampled_from(Resumable),
 )
 def test_usage_of_whatever_values_has_one_spelling(
     word: str,
     outcome: Outcome,
     counted: Counted | None,
-    pool_counts: PoolCounts | None,
-    edge_counts: EdgeCounts | None,
-    own: str,
-    price: Money | None,
+    counts: Counts,
+    price: Price | None,
     resumable: Resumable | None,
 ) -> None:
     record = replace(
@@ -174,15 +174,13 @@ def test_usage_of_whatever_values_has_one_spelling(
         tenant=TenantId(word),
         outcome=outcome,
         counted=counted,
-        pool_counts=pool_counts,
-        edge_counts=edge_counts,
-        own=own,
+        counts=counts,
         price=price,
         resumable=resumable,
     ).to_bytes()
     assert record == canonical_bytes(json.loads(record))
-    counts = {"pool": pool_counts, "edge": edge_counts}
-    assert json.loads(record)["counts"].keys() == {name for name, one in counts.items() if one is not None}
+    named = {"pool": counts.pool, "edge": counts.edge}
+    assert json.loads(record)["counts"].keys() == {name for name, one in named.items() if one is not None}
 
 
 @given(words, words)

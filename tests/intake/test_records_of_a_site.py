@@ -8,7 +8,9 @@ import pytest
 from msgspec.structs import asdict
 
 from orchestrator.evidence.canonical import written
-from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
+from orchestrator.evidence.citation import facts_part
+from orchestrator.evidence.records import discharged_part
+from orchestrator.ledger.usage import ByEdge, ByPool, Counted, Counts, EdgeCounts, Outcome, PoolCounts
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import AttemptId, DecisionId, UsageId
 from orchestrator.wire.catalogue import Problem
@@ -46,19 +48,21 @@ def test_a_decision_names_what_it_was_about_and_what_became_of_it(problem: Probl
         "model": BEGUN.generation.model,
         "pool": BEGUN.pool,
         "outcome": "permitted" if problem is None else "engine_busy",
-        "sources": None,
-        "facts": BEGUN.facts,
+        "labels": None,
+        "facts": facts_part(BEGUN.facts),
         "citation": BEGUN.citation,
         "asked": None,
-        "inputs": BEGUN.inputs,
+        "inputs": manifest().written,
         "commitment": None,
         "payload_bytes": 77,
         "regulated": False,
         "retention": (),
-        "discharged": check.discharged,
+        "discharged": discharged_part(check.discharged),
         "decided_ms": NOW_MS + 1,
         "continues": "att_before",
         "first_token": SAID.tokens,
+        "kind": "decision",
+        "v": 4,
     }
 
 
@@ -82,12 +86,12 @@ def test_usage_names_what_was_counted_and_by_whom() -> None:
         "model": BEGUN.generation.model,
         "outcome": Outcome.BROKEN,
         "counted": Counted.CHUNKS,
-        "pool_counts": pool,
-        "edge_counts": edge,
-        "own": "pool",
+        "counts": Counts(ByEdge(6, 5, reported=True), ByPool(2, 3, 1, reported=False, sent=4)),
         "price": None,
         "ended_ms": NOW_MS,
         "continues": "att_before",
         "first_token": SAID.tokens,
         "resumable": None,
+        "kind": "usage",
+        "v": 3,
     }

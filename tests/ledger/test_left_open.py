@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.ledger.left import left_open
-from orchestrator.ledger.usage import Outcome, UsageRecord
+from orchestrator.ledger.usage import Counts, Outcome, UsageRecord
 from orchestrator.policy.ids import UsageId
 
 WITHIN_MS = 600_000
@@ -70,13 +70,7 @@ def test_an_end_may_come_long_after_other_decisions() -> None:
 
 def test_what_is_closed_says_that_nothing_is_known() -> None:
     (found,) = closed([decision(7)])
-    assert (found.outcome, found.counted, found.pool_counts, found.edge_counts, found.price) == (
-        Outcome.LOST,
-        None,
-        None,
-        None,
-        None,
-    )
+    assert (found.outcome, found.counted, found.counts, found.price) == (Outcome.LOST, None, Counts(), None)
     told = json.loads(found.to_bytes())
     assert (told["outcome"], told["counted"], told["counts"], told["tenant"]) == ("lost", None, {}, "rhein")
     assert (told["decision"], told["request"], told["pool"], told["ended_ms"]) == (
@@ -89,7 +83,7 @@ def test_what_is_closed_says_that_nothing_is_known() -> None:
 
 def test_the_side_of_the_pool_names_the_decision_of_the_edge() -> None:
     (found,) = closed([decision(7, "permitted", answers="dec_of_the_edge"), decision(8, "sent")], "pool")
-    assert (found.attempt, found.decision, found.own) == ("att_7", "dec_of_the_edge", "pool")
+    assert (found.attempt, found.decision) == ("att_7", "dec_of_the_edge")
 
 
 def test_nothing_older_than_the_longest_attempt_is_read() -> None:

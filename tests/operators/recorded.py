@@ -7,10 +7,10 @@ from pathlib import Path
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.cli.law.explain import ground_of
 from orchestrator.cli.law.lawbook import read_lawbook
-from orchestrator.evidence.citation import Citation
+from orchestrator.evidence.citation import Citation, facts_part
 from orchestrator.evidence.duties import Means, discharge
 from orchestrator.evidence.inputs import manifest_of
-from orchestrator.evidence.records import DecisionRecord, owed
+from orchestrator.evidence.records import KIND, DecisionRecord, discharged_part, owed, sources_part
 from orchestrator.files.document import read_document
 from orchestrator.files.domain_error import read_as
 from orchestrator.files.requests import RequestDocument, request_of
@@ -61,16 +61,19 @@ def record_of(law: Path | Bundle, request: Path, now_ms: int = NOW_MS) -> Decisi
         model=shape.model,
         pool=None if chosen is None else chosen.pool.id,
         outcome="residency_blocked" if chosen is None else "sent",
-        sources=sources,
-        facts=facts,
+        labels=sources_part(sources),
+        facts=facts_part(facts),
         citation=Citation(bundle.number, bundle.digest, now_ms, PERMIT_VERSION, bundle.revocations.number, bundle.side),
         placement=placement_to_json(placement),
         asked=told.to_json(),
-        inputs=inputs,
+        inputs=inputs.written,
         commitment=None,
         payload_bytes=5,
         regulated=facts.label.regulated(),
         retention=owed(duties).retention,
-        discharged=discharge(duties, Means(facts, decision, inputs)) or (),
+        discharged=discharged_part(discharge(duties, Means(facts, decision, inputs)) or ()),
         decided_ms=now_ms,
+        continues=None,
+        first_token=0,
+        kind=KIND,
     )
