@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from orchestrator.evidence.canonical import JsonValue, spelled, written_part
-from orchestrator.evidence.remembered import Remembered
+from orchestrator.evidence.remembered import remembered
 from orchestrator.policy.counters import Counter
 from orchestrator.policy.entities import Entity
 from orchestrator.policy.facts import Facts
@@ -101,7 +103,7 @@ def facts_to_json(facts: Facts) -> dict[str, JsonValue]:
     }
 
 
-facts_part: Remembered[Facts, msgspec.Raw] = Remembered(lambda facts: written_part(facts_to_json(facts)))
+facts_part: Callable[[Facts], msgspec.Raw] = remembered(lambda facts: written_part(facts_to_json(facts)))
 """What the law was told, as records hold it."""
 
 

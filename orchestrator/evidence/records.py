@@ -7,6 +7,7 @@ byte leaves. Refusals are recorded too.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from orchestrator.evidence.canonical import JsonValue, spelled, written_part
 from orchestrator.evidence.citation import Citation
 from orchestrator.evidence.duties import Done
-from orchestrator.evidence.remembered import Remembered
+from orchestrator.evidence.remembered import remembered
 from orchestrator.policy.ids import AttemptId, DecisionId, EdgeId, KeyId, ModelId, PoolId, RequestId, SideId, TenantId
 from orchestrator.policy.labels import RANK_AXES, SET_AXES, Labels, LabelSources
 from orchestrator.policy.packs import Obligation, ObligationKind
@@ -85,7 +86,7 @@ class Discharged(msgspec.Struct, frozen=True):
     obligation: str
 
 
-_duty: Remembered[Obligation, str] = Remembered(lambda duty: f"{duty.kind}:{duty.argument}")
+_duty: Callable[[Obligation], str] = remembered(lambda duty: f"{duty.kind}:{duty.argument}")
 
 
 def discharged_part(discharged: tuple[Done, ...]) -> list[Discharged]:
@@ -137,7 +138,7 @@ def _owed(obligations: tuple[Obligation, ...]) -> Owed:
     return Owed(proofs, retention, retain_until_ms(retention, 0))
 
 
-owed: Remembered[tuple[Obligation, ...], Owed] = Remembered(_owed)
+owed: Callable[[tuple[Obligation, ...]], Owed] = remembered(_owed)
 """What the duties of a verdict ask for. Raises ValueError on a duration that `retain_until_ms` does not take."""
 OWED_NOTHING = owed(())
 
@@ -169,5 +170,5 @@ def sources_to_json(sources: LabelSources) -> dict[str, JsonValue]:
     }
 
 
-sources_part: Remembered[LabelSources, msgspec.Raw] = Remembered(lambda sources: written_part(sources_to_json(sources)))
+sources_part: Callable[[LabelSources], msgspec.Raw] = remembered(lambda sources: written_part(sources_to_json(sources)))
 """Every voice on the labels, as records hold them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict as fields_of
 from dataclasses import replace
 from functools import lru_cache
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.evidence.canonical import JsonValue, in_order_part, written_part
-from orchestrator.evidence.remembered import Remembered
+from orchestrator.evidence.remembered import remembered
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.decide import Ground
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
@@ -145,7 +145,7 @@ def _service_to_json(service: Service) -> dict[str, JsonValue]:
     return {name: None if value is None else str(value) for name, value in fields_of(service).items()}
 
 
-_service_part: Remembered[Service, msgspec.Raw] = Remembered(lambda service: written_part(_service_to_json(service)))
+_service_part: Callable[[Service], msgspec.Raw] = remembered(lambda service: written_part(_service_to_json(service)))
 
 
 def _service_from_json(value: Mapping[str, Any]) -> Service:

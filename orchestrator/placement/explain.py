@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from orchestrator.evidence.canonical import JsonValue, written_part
-from orchestrator.evidence.remembered import REMEMBERED_MAX, Remembered
+from orchestrator.evidence.remembered import REMEMBERED_MAX, remembered
 from orchestrator.placement.cost import Terms
 from orchestrator.placement.fleet import Assurance, Edge, Pool
 from orchestrator.placement.pick import Candidate, Drop, Placement
@@ -81,32 +83,30 @@ def candidate_to_json(candidate: Candidate) -> CandidateWritten:
     )
 
 
-class _DroppedParts:
-    """The accounts of pools that are no candidates, as records hold them: made once for each verdict and reason.
+def dropped_parts() -> Callable[[Candidate], msgspec.Raw]:
+    """Return what gives the accounts of pools without terms, as records hold them, each made once.
 
-    Most pools of a large fleet are dropped by each request, for the reason of the request before.
+    Most pools of a large fleet are dropped by each request, for the reason of the request before. By the identities of
+    pool and verdict.
     """
+    held: dict[tuple[int, int, Drop | None, bool], tuple[Candidate, msgspec.Raw]] = {}  # bounded: REMEMBERED_MAX
 
-    __slots__ = ("_held",)
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[int, int, Drop | None, bool], tuple[Candidate, msgspec.Raw]] = {}
-
-    def __call__(self, candidate: Candidate) -> msgspec.Raw:
-        """Return the account of a pool without terms."""
+    def part_of(candidate: Candidate) -> msgspec.Raw:
         key = (id(candidate.pool), id(candidate.verdict), candidate.drop, candidate.doubtful)
         try:
-            return self._held[key][1]
+            return held[key][1]
         except KeyError:
             part = written_part(candidate_to_json(candidate))
-        if len(self._held) >= REMEMBERED_MAX:
-            self._held.clear()
+        if len(held) >= REMEMBERED_MAX:
+            held.clear()
         # The candidate is held too, with its pool and verdict, so that their identities are not given to others.
-        self._held[key] = (candidate, part)
+        held[key] = (candidate, part)
         return part
 
+    return part_of
 
-dropped_part = _DroppedParts()
+
+dropped_part = dropped_parts()
 """The account of a pool that has no terms."""
 
 
@@ -136,7 +136,7 @@ def verdict_to_json(verdict: Verdict) -> dict[str, JsonValue]:
     }
 
 
-verdict_part: Remembered[Verdict, msgspec.Raw] = Remembered(lambda verdict: written_part(verdict_to_json(verdict)))
+verdict_part: Callable[[Verdict], msgspec.Raw] = remembered(lambda verdict: written_part(verdict_to_json(verdict)))
 """A verdict, as records hold it."""
 
 

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from orchestrator.evidence.canonical import INTEGER_MAX
 from orchestrator.evidence.citation import Citation
 from orchestrator.evidence.inputs import InputManifest, InputPart
-from orchestrator.evidence.remembered import REMEMBERED_MAX, Remembered
+from orchestrator.evidence.remembered import REMEMBERED_MAX, remembered
 from orchestrator.policy.counters import Counter, CounterKind
 from orchestrator.policy.entities import Entity, Owner
 from orchestrator.policy.facts import Declared, Facts
@@ -316,7 +316,7 @@ def _facts_to_bytes(facts: Facts) -> bytes:
     return facts_out(facts).SerializeToString()
 
 
-facts_to_bytes: Remembered[Facts, bytes] = Remembered(_facts_to_bytes)
+facts_to_bytes: Callable[[Facts], bytes] = remembered(_facts_to_bytes)
 """The message of facts, written. Attempts of one tenant tell the same facts again and again."""
 
 

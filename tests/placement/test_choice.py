@@ -16,8 +16,8 @@ from orchestrator.ledger.rating import PriceBook, TokenPrice
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.cost import Spot, Terms, cost
 from orchestrator.placement.explain import (
-    _DroppedParts,
     candidate_to_json,
+    dropped_parts,
     placement_to_json,
     terms_to_json,
     written_terms,
@@ -232,7 +232,7 @@ def test_the_account_of_a_pool_left_out_is_its_own_however_often_it_is_told() ->
 
 
 def test_the_account_of_a_pool_that_is_gone_is_given_to_no_other() -> None:
-    dropped = _DroppedParts()
+    dropped = dropped_parts()
     for number in range(2 * REMEMBERED_MAX):
         # Each is gone before the next one is made, which then often has its identity.
         refusal = replace(DENY, rules=(RuleId(f"NO-{number % 5}"),))
