@@ -12,10 +12,10 @@ place, or that lies inside the data of a record, is not taken for a frame of thi
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
+from zlib import crc32
 
 from orchestrator.spool.records import (
     DATA_BYTES_MAX,
@@ -36,9 +36,13 @@ _CRC = struct.Struct(">I")
 SEGMENT_HEADER_BYTES: Final = _SEGMENT_HEADER.size + _CRC.size
 
 _FRAME_MAGIC = b"\xa7\x5c"
-_FRAME_HEADER = struct.Struct(">2sIIBBBQ")
-_FRAME_CHECKED = struct.Struct(">16sQIBBBQ")
-FRAME_HEADER_BYTES: Final = _FRAME_HEADER.size
+_FRAME_START = struct.Struct(">2sII")
+_FRAME_TOLD = struct.Struct(">BBBQ")
+"""What a record can tell before it has its place. It is checked as it is written, and what follows it too."""
+_pack_told = _FRAME_TOLD.pack
+_CHECKED_START = struct.Struct(">16sQI")
+"""What is checked before that."""
+FRAME_HEADER_BYTES: Final = _FRAME_START.size + _FRAME_TOLD.size
 _BODY_BYTES_MAX = DATA_BYTES_MAX + 255 + 255
 
 
@@ -69,13 +73,13 @@ class Scan:
 def encode_segment_header(number: int, salt: bytes) -> bytes:
     """The first bytes of a segment."""
     header = _SEGMENT_HEADER.pack(_SEGMENT_MAGIC, number, salt)
-    return header + _CRC.pack(zlib.crc32(header))
+    return header + _CRC.pack(crc32(header))
 
 
 def decode_segment_header(data: bytes, number: int) -> bytes:
     """The salt of segment `number`. Raises SpoolCorrupt."""
     header, checksum = data[: _SEGMENT_HEADER.size], data[_SEGMENT_HEADER.size : SEGMENT_HEADER_BYTES]
-    if len(checksum) < _CRC.size or _CRC.unpack(checksum)[0] != zlib.crc32(header):
+    if len(checksum) < _CRC.size or _CRC.unpack(checksum)[0] != crc32(header):
         raise SpoolCorrupt(number, 0, "its header is not whole")
     magic, told, salt = _SEGMENT_HEADER.unpack(header)
     if magic != _SEGMENT_MAGIC:
@@ -91,22 +95,21 @@ def offer(
     """A record, ready to be written. Raises BadRecord."""
     kind_bytes, id_bytes, data_bytes = len(kind), len(record_id), len(data)
     check_record(kind, record_id, data_bytes, retain_until_ms)
-    named = (kind + record_id).encode("ascii")
+    told = _pack_told(FRAME_VERSION, kind_bytes, id_bytes, retain_until_ms) + (kind + record_id).encode()  # ASCII
     size_bytes = FRAME_HEADER_BYTES + kind_bytes + id_bytes + data_bytes
-    return Offered(kind, record_id, named, data, retain_until_ms, durable, rank, kind_bytes, id_bytes, size_bytes)
+    return Offered(kind, record_id, told, data, retain_until_ms, durable, rank, size_bytes)
 
 
 def encode_frames(records: Iterable[Offered], salt: bytes, offset: int) -> bytes:
     """The records as they are written, one after the other, from `offset` of the segment with this salt on."""
     written: list[bytes] = []
+    pack_start, pack_checked = _FRAME_START.pack, _CHECKED_START.pack
     for record in records:
-        named, data, until_ms, size_bytes = record.named, record.data, record.retain_until_ms, record.size_bytes
-        length, kind_length, id_length = size_bytes - FRAME_HEADER_BYTES, record.kind_bytes, record.id_bytes
-        covered = _FRAME_CHECKED.pack(salt, offset, length, FRAME_VERSION, kind_length, id_length, until_ms)
+        told, data, size_bytes = record.told, record.data, record.size_bytes
+        length = size_bytes - FRAME_HEADER_BYTES
         # The data itself is copied once, when all is joined.
-        checksum = zlib.crc32(data, zlib.crc32(covered + named))
-        header = _FRAME_HEADER.pack(_FRAME_MAGIC, length, checksum, FRAME_VERSION, kind_length, id_length, until_ms)
-        written += (header, named, data)
+        checksum = crc32(data, crc32(pack_checked(salt, offset, length) + told))
+        written += (pack_start(_FRAME_MAGIC, length, checksum), told, data)
         offset += size_bytes
     return b"".join(written)
 
@@ -119,13 +122,14 @@ def decode_frame(data: bytes, offset: int, salt: bytes, number: int, base: int =
     begin = offset - base
     if len(data) - begin < FRAME_HEADER_BYTES:
         return None
-    magic, length, checksum, version, kind_length, id_length, retain = _FRAME_HEADER.unpack_from(data, begin)
+    magic, length, checksum = _FRAME_START.unpack_from(data, begin)
+    told = begin + _FRAME_START.size
+    version, kind_length, id_length, retain = _FRAME_TOLD.unpack_from(data, told)
     start = begin + FRAME_HEADER_BYTES
     end = start + length
     if magic != _FRAME_MAGIC or length > _BODY_BYTES_MAX or kind_length + id_length > length or end > len(data):
         return None
-    covered = _FRAME_CHECKED.pack(salt, offset, length, version, kind_length, id_length, retain)
-    if zlib.crc32(memoryview(data)[start:end], zlib.crc32(covered)) != checksum:
+    if crc32(memoryview(data)[told:end], crc32(_CHECKED_START.pack(salt, offset, length))) != checksum:
         return None
     if version != FRAME_VERSION:
         raise SpoolCorrupt(number, offset, f"the record has version {version}, this program knows {FRAME_VERSION}")

@@ -123,8 +123,9 @@ def check_record(kind: str, record_id: str, data_bytes: int, retain_until_ms: in
     """Raises BadRecord for what no spool can hold; `data_bytes` is the size of its data."""
     if not _is_kind(kind):
         raise BadRecord("expected a kind of 1 to 32 characters of a-z, 0-9 and _")
-    printable = record_id.isascii() and record_id.isprintable() and " " not in record_id
-    if not (printable and 0 < len(record_id) <= _ID_CHARS_MAX):
+    # That it is an identifier, as ours are, is said in half of the time.
+    printable = record_id.isidentifier() or (record_id.isprintable() and " " not in record_id)
+    if not (printable and record_id.isascii() and 0 < len(record_id) <= _ID_CHARS_MAX):
         raise BadRecord("expected an id of 1 to 96 printable ASCII characters")
     if data_bytes > DATA_BYTES_MAX:
         raise BadRecord(f"expected at most {DATA_BYTES_MAX} bytes")
@@ -132,21 +133,19 @@ def check_record(kind: str, record_id: str, data_bytes: int, retain_until_ms: in
         raise BadRecord("expected a retention time in milliseconds since 1970")
 
 
-class Offered(msgspec.Struct, frozen=True):
+class Offered(msgspec.Struct, frozen=True, gc=False):
     """A checked record that is to be written, and how."""
 
     kind: RecordKind
     record_id: RecordId
-    named: bytes
-    """Kind and id, as a segment holds them."""
+    told: bytes
+    """Kind, id and retention, as a segment holds them: all of a frame between its checksum and its data."""
     data: bytes
     """At most 64 KiB. The spool knows nothing of its meaning."""
     retain_until_ms: int
     """Unix time before which the record is not deleted, even if it was shipped; 0 is none."""
     durable: bool
     rank: Rank
-    kind_bytes: int
-    id_bytes: int
     size_bytes: int
     """What it takes in a segment."""
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -320,56 +320,65 @@ class Spool:
         if self._closed or self._broken is not None:
             return [SpoolClosed("the spool was closed") if self._closed else SpoolBroken(self._broken)]
         run = offered[begin : begin + RUN_MAX]
-        placed: dict[RecordId, int] = {}
-        active, backlog, room = self._segments[-1], self._backlog, self._room
-        end, waiting = active.size_bytes, len(backlog)
-        easy_bytes, easy_waiting = room.easy_bytes - self._sealed_bytes, room.backlog_max // 2
-        tags = backlog.tags([one.record_id for one in run])
-        may_be_known = backlog.may_hold(tags)
+        ids, sizes = [one.record_id for one in run], [one.size_bytes for one in run]
+        tags = self._backlog.tags(ids)
+        may_be_known = self._backlog.may_hold(tags)
+        if may_be_known or len(set(ids)) < len(ids) or not self._is_easy(len(run), sum(sizes)):
+            count, others = self._admit(run, may_be_known)
+            if not count:
+                return others
+            run, sizes, tags = run[:count], sizes[:count], tags[:count]
+        active = self._segments[-1]
+        number, end = active.number, active.size_bytes
+        try:
+            self._write(encode_frames(run, active.salt or b"", end), active, run[0].kind)
+        except SpoolError as failure:
+            return self._put_again(run, failure)
+        offsets = list(accumulate(sizes, initial=end))
+        active.size_bytes = offsets.pop()
+        retain_until_ms = max([one.retain_until_ms for one in run])
+        if retain_until_ms > (active.retain_until_ms or 0):
+            active.retain_until_ms = retain_until_ms
+        self._backlog.add(number, tags, offsets)
+        return [Position(number, offset) for offset in offsets]
+
+    def _is_easy(self, count: int, size_bytes: int) -> bool:
+        """Whether the active segment takes so many new records, and they are so few that none is refused."""
+        end, room = self._segments[-1].size_bytes + size_bytes, self._room
+        easy = end <= self._segment_bytes and end <= room.easy_bytes - self._sealed_bytes
+        return easy and len(self._backlog) + count <= room.backlog_max // 2 and self._ballast.held
+
+    def _admit(self, run: Sequence[Offered], may_be_known: bool) -> tuple[int, list[Outcome]]:
+        """How many, from the first on, go into the active segment, new or not; if none, what became of the first."""
+        placed: set[RecordId] = set()
+        backlog, room = self._backlog, self._room
+        end, waiting = self._segments[-1].size_bytes, len(backlog)
         for one in run:
             alike = backlog.find(one.record_id) if may_be_known else ()
             rolls = end + one.size_bytes > self._segment_bytes
             if placed and (rolls or alike or one.record_id in placed):
                 break  # first, what is placed is written
             try:
-                known = self._known(one, alike) if alike else None
+                if alike and (known := self._known(one, alike)) is not None:
+                    return 0, [known]
             except SpoolError as failure:
-                return [failure]
-            if known is not None:
-                return [known]
-            reason = None
-            if end + one.size_bytes > easy_bytes or waiting >= easy_waiting:
-                reason = room.refusal(one, self._sealed_bytes + end, waiting)
+                return 0, [failure]
+            reason = room.refusal(one, self._sealed_bytes + end, waiting)
             if reason is None and one.rank is not Rank.CLOSES and not (self._ballast.held or self._ballast.take()):
                 # Whatever were admitted now might not be closed.
                 reason = FullReason.DISK
             if reason is not None:
-                if placed:
-                    break
-                return [SpoolFull(one.kind, reason)]
+                return len(placed), [SpoolFull(one.kind, reason)]
             if rolls:
                 try:
                     self._roll_for(one.kind)
                 except SpoolError as failure:
-                    return self._put_again((one,), failure)
-                active, end = self._segments[-1], SEGMENT_HEADER_BYTES
-                easy_bytes = room.easy_bytes - self._sealed_bytes
-            placed[one.record_id] = end
+                    return 0, self._put_again((one,), failure)
+                end = SEGMENT_HEADER_BYTES
+            placed.add(one.record_id)
             end += one.size_bytes
             waiting += 1
-        if len(placed) < len(run):
-            run, tags = run[: len(placed)], tags[: len(placed)]
-        try:
-            self._write(encode_frames(run, active.salt or b"", active.size_bytes), active, run[0].kind)
-        except SpoolError as failure:
-            return self._put_again(run, failure)
-        active.size_bytes = end
-        for one in run:
-            if one.retain_until_ms > (active.retain_until_ms or 0):
-                active.retain_until_ms = one.retain_until_ms
-        offsets = placed.values()
-        backlog.add(active.number, tags, offsets)
-        return [Position(active.number, offset) for offset in offsets]
+        return len(placed), []
 
     def _put_again(self, offered: Sequence[Offered], failure: SpoolError) -> list[Outcome]:
         """Writes what one write could not take: each alone, or with the room that is kept for what closes something."""
