@@ -7,13 +7,14 @@ It answers nothing by itself. A request that is not read goes to the application
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from http import HTTPStatus
 from time import time
 from typing import Protocol, cast
 
 from node_agent.front.dates import http_date
-from node_agent.front.framing import HEAD_END, Body, Head, Malformed, Pair, fault_so_far, read_head, unread
+from node_agent.front.framing import HEAD_END, Body, Head, Malformed, fault_so_far, read_head, unread
 from node_agent.front.groups import Groups
 from node_agent.front.http import App
 from orchestrator.wire.catalogue import Problem
@@ -28,9 +29,17 @@ CLOSE_S = 30.0
 """How long a last answer may take to leave."""
 
 _END_BYTES = len(HEAD_END)
-_HEADER_LINE = ": ".join
+_LINE_END = "\r\n"
+_NO_MORE_LINES = _LINE_END
+"""As the last of the lines of a head: they end twice."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+
+@lru_cache(maxsize=len(_REASONS))
+def _opening(status: int, unix_s: int) -> str:
+    """Return how the head of an answer begins. All of a status and a second begin alike."""
+    return f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\ndate: {http_date(unix_s)}\r\n"
 
 
 class House(Protocol):
@@ -422,50 +431,48 @@ class _Serving:
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 
-    def begin(self, status: int, headers: Sequence[Pair]) -> None:
+    def begin(self, status: int, lines: list[str], length: int | None, close: bool) -> None:
         """The answer begins, with how its end is told."""
-        told = dict(headers)
-        closes = told.get("connection")
-        if closes is not None:
-            headers = [pair for pair in headers if pair[0] != "connection"]
-        reason = _REASONS.get(status, "")
-        lines = [f"HTTP/1.1 {status} {reason}", f"date: {http_date(int(time()))}", *map(_HEADER_LINE, headers)]
-        length = told.get("content-length")
-        if length is not None:
-            self._answer_left = int(length)
-        elif self.head.chunks_allowed:
-            self._chunked = True
-            lines.append("transfer-encoding: chunked")
-        else:
-            self.close = True
-        if closes == "close" or not self.read_to_the_end:
-            self.close = True
-        if self.close:
-            lines.append("connection: close")
-        elif not self.head.chunks_allowed:
-            lines.append("connection: keep-alive")
         # Looking for one is several times as quick as counting those that are due.
         run_on = "".join(lines)
         if "\n" in run_on or "\r" in run_on:
             raise ValueError("a header of the answer holds a line end")
-        self._start = "\r\n".join(lines).encode("latin-1") + HEAD_END
+        chunks_allowed = self.head.chunks_allowed
+        if length is not None:
+            self._answer_left = length
+        elif chunks_allowed:
+            self._chunked = True
+            lines.append("transfer-encoding: chunked")
+        else:
+            close = True
+        if close or not self.read_to_the_end:
+            self.close = True
+        if self.close:
+            lines.append("connection: close")
+        elif not chunks_allowed:
+            lines.append("connection: keep-alive")
+        lines.append(_NO_MORE_LINES)
+        self._start = (_opening(status, int(time())) + _LINE_END.join(lines)).encode("latin-1")
 
     def put(self, data: bytes, last: bool = False) -> bool:
         """Write some of the answer. Returns False when the client is to take some first."""
         if self.gone or self.complete or self._transport.is_closing():
             return True
-        start, self._start = self._start or b"", None
-        if self._answer_left is not None:
-            self._answer_left -= len(data)
-            if self._answer_left < 0 or (self._answer_left and last):
+        left = self._answer_left
+        if left is not None:
+            self._answer_left = left = left - len(data)
+            if left < 0 or (left and last):
                 raise ValueError("the answer is not as long as it says")
         if self._silent:
             data = b""
         elif self._chunked:
             data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + (b"0\r\n\r\n" if last else b"")
         self.complete = last
-        if start or data:
-            self._transport.write(start + data)
+        if self._start is not None:
+            data = self._start + data
+            self._start = None
+        if data:
+            self._transport.write(data)
         return self._connection.blocked is None
 
     async def writable(self) -> None:

@@ -17,8 +17,10 @@ from orchestrator.wire.catalogue import Problem, ProblemError
 
 BREAK_TIMEOUT_MS = 1_000
 """How long the last word on a broken answer may take."""
-_EVERY = (("server", "tidegate"), ("cache-control", "no-store"))
+_EVERY = ("server: tidegate", "cache-control: no-store")
 """Headers of every answer."""
+_line = ": ".join
+"""Writes a header as a line."""
 
 
 class Keeper(Protocol):
@@ -63,49 +65,60 @@ class Exchange:
         """Whether the same request, asked again, can have no better answer, whatever the error says of others."""
         self.keeper: Keeper | None = None
         self._write_timeout_ms = write_timeout_ms
-        self._extra: list[Pair] = []
+        self._extra: list[str] = []
         self._ended = False
         self._alarm: Alarm | None = None
 
     def add_header(self, name: str, value: str) -> None:
         """Put a header into the answer, whatever it will be."""
-        self._extra.append((name, value))
+        self._extra.append(f"{name}: {value}")
 
     async def answer(
         self, status: int, body: bytes, content_type: str = JSON_TYPE, headers: Sequence[Pair] = ()
     ) -> None:
         """Send a whole answer. Raises ProblemError(slow_reader)."""
-        own = (("content-type", content_type), ("content-length", str(len(body))))
+        length = len(body)
         if self.keeper is not None and status == 200:
+            own = (("content-type", content_type), ("content-length", str(length)))
             self.keeper.start(status, (*own, *headers))
             self.keeper.add(body)
             await self.keeper.complete()
         # Set before the first wait: where a whole answer was interrupted, nothing may follow.
         self._ended = True
-        self._start(status, own, headers)
+        self._start(status, (f"content-type: {content_type}", f"content-length: {length}"), headers, length)
         if not self.client.put(body, True):
             await self.taken()
 
-    def start(self, status: int, headers: Sequence[Pair]) -> None:
-        """Begin an answer that `write` continues and `end` ends. Its head leaves with the first of these."""
+    def start(self, status: int, headers: Sequence[Pair], length: int | None = None) -> None:
+        """Begin an answer that `write` continues and `end` ends. Its head leaves with the first of these.
+
+        `length` is what its headers say of it, where they do.
+        """
         if self.keeper is not None:
             self.keeper.start(status, headers)
-        self._start(status, (), headers)
+        self._start(status, (), headers, length)
 
-    def _start(self, status: int, own: Sequence[Pair], headers: Sequence[Pair]) -> None:
-        pairs = [("x-request-id", self.request_id), *_EVERY, *self._extra, *own, *headers]
-        if self.close:
-            pairs.append(("connection", "close"))
+    def _start(self, status: int, own: tuple[str, ...], headers: Sequence[Pair], length: int | None) -> None:
+        lines = [
+            f"x-request-id: {self.request_id}",
+            *_EVERY,
+            *self._extra,
+            *own,
+            *map(_line, headers),
+        ]
+        self.client.begin(status, lines, length, self.close)
         self.status = status
-        self.client.begin(status, pairs)
 
     def pass_on(self, status: int, headers: list[Pair]) -> None:
         """Begin an answer whose headers were made elsewhere in this edge, and are sent as they are.
 
         `write` continues and `end` ends it, or `abandon`.
         """
+        told = dict(headers)
+        length, close = told.get("content-length"), self.close or told.get("connection") == "close"
+        lines = [_line(pair) for pair in headers if pair[0] != "connection"]
+        self.client.begin(status, lines, None if length is None else int(length), close)
         self.status = status
-        self.client.begin(status, [*headers, ("connection", "close")] if self.close else headers)
 
     def abandon(self) -> None:
         """Nothing more is sent of an answer that is not whole: the connection ends without its end."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from node_agent.front.framing import Head, Pair
+from node_agent.front.framing import Head
 from orchestrator.files.label_header import HEADER as LABEL_HEADER
 from orchestrator.wire.catalogue import Problem, ProblemError
 
@@ -50,8 +50,12 @@ class Client(Protocol):
     async def part(self) -> tuple[bytes, bool] | None:
         """Return the next part of the body, and whether more follows; None when the client is gone."""
 
-    def begin(self, status: int, headers: Sequence[Pair]) -> None:
-        """The answer begins. Its head leaves with the first of `put`. Raises ValueError for a line end in a header."""
+    def begin(self, status: int, lines: list[str], length: int | None, close: bool) -> None:
+        """The answer begins. Its head leaves with the first of `put`. Raises ValueError for a line end in a header.
+
+        `lines` are its headers as they are written, without those that say how the answer ends, and are not the
+        caller's any more; `length` is what they say of its body, where they do. `close` ends the connection with it.
+        """
 
     def put(self, data: bytes, last: bool = False) -> bool:
         """Write some of the answer. Returns False when the client is to take some first: await `writable` then.

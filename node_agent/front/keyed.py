@@ -81,7 +81,8 @@ class Keyed:
         exchange, result = self._exchange, kept.result
         exchange.add_header(REPLAYED_HEADER, "true")
         exchange.add_header(FIRST_HEADER, kept.first)
-        exchange.start(result.status, result.headers)
+        lengths = [int(value) for name, value in result.headers if name == "content-length"]
+        exchange.start(result.status, result.headers, lengths[0] if lengths else None)
         for at in range(0, len(result.body), PIECE_BYTES):
             await exchange.write(result.body[at : at + PIECE_BYTES])
         await exchange.end()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
 from node_agent.front.exchange import Exchange
-from node_agent.front.framing import Pair, read_head
+from node_agent.front.framing import read_head
 from node_agent.front.sse import KEEP_ALIVE
 from node_agent.front.stream import EventStream
 from orchestrator.policy.ids import make_request_id
@@ -37,7 +37,7 @@ class SlowReader:
     async def part(self) -> tuple[bytes, bool] | None:
         return None
 
-    def begin(self, status: int, headers: Sequence[Pair]) -> None:
+    def begin(self, status: int, lines: list[str], length: int | None, close: bool) -> None:
         """It keeps no head."""
 
     def put(self, data: bytes, last: bool = False) -> bool:

@@ -9,9 +9,11 @@ from typing import Any, cast
 import pytest
 
 from node_agent.front.connection import Connection
+from node_agent.front.exchange import Exchange
 from node_agent.front.framing import Head, Pair
 from node_agent.front.groups import Groups
 from node_agent.front.http import App, Client
+from orchestrator.policy.ids import make_request_id
 
 FIRST = b"POST /a HTTP/1.1\r\nHost: e\r\nContent-Length: 5\r\n\r\nfirst"
 CHUNKED = b"POST /b HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nsec\r\n3\r\nond\r\n0\r\n\r\n"
@@ -85,7 +87,8 @@ class House:
                 body += part
         self.read.append((head.path, body))
         try:
-            client.begin(200, [*self.headers, ("content-length", str(len(body)))])
+            lines = [": ".join(pair) for pair in self.headers]
+            client.begin(200, [*lines, f"content-length: {len(body)}"], len(body), False)
         except ValueError as failure:
             self.failed.append(str(failure))
             return
@@ -113,13 +116,35 @@ async def test_requests_are_the_same_wherever_they_are_cut(wait: bool) -> None:
 
 
 async def test_the_head_of_an_answer_has_its_headers_in_their_order() -> None:
-    house = House(("a", "b"), ("connection", "keep-alive"), ("a", "c:\xe9"))
+    house = House(("a", "b"), ("a", "c:\xe9"))
     house.connection.data_received(FIRST)
     await turns()
     status, date, *lines = house.wire.got.split(b"\r\n")
     assert (status, date[:6]) == (b"HTTP/1.1 200 OK", b"date: ")
     assert lines == [b"a: b", b"a: c:\xe9", b"content-length: 5", b"", b"first"]
     assert not house.wire.closing
+
+
+@pytest.mark.parametrize(("theirs", "ends"), [("keep-alive", False), ("close", True)])
+@pytest.mark.parametrize("ours_ends", [False, True])
+async def test_what_another_process_says_of_its_connection_is_said_of_ours(
+    theirs: str, ends: bool, ours_ends: bool
+) -> None:
+    async def pass_on(head: Head, client: Client) -> None:
+        exchange = Exchange(head, client, make_request_id(1, bytes(10)), 1_000)
+        exchange.close = ours_ends
+        exchange.pass_on(200, [("a", "b"), ("connection", theirs), ("content-length", "5"), ("c", "d")])
+        assert exchange.status == 200
+        await exchange.end(b"whole")
+
+    house = House()
+    house.app = pass_on
+    house.connection.data_received(FIRST)
+    await turns()
+    _, _, *lines = house.wire.got.split(b"\r\n")
+    last = [b"connection: close"] if ends or ours_ends else []
+    assert lines == [b"a: b", b"content-length: 5", b"c: d", *last, b"", b"whole"]
+    assert house.wire.closing == (ends or ours_ends)
 
 
 @pytest.mark.parametrize("value", ["x\r\ny: z", "\n", "x\r", "\ny", "x\n y"])
