@@ -101,7 +101,15 @@ def read_head(head: bytes) -> Head:
     headers = [(name.lower(), value) for name, value in _LINE.findall(lines)]
     if " \r\n" in lines or ("\t" in lines and "\t\r\n" in lines):  # hardly ever: space after a value
         headers = [(name, value.rstrip(" \t")) for name, value in headers]
-    return _framed(method, path, query, headers, minor == "1")
+    once, current = dict(headers), minor == "1"
+    if len(once) == len(headers) <= HEADERS_MAX and "transfer-encoding" not in once and "expect" not in once:
+        # Nearly always. Whatever is wrong is told by the walk below.
+        host, given, said = once.get("host"), once.get("content-length", "0"), once.get("connection")
+        # Of the 256 characters, the ten digits alone are decimal.
+        if host is not None and _HOST.match(host) is not None and given.isdecimal() and len(given) <= _DIGITS_MAX:
+            keeps = current if said is None else said == "keep-alive" or _keeps(said, current)
+            return Head(method, path, query, headers, once, _NONE, int(given), keeps, False, current)
+    return _walked(method, path, query, headers, current)
 
 
 def fault_so_far(begun: bytes | bytearray, since: int) -> Problem | None:
@@ -130,21 +138,6 @@ def _long_target() -> Problem:
     return Problem("head_too_large", f"The path is longer than {TARGET_BYTES_MAX} bytes.")
 
 
-def _framed(method: str, path: str, query: str, headers: list[Pair], current: bool) -> Head:
-    count = len(headers)
-    if count > HEADERS_MAX:
-        raise Malformed(Problem("head_too_large", f"There are more than {HEADERS_MAX} headers."))
-    once = dict(headers)
-    if len(once) == count and "transfer-encoding" not in once and "expect" not in once:
-        # Nearly always. Whatever is wrong is told by the walk below.
-        host, given, said = once.get("host"), once.get("content-length", "0"), once.get("connection")
-        # Of the 256 characters, the ten digits alone are decimal.
-        if host is not None and _HOST.match(host) is not None and given.isdecimal() and len(given) <= _DIGITS_MAX:
-            keeps = current if said is None else said == "keep-alive" or _keeps(said, current)
-            return Head(method, path, query, headers, once, _NONE, int(given), keeps, False, current)
-    return _walked(method, path, query, headers, current)
-
-
 def _keeps(said: str, current: bool) -> bool:
     """Whether the connection goes on after the answer, by one header that says something of it."""
     options = [option.strip(" \t") for option in said.lower().split(",")]
@@ -154,6 +147,8 @@ def _keeps(said: str, current: bool) -> bool:
 def _walked(method: str, path: str, query: str, headers: list[Pair], current: bool) -> Head:
     """Return the head, after every header was looked at in its order. Raises Malformed."""
     count = len(headers)
+    if count > HEADERS_MAX:
+        raise Malformed(Problem("head_too_large", f"There are more than {HEADERS_MAX} headers."))
     hosts = lengths = codings = 0
     length: int | None = 0
     keep_alive, closes, expects = current, False, False

@@ -27,16 +27,18 @@ _RAW_BEFORE = b',"choices":[{"index":0,"text":'
 _RAW_AFTER = b',"logprobs":null,"finish_reason":null}]'
 _RAW_END = b',"choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"%b"}]'
 # A whole answer: the same in all of them but for these.
+_USAGE = (
+    b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":%d}}%b}'
+)
 _WHOLE = (
     b'{"id":"chatcmpl-%b","object":"chat.completion","created":%d,"model":"%b","choices":[{"index":0,'
-    b'"message":{"role":"assistant","content":%b,"refusal":null},"logprobs":null,"finish_reason":"%b"}],"usage":'
+    b'"message":{"role":"assistant","content":%b,"refusal":null},"logprobs":null,"finish_reason":"%b"}],'
+    b'"usage":' + _USAGE
 )
 _RAW_WHOLE = (
     b'{"id":"cmpl-%b","object":"text_completion","created":%d,"model":"%b","choices":[{"index":0,'
-    b'"text":%b,"logprobs":null,"finish_reason":"%b"}],"usage":'
-)
-_USAGE = (
-    b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":%d}}%b}'
+    b'"text":%b,"logprobs":null,"finish_reason":"%b"}],'
+    b'"usage":' + _USAGE
 )
 _encode = msgspec.json.Encoder().encode
 Usage = Mapping[str, object]
@@ -83,7 +85,6 @@ class Answering(msgspec.Struct, frozen=True):
             self.model.encode(),
             _encode(text),
             reason.encode(),
-        ) + _USAGE % (
             prompt,
             delivered,
             prompt + delivered,

@@ -12,9 +12,8 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType
 
 TenantId = NewType("TenantId", str)
 EntityId = NewType("EntityId", str)
@@ -97,8 +96,7 @@ def digest_of(data: bytes) -> Digest:
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKey:
+class ApiKey(NamedTuple):
     """A parsed API key. The secret itself is not kept, only its SHA-256."""
 
     key_id: KeyId
@@ -110,7 +108,7 @@ class ApiKey:
         found = _API_KEY.match(text)
         if found is None:
             return None
-        key_id, secret = found[1], found[2]
+        key_id, secret = found.groups()
         decoded = binascii.a2b_base64(secret.replace("-", "+").replace("_", "/") + "=")
         return ApiKey(KeyId(key_id), hashlib.sha256(decoded).hexdigest())
 
