@@ -26,7 +26,8 @@ READ = [("/a", b"first"), ("/c", b""), ("/b", b"second"), ("/a", b"first"), ("/d
 class Wire:
     """The client's side of a connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.got = b""
         self.closing = False
         self.paused = False
@@ -40,10 +41,14 @@ class Wire:
     def write(self, data: bytes) -> None:
         self.got += data
 
-    def close(self) -> None:
+    def write_eof(self) -> None:
         self.closing = True
 
-    abort = write_eof = close
+    def close(self) -> None:
+        self.closing = True
+        asyncio.get_running_loop().call_soon(self.connection.connection_lost, None)
+
+    abort = close
 
     def pause_reading(self) -> None:
         assert not self.paused
@@ -66,8 +71,8 @@ class House:
         self.headers = headers
         self.read: list[tuple[str, bytes]] = []
         self.failed: list[str] = []
-        self.wire = Wire()
         self.connection = Connection(self, asyncio.get_running_loop())
+        self.wire = Wire(self.connection)
         self.connection.connection_made(cast(Any, self.wire))
 
     def came(self, connection: Connection) -> bool:
@@ -75,6 +80,12 @@ class House:
 
     def left(self, connection: Connection) -> None:
         """Nothing is counted."""
+
+    async def leave(self) -> None:
+        """The client goes."""
+        if not self.wire.closing:
+            self.wire.close()
+        await turns()
 
     async def _answer(self, head: Head, client: Client) -> None:
         body = client.here()
@@ -123,6 +134,7 @@ async def test_the_head_of_an_answer_has_its_headers_in_their_order() -> None:
     assert (status, date[:6]) == (b"HTTP/1.1 200 OK", b"date: ")
     assert lines == [b"a: b", b"a: c:\xe9", b"content-length: 5", b"", b"first"]
     assert not house.wire.closing
+    await house.leave()
 
 
 @pytest.mark.parametrize(("theirs", "ends"), [("keep-alive", False), ("close", True)])
@@ -145,6 +157,7 @@ async def test_what_another_process_says_of_its_connection_is_said_of_ours(
     last = [b"connection: close"] if ends or ours_ends else []
     assert lines == [b"a: b", b"content-length: 5", b"c: d", *last, b"", b"whole"]
     assert house.wire.closing == (ends or ours_ends)
+    await house.leave()
 
 
 @pytest.mark.parametrize("value", ["x\r\ny: z", "\n", "x\r", "\ny", "x\n y"])
