@@ -39,6 +39,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
                 "node_agent.front.framing:read_head",
                 "node_agent.front.http:*",
                 "node_agent.front.tenants:*",
+                "node_agent.front.tenants:Callers.*",
                 "node_agent.front.interest:Interest.*",
             ),
         ),

@@ -27,7 +27,7 @@ from node_agent.front.keyed import Elsewhere, Keyed, key_of
 from node_agent.front.limits import Admission, Limits, Places
 from node_agent.front.readiness import unready_reason
 from node_agent.front.shapes import model_list, model_object
-from node_agent.front.tenants import Caller, authenticate, entitled_models
+from node_agent.front.tenants import Caller, Callers, entitled_models
 from node_agent.front.visit import Counters, Visit
 from node_agent.idempotency.desk import Desk
 from node_agent.idempotency.rules import HEADER
@@ -65,6 +65,7 @@ class Front:
         process has of `limits`.
         """
         self._edge = edge
+        self._callers = Callers(edge)
         self._bundle = bundle
         self._limits = limits
         self._now_ms = now_ms
@@ -162,7 +163,7 @@ class Front:
         if head.query:
             raise ProblemError(Problem("invalid_value", "This endpoint takes no query.", "query"))
         bundle = self._bundle()
-        caller = visit.caller = authenticate(head, bundle, self._edge)
+        caller = visit.caller = self._callers.caller(head, bundle)
         check_our_headers(head)
         if bundle is None:
             raise ProblemError(Problem("no_bundle"))

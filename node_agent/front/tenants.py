@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from hashlib import sha256
 
 import msgspec
 
@@ -12,6 +13,8 @@ from orchestrator.policy.ids import ApiKey, EdgeId, KeyId, ModelId
 from orchestrator.policy.tenants import Tenant
 from orchestrator.wire.catalogue import Problem, ProblemError
 
+PROVED_MAX = 1_024
+"""Headers whose caller is remembered."""
 _NO_SECRET = "0" * 64
 """Compared with when there is no such key, so that an unknown key costs what a wrong one does."""
 _SCHEME = "bearer "
@@ -25,12 +28,37 @@ class Caller(msgspec.Struct, frozen=True):
     key_id: KeyId
 
 
-def authenticate(head: Head, bundle: Bundle | None, edge: EdgeId) -> Caller:
-    """Return who calls. Raises ProblemError: invalid_api_key, no_bundle, not_entitled.
+class Callers:
+    """Who calls an edge. What a header has proved under a bundle it proves again, for as long as that is in use.
 
-    A key that is unknown, wrong or revoked is answered in the same words.
+    A header is known by its SHA-256, as a key is in the bundle: no key is held, and to be taken for one that was seen
+    a header must be the same.
     """
-    given = head.once.get("authorization", "")
+
+    def __init__(self, edge: EdgeId) -> None:
+        self._edge = edge
+        self._bundle: Bundle | None = None
+        """Under which all of these were proved."""
+        self._proved: dict[bytes, Caller] = {}  # bounded: by PROVED_MAX
+
+    def caller(self, head: Head, bundle: Bundle | None) -> Caller:
+        """Return who calls. Raises ProblemError: invalid_api_key, no_bundle, not_entitled."""
+        if bundle is not self._bundle:
+            self._bundle = bundle
+            self._proved.clear()
+        given = head.once.get("authorization", "")
+        digest = sha256(given.encode("latin-1")).digest()
+        found = self._proved.get(digest)
+        if found is None:
+            found = _authenticate(given, bundle, self._edge)
+            if len(self._proved) >= PROVED_MAX:
+                self._proved.clear()
+            self._proved[digest] = found
+        return found
+
+
+def _authenticate(given: str, bundle: Bundle | None, edge: EdgeId) -> Caller:
+    """Return who calls. A key that is unknown, wrong or revoked is answered in the same words."""
     key = ApiKey.parse(given[_SCHEME_CHARS:]) if given[:_SCHEME_CHARS].lower() == _SCHEME else None
     if key is None:
         raise ProblemError(Problem("invalid_api_key"))
