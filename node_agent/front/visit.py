@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from logging import DEBUG, INFO
 from typing import Literal
 
 from node_agent.front.tenants import Caller
@@ -12,8 +13,12 @@ from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.names import FIRST_TOKEN_SECONDS, REFUSALS, REQUEST_SECONDS, REQUESTS, Event
 from orchestrator.wire.catalogue import Problem
 
-log = logger("node_agent.front")
-
+_ended = logger("node_agent.front").recurring(
+    Event.REQUEST_ENDED,
+    "request_id",
+    ("tenant_id", "key_id", "pool", "outcome", "code", "http_status"),
+    ("delivered_tokens", "duration_ms"),
+)
 
 Outcome = Literal["answered", "refused", "cut", "cancelled", "failed"]
 """How a request ended, in the words of the metrics."""
@@ -99,16 +104,6 @@ class Visit:
         if self.code is not None:
             counters.refusals[self.code].value += 1
         # Anybody can be refused without a key, as often as they like: that fills no log.
-        tell = log.debug if caller is None else log.info
-        tell(
-            Event.REQUEST_ENDED,
-            request_id=self.request,
-            tenant_id=None if caller is None else caller.tenant.id,
-            key_id=None if caller is None else caller.key_id,
-            pool=self.pool,
-            outcome=outcome,
-            code=self.code,
-            http_status=status,
-            delivered_tokens=self.delivered,
-            duration_ms=round(took_s * 1000),
-        )
+        level, tenant, key = (DEBUG, None, None) if caller is None else (INFO, caller.tenant.id, caller.key_id)
+        shared = (tenant, key, self.pool, outcome, self.code, status)
+        _ended.tell(level, self.request, shared, self.delivered, round(took_s * 1000))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache, partial
 from math import isfinite
 from pathlib import PurePath
 from types import TracebackType
@@ -29,6 +30,10 @@ Told = dict[str, str | int | float | bool]
 """The fields of a line, as they may be written."""
 
 TEXT_CHARS_MAX: Final = 200
+SHARED_MAX: Final = 1024
+"""Sets of values that lines of one event share, and whose text is remembered."""
+BEGINNINGS_MAX: Final = 256
+"""Beginnings of lines that are remembered: by program, level, place and event."""
 REFUSED: Final = "(refused)"
 """What is written in place of a value that breaks the rule of its field."""
 
@@ -40,6 +45,7 @@ _LOGGER_NAME = re.compile(r"[a-z_]+(\.[a-z_]+)*\Z")
 _ID = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:/@+=\[\]-]{0,127}\Z").match
 _WHOLE_END = 2**63
 _FRAMES_MAX = 6
+_encode = msgspec.json.Encoder().encode
 _PLAIN = frozenset({str, int, float, bool})
 _NAMES = FIELDS.keys()
 _ALLOW_TEXT: Final[dict[str, Callable[[str], object]]] = {
@@ -97,13 +103,50 @@ class Log:
         if not logger_.isEnabledFor(level):
             return
         told = _told(fields)
-        handlers = _ROOT_LOGGER.handlers
-        sink = handlers[0] if len(handlers) == 1 else None
-        if type(sink) is _JsonLines and not logger_.handlers:
-            # Nearly always nobody else listens: what the machinery of `logging` would make of it is what is known here.
-            sink.write(time.time(), _LEVELS[level], self._name, str(event), told)
-        else:
+        sink = _lone_sink(logger_)
+        if sink is None:
             logger_.log(level, str(event), extra={_FIELDS_KEY: told})
+        else:
+            # What the machinery of `logging` would make of it is what is known here.
+            sink.write(time.time(), _LEVELS[level], self._name, event, told)
+
+    def recurring(self, event: Event, own: str, shared: tuple[str, ...], numbers: tuple[str, str]) -> Recurring:
+        """Return what tells of an event, with these fields in their order. Raises TelemetryError for other names."""
+        return Recurring(self, event, own, shared, numbers)
+
+
+class Recurring:
+    """An event that every request tells of with the same fields: what many of its lines share is spelled once.
+
+    A line has an id of its own, then values that come again, then two whole numbers.
+    """
+
+    __slots__ = ("_event", "_fields", "_log", "_numbers", "_own", "_shared")
+
+    def __init__(self, log: Log, event: Event, own: str, shared: tuple[str, ...], numbers: tuple[str, str]) -> None:
+        self._fields = (own, *shared, *numbers)
+        if not set(self._fields) <= _NAMES or FIELDS[own].kind is not FieldKind.ID or not set(numbers) <= _ALLOW_WHOLE:
+            raise TelemetryError("expected the names of an id, of fields and of two whole numbers")
+        self._log = log
+        self._event = event
+        self._own = f',"{own}":"'
+        self._numbers = ',"{}":%d,"{}":%d'.format(*numbers)
+        self._shared = lru_cache(maxsize=SHARED_MAX)(partial(_shared, shared))
+
+    def tell(self, level: int, own: str, shared: tuple[str | int | None, ...], number: int, number_2: int) -> None:
+        """Write a line. None leaves a field out. The two numbers are ours: they are not judged."""
+        log = self._log
+        logger_ = log._logger
+        if not logger_.isEnabledFor(level):
+            return
+        sink, spelled = _lone_sink(logger_), self._shared(shared)
+        if sink is None or spelled is None or _ID(own) is None:
+            # Hardly ever: another listens, or a value may not be told.
+            values: tuple[LogValue, ...] = (own, *shared, number, number_2)
+            log._write(level, self._event, dict(zip(self._fields, values, strict=True)))
+            return
+        beginning = _beginning(sink.program, _LEVELS[level], log._name, self._event)
+        sink.put(time.time(), f'{beginning}{self._own}{own}"{spelled}{self._numbers % (number, number_2)}')
 
 
 def logger(name: str) -> Log:
@@ -166,7 +209,7 @@ class _JsonLines(logging.Handler):
         self._stream = stream
         # A stream that flushes at the end of a line, as standard error does, need not be told to.
         self._flush = None if getattr(stream, "line_buffering", False) else stream.flush
-        self._program = program
+        self.program = program
         self._on_fault = on_fault
         self._writing = self.lock or threading.RLock()
         self.lines = 0
@@ -176,29 +219,30 @@ class _JsonLines(logging.Handler):
 
     def write(self, now_s: float, level: str, name: str, event: str, told: Told) -> None:
         """Write a line, from any thread. `told` is written as it is."""
+        try:
+            line = _beginning(self.program, level, name, event) + _spelled(told)
+        except ValueError:
+            self._lose()
+        else:
+            self.put(now_s, line)
+        if "refused_values" in told:
+            self._fault("log_value")
+
+    def put(self, now_s: float, line: str) -> None:
+        """Write a line, from any thread, as it is spelled after its time."""
         with self._writing:
             second = int(now_s)
             if second != self._second:
                 self._second, self._clock = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]
-            line = {
-                "time": f"{self._clock}.{int((now_s - second) * 1000):03d}+00:00",
-                "level": level,
-                "program": self._program,
-                "logger": name,
-                "event": event,
-                **told,
-            }
+            thousandths = int((now_s - second) * 1000)
             try:
-                self._stream.write(msgspec.json.encode(line).decode() + "\n")
+                self._stream.write(f'{{"time":"{self._clock}.{thousandths:03d}+00:00"{line}}}\n')
                 if self._flush is not None:
                     self._flush()
                 self.lines += 1
             except (OSError, ValueError):
                 # A stream that is gone must not end what is being logged.
-                self.lines_lost += 1
-                self._fault("log_line")
-        if "refused_values" in told:
-            self._fault("log_value")
+                self._lose()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write what came through `logging`: a line of our own, or the place of a library's."""
@@ -210,9 +254,38 @@ class _JsonLines(logging.Handler):
         name, level = _escape(record.name.removeprefix(f"{_ROOT}.")), _LEVELS.get(record.levelno, "other")
         self.write(record.created, level, name, event, told)
 
+    def _lose(self) -> None:
+        with self._writing:
+            self.lines_lost += 1
+            self._fault("log_line")
+
     def _fault(self, what: str) -> None:
         if self._on_fault is not None:
             self._on_fault(what)
+
+
+def _lone_sink(logger_: logging.Logger) -> _JsonLines | None:
+    """The sink, where nobody else listens: nearly always."""
+    handlers = _ROOT_LOGGER.handlers
+    sink = handlers[0] if len(handlers) == 1 else None
+    return sink if type(sink) is _JsonLines and not logger_.handlers else None
+
+
+@lru_cache(maxsize=BEGINNINGS_MAX)
+def _beginning(program: str, level: str, name: str, event: str) -> str:
+    """How a line goes on after its time. Raises ValueError for half of a surrogate pair."""
+    return _spelled({"level": level, "program": program, "logger": name, "event": event})
+
+
+def _spelled(told: Told) -> str:
+    """Fields as they stand in a line, each behind a comma. Raises ValueError for half of a surrogate pair."""
+    return f",{_encode(told).decode()[1:-1]}" if told else ""
+
+
+def _shared(names: tuple[str, ...], values: tuple[LogValue, ...]) -> str | None:
+    """Fields as they stand in a line; None where one may not be told."""
+    told = _told(dict(zip(names, values, strict=True)))
+    return None if "refused_values" in told else _spelled(told)
 
 
 def _told(fields: dict[str, LogValue]) -> Told:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.telemetry.logs import REFUSED, TEXT_CHARS_MAX, LogSink, TelemetryError, logger
+from orchestrator.telemetry.logs import REFUSED, TEXT_CHARS_MAX, LogSink, Recurring, TelemetryError, logger
 from orchestrator.telemetry.names import FIELDS, METRICS, Event, FieldKind, MetricKind
 
 CANARY = "canary5531"
@@ -226,6 +226,67 @@ def test_whatever_is_given_only_what_the_rules_allow_is_told(fields: dict[str, A
         elif FIELDS[name].kind is not FieldKind.TEXT:
             assert (line[name], type(line[name])) == (value, type(value))
     assert line.get("refused_values", 0) == refused
+
+
+SHARED = ("tenant_id", "outcome", "http_status", "detail")
+COUNTED = ("delivered_tokens", "duration_ms")
+REMEMBERED = st.sampled_from(["acme", "b c", "answered", CANARY, "\u00e9\u2028\ud800", "", None, 0, 7, 2**63])
+
+
+def ended() -> Recurring:
+    return logger("node_agent.front").recurring(Event.REQUEST_ENDED, "request_id", SHARED, COUNTED)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([logging.DEBUG, logging.INFO, logging.ERROR]),
+            st.sampled_from(["req_1", "req 1", "", "[x", "\n", "x" * 129]),
+            st.tuples(REMEMBERED, REMEMBERED, REMEMBERED, REMEMBERED),
+            st.integers(0, 2**40),
+            st.integers(-3, 2**40),
+        ),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_what_recurs_is_told_byte_for_byte_as_it_would_be_once(given_: list[tuple[Any, ...]], others: bool) -> None:
+    """Also where its values are remembered from a line before, may not be told, or somebody else listens."""
+    recurring, log = ended(), logger("node_agent.front")
+    told, faults = list[str](), list[str]()
+    for often in (True, False):
+        stream = io.StringIO()
+        with LogSink(stream, "node_agent", on_fault=faults.append):
+            if others:
+                logging.getLogger().addHandler(other := logging.NullHandler())
+            for level, own, shared, first, second in given_:
+                if often:
+                    recurring.tell(level, own, shared, first, second)
+                else:
+                    fields = dict(zip(("request_id", *SHARED, *COUNTED), (own, *shared, first, second), strict=True))
+                    {logging.DEBUG: log.debug, logging.INFO: log.info, logging.ERROR: log.error}[level](
+                        Event.REQUEST_ENDED, **fields
+                    )
+            if others:
+                logging.getLogger().removeHandler(other)
+        told.append(re.sub(r'"time":"[^"]*"', "", stream.getvalue()))
+        faults.append("|")
+    assert told[0] == told[1]
+    half = len(faults) // 2
+    assert faults[:half] == faults[half:]
+
+
+def test_what_recurs_is_of_fields_of_ours() -> None:
+    log = logger("node_agent.front")
+    for own, shared, numbers in (
+        ("prompt", ("pool",), COUNTED),
+        ("count", ("pool",), COUNTED),
+        ("request_id", ("prompt",), COUNTED),
+        ("request_id", ("pool",), ("count", "prompt")),
+        ("request_id", ("pool",), ("count", "outcome")),
+    ):
+        with pytest.raises(TelemetryError):
+            log.recurring(Event.REQUEST_ENDED, own, shared, numbers)
 
 
 def test_text_is_escaped_and_cut_and_stays_one_line(lines: Lines) -> None:
