@@ -9,7 +9,7 @@ import msgspec
 
 from node_agent.front.framing import Head
 from orchestrator.bundles.assemble import Bundle
-from orchestrator.policy.ids import ApiKey, EdgeId, KeyId, ModelId
+from orchestrator.policy.ids import EdgeId, KeyId, ModelId, parse_api_key
 from orchestrator.policy.tenants import Tenant
 from orchestrator.wire.catalogue import Problem, ProblemError
 
@@ -59,19 +59,20 @@ class Callers:
 
 def _authenticate(given: str, bundle: Bundle | None, edge: EdgeId) -> Caller:
     """Return who calls. A key that is unknown, wrong or revoked is answered in the same words."""
-    key = ApiKey.parse(given[_SCHEME_CHARS:]) if given[:_SCHEME_CHARS].lower() == _SCHEME else None
+    key = parse_api_key(given[_SCHEME_CHARS:]) if given[:_SCHEME_CHARS].lower() == _SCHEME else None
     if key is None:
         raise ProblemError(Problem("invalid_api_key"))
     if bundle is None:
         raise ProblemError(Problem("no_bundle"))
-    found = bundle.keys.get(key.key_id)
-    matches = hmac.compare_digest(_NO_SECRET if found is None else found.key.secret_sha256, key.secret_sha256)
+    key_id, secret_sha256 = key
+    found = bundle.keys.get(key_id)
+    matches = hmac.compare_digest(_NO_SECRET if found is None else found.key.secret_sha256, secret_sha256)
     revoked = bundle.revoked
-    if found is None or not matches or key.key_id in revoked.keys or found.tenant.id in revoked.tenants:
+    if found is None or not matches or key_id in revoked.keys or found.tenant.id in revoked.tenants:
         raise ProblemError(Problem("invalid_api_key"))
     if edge not in found.tenant.edges:
         raise ProblemError(Problem("not_entitled", "This tenant is not served at this edge."))
-    return Caller(found.tenant, key.key_id)
+    return Caller(found.tenant, key_id)
 
 
 def entitled_models(caller: Caller, bundle: Bundle) -> tuple[ModelId, ...]:

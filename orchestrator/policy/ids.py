@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple, NewType
+from typing import Any, NewType
 
 TenantId = NewType("TenantId", str)
 EntityId = NewType("EntityId", str)
@@ -96,21 +96,14 @@ def digest_of(data: bytes) -> Digest:
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
-class ApiKey(NamedTuple):
-    """A parsed API key. The secret itself is not kept, only its SHA-256."""
-
-    key_id: KeyId
-    secret_sha256: str
-
-    @staticmethod
-    def parse(text: str) -> ApiKey | None:
-        """Return the key, or None when `text` does not have the form ``tg_<keyid>_<secret>``."""
-        found = _API_KEY.match(text)
-        if found is None:
-            return None
-        key_id, secret = found.groups()
-        decoded = binascii.a2b_base64(secret.replace("-", "+").replace("_", "/") + "=")
-        return ApiKey(KeyId(key_id), hashlib.sha256(decoded).hexdigest())
+def parse_api_key(text: str) -> tuple[KeyId, str] | None:
+    """Return the id of a key and the SHA-256 of its secret in hex, or None for what is not ``tg_<keyid>_<secret>``."""
+    found = _API_KEY.match(text)
+    if found is None:
+        return None
+    key_id, secret = found.groups()
+    decoded = binascii.a2b_base64(secret.replace("-", "+").replace("_", "/") + "=")
+    return KeyId(key_id), hashlib.sha256(decoded).hexdigest()
 
 
 def format_api_key(key_id: KeyId, secret: bytes) -> str:

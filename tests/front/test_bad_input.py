@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundles.revocations import Revoked
-from orchestrator.policy.ids import ApiKey, EdgeId, KeyId, TenantId
+from orchestrator.policy.ids import EdgeId, KeyId, TenantId, parse_api_key
 from tests.front.room import (
     ACME,
     ACME_SECOND,
@@ -369,9 +369,9 @@ async def test_an_unknown_key_costs_the_same_comparison(tmp_path: Path, monkeypa
     async with room_in(tmp_path, saying(done())) as room:
         for key in (ACME, Key("nobodykey1"), Key(ACME.id)):
             await room.call(body=BODY, key=key)
-            parsed = ApiKey.parse(key.text())
+            parsed = parse_api_key(key.text())
             assert parsed is not None
-            assert compared[-1][1] == parsed.secret_sha256
+            assert compared[-1][1] == parsed[1]
     assert len(compared) == 3
     assert {len(expected) for expected, _ in compared} == {64}
 

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.policy.ids import (
-    ApiKey,
     KeyId,
     digest_of,
     format_api_key,
@@ -28,6 +27,7 @@ from orchestrator.policy.ids import (
     make_request_id,
     make_session_id,
     make_usage_id,
+    parse_api_key,
 )
 from orchestrator.policy.jurisdictions import ASSIGNED, EEA, expand, parse_jurisdiction
 
@@ -100,14 +100,14 @@ def test_a_usage_id_has_the_form_of_the_others() -> None:
 @given(st.from_regex(r"[a-z0-9]{6,32}", fullmatch=True), st.binary(min_size=32, max_size=32))
 def test_an_api_key_comes_back_as_its_id_and_the_hash_of_its_secret(key_id: str, secret: bytes) -> None:
     text = format_api_key(KeyId(key_id), secret)
-    assert ApiKey.parse(text) == ApiKey(KeyId(key_id), hashlib.sha256(secret).hexdigest())
+    assert parse_api_key(text) == (KeyId(key_id), hashlib.sha256(secret).hexdigest())
 
 
 SECRET = base64.urlsafe_b64encode(bytes(range(32))).rstrip(b"=").decode("ascii")
 
 
 def test_the_key_of_the_rejects_is_a_key() -> None:
-    assert ApiKey.parse(f"tg_acme01_{SECRET}") is not None
+    assert parse_api_key(f"tg_acme01_{SECRET}") is not None
 
 
 @pytest.mark.parametrize(
@@ -140,22 +140,22 @@ def test_the_key_of_the_rejects_is_a_key() -> None:
     ],
 )
 def test_anything_else_is_no_api_key(text: str) -> None:
-    assert ApiKey.parse(text) is None
+    assert parse_api_key(text) is None
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=80))
 def test_parsing_a_key_never_raises(text: str) -> None:
-    assert ApiKey.parse("tg_acme01_" + text) is None or len(text) == 43
+    assert parse_api_key("tg_acme01_" + text) is None or len(text) == 43
 
 
 def test_one_secret_has_one_spelling() -> None:
     secret = bytes(range(32))
     last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     prefix = SECRET[:-1]
-    accepted = [char for char in last if ApiKey.parse(f"tg_acme01_{prefix}{char}") is not None]
+    accepted = [char for char in last if parse_api_key(f"tg_acme01_{prefix}{char}") is not None]
     assert len(accepted) == 16
-    hashes = {key.secret_sha256 for char in accepted if (key := ApiKey.parse(f"tg_acme01_{prefix}{char}")) is not None}
+    hashes = {key[1] for char in accepted if (key := parse_api_key(f"tg_acme01_{prefix}{char}")) is not None}
     assert len(hashes) == 16
     assert hashlib.sha256(secret).hexdigest() in hashes
 
