@@ -266,19 +266,21 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     if type(value) is not dict or not _CARRIED_FIELDS.issuperset(value):
         _check_neutral(request)
         _add_needs(request, needs)
-    messages = tuple([_message(message, index, needs) for index, message in enumerate(request.messages)])
-    stream, options = bool(request.stream), request.stream_options
+    messages: list[Message] = []
+    for message in request.messages:
+        messages.append(_message(message, len(messages), needs))
+    stream, options = request.stream is True, request.stream_options
     check_named(request.model, stream, options)
     stops = () if request.stop is None else stops_of(request.stop)
-    most = None
-    if request.max_tokens is not None or request.max_completion_tokens is not None:
-        most = most_tokens(request.max_tokens, request.max_completion_tokens, limits)
+    most = request.max_tokens
+    if request.max_completion_tokens is not None or (most is not None and not 1 <= most <= limits.max_tokens_max):
+        most = most_tokens(most, request.max_completion_tokens, limits)
     sampling = sampling_of(request, stops, most, limits, needs)
     endpoint = _STREAMED if stream else _PLAIN
     return ChatRequest(
-        Generation(request.model, messages, sampling),
+        Generation(request.model, tuple(messages), sampling),
         stream,
-        options is not None and bool(options.include_usage),
+        options is not None and options.include_usage is True,
         endpoint.union(needs) if needs else endpoint,
         options is not None and options.continuous,
     )
@@ -409,23 +411,24 @@ def sampling_of(
     request: Sampled, stops: tuple[str, ...], most: int | None, limits: ChatLimits, needs: list[Capability]
 ) -> Sampling:
     """Return how tokens are drawn, and add to `needs` what that asks for. Raises RequestError."""
+    temperature, top_p, seed, fewest = request.temperature, request.top_p, request.seed, request.min_tokens
     sampling = Sampling(
         # Adding zero turns -0.0 into 0.0, so that equal requests have equal bytes.
-        temperature=1.0 if request.temperature is None else request.temperature + 0.0,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        seed=None if request.seed is None else request.seed % _SEED_SPACE,
-        stop=stops,
-        max_tokens=most,
-        ignore_eos=bool(request.ignore_eos),
-        min_tokens=0 if request.min_tokens is None else _fewest_tokens(request.min_tokens, most, limits),
+        1.0 if temperature is None else temperature + 0.0,
+        1.0 if top_p is None else top_p,
+        None if seed is None else seed % _SEED_SPACE,
+        stops,
+        most,
+        request.ignore_eos is True,
+        0 if fewest is None else _fewest_tokens(fewest, most, limits),
     )
-    if sampling.seed is not None:
+    if seed is not None:
         needs.append(Capability.SEED)
-    if sampling.stop:
+    if stops:
         needs.append(Capability.STOP)
     if sampling.ignore_eos:
         needs.append(Capability.IGNORE_EOS)
-    if sampling.min_tokens:
+    if fewest:
         needs.append(Capability.MIN_TOKENS)
     return sampling
 
