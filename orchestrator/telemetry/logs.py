@@ -8,6 +8,7 @@ because their texts can quote a payload or a secret.
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import threading
@@ -207,8 +208,8 @@ class _JsonLines(logging.Handler):
     def __init__(self, stream: TextIO, program: str, on_fault: Callable[[str], None] | None) -> None:
         super().__init__()
         self._stream = stream
-        # A stream that flushes at the end of a line, as standard error does, need not be told to.
-        self._flush = None if getattr(stream, "line_buffering", False) else stream.flush
+        self._file = _file_of(stream)
+        """Where whole lines go past the stream's own layers, as long as it takes each at once."""
         self.program = program
         self._on_fault = on_fault
         self._writing = self.lock or threading.RLock()
@@ -235,10 +236,13 @@ class _JsonLines(logging.Handler):
             if second != self._second:
                 self._second, self._clock = second, datetime.fromtimestamp(second, UTC).isoformat()[:-6]
             thousandths = int((now_s - second) * 1000)
+            whole = f'{{"time":"{self._clock}.{thousandths:03d}+00:00"{line}}}\n'
             try:
-                self._stream.write(f'{{"time":"{self._clock}.{thousandths:03d}+00:00"{line}}}\n')
-                if self._flush is not None:
-                    self._flush()
+                if self._file is None:
+                    self._stream.write(whole)
+                    self._stream.flush()
+                else:
+                    self._send(whole.encode(), self._file)
                 self.lines += 1
             except (OSError, ValueError):
                 # A stream that is gone must not end what is being logged.
@@ -254,6 +258,18 @@ class _JsonLines(logging.Handler):
         name, level = _escape(record.name.removeprefix(f"{_ROOT}.")), _LEVELS.get(record.levelno, "other")
         self.write(record.created, level, name, event, told)
 
+    def _send(self, line: bytes, file: io.FileIO) -> None:
+        """Raises OSError and ValueError."""
+        try:
+            sent = file.write(line) or 0
+        except OSError:
+            sent = 0
+        if sent != len(line):
+            # Hardly ever: no room. What is left waits in the stream, and what follows goes behind it.
+            self._file = None
+            self._stream.buffer.write(line[sent:])
+            self._stream.flush()
+
     def _lose(self) -> None:
         with self._writing:
             self.lines_lost += 1
@@ -262,6 +278,18 @@ class _JsonLines(logging.Handler):
     def _fault(self, what: str) -> None:
         if self._on_fault is not None:
             self._on_fault(what)
+
+
+def _file_of(stream: TextIO) -> io.FileIO | None:
+    """The file of a stream that writes text as it is and holds no line back, as standard error does; else None."""
+    if type(stream) is not io.TextIOWrapper or stream.encoding.lower() != "utf-8":
+        return None
+    file: object = stream.buffer
+    if stream.line_buffering and isinstance(file, io.BufferedWriter):
+        file = file.raw
+    elif not stream.write_through:
+        return None
+    return file if isinstance(file, io.FileIO) else None
 
 
 def _lone_sink(logger_: logging.Logger) -> _JsonLines | None:
