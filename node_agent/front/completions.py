@@ -68,9 +68,9 @@ class Completions:
     ) -> None:
         """Answer one request, `keyed` where it has a key. Raises ProblemError, and Gone when the client hung up."""
         head = exchange.head
-        check_content(head, self._limits.body_bytes_max)
-        allowed = allowed_time(head, caller.tenant, self._limits)
-        tenant = caller.tenant.id
+        limits, tenant = self._limits, caller.tenant.id
+        check_content(head, limits.body_bytes_max)
+        total_ms, waits = allowed_time(head, caller.tenant, limits)
         # The place is taken before the body is read: bodies are memory too.
         self._admission.take(tenant)
         answer: Answer | None = None
@@ -79,7 +79,7 @@ class Completions:
             with interest:
                 body = exchange.client.here()
                 if body is None:  # hardly ever: most come with their heads
-                    body = await read_body(exchange.client, self._limits.body_bytes_max, self._limits.body_timeout_ms)
+                    body = await read_body(exchange.client, limits.body_bytes_max, limits.body_timeout_ms)
                 interest.watch()
                 request = self._checked(head.path, body, caller, bundle)
                 claim: Claim | None = None
@@ -97,8 +97,8 @@ class Completions:
                     request.capabilities,
                     _declared(once[LABEL_HEADER]) if LABEL_HEADER in once else _NOTHING_DECLARED,
                     body,
-                    visit.left_ms(allowed.total_ms),
-                    allowed.waits,
+                    visit.left_ms(total_ms),
+                    waits,
                     claim,
                     RESUME_HEADER not in once,
                 )
@@ -169,6 +169,7 @@ class Completions:
         """Send the answer as it comes. The next frame is taken only when the connection has the last one."""
         events: EventStream | None = None
         loop = asyncio.get_running_loop()
+        now_s = loop.time
         lead, silent = chunks.role(), True
         end: Done | Broken | None = None
         try:
@@ -189,7 +190,7 @@ class Completions:
                 if data:
                     if not events.put(data):
                         await events.taken()
-                    events.wrote_s = loop.time()
+                    events.wrote_s = now_s()
                     if silent:
                         visit.first_token()
                         silent = False

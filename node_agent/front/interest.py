@@ -35,11 +35,13 @@ class Interest:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        why, self._why = self._why, None
-        others = task.uncancel() if why is not None and task is not None else 0
         self._client.left = None
+        why, self._why = self._why, None
+        if why is None:
+            return
+        others = 0 if task is None else task.uncancel()
         # A cancellation from elsewhere is not ours to replace.
-        if why is not None and kind is asyncio.CancelledError and others <= 0:
+        if kind is asyncio.CancelledError and others <= 0:
             try:
                 raise why from None
             finally:

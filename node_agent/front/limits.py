@@ -74,8 +74,9 @@ class Admission:
 
     def take(self, tenant: TenantId) -> None:
         """Take one place, until `free`, for a request. Raises ProblemError, with the limit that was reached."""
-        held, leased = self._by_tenant.get(tenant, 0), self._places
-        most, places = self._limits.tenant_requests_max, self._limits.requests_max
+        by_tenant, limits, leased = self._by_tenant, self._limits, self._places
+        held = by_tenant.get(tenant, 0)
+        most, places = limits.tenant_requests_max, limits.requests_max
         if leased is not None:
             most, places = leased.of(tenant), leased.of_all()
         if held >= most:
@@ -87,7 +88,7 @@ class Admission:
             # Hardly ever: where less is held, enough is idle for anybody.
             self._check_share(held, places)
         self.running += 1
-        self._by_tenant[tenant] = held + 1
+        by_tenant[tenant] = held + 1
         if leased is not None:
             leased.taken(tenant)
 
@@ -109,6 +110,8 @@ class Admission:
         if self._places is not None:
             self._places.freed(tenant)
         self.running -= 1
-        self._by_tenant[tenant] -= 1
-        if not self._by_tenant[tenant]:
+        held = self._by_tenant[tenant] - 1
+        if held:
+            self._by_tenant[tenant] = held
+        else:
             del self._by_tenant[tenant]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import msgspec
-
 from node_agent.front.framing import Head
 from node_agent.front.http import TIMEOUT_HEADER
 from node_agent.front.limits import Limits
@@ -16,18 +14,11 @@ from orchestrator.wire.deadlines import Waits
 _MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}\Z", re.ASCII)
 
 
-class AllowedTime(msgspec.Struct, frozen=True):
-    """The bounds of one request."""
+def allowed_time(head: Head, tenant: Tenant, limits: Limits) -> tuple[int, Waits]:
+    """Return how many ms a request may take from its head to its end, complete or not, and what it may wait in it.
 
-    total_ms: int
-    """From its head to its end, complete or not."""
-    waits: Waits
-
-
-def allowed_time(head: Head, tenant: Tenant, limits: Limits) -> AllowedTime:
-    """Return how long a request may take. Raises ProblemError when its header is not a number of ms.
-
-    A tenant and a request can only lower what the edge allows.
+    A tenant and a request can only lower what the edge allows. Raises ProblemError when its header is not a number of
+    ms.
     """
     total_ms, waits, service = limits.budget_ms, limits.waits, tenant.service
     if service is not None:
@@ -36,7 +27,7 @@ def allowed_time(head: Head, tenant: Tenant, limits: Limits) -> AllowedTime:
         waits = Waits(first_ms, _least(waits.between_tokens_ms, service.between_tokens_timeout_ms))
     if TIMEOUT_HEADER in head.once or TIMEOUT_HEADER in head.repeated:
         total_ms = _least(total_ms, _asked_ms(head))
-    return AllowedTime(total_ms, waits)
+    return total_ms, waits
 
 
 def _asked_ms(head: Head) -> int:
