@@ -13,7 +13,7 @@ import msgspec
 
 from orchestrator.engines.alike import LEARNS_AGAIN, LEARNS_FIRST, Alike, alike_of
 from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, FinishReason
-from orchestrator.engines.sse import SseDecoder, SseEvent, SseFault, plain_data
+from orchestrator.engines.sse import END_BYTES, EVENT_END, SseDecoder, SseEvent, SseFault, plain_data
 
 _DONE = b"[DONE]"
 _ERROR = "error"
@@ -101,7 +101,7 @@ class AnswerReader:
         "ended",
     )
 
-    def __init__(self, *, line_bytes_max: int, usage: UsageExpectation) -> None:
+    def __init__(self, line_bytes_max: int, usage: UsageExpectation) -> None:
         self._line_bytes_max = line_bytes_max
         self._usage_expectation = usage
         self._usage: _Usage | None = None
@@ -150,19 +150,27 @@ class AnswerReader:
         texts: list[str] = []
         events: list[EngineEvent] = []
         decoder = self._decoder
+        if data.endswith(EVENT_END) and (decoder is None or decoder.between):
+            self._read_events(data, texts, events)
+        else:
+            self._read_cut(data, texts, events)
+        return [Delta("".join(texts), (), len(texts)), *events] if texts else events
+
+    def _read_cut(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:
+        """Takes bytes that begin or end in the midst of an event: what is whole between is read together."""
+        decoder = self._decoder
         begin = 0
         if decoder is not None and not decoder.between:
-            begin = data.find(b"\n\n") + 2
-            begin = len(data) if begin < 2 else begin
+            begin = data.find(EVENT_END) + END_BYTES
+            begin = len(data) if begin < END_BYTES else begin
             self._decode(data[:begin], texts, events)
-        end = data.rfind(b"\n\n", begin) + 2
+        end = data.rfind(EVENT_END, begin) + END_BYTES
         if end > begin and (decoder is None or decoder.between):
             self._read_events(data[begin:end], texts, events)
             begin = end
         rest = data[begin:]
         if rest:
             self._decode(rest, texts, events)
-        return [Delta("".join(texts), (), len(texts)), *events] if texts else events
 
     def _decode(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:
         """Takes bytes wherever they were cut."""

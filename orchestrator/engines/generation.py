@@ -117,7 +117,8 @@ class Generation(msgspec.Struct, frozen=True):
     @property
     def raw_prompt(self) -> str | None:
         """The text to be continued as it stands, or None for a conversation. Payload."""
-        return self.messages[0].text if len(self.messages) == 1 and self.messages[0].role is Role.PROMPT else None
+        messages = self.messages
+        return messages[0].text if len(messages) == 1 and messages[0].role is _PROMPT else None
 
     @property
     def mixed(self) -> bool:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable
+from abc import abstractmethod
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -97,6 +98,9 @@ class OpenAIEngine:
     def __init__(self, settings: OpenAIEngineSettings) -> None:
         self.settings = settings
         """The settings that this engine was made with."""
+        self.first_byte_s = settings.first_byte_timeout_ms / 1000
+        self.stall_s = settings.stall_timeout_ms / 1000
+        self.total_s = settings.total_timeout_ms / 1000
         self.in_flight = 0
         """Answers that are under way."""
         self.stream_head: dict[bytes, tuple[bytes, ...]] | None = None
@@ -121,20 +125,10 @@ class OpenAIEngine:
         Wrap the generator in `contextlib.aclosing`: closing or cancelling it closes the connection at once, and by that
         the engine frees its slot. Left to the garbage collector, the slot stays taken until then.
         """
-        loop = asyncio.get_running_loop()
-        told: asyncio.Future[list[EngineEvent]] = loop.create_future()
-
-        def tell(events: list[EngineEvent]) -> None:
-            answer.hold()
-            if not told.done():  # it is cancelled with whoever waits for it
-                told.set_result(events)
-
-        answer = Answer(self, generation, total_ms, tell)
+        answer = _Awaited(self, generation, total_ms)
         try:
             while True:
-                events = await told
-                told = loop.create_future()
-                for event in events:
+                for event in await answer.events():
                     yield event
                 if answer.ended:
                     return
@@ -195,21 +189,13 @@ class Answer(Asking):
     It begins as it is made. There is no `Started`: such an engine tells the prompt count only in `Finished`.
     """
 
-    def __init__(
-        self,
-        engine: OpenAIEngine,
-        generation: Generation,
-        total_ms: int | None,
-        tell: Callable[[list[EngineEvent]], None],
-    ) -> None:
-        """`tell` is called by the loop, each time with one event at least; with the last one, `ended` is set."""
+    def __init__(self, engine: OpenAIEngine, generation: Generation, total_ms: int | None) -> None:
         settings = engine.settings
         loop = asyncio.get_running_loop()
         self.ended = False
         """Whether the last event was told, or nobody waits for it."""
         self._engine = engine
-        self._tell = tell
-        self._reader = AnswerReader(line_bytes_max=settings.line_bytes_max, usage=settings.usage)
+        self._reader = AnswerReader(settings.line_bytes_max, settings.usage)
         self._streams = False
         """Whether the head was read, and says that a stream follows."""
         self._error: bytes | None = None
@@ -217,14 +203,15 @@ class Answer(Asking):
         self._held = False
         self._fault: Fault | None = None
         """What broke the reply while it was held."""
-        began_at, allowed_ms = loop.time(), settings.total_timeout_ms
-        if total_ms and total_ms < allowed_ms:
-            allowed_ms = total_ms
-        self._end_at = end_at = began_at + allowed_ms / 1000
-        first_at = began_at + settings.first_byte_timeout_ms / 1000
+        began_at = loop.time()
+        end_at = began_at + engine.total_s
+        if total_ms:
+            within_at = began_at + total_ms / 1000
+            end_at = within_at if within_at < end_at else end_at
+        self._end_at = end_at
+        first_at = began_at + engine.first_byte_s
         self._late_at = first_at if first_at < end_at else end_at
         """From when on nothing is read any more, though it is here."""
-        self._stall_s = settings.stall_timeout_ms / 1000
         self._loop, self._time = loop, loop.time
         problem = engine.ask(generation, self, self._late_at)
         self._in_flight = problem is None
@@ -232,6 +219,10 @@ class Answer(Asking):
             engine.in_flight += 1
         else:
             loop.call_soon(self._over, problem)
+
+    @abstractmethod
+    def told(self, events: list[EngineEvent]) -> None:
+        """The engine said something: one event at least. Called by the loop; with the last event, `ended` is set."""
 
     def came(self) -> None:
         """See `Asking`."""
@@ -247,7 +238,7 @@ class Answer(Asking):
             self.broke(Fault.LATE)
             return
         self._late_at = end_at = self._end_at
-        reader, tell = self._reader, self._tell
+        reader = self._reader
         events = reader.feed_parts(reply.take_parts())
         if ended and not reader.ended:
             events += reader.feed(b"")
@@ -255,10 +246,10 @@ class Answer(Asking):
             # The slot is free before anybody hears of the end.
             self._end(whole=type(events[-1]) is Finished)
         elif self._fault is None:
-            late_at = now_s + self._stall_s
+            late_at = now_s + self._engine.stall_s
             reply.await_until(late_at if late_at < end_at else end_at)
         if events:
-            tell(events)
+            self.told(events)
 
     def broke(self, fault: Fault) -> None:
         """See `Asking`."""
@@ -284,7 +275,7 @@ class Answer(Asking):
         if self._fault is not None:
             self.broke(self._fault)
         elif self.reply is not None:
-            self.reply.await_until(min(self._loop.time() + self._stall_s, self._end_at))
+            self.reply.await_until(min(self._loop.time() + self._engine.stall_s, self._end_at))
 
     def close(self) -> None:
         """Tell nothing more. Before the end, this closes the connection at once: that frees the slot."""
@@ -316,15 +307,12 @@ class Answer(Asking):
 
     def _over(self, event: Refused | Failed) -> None:
         if not self.ended:
-            tell = self._tell
             self._end(whole=False)
-            tell([event])
+            self.told([event])
 
     def _end(self, whole: bool) -> None:
         """A connection rests after a whole answer, and is closed after any other."""
         self.ended = True
-        # Whoever hears of an answer holds it as well: kept, this would be left to the garbage collector.
-        self._tell = _told_nobody
         if self._in_flight:
             self._in_flight = False
             self._engine.in_flight -= 1
@@ -334,8 +322,24 @@ class Answer(Asking):
             self.cut()
 
 
-def _told_nobody(_: list[EngineEvent]) -> None:
-    """Takes what nobody hears of."""
+class _Awaited(Answer):
+    """One whose events are waited for; what comes meanwhile is held."""
+
+    def __init__(self, engine: OpenAIEngine, generation: Generation, total_ms: int | None) -> None:
+        super().__init__(engine, generation, total_ms)
+        self._events: asyncio.Future[list[EngineEvent]] = self._loop.create_future()
+
+    async def events(self) -> list[EngineEvent]:
+        """Wait for what comes next."""
+        events = await self._events
+        self._events = self._loop.create_future()
+        return events
+
+    def told(self, events: list[EngineEvent]) -> None:
+        """See `Answer`."""
+        self.hold()
+        if not self._events.done():  # it is cancelled with whoever waits for it
+            self._events.set_result(events)
 
 
 class _Document(Asking):

@@ -16,6 +16,7 @@ class _StreamOptions(msgspec.Struct, frozen=True):
 
 
 _WITH_USAGE = _StreamOptions()
+_ENCODER = msgspec.json.Encoder()
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -69,7 +70,7 @@ def body_of(generation: Generation, raw_prompt: str | None, served_model: str) -
         sampling.min_tokens - first_token if sampling.min_tokens > first_token else UNSET,
     )
     try:
-        return msgspec.json.encode(body)
+        return _ENCODER.encode(body)
     except UnicodeEncodeError:
         # The exception quotes the text, so it must go no further.
         return None

@@ -120,7 +120,7 @@ class EngineReplica:
         """Stop that. Closing the connection frees the engine's slot."""
         working = self.working.get(work)
         if working is not None:
-            working.answer.close()
+            working.close()
             # The site, which may be in the midst of something, hears of it in a turn of its own.
             self._loop.call_soon(working.cancelled)
 
@@ -147,17 +147,15 @@ class EngineReplica:
         return str(self._times_up)
 
 
-class _Working:
-    """One generation that the engine works on, and what the site hears of it."""
-
-    __slots__ = ("_generation", "_made", "_replica", "_work", "answer")
+class _Working(Answer):
+    """One generation that the engine works on; the site hears what it makes."""
 
     def __init__(self, replica: EngineReplica, work: int, generation: Generation, total_ms: int) -> None:
         self._replica = replica
         self._work = work
         self._generation = generation
         self._made = 0
-        self.answer = Answer(replica.engine, generation, total_ms, self.told)
+        super().__init__(replica.engine, generation, total_ms)
 
     def told(self, events: list[EngineEvent]) -> None:
         """The engine said something. With the last of it, its slot is free."""
@@ -179,13 +177,13 @@ class _Working:
                     self._told_else(event)
         except BaseException:
             if self._forgotten():
-                self.answer.close()
+                self.close()
                 replica.site.work_failed(work, "engine_protocol", "The engine's answer ended without an end.")
             raise
 
     def cancelled(self) -> None:
         """It is not wanted any more."""
-        self.answer.close()
+        self.close()
         if self._forgotten():
             self._replica.site.work_finished(self._work, "cancelled", PoolCounts(generated=self._made))
 

@@ -105,7 +105,7 @@ async def test_work_that_is_withdrawn_is_told_of_once_and_not_before_the_caller_
         await stand.live(1)
         engine.go.clear()
         asked = asyncio.create_task(last(stand))
-        await until(lambda: any(working.answer.reply for working in replica.working.values()))
+        await until(lambda: any(working.reply for working in replica.working.values()))
         await until(_some_was_made(stand))
         (work,) = replica.working
         finished = stand.site.work_finished
