@@ -124,13 +124,14 @@ class Chooser:
             seen.append((one, sight.view(one.place, model, now_us, True, 0, one.load(asked), now_us, cached)))
         best: Choice | None = None
         least: tuple[bool, int, int, ReplicaId] | None = None
+        served, worth = asked.served, asked.worth
         for one, view in seen:
-            slots = one.slots
-            if self._spot.slots != slots or self._served is not asked.served:
-                self._spot, self._served = _spot_of(asked.served, slots), asked.served
             spot = self._spot
+            if spot.slots != one.slots or self._served is not served:
+                spot = self._spot = _spot_of(served, one.slots)
+                self._served = served
             hoped = spot if view.speed is not None else _hoped(spot, [view for _, view in seen])
-            terms = cost(request, hoped, view, asked.worth)
+            terms = cost(request, hoped, view, worth)
             # One whose answers failed one after the other is the last choice, but still one: work never waits for it.
             rank = (view.held_off, terms.total_pico, terms.time_us + terms.others_us, one.id)
             if least is None or rank < least:

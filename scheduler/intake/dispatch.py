@@ -32,7 +32,6 @@ RETRY_MIN_MS = 1_000
 RETRY_MAX_MS = 30_000
 """Whoever is turned away is told to wait as long as the first of its flow has waited, within these."""
 NOTHING = PoolCounts()
-NO_PLACES: frozenset[PoolId] = frozenset()
 
 
 class Assign(msgspec.Struct, frozen=True):
@@ -257,11 +256,12 @@ class Dispatcher:
             return [Refuse(work, "model_not_served", f"The pool {self.pool} does not serve this model now.")]
         if asked.needs is not None and not self._fitting(asked):
             return [self._unequal(work)]
-        new = Waiting(work, asked, now_us, now_us + budget_ms * 1000)
+        until_us = now_us + budget_ms * 1000
         self._lately.asked(asked.flow, now_us)
         alone = not self._waiting.works
-        if alone and (assign := self._at_once(new, now_us)) is not None:
+        if alone and (assign := self._at_once(work, asked, until_us, now_us)) is not None:
             return [assign]
+        new = Waiting(work, asked, now_us, until_us)
         self._waiting.push(new)
         # What finds no slot while it is alone finds none a moment later.
         out: list[Instruction] = [] if alone else self._assign(now_us)
@@ -343,20 +343,20 @@ class Dispatcher:
         detail = f"The pool {self.pool} has no replica that can go on with this answer."
         return Refuse(work, "identity_mismatch", detail)
 
-    def _at_once(self, new: Waiting, now_us: int) -> Assign | None:
+    def _at_once(self, work: int, asked: Asked, until_us: int, now_us: int) -> Assign | None:
         """Give new work to a replica without queueing it, while nothing waits. Returns None when it has to wait."""
         slots, free = self._slots()
         if not free:
             return None
         if free <= slots // MOST_OF_SLOTS:
             share = self._share(slots, free, now_us)
-            if share is not None and self._held.get(new.asked.flow, 0) >= share:
+            if share is not None and self._held.get(asked.flow, 0) >= share:
                 return None
-        choice = self._best(new.asked, now_us)
+        choice = self._best(asked, now_us)
         if choice is None:
             return None
-        self._waiting.passed(new.asked)
-        return self._give(new, choice, now_us)
+        self._waiting.passed(asked)
+        return self._give(work, asked, choice, now_us, until_us, now_us)
 
     def _assign(self, now_us: int) -> list[Instruction]:
         """Give waiting work to free replicas: of each model, whose turn it is."""
@@ -380,7 +380,11 @@ class Dispatcher:
                     aside.append(waiting)
                     continue
                 self._waiting.served(waiting)
-                out.append(self._give(waiting, choice, now_us))
+                out.append(
+                    self._give(
+                        waiting.work, waiting.asked, choice, waiting.submitted_us, waiting.until_us, now_us
+                    )
+                )
                 free -= 1
             for waiting in aside:
                 self._waiting.put_back(waiting)
@@ -418,14 +422,18 @@ class Dispatcher:
             return []
         up = _up(self._serving[model], now_us)
         out = self._sight.out(model, now_us)
-        if out and out.issuperset(replica.place for replica in up):
-            out = NO_PLACES  # where every one is, none is
+        if not out or out.issuperset(replica.place for replica in up):
+            for replica in up:
+                replica.out = False  # where every one is out, none is
+            return up
         for replica in up:
             replica.out = replica.place in out
-        return [replica for replica in up if not replica.out] if out else up
+        return [replica for replica in up if not replica.out]
 
-    def _give(self, waiting: Waiting, choice: Choice, now_us: int) -> Assign:
-        work, asked, terms = waiting.work, waiting.asked, choice.terms
+    def _give(
+        self, work: int, asked: Asked, choice: Choice, submitted_us: int, until_us: int, now_us: int
+    ) -> Assign:
+        terms = choice.terms
         replica, prompt_tokens, cached = self._replicas[choice.replica], asked.prompt_tokens, terms.cached_tokens
         flight = self._sight.sent(
             choice.place,
@@ -444,24 +452,27 @@ class Dispatcher:
             asked,
             replica,
             flight,
-            waiting.submitted_us,
-            waiting.until_us,
-            given_us=now_us,
-            taken_us=now_us,
-            cached_tokens=cached,
-            tokens=prompt_tokens - cached if prompt_tokens > cached else 0,
+            submitted_us,
+            until_us,
+            now_us,
+            now_us,
+            cached,
+            prompt_tokens - cached if prompt_tokens > cached else 0,
         )
         replica.take(given)
-        self._held[asked.flow] += 1
-        self._lately.given(asked.flow, self._held[asked.flow], now_us)
+        flow = asked.flow
+        self._held[flow] = held = self._held[flow] + 1
+        self._lately.given(flow, held, now_us)
         return Assign(work, choice.replica, replica.continuing)
 
     def _let_go(self, given: Given) -> None:
         """A replica has this work no more."""
         del self._given[given.work]
         flow = given.asked.flow
-        self._held[flow] -= 1
-        if not self._held[flow]:
+        held = self._held[flow] - 1
+        if held:
+            self._held[flow] = held
+        else:
             del self._held[flow]
 
 

@@ -190,16 +190,17 @@ class Replica:
     def load(self, asked: Asked) -> PoolLoad:
         """Return how full it is now. What we gave it is known here, and a beat can only be older."""
         told = self.told
+        # By position: asked of each candidate of each choice.
         return PoolLoad(
-            replicas=1,
-            slots=self.slots,
-            running=self._decoding + told.others_running,
+            1,
+            self.slots,
+            self._decoding + told.others_running,
             # In the engine, for their prompts to be taken in.
-            waiting=self._reading + told.others_waiting,
-            waiting_max=0,
-            age_ms=0,
+            self._reading + told.others_waiting,
+            0,
+            0,
             # What others have waiting there is taken to be like this work.
-            queued_tokens=self.queued_tokens + told.others_waiting * asked.prompt_tokens,
-            kv_tokens=told.kv_tokens,
-            kv_used_tokens=told.kv_used_tokens,
+            self.queued_tokens + told.others_waiting * asked.prompt_tokens,
+            told.kv_tokens,
+            told.kv_used_tokens,
         )
