@@ -32,6 +32,7 @@ RETRY_MIN_MS = 1_000
 RETRY_MAX_MS = 30_000
 """Whoever is turned away is told to wait as long as the first of its flow has waited, within these."""
 NOTHING = PoolCounts()
+WENT_WELL = End.COMPLETE
 
 
 class Assign(msgspec.Struct, frozen=True):
@@ -109,6 +110,10 @@ class PoolState(msgspec.Struct, frozen=True):
     kv_tokens: int | None
     """Of all replicas together; None where one of them does not tell."""
     kv_used_tokens: int | None
+
+    def room(self) -> int:
+        """Return how many more attempts the pool would take: free slots, and free places in its queue."""
+        return self.free + max(0, self.waiting_max - self.waiting) if self.replicas else 0
 
 
 class Dispatcher:
@@ -289,7 +294,7 @@ class Dispatcher:
             asked = given.asked
             more = counts.prompt + counts.generated - asked.prompt_tokens - asked.output_tokens
             # What was cut short was not counted to its end.
-            if more > 0 or end is End.COMPLETE:
+            if more > 0 or end is WENT_WELL:
                 self._waiting.correct(asked, more)
         if flight is not None:
             ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, beside)

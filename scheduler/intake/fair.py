@@ -110,14 +110,15 @@ class _Turns:
 
     def rest(self, name: str, flow: _Flow) -> None:
         """A flow has nothing waiting. Forget one that has not for long, when it is as far behind as one may be."""
-        self.idle[name] = flow
-        if len(self.idle) > FLOWS_MAX:
-            del self.idle[min(self.idle, key=lambda name: self.idle[name].taken_tokens)]
+        idle = self.idle
+        idle[name] = flow
+        if len(idle) > FLOWS_MAX:
+            del idle[min(idle, key=lambda name: idle[name].taken_tokens)]
             return
         # The first alone: there may be thousands, and this is done for each request.
-        for first in self.idle:
-            if self.idle[first].taken_tokens <= self._common_tokens - CREDIT_TOKENS:
-                del self.idle[first]
+        for first, account in idle.items():
+            if account.taken_tokens <= self._common_tokens - CREDIT_TOKENS:
+                del idle[first]
             return
 
 

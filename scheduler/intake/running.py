@@ -7,7 +7,16 @@ import msgspec
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
 from orchestrator.policy.ids import EdgeId
 from orchestrator.wire.frames import Open
+from scheduler.intake.dispatch import Dispatcher
+from scheduler.intake.grants import Grants
 from scheduler.intake.ports import SessionPort
+
+
+class SitePool(msgspec.Struct, frozen=True, eq=False):
+    """One pool of a site."""
+
+    dispatcher: Dispatcher
+    grants: Grants[SessionPort]
 
 
 class Running(msgspec.Struct, eq=False):
@@ -19,6 +28,8 @@ class Running(msgspec.Struct, eq=False):
     work: int
     until_us: int
     """When its time is over."""
+    pool: SitePool | None
+    """None where the site does not have it."""
     prompt_chars: int = 0
     """Of all its texts, once it was permitted or refused."""
     arriving: bool = True

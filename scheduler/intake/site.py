@@ -32,12 +32,12 @@ from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import CATALOGUE, Problem
 from orchestrator.wire.deadlines import TOTAL
 from orchestrator.wire.frames import Load, Open
-from scheduler.intake.dispatch import Assign, Break, Dispatcher, Expel, Instruction, PoolState, Refuse, TimeUp, Withdraw
+from scheduler.intake.dispatch import Assign, Break, Dispatcher, Expel, Instruction, Refuse, TimeUp, Withdraw
 from scheduler.intake.grants import Grants
 from scheduler.intake.ports import Hands, ReplicaPort, SessionPort
 from scheduler.intake.records import decision_record, usage_record
 from scheduler.intake.replica import Replica, Told
-from scheduler.intake.running import Running
+from scheduler.intake.running import Running, SitePool
 from scheduler.intake.second_permit import second_permit
 from scheduler.intake.shape import Shapes
 
@@ -47,8 +47,10 @@ PERMITTING_MAX = 4_096
 """Attempts whose second permit is under way at once."""
 CUT_BY_DRAIN = "The scheduler stopped before the answer was complete."
 
-BY_CHUNKS = Counted.CHUNKS
-"""Here, for a member of an enumeration costs as much as a call, and this is asked for with all that is made."""
+# A member of an enumeration costs as much as a call by way of its class, and each answer asks for these.
+BY_CHUNKS, BY_ENGINE = Counted.CHUNKS, Counted.ENGINE
+COMPLETE, WENT_WELL = Outcome.COMPLETE, End.COMPLETE
+NEW, SPARE, CLOSES = Rank.NEW, Rank.SPARE, Rank.CLOSES
 
 log = logger("scheduler.intake")
 
@@ -75,7 +77,7 @@ class Site:
         """What the second permits that are under way wait for, by work; one may outlast its attempt. Bounded:
         PERMITTING_MAX."""
         self._loop = asyncio.get_running_loop()
-        self._grants: dict[PoolId, Grants[SessionPort]] = {pool: Grants() for pool in dispatchers}
+        self._pools = {pool: SitePool(dispatcher, Grants()) for pool, dispatcher in dispatchers.items()}
         self._law = Tables()
         self._shapes = Shapes(hands.salt)
         self._last_work = 0
@@ -91,15 +93,16 @@ class Site:
     def session_closed(self, port: SessionPort) -> None:
         """An edge is gone; its machine has stopped and settled every stream."""
         self._sessions.discard(port)
-        for grants in self._grants.values():
-            grants.closed(port)
+        for pool in self._pools.values():
+            pool.grants.closed(port)
 
     def start(self, port: SessionPort, edge: EdgeId, opened: Open, now_us: int) -> None:
         """A new attempt arrived, just now."""
         self._last_work += 1
-        running = Running(port, opened, edge, self._last_work, now_us + opened.budget_ms * 1000)
-        self._running[running.work] = self._by_stream[port, opened.stream] = running
-        if opened.pool in self._grants and self._grants[opened.pool].started(port, now_us):
+        work, pool = self._last_work, self._pools.get(opened.pool)
+        running = Running(port, opened, edge, work, now_us + opened.budget_ms * 1000, pool)
+        self._running[work] = self._by_stream[port, opened.stream] = running
+        if pool is not None and pool.grants.started(port, now_us):
             # A session that wakes up learns at once how much it may have.
             port.tell(opened.pool)
         if self.draining or len(self._permitting) >= PERMITTING_MAX:
@@ -113,13 +116,13 @@ class Site:
         if running is None or running.outcome is not None:
             return
         running.stopped = True
-        dispatcher = self.dispatchers.get(running.opened.pool)
-        if dispatcher is not None:
+        if running.pool is not None:
+            dispatcher = running.pool.dispatcher
             self._act(dispatcher, dispatcher.cancel(running.work), self._hands.now_us())
 
     def settled(self, port: SessionPort, stream: int, counts: EdgeCounts | None, sent: int) -> None:
         """The edge said its last word on a stream, or is gone."""
-        running = self._by_stream.get((port, stream))
+        running = self._by_stream.pop((port, stream), None)
         if running is None:
             return
         running.settled, running.edge_counts, running.sent = True, counts, sent
@@ -161,18 +164,18 @@ class Site:
     def work_started(self, work: int, prompt_tokens: int) -> None:
         """The prompt was counted."""
         running = self._running.get(work)
-        if running is not None:
+        if running is not None and running.pool is not None:
             running.prompt = prompt_tokens
-            self.dispatchers[running.opened.pool].started(work, prompt_tokens, self._hands.now_us())
+            running.pool.dispatcher.started(work, prompt_tokens, self._hands.now_us())
 
     def work_tokens(self, work: int, text: str, ids: tuple[int, ...], count: int) -> None:
         """Tokens were made."""
         running = self._running.get(work)
-        if running is None or running.outcome is not None:
+        if running is None or running.outcome is not None or running.pool is None:
             return
         first = not running.generated
         if count and first:
-            self.dispatchers[running.opened.pool].first_token(work, self._hands.now_us())
+            running.pool.dispatcher.first_token(work, self._hands.now_us())
         running.generated += count
         if count and not ids:
             running.counted = BY_CHUNKS
@@ -181,26 +184,27 @@ class Site:
     def work_finished(self, work: int, reason: str, counts: PoolCounts) -> None:
         """The answer is complete, or was stopped as asked."""
         running = self._running.get(work)
-        if running is None or running.outcome is not None:
+        if running is None or running.outcome is not None or running.pool is None:
             return
         running.prompt, running.cached = counts.prompt, counts.cached
         if counts.generated > running.generated:
             running.generated = counts.generated
         if running.counted is BY_CHUNKS and counts.generated:
-            running.counted = Counted.ENGINE
+            running.counted = BY_ENGINE
         if running.late and reason == FinishReason.CANCELLED.value and not running.stopped:
             # Of the tenant's own time, which says nothing of the replica.
             self._break(running, TOTAL, CATALOGUE[TOTAL].sentence, End.CANCELLED)
             return
-        passage = self.dispatchers[running.opened.pool].passage(work)
-        running.outcome, end = Outcome.COMPLETE, End.COMPLETE
+        passage = running.pool.dispatcher.passage(work)
+        outcome, end = COMPLETE, WENT_WELL
         if running.stopped:
-            running.outcome, end = Outcome.CANCELLED, End.CANCELLED
+            outcome, end = Outcome.CANCELLED, End.CANCELLED
+        running.outcome = outcome
         told = PoolCounts(running.prompt, running.cached, running.generated)
         try:
             running.port.done(running.opened.stream, reason, told, passage.queued_us, passage.beside)
         finally:
-            self._end(running, running.outcome, end, told)
+            self._end(running, outcome, end, told)
 
     def work_refused(self, work: int, code: str, detail: str, param: str | None) -> None:
         """The engine did no work."""
@@ -242,7 +246,7 @@ class Site:
 
     def report(self, pool: PoolId) -> None:
         """Something of `pool` changed: tell every session."""
-        self._grants[pool].changed()
+        self._pools[pool].grants.changed()
         for session in self._live():
             session.tell(pool)
 
@@ -262,7 +266,7 @@ class Site:
         for running in [one for one in left if not one.accepted]:
             self._refuse(running, Problem("draining"))
         for running in [one for one in left if one.accepted and one.outcome is None]:
-            holder = self.dispatchers[running.opened.pool].holder(running.work)
+            holder = None if running.pool is None else running.pool.dispatcher.holder(running.work)
             if holder in self._ports:
                 self._ports[holder].withdraw(running.work)
             self._break(running, "draining", CUT_BY_DRAIN, End.CANCELLED)
@@ -281,16 +285,13 @@ class Site:
         """The second permit, and its record. When that is kept, or cannot be, `_permitted` goes on."""
         opened, hands = running.opened, self._hands
         citation, manifests = opened.citation, hands.manifests
-        named = (citation.side, citation.manifest, citation.manifest_digest)
         try:
             if looked_for is not None:
                 cited = looked_for.result()
             else:
-                cited = manifests.remembered(*named)
+                cited = manifests.remembered(citation.side, citation.manifest, citation.manifest_digest)
                 if cited is None:
-                    task = self._loop.create_task(manifests.find(*named, FIND_MANIFEST_MS))
-                    self._permitting[running.work] = task
-                    task.add_done_callback(partial(self._looked_for, running))
+                    self._look_for(running)
                     return
             newest, now_ms = manifests.current, hands.now_ms()
             check = second_permit(opened, running.edge, cited, newest, now_ms, self._law.permit_route)
@@ -298,7 +299,7 @@ class Site:
                 self.alarms["policy_mismatch"] = now_ms
                 log.error(Event.POLICY_DISAGREED, attempt_id=opened.attempt, edge=running.edge)
             problem = check.problem
-            if problem is None and opened.pool not in self.dispatchers:
+            if problem is None and running.pool is None:
                 problem = Problem("no_replica", f"This scheduler does not have the pool {opened.pool}.")
             number = make_decision_id(now_ms, hands.entropy(10))
             payload = "".join(opened.generation.payload())
@@ -312,7 +313,7 @@ class Site:
                     RecordId(number),
                     record.to_bytes(),
                     durable=record.regulated,
-                    rank=Rank.NEW if problem is None else Rank.SPARE,
+                    rank=NEW if problem is None else SPARE,
                     retain_until_ms=retain_until_ms(record.retention, now_ms),
                 )
             except SpoolError as error:
@@ -323,6 +324,14 @@ class Site:
             keeping.add_done_callback(partial(self._permitted, running, number, problem, newest))
         except Exception as failure:  # noqa: BLE001  # outermost: an attempt is refused, never left
             self._failed(running, failure)
+
+    def _look_for(self, running: Running) -> None:
+        """The manifest that an attempt cites is not at hand: look for it."""
+        cited = running.opened.citation
+        finding = self._hands.manifests.find(cited.side, cited.manifest, cited.manifest_digest, FIND_MANIFEST_MS)
+        task = self._loop.create_task(finding)
+        self._permitting[running.work] = task
+        task.add_done_callback(partial(self._looked_for, running))
 
     def _looked_for(self, running: Running, task: asyncio.Task[Bundle | None]) -> None:
         """A manifest that was not at hand was found, or was not."""
@@ -350,14 +359,14 @@ class Site:
                 return  # refused meanwhile: this program stops
             if problem is None and running.stopped:
                 problem = Problem("engine_busy", "Cancelled before it was queued.")
-            if problem is not None:
-                self._refuse(running, problem)
+            pool = running.pool
+            if problem is not None or pool is None:
+                self._refuse(running, problem or Problem("no_replica"))
                 return
-            pool = running.opened.pool
-            dispatcher = self.dispatchers[pool]
             asked = self._shapes.asked_of(running.opened, newest, running.edge, running.prompt_chars)
             running.arriving = False
-            self._grants[pool].arriving -= 1
+            pool.grants.arriving -= 1
+            dispatcher = pool.dispatcher
             now_us = self._hands.now_us()
             left_us = running.until_us - now_us
             left_ms = left_us // 1000 if left_us > 0 else 0
@@ -422,9 +431,9 @@ class Site:
 
     def _end(self, running: Running, outcome: Outcome, end: End, counts: PoolCounts) -> None:
         """The work of an attempt ended. `end` is what that says of its replica."""
-        pool, port = running.opened.pool, running.port
-        if pool in self.dispatchers:
-            dispatcher, grants = self.dispatchers[pool], self._grants[pool]
+        pool, port = running.pool, running.port
+        if pool is not None:
+            dispatcher, grants = pool.dispatcher, pool.grants
             if running.arriving:
                 running.arriving = False
                 grants.arriving -= 1
@@ -435,7 +444,7 @@ class Site:
                 self._act(dispatcher, instructions, now_us)
             # One that is gone has no openings, and nobody to hear of them.
             if port in self._sessions:
-                port.tell(pool)
+                port.tell(running.opened.pool)
         if running.settled:
             self._close(running, outcome)
 
@@ -444,7 +453,6 @@ class Site:
         if running.work not in self._running:
             return  # the edge went while it was told of the end
         del self._running[running.work]
-        self._by_stream.pop((running.port, running.opened.stream), None)
         now_ms = self._hands.now_ms()
         counts = PoolCounts(running.prompt, running.cached, running.generated, running.sent)
         usage = make_usage_id(now_ms, self._hands.entropy(10))
@@ -452,7 +460,7 @@ class Site:
         data, record_id = record.to_bytes(), RecordId(record.id)
         try:
             # Nobody waits for it, and nobody who stops takes it back.
-            appending = self._hands.spool.append_async(USAGE, record_id, data, durable=False, rank=Rank.CLOSES)
+            appending = self._hands.spool.append_async(USAGE, record_id, data, durable=False, rank=CLOSES)
         except SpoolError as error:
             _not_kept(usage, error)
         else:
@@ -464,7 +472,9 @@ class Site:
     def load(self, pool: PoolId, port: SessionPort) -> Load:
         """Return a numbered report of one pool, with the openings of one session."""
         self._last_load += 1
-        state = self.dispatchers[pool].state()
+        here = self._pools[pool]
+        state = here.dispatcher.state()
+        room = 0 if self.draining else state.room()
         return Load(
             self._last_load,
             pool,
@@ -476,14 +486,8 @@ class Site:
             state.queued_tokens,
             state.kv_tokens,
             state.kv_used_tokens,
-            self._grants[pool].openings(port, self._live, self._room(state), self._turn, self._hands.now_us()),
+            here.grants.openings(port, self._live, room, self._turn, self._hands.now_us()),
         )
-
-    def _room(self, state: PoolState) -> int:
-        """Return how many more attempts a pool would take: free slots, and free places in its queue."""
-        if self.draining or state.replicas == 0:
-            return 0
-        return state.free + max(0, state.waiting_max - state.waiting)
 
 
 def _appended(record_id: str, appending: asyncio.Future[Position]) -> None:

@@ -40,5 +40,5 @@ async def test_nothing_runs_whose_record_fails_after_it_was_taken(
         assert replica.got.empty()
         await until(lambda: stand.site.busy() == 0)
         assert not stand.site._permitting
-        assert stand.site._grants[POOL].arriving == 0
+        assert stand.site._pools[POOL].grants.arriving == 0
         await replica.close()
