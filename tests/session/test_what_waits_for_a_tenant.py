@@ -198,7 +198,7 @@ async def test_what_comes_in_time_is_waited_for_anew() -> None:
 
 async def test_of_several_that_wait_each_is_ended_in_its_own_time() -> None:
     among = Streams()
-    seats = [Seat(Waits(wait_ms, LONG_MS), among, number) for number, wait_ms in enumerate((LONG_MS, 150, 50, 100), 1)]
+    seats = [Seat(Waits(wait_ms, LONG_MS), among, number) for number, wait_ms in enumerate((LONG_MS, 600, 200, 400), 1)]
     patient, *others = [await waiting(seat) for seat in seats]
     begun_us, ended = now_us(), dict[int, int]()
     for number, taking in enumerate(others, 1):
@@ -208,7 +208,7 @@ async def test_of_several_that_wait_each_is_ended_in_its_own_time() -> None:
         assert last.code == "timeout_first_token"
     await asyncio.sleep(0)
     assert list(ended) == [2, 3, 1]
-    assert all(ended[number] >= wait_ms * 1000 for number, wait_ms in ((1, 150), (2, 50), (3, 100)))
+    assert all(ended[number] >= wait_ms * 1000 for number, wait_ms in ((1, 600), (2, 200), (3, 400)))
     assert not patient.done()
     seats[0].say("a")
     assert isinstance(await patient, Tokens)
