@@ -32,8 +32,6 @@ _FIRST_LINE = re.compile(
     r" HTTP/1\.([01])\r\n"
 )
 _HEAD = re.compile(_FIRST_LINE.pattern + r"((?:" + _NAME + r":" + _VALUE + r"\r\n)*+)\r\n\Z")
-# For lines that `_HEAD` has matched: it takes what stands between the marks.
-_LINE = re.compile(r"([^:]++):[ \t]*+([^\r]*+)\r\n")
 _UNDERSCORE = re.compile(r"\n([!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}_[!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}):")
 _FRAMING = frozenset(("host", "content-length", "transfer-encoding", "connection", "expect"))
 _NONE: frozenset[str] = frozenset()
@@ -60,8 +58,8 @@ class Head(msgspec.Struct, frozen=True):
     path: str
     """As it was written. An escape is not undone, so that one resource has one path."""
     query: str
-    headers: list[Pair]
-    """In the order of arrival; a name may stand more than once."""
+    several: list[Pair]
+    """All headers, where a name stands more than once; else none."""
     once: dict[str, str]
     """The value of every header whose name stands once."""
     repeated: frozenset[str]
@@ -76,6 +74,11 @@ class Head(msgspec.Struct, frozen=True):
     """Whether the client reads an answer in chunks."""
     fault: Problem | None = None
     """Set when the request could not be read; the rest is empty then."""
+
+    @property
+    def headers(self) -> list[Pair]:
+        """All headers in the order of arrival; a name may stand more than once."""
+        return self.several or list(self.once.items())
 
     def __repr__(self) -> str:
         return f"Head({self.method})"
@@ -98,18 +101,21 @@ def read_head(head: bytes) -> Head:
     method, path, query, minor, lines = found.groups("")
     if size > TARGET_BYTES_MAX and len(path) + len(query) > TARGET_BYTES_MAX:
         raise Malformed(_long_target())
-    headers = [(name.lower(), value) for name, value in _LINE.findall(lines)]
-    if " \r\n" in lines or ("\t" in lines and "\t\r\n" in lines):  # hardly ever: space after a value
-        headers = [(name, value.rstrip(" \t")) for name, value in headers]
-    once, current = dict(headers), minor == "1"
-    if len(once) == len(headers) <= HEADERS_MAX and "transfer-encoding" not in once and "expect" not in once:
+    written, current = lines.split("\r\n"), minor == "1"
+    written.pop()  # nothing stands after the last end of a line
+    once: dict[str, str] = {}
+    for line in written:
+        name, _, value = line.partition(":")
+        once[name.lower()] = value.strip(" \t")
+    if len(once) == len(written) <= HEADERS_MAX and "transfer-encoding" not in once and "expect" not in once:
         # Nearly always. Whatever is wrong is told by the walk below.
         host, given, said = once.get("host"), once.get("content-length", "0"), once.get("connection")
         # Of the 256 characters, the ten digits alone are decimal.
         if host is not None and _HOST.match(host) is not None and given.isdecimal() and len(given) <= _DIGITS_MAX:
             keeps = current if said is None else said == "keep-alive" or _keeps(said, current)
-            return Head(method, path, query, headers, once, _NONE, int(given), keeps, False, current)
-    return _walked(method, path, query, headers, current)
+            return Head(method, path, query, [], once, _NONE, int(given), keeps, False, current)
+    parts = [line.partition(":") for line in written]
+    return _walked(method, path, query, [(name.lower(), value.strip(" \t")) for name, _, value in parts], current)
 
 
 def fault_so_far(begun: bytes | bytearray, since: int) -> Problem | None:
@@ -191,7 +197,8 @@ def _walked(method: str, path: str, query: str, headers: list[Pair], current: bo
     if len(once) < count:
         repeated = _repeated(headers)
         once = {name: value for name, value in headers if name not in repeated}
-    return Head(method, path, query, headers, once, repeated, length, keep_alive and not closes, expects, current)
+    several = headers if repeated else []
+    return Head(method, path, query, several, once, repeated, length, keep_alive and not closes, expects, current)
 
 
 def _repeated(headers: list[Pair]) -> frozenset[str]:
