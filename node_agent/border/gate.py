@@ -188,8 +188,9 @@ class _Course(msgspec.Struct, eq=False):
                         if first is None:  # the tenant hung up: the work must stop, and what was begun is settled
                             await attempts.end(attempt, _CANCELLED, None, None, None)
                     if type(first) is Tokens or type(first) is Done:
+                        told_of = self._begun(attempt, first, now_us, answer)
                         begun = True
-                        return self._begun(attempt, first, now_us, answer)
+                        return told_of
                     await self._not_begun(attempt, first)
                 except ProblemError as error:
                     left_ms, pause_ms = await self._comes_back(error.problem, left_ms, pause_ms)

@@ -186,6 +186,20 @@ async def test_a_cut_before_the_first_token_is_an_error_and_settled(make_edge: C
     assert usage["outcome"] == "broken"
 
 
+async def test_a_failure_of_ours_at_the_first_token_keeps_no_room_for_the_answer(
+    make_edge: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = make_edge()
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(edge.gate._attempts, "first_token", fails)
+    with pytest.raises(RuntimeError):
+        await edge.gate.ask(edge.asked("acme-sg"))
+    assert edge.gate._retained.used_bytes == 0
+
+
 async def test_an_answer_that_is_closed_early_is_settled_as_cancelled(make_edge: Callable[..., Edge]) -> None:
     edge = make_edge()
     answer = await edge.gate.ask(edge.asked("acme-sg"))
