@@ -28,14 +28,6 @@ TOKENS_MAX = 1 << 48
 SPEED_KEEP_US = 600_000_000
 """A learned speed that no reply confirmed for ten minutes is forgotten."""
 
-LEARN_EVERY_US = 5_000
-"""Of the replies of one place and model one at most in so long teaches a speed.
-
-The lines of `speed` forget by `FORGET` a sample, so that about 33 samples count. Of a pool that ends 3,000 replies a
-second 33 in a row are 11 ms of its life, which is noise, and to learn from each takes 5 % of an edge's time for a
-request. With this between two samples they are 165 ms at least.
-"""
-
 NONE_OUT: frozenset[PoolId] = frozenset()
 
 
@@ -289,9 +281,8 @@ class Sight:
             or (learner.declared is not declared and learner.rates != (declared.prefill_ns, declared.decode_ns))
         ):
             learner = known.speeds[flight.model] = SpeedLearner(declared)
-        elif now_us - learner.taught_us < LEARN_EVERY_US:
+        if learner.passes_over(now_us):
             return
-        learner.taught_us = now_us
         uncached = flight.uncached_tokens
         if ending.prompt_tokens > 0:
             uncached = ending.prompt_tokens - ending.cached_tokens if ending.cached_tokens < ending.prompt_tokens else 0

@@ -13,8 +13,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from orchestrator.placement.cost import cost
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
-from orchestrator.placement.sight import LEARN_EVERY_US, SPEED_KEEP_US, TOKENS_MAX, End, Ending, Flight, Sight
-from orchestrator.placement.speed import Speed
+from orchestrator.placement.sight import SPEED_KEEP_US, TOKENS_MAX, End, Ending, Flight, Sight
+from orchestrator.placement.speed import LEARN_EVERY_US, Speed
 from orchestrator.policy.ids import ModelId, PoolId
 from tests.placement.test_choice import MODEL
 from tests.placement.test_cost_terms import REQUEST, SPOT, WORTH

@@ -1,15 +1,20 @@
-"""Of the replies that come close together one teaches a speed, and all of them teach everything else."""
+"""Where many replies end few of them teach a speed, and all of them teach everything else."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import pytest
 
 from orchestrator.placement.outliers import LOOK_EVERY_US
-from orchestrator.placement.sight import LEARN_EVERY_US
+from orchestrator.placement.speed import LEARN_EVERY_US, LEARN_SAVED_US, SpeedLearner
 from orchestrator.policy.ids import ModelId, PoolId
 from tests.placement.test_choice import MODEL
 from tests.placement.test_sight import COMPLETE, DECLARED, FASTER, HERE, THERE, Told, counts, measured
 from tests.values import replace
+
+COUNT = LEARN_SAVED_US // LEARN_EVERY_US
+"""So many teach of a burst."""
 
 
 def samples(sight: Told, at_us: int, pool: PoolId = HERE, model: ModelId = MODEL) -> int:
@@ -17,17 +22,45 @@ def samples(sight: Told, at_us: int, pool: PoolId = HERE, model: ModelId = MODEL
     return 0 if speed is None else speed.samples
 
 
-def test_of_a_burst_of_replies_one_teaches_and_a_later_one_again() -> None:
+def end_at(sight: Told, name: str, at_us: int) -> int:
+    """One attempt ends then. Returns how many replies have taught by then."""
+    sight.go(name, at_us - 20_000)
+    sight.speak(name, at_us - 10_000)
+    sight.end(name, COMPLETE, at_us)
+    return samples(sight, at_us)
+
+
+def test_a_burst_after_a_calm_teaches_with_each_reply_as_long_as_its_replies_count() -> None:
     sight = measured()
-    steps_us = (0, 0, 1, LEARN_EVERY_US - 1, LEARN_EVERY_US, 2 * LEARN_EVERY_US - 1, 2 * LEARN_EVERY_US)
-    found: list[int] = []
-    for number, step_us in enumerate(steps_us):
-        at_us = 1_000_000 + step_us
-        sight.go(str(number), at_us - 20_000)
-        sight.speak(str(number), at_us - 10_000)
-        sight.end(str(number), COMPLETE, at_us)
-        found.append(samples(sight, at_us))
-    assert found == [1, 1, 1, 1, 2, 2, 3], "counted from the last one that taught, not from the last that came"
+    found = [end_at(sight, str(number), 1_000_000) for number in range(COUNT + 30)]
+    assert found[:COUNT] == list(range(1, COUNT + 1))
+    # Then one that comes beyond what was saved, two passed over, one, six, one, twelve, one.
+    more = [one - COUNT for one in found[COUNT:]]
+    assert more == [1, 1, 1, *[2] * 7, *[3] * 13, *[4] * 7]
+
+
+def test_a_reply_after_a_calm_teaches_whatever_was_to_be_passed_over() -> None:
+    sight = measured()
+    for number in range(COUNT + 1):
+        end_at(sight, str(number), 1_000_000)
+    assert end_at(sight, "soon", 1_000_000 + LEARN_SAVED_US - 1) == COUNT + 1
+    assert [end_at(sight, f"late{number}", 1_000_000 + LEARN_SAVED_US) for number in range(COUNT)] == [
+        COUNT + 2 + number for number in range(COUNT)
+    ]
+
+
+@pytest.mark.parametrize("group", [1, 8, 16, 32])
+def test_of_a_steady_stream_few_teach_and_of_every_place_in_its_groups(group: int) -> None:
+    learner = SpeedLearner(DECLARED)
+    # 3,200 replies a second for ten seconds.
+    taught = Counter[int]()
+    for number in range(32_000):
+        if not learner.passes_over(1_000_000 + number // group * group * 10_000 // 32):
+            taught[number % group] += 1
+    every = 10_000_000 // LEARN_EVERY_US
+    assert every * 0.6 < taught.total() < every * 1.4
+    assert min(taught[place] for place in range(group)) > taught.total() / group / 2
+    assert max(taught.values()) < taught.total() / group * 2
 
 
 def test_the_first_reply_of_a_place_a_model_or_other_rates_always_teaches() -> None:
@@ -46,6 +79,8 @@ def test_the_first_reply_of_a_place_a_model_or_other_rates_always_teaches() -> N
 
 def test_what_teaches_no_speed_teaches_all_else() -> None:
     sight = measured()
+    for number in range(COUNT + 1):
+        end_at(sight, f"before{number}", 0)
     for number in range(8):
         sight.go(str(number), 0, blocks=(1, 2), expected_cached=80)
         sight.speak(str(number), 10)
@@ -57,7 +92,7 @@ def test_what_teaches_no_speed_teaches_all_else() -> None:
     assert counts(sight.seen(20)) == (5, 5, 0)
     for number in range(3, 8):
         sight.end(str(number), COMPLETE, 20)
-    assert samples(sight, 20) == 1
+    assert samples(sight, 20) == COUNT + 2
     assert counts(sight.seen(20)) == (0, 0, 0)
 
 
@@ -75,5 +110,4 @@ def test_a_slow_spell_is_seen_however_close_its_replies_are() -> None:
             sight.go("look", at_us, others[0])
             sight.speak("look", at_us)
         sight.end(attempt, COMPLETE, at_us)
-    assert samples(sight, 9_000_000, slow) == 1
     assert sight.out(MODEL, 9_000_000 + LOOK_EVERY_US) == {slow}
