@@ -170,21 +170,18 @@ class Serving:
         if "\n" in run_on or "\r" in run_on:
             raise ValueError("a header of the answer holds a line end")
         chunks_allowed = self.head.chunks_allowed
-        if length is not None:
-            self._answer_left = length
-        elif chunks_allowed:
-            self._chunked = True
+        chunked = length is None and chunks_allowed
+        if chunked:
             lines.append("transfer-encoding: chunked")
-        else:
-            close = True
-        if close or not self.read_to_the_end:
-            self.close = True
-        if self.close:
+        close = close or self.close or not (self.read_to_the_end and (chunked or length is not None))
+        if close:
             lines.append("connection: close")
         elif not chunks_allowed:
             lines.append("connection: keep-alive")
         lines.append(_NO_MORE_LINES)
         self._start = (_opening(status, int(time())) + _LINE_END.join(lines)).encode("latin-1")
+        # Only now: what fails before is followed by another answer.
+        self._answer_left, self._chunked, self.close = length, chunked, close
 
     def put(self, data: bytes, last: bool = False) -> bool:
         """Write some of the answer. Returns False when the client is to take some first."""

@@ -267,7 +267,9 @@ class Answer(Asking):
             self.reply.await_until(self._end_at)
 
     def go_on(self) -> None:
-        """Tell what came meanwhile, perhaps at once, and what comes."""
+        """Tell what came meanwhile, perhaps at once, and what comes. After the end that is nothing."""
+        if self.ended:
+            return
         self._held = False
         self.came()
         if self._held or self.ended:

@@ -126,6 +126,8 @@ class Recurring:
 
     def __init__(self, log: Log, event: Event, own: str, shared: tuple[str, ...], numbers: tuple[str, str]) -> None:
         self._fields = (own, *shared, *numbers)
+        if type(event) is not Event or len(set(self._fields)) != len(self._fields):
+            raise TelemetryError("expected an event of orchestrator.telemetry.names, and each field once")
         if not set(self._fields) <= _NAMES or FIELDS[own].kind is not FieldKind.ID or not set(numbers) <= _ALLOW_WHOLE:
             raise TelemetryError("expected the names of an id, of fields and of two whole numbers")
         self._log = log

@@ -311,3 +311,9 @@ def test_what_chunks_are_like_is_learned_where_they_come_one_by_one() -> None:
         assert reader.feed(one) == [Delta("a", (), 1)]
     assert reader._alike is not None
     assert reader._alike.texts(one, 2_000) == (0, len(one), ["a"])
+
+
+def test_an_event_whose_lines_come_apart_is_one_event() -> None:
+    reader = AnswerReader(line_bytes_max=2_000, usage=UsageExpectation.OPTIONAL)
+    assert reader.feed(b'data: {"choices":[{"index":0,\n') == []
+    assert reader.feed(b'data: "delta":{"content":"x"}}]}\n\n') == [Delta("x", (), 1)]

@@ -144,6 +144,8 @@ def test_a_decision_of_whatever_values_has_one_spelling(
     assert record == canonical_bytes(json.loads(record))
     told = json.loads(record)
     assert asked_from_json(told["asked"]) == asked
+    for name in ("capabilities", "revoked_pathways", "revoked_pools", "tried"):
+        assert told["asked"][name] == sorted(told["asked"][name])
     assert told["placement"]["dropped"] == placement.counts()
     named = [candidate["pool"] for candidate in told["placement"]["candidates"]]
     assert named == [candidate.pool.id for candidate in placement.candidates]

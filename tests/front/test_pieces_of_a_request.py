@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from node_agent.front.framing import Head, Pair
 from node_agent.front.groups import Groups
 from node_agent.front.http import App, Client
 from orchestrator.policy.ids import make_request_id
+from orchestrator.wire.catalogue import Problem
 
 FIRST = b"POST /a HTTP/1.1\r\nHost: e\r\nContent-Length: 5\r\n\r\nfirst"
 CHUNKED = b"POST /b HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nsec\r\n3\r\nond\r\n0\r\n\r\n"
@@ -167,4 +169,69 @@ async def test_no_header_of_an_answer_brings_another(value: str) -> None:
     await turns()
     assert house.failed == ["a header of the answer holds a line end"]
     assert house.wire.got == b""
+    assert house.wire.closing
+
+
+async def test_an_answer_whose_head_cannot_be_written_is_followed_by_a_whole_one() -> None:
+    async def fails_once(head: Head, client: Client) -> None:
+        exchange = Exchange(head, client, make_request_id(1, bytes(10)), 1_000)
+        with pytest.raises(UnicodeEncodeError):
+            exchange.start(200, [("a", "\u65e5")])
+        await exchange.break_off(Problem("internal"))
+
+    house = House()
+    house.app = fails_once
+    house.connection.data_received(FIRST)
+    await turns()
+    head, body = bytes(house.wire.got).split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 500 ")
+    assert f"content-length: {len(body)}".encode() in head
+    assert b"transfer-encoding" not in head
+    assert json.loads(body)["error"]["code"] == "internal_error"
+    await house.leave()
+
+
+OLD = FIRST.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "length", "said", "closes"),
+    [
+        (FIRST, None, b"transfer-encoding: chunked", False),
+        (OLD, None, b"connection: close", True),
+        (OLD, 5, b"connection: close", True),
+        (OLD.replace(b"\r\n", b"\r\nConnection: keep-alive\r\n", 1), 5, b"connection: keep-alive", False),
+        (OLD.replace(b"\r\n", b"\r\nConnection: keep-alive\r\n", 1), None, b"connection: close", True),
+        (b"POST / HTTP/1.1\r\nHost: e\r\nContent-Length: 9\r\n\r\nhalf", 5, b"connection: close", True),
+    ],
+)
+async def test_how_the_end_of_an_answer_is_told(
+    request_bytes: bytes, length: int | None, said: bytes, closes: bool
+) -> None:
+    async def answers(_head: Head, client: Client) -> None:
+        lines = [] if length is None else [f"content-length: {length}"]
+        client.begin(200, lines, length, False)
+        client.put(b"whole", True)
+
+    house = House()
+    house.app = answers
+    house.connection.data_received(request_bytes)
+    await turns()
+    head, _, body = bytes(house.wire.got).partition(b"\r\n\r\n")
+    assert said in head.split(b"\r\n")
+    assert body == (b"5\r\nwhole\r\n0\r\n\r\n" if said.startswith(b"transfer") else b"whole")
+    assert house.wire.closing == closes
+    await house.leave()
+
+
+async def test_an_answer_shorter_than_it_says_is_a_failure_of_ours() -> None:
+    async def cuts(_head: Head, client: Client) -> None:
+        client.begin(200, ["content-length: 9"], 9, False)
+        with pytest.raises(ValueError, match="not as long"):
+            client.put(b"whole", True)
+
+    house = House()
+    house.app = cuts
+    house.connection.data_received(FIRST)
+    await turns()
     assert house.wire.closing

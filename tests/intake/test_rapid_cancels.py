@@ -62,6 +62,7 @@ async def test_hundreds_that_hang_up_at_random_moments_leave_nothing_behind(tmp_
         await until(lambda: stand.site.busy() == 0)
         await until(lambda: engine.running == 0)
         await until(lambda: not stand.site._permitting)
+        await until(lambda: not stand.site._by_stream)
         state = stand.site.dispatchers[POOL].state()
         assert (state.running, state.waiting, state.free) == (0, 0, SLOTS)
         assert (replica.working, stand.link.state().streams, stand.link._streams.by_attempt) == ({}, 0, {})

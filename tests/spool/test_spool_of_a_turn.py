@@ -127,6 +127,16 @@ async def test_records_of_one_turn_are_one_write(tmp_path: Path, monkeypatch: py
     await spool.close_async()
 
 
+@pytest.mark.parametrize("untils_ms", [(0, 9_000, 3_000), (9_000, 0, 0)])
+async def test_a_segment_is_retained_as_long_as_any_record_of_a_turn(
+    tmp_path: Path, untils_ms: tuple[int, ...]
+) -> None:
+    spool = opened(tmp_path)
+    await together(spool, [(f"r{number}", b"x", Rank.NEW, until, False) for number, until in enumerate(untils_ms)])
+    assert spool._segments[-1].retain_until_ms == 9_000
+    await spool.close_async()
+
+
 async def test_more_than_one_write_takes_are_written_in_their_order(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     outcomes = await together(spool, wanted(*[100] * (2 * RUN_MAX + 1)))
