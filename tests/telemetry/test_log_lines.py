@@ -9,6 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum, IntEnum, StrEnum
 from math import isfinite
 from pathlib import Path
@@ -18,7 +19,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.telemetry.logs import REFUSED, TEXT_CHARS_MAX, LogSink, Recurring, TelemetryError, logger
+from orchestrator.telemetry.logs import (
+    REFUSED,
+    SHARED_MAX,
+    TEXT_CHARS_MAX,
+    LogSink,
+    Recurring,
+    TelemetryError,
+    logger,
+)
 from orchestrator.telemetry.names import FIELDS, METRICS, Event, FieldKind, MetricKind
 
 CANARY = "canary5531"
@@ -232,6 +241,18 @@ def test_whatever_is_given_only_what_the_rules_allow_is_told(fields: dict[str, A
 SHARED = ("tenant_id", "outcome", "http_status", "detail")
 COUNTED = ("delivered_tokens", "duration_ms")
 REMEMBERED = st.sampled_from(["acme", "b c", "answered", CANARY, "\u00e9\u2028\ud800", "", None, 0, 7, 2**63])
+TELLABLE: list[tuple[str | int | None, ...]] = [("acme", "complete", 200, None), ("beta", None, 503, "no room")]
+
+
+@contextmanager
+def nobody_else_listening() -> Iterator[None]:
+    """Takes away what pytest has listen: with it, no line goes the way that it goes in a program."""
+    root = logging.getLogger()
+    listening, root.handlers = root.handlers, []
+    try:
+        yield
+    finally:
+        root.handlers = listening
 
 
 def ended() -> Recurring:
@@ -243,23 +264,24 @@ def ended() -> Recurring:
         st.tuples(
             st.sampled_from([logging.DEBUG, logging.INFO, logging.ERROR]),
             st.sampled_from(["req_1", "req 1", "", "[x", "\n", "x" * 129]),
-            st.tuples(REMEMBERED, REMEMBERED, REMEMBERED, REMEMBERED),
+            st.sampled_from(TELLABLE) | st.tuples(REMEMBERED, REMEMBERED, REMEMBERED, REMEMBERED),
             st.integers(0, 2**40),
             st.integers(-3, 2**40),
         ),
         max_size=6,
     ),
-    st.booleans(),
+    st.sampled_from(["nobody", "to all", "to these"]),
 )
-def test_what_recurs_is_told_byte_for_byte_as_it_would_be_once(given_: list[tuple[Any, ...]], others: bool) -> None:
+def test_what_recurs_is_told_byte_for_byte_as_it_would_be_once(given_: list[tuple[Any, ...]], others: str) -> None:
     """Also where its values are remembered from a line before, may not be told, or somebody else listens."""
     recurring, log = ended(), logger("node_agent.front")
     told, faults = list[str](), list[str]()
     for often in (True, False):
         stream = io.StringIO()
-        with LogSink(stream, "node_agent", on_fault=faults.append):
-            if others:
-                logging.getLogger().addHandler(other := logging.NullHandler())
+        with nobody_else_listening(), LogSink(stream, "node_agent", on_fault=faults.append):
+            heard = recurring._log._logger if others == "to these" else logging.getLogger()
+            if others != "nobody":
+                heard.addHandler(other := logging.StreamHandler(beside := io.StringIO()))
             for level, own, shared, first, second in given_:
                 if often:
                     recurring.tell(level, own, shared, first, second)
@@ -268,13 +290,41 @@ def test_what_recurs_is_told_byte_for_byte_as_it_would_be_once(given_: list[tupl
                     {logging.DEBUG: log.debug, logging.INFO: log.info, logging.ERROR: log.error}[level](
                         Event.REQUEST_ENDED, **fields
                     )
-            if others:
-                logging.getLogger().removeHandler(other)
+            if others != "nobody":
+                heard.removeHandler(other)
+                told.append(beside.getvalue())
         told.append(re.sub(r'"time":"[^"]*"', "", stream.getvalue()))
         faults.append("|")
-    assert told[0] == told[1]
+    half = len(told) // 2
+    assert told[:half] == told[half:]
     half = len(faults) // 2
     assert faults[:half] == faults[half:]
+
+
+def test_who_listens_to_one_part_of_a_program_hears_what_recurs() -> None:
+    recurring = ended()
+    part, heard = recurring._log._logger, logging.StreamHandler(beside := io.StringIO())
+    with nobody_else_listening(), LogSink(stream := io.StringIO(), "node_agent"):
+        part.addHandler(heard)
+        try:
+            recurring.tell(logging.INFO, "req_1", TELLABLE[0], 1, 2)
+        finally:
+            part.removeHandler(heard)
+    assert beside.getvalue() == "request_ended\n"
+    assert json.loads(stream.getvalue())["request_id"] == "req_1"
+
+
+def test_what_recurs_is_spelled_once_within_a_bound() -> None:
+    recurring = ended()
+    with nobody_else_listening(), LogSink(stream := io.StringIO(), "node_agent"):
+        for own in ("req_1", "req_2", "req 3"):
+            for shared in TELLABLE:
+                recurring.tell(logging.INFO, own, shared, 1, 2)
+        recurring.tell(logging.DEBUG, "req_4", TELLABLE[0], 1, 2)
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["request_id"] for line in told] == ["req_1"] * 2 + ["req_2"] * 2 + [REFUSED] * 2
+    found = recurring._shared.cache_info()
+    assert (found.misses, found.hits, found.maxsize) == (2, 4, SHARED_MAX)
 
 
 def test_what_recurs_is_of_fields_of_ours() -> None:
