@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator.spool.records import Position, SpoolBroken
-from orchestrator.wire.frames import Refused
+from orchestrator.spool.records import DECISION, USAGE, Position, Rank, RecordId, RecordKind, SpoolBroken
+from orchestrator.wire.frames import Done, Refused
 from tests.intake.site_stand import POOL, ScriptedReplica, standing
-from tests.intake.test_bad_days_of_a_site import ask, until
+from tests.intake.test_bad_days_of_a_site import answer, ask, refused, until, work_of
 
 
 @pytest.mark.parametrize(
@@ -41,4 +42,34 @@ async def test_nothing_runs_whose_record_fails_after_it_was_taken(
         await until(lambda: stand.site.busy() == 0)
         assert not stand.site._permitting
         assert stand.site._pools[POOL].grants.arriving == 0
+        await replica.close()
+
+
+async def test_on_a_full_disk_there_is_room_for_what_closes_and_none_for_refusals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[tuple[RecordKind, Rank]] = []
+    async with standing(tmp_path) as stand:
+        replica = ScriptedReplica(stand.replica_port)
+        await replica.start()
+        await stand.live(1)
+        append = stand.spool.append_async
+
+        def noted(
+            kind: RecordKind, record_id: RecordId, data: bytes, *, rank: Rank, **more: Any
+        ) -> asyncio.Future[Position]:
+            kept.append((kind, rank))
+            return append(kind, record_id, data, rank=rank, **more)
+
+        monkeypatch.setattr(stand.spool, "append_async", noted)
+        asked = ask(stand)
+        await answer(replica, await work_of(replica), "a")
+        assert isinstance(await asked.last(), Done)
+        await until(lambda: stand.site.busy() == 0)
+        assert kept == [(DECISION, Rank.NEW), (USAGE, Rank.CLOSES)]
+        kept.clear()
+        await refused(stand, stand.sendable(signature=bytes(64)))
+        await until(lambda: stand.site.busy() == 0)
+        assert kept[0] == (DECISION, Rank.SPARE)
+        assert all(rank is Rank.CLOSES for _, rank in kept[1:])
         await replica.close()
