@@ -80,6 +80,18 @@ def test_what_was_kept_is_given_away_when_nobody_comes() -> None:
     assert sum(isinstance(one, Assign) for one in pool.queue.tick(pool.now_us)) == SLOTS // MOST_OF_SLOTS
 
 
+def test_what_is_given_away_goes_to_who_waited_for_it_and_not_to_who_asks_then() -> None:
+    pool = Pool()
+    pool.ask("calm", 6)
+    pool.end(*range(1, 7))
+    pool.ask("many", SLOTS + 5)
+    first = pool.works - SLOTS // MOST_OF_SLOTS - 5 + 1
+    pool.now_us += RECENT_US
+    told = pool.queue.submit(pool.works + 1, Asked(MODEL, flow="many"), BUDGET_MS, pool.now_us)
+    given_now = [one.work for one in told if isinstance(one, Assign)]
+    assert given_now == list(range(first, first + SLOTS // MOST_OF_SLOTS))
+
+
 def test_a_flow_below_its_share_takes_the_last_slot() -> None:
     pool = Pool()
     pool.ask("many", SLOTS - 1)
