@@ -89,3 +89,6 @@ def test_where_only_an_outlier_is_up_work_goes_to_it() -> None:
     free = next(replica.free for replica, _ in pool.queue.replicas(pool.now_us))
     given = [one for work in range(free) for one in pool.queue.submit(10**6 + work, Asked(MODEL), 1_000, pool.now_us)]
     assert [one.replica for one in given if isinstance(one, Assign)] == [SLOW] * free
+    assert pool.queue.outliers() == frozenset()
+    state = pool.queue.state()
+    assert (state.replicas, state.slots) == (1, SLOTS), "and edges are told that it is in play"
