@@ -11,12 +11,14 @@ import uvloop
 
 from orchestrator.engines.chunks import AnswerReader
 from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, FinishReason
+from tests.engines.heard import Heard
 from tests.engines.test_hostile_engines import (
     DONE,
     GENERATION,
     STREAM_HEAD,
     USAGE,
     WHOLE,
+    WHOLE_EVENTS,
     Server,
     engine_at,
     joined,
@@ -115,3 +117,29 @@ async def test_a_consumer_that_leaves_meanwhile_leaves_nothing(late: list[bytes]
             await asyncio.sleep(0.15)
         assert engine.in_flight == 0
         await asyncio.wait_for(server.gone.wait(), 1)
+
+
+async def test_one_that_goes_on_after_its_end_takes_nothing_of_the_next_on_its_connection() -> None:
+    asked_again, all_came = asyncio.Event(), asyncio.Event()
+
+    async def script(_server: Server, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + framed(WHOLE) + b"0\r\n\r\n")
+        await asked_again.wait()
+        writer.write(CHUNKED + framed(sse(text("a"))))
+        await asyncio.sleep(0.05)
+        writer.write(framed(sse(text("b", "stop"), USAGE) + DONE) + b"0\r\n\r\n")
+        await asyncio.sleep(0.05)
+        all_came.set()
+        await asyncio.sleep(30)
+
+    async with serving(script) as server, engine_at(server.port) as engine, asyncio.timeout(5):
+        first = Heard(engine)
+        await first.over.wait()
+        second = Heard(engine, holds=True)
+        asked_again.set()
+        await all_came.wait()
+        assert (second.events, second.reply) == ([Delta("a", (), 1)], first.reply)
+        first.go_on()
+        second.go_on()
+    assert joined(first.events) == WHOLE_EVENTS
+    assert joined(second.events) == [Delta("ab", (), 2), ENDED]
