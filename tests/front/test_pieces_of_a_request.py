@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from node_agent.front import serving
 from node_agent.front.connection import Connection
 from node_agent.front.exchange import Exchange
 from node_agent.front.framing import Head, Pair
@@ -136,6 +137,22 @@ async def test_the_head_of_an_answer_has_its_headers_in_their_order() -> None:
     assert (status, date[:6]) == (b"HTTP/1.1 200 OK", b"date: ")
     assert lines == [b"a: b", b"a: c:\xe9", b"content-length: 5", b"", b"first"]
     assert not house.wire.closing
+    await house.leave()
+
+
+async def test_each_answer_has_the_date_of_its_own_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House()
+
+    async def date_at(now_s: float) -> bytes:
+        monkeypatch.setattr(serving, "time", lambda: now_s)
+        house.wire.got = b""
+        house.connection.data_received(FIRST)
+        await turns()
+        return house.wire.got.split(b"\r\n")[1]
+
+    assert await date_at(784_111_777.9) == b"date: Sun, 06 Nov 1994 08:49:37 GMT"
+    assert await date_at(784_111_778.0) == b"date: Sun, 06 Nov 1994 08:49:38 GMT"
+    assert await date_at(784_111_777.0) == b"date: Sun, 06 Nov 1994 08:49:37 GMT"
     await house.leave()
 
 
