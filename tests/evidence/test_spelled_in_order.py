@@ -19,7 +19,7 @@ from orchestrator.placement import explain
 from orchestrator.placement.asked import Asked, AskedWritten, asked_from_json
 from orchestrator.placement.capabilities import Capability
 from orchestrator.placement.cost import Terms
-from orchestrator.placement.explain import placement_to_json
+from orchestrator.placement.explain import placement_to_json, runner_up_to_json
 from orchestrator.placement.fleet import Assurance
 from orchestrator.placement.pick import Candidate, Drop, Placement
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
@@ -149,6 +149,16 @@ def test_a_decision_of_whatever_values_has_one_spelling(
     assert told["placement"]["dropped"] == placement.counts()
     named = [candidate["pool"] for candidate in told["placement"]["candidates"]]
     assert named == [candidate.pool.id for candidate in placement.candidates]
+
+
+@given(st.lists(rated, max_size=3), st.lists(dropped, max_size=2), st.booleans())
+def test_the_runner_up_is_told_wherever_there_is_one(
+    possible: list[Candidate], impossible: list[Candidate], chooses: bool
+) -> None:
+    placement = Placement(possible[0] if possible and chooses else None, (*impossible, *possible))
+    told = json.loads(spelled(placement_to_json(placement)))["runner_up"]
+    assert told == runner_up_to_json(placement)
+    assert (told is not None) == (chooses and len(possible) > 1)
 
 
 @given(
