@@ -13,7 +13,7 @@ from node_agent.uplink.sending import Sendable, Tally
 from node_agent.uplink.session_link import SessionLink
 from node_agent.uplink.stream import CREDIT_BYTES, FRAMES_MAX
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
-from orchestrator.policy.ids import AttemptId, EdgeId, ReplicaId, SchedulerId
+from orchestrator.policy.ids import AttemptId, EdgeId, PoolId, ReplicaId, SchedulerId
 from orchestrator.wire.convert_session import edge_frame_in, intake_batch_out
 from orchestrator.wire.frames import (
     SESSION_VERSION,
@@ -35,7 +35,8 @@ from orchestrator.wire.frames import (
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeServicer, add_IntakeServicer_to_server
 from tests.sending import sent
-from tests.session.world import WALL_MS, load, open_frame
+from tests.session.world import POOL, WALL_MS, load, open_frame
+from tests.values import replace
 
 SOON_S = 10.0
 Script = Callable[[AttemptId], list[IntakeFrame]]
@@ -221,3 +222,20 @@ async def test_an_intake_that_sends_more_frames_than_a_stream_has_cuts_it(more: 
     else:
         assert isinstance(last, Done)
         assert len(frames) == FRAMES_MAX
+
+
+async def test_what_was_sent_since_a_pool_was_heard_of_is_taken_from_what_it_takes() -> None:
+    left: list[int] = []
+
+    def script(attempt: AttemptId) -> list[IntakeFrame]:
+        stream = len(left) + 1
+        report = [replace(load(1 + stream), openings=5)] if stream in (1, 4) else []
+        return [*report, replace(done(attempt, 0), stream=stream)]
+
+    async with linked(script, nothing) as (link, _):
+        assert (link.left(POOL), link.left(PoolId("another"))) == (0, 0)
+        for _ in range(4):
+            async with asyncio.timeout(SOON_S), aclosing(sent(link.send, sendable(), Tally())) as frames:
+                assert [type(frame) async for frame in frames] == [Done]
+            left.append(link.left(POOL))
+    assert left == [5, 4, 3, 5]
