@@ -75,20 +75,27 @@ def in_order(spool: Spool, wants: Sequence[Want]) -> list[object]:
     return found
 
 
+def retained_until(spool: Spool) -> list[int | None]:
+    return [segment.retain_until_ms for segment in spool._segments]
+
+
 @settings(max_examples=40, deadline=None)
 @given(turns=st.lists(WANTS, max_size=3), backlog_max=st.integers(1, 20))
 def test_a_turn_comes_to_what_its_records_come_to_one_by_one(turns: list[list[Want]], backlog_max: int) -> None:
-    async def in_turns(spool: Spool) -> list[object]:
+    async def in_turns(spool: Spool) -> tuple[list[object], list[int | None]]:
         found: list[object] = []
         for wants in turns:
             found += await together(spool, wants)
+        retained = retained_until(spool)
         await spool.close_async()
-        return found
+        return found, retained
 
     with TemporaryDirectory() as at_once, TemporaryDirectory() as alone:
-        found = asyncio.run(in_turns(opened(Path(at_once), backlog_max)))
+        found, retained = asyncio.run(in_turns(opened(Path(at_once), backlog_max)))
         with opened(Path(alone), backlog_max) as spool:
             assert in_order(spool, [want for wants in turns for want in wants]) == found
+            # Opened again, a spool reads this from its files.
+            assert retained_until(spool) == retained
             with opened(Path(at_once), backlog_max) as again:
                 assert list(again.read_from()) == list(spool.read_from())
                 assert (again.used_bytes, again.end) == (spool.used_bytes, spool.end)
@@ -127,13 +134,18 @@ async def test_records_of_one_turn_are_one_write(tmp_path: Path, monkeypatch: py
     await spool.close_async()
 
 
-@pytest.mark.parametrize("untils_ms", [(0, 9_000, 3_000), (9_000, 0, 0)])
-async def test_a_segment_is_retained_as_long_as_any_record_of_a_turn(
-    tmp_path: Path, untils_ms: tuple[int, ...]
+@pytest.mark.parametrize(
+    "turns_ms", [[(0, 9_000, 3_000)], [(9_000, 0, 0)], [(9_000,), (3_000, 0), (0,)], [(3_000,), (0, 9_000)]]
+)
+async def test_a_segment_is_retained_as_long_as_any_record_of_its_turns(
+    tmp_path: Path, turns_ms: list[tuple[int, ...]]
 ) -> None:
     spool = opened(tmp_path)
-    await together(spool, [(f"r{number}", b"x", Rank.NEW, until, False) for number, until in enumerate(untils_ms)])
-    assert spool._segments[-1].retain_until_ms == 9_000
+    for turn, untils_ms in enumerate(turns_ms):
+        await together(
+            spool, [(f"r{turn}-{number}", b"x", Rank.NEW, until, False) for number, until in enumerate(untils_ms)]
+        )
+    assert retained_until(spool) == [9_000]
     await spool.close_async()
 
 
