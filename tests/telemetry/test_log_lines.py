@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum, IntEnum, StrEnum
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -393,71 +391,6 @@ def test_lines_of_several_threads_stay_whole(lines: Lines) -> None:
         thread.join()
     assert sum(line["event"] == "request_ended" for line in lines.all) == 800
     assert len(lines.all) == lines.sink.lines == 1600
-
-
-@pytest.mark.parametrize("buffering", [1, -1], ids=["by line", "by block"])
-def test_a_line_is_out_when_it_is_written(buffering: int) -> None:
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb", buffering=0) as told, os.fdopen(writing, "w", buffering=buffering) as stream:
-        with LogSink(stream, "control"):
-            logger("orchestrator.control").info(Event.PROGRAM_STARTED)
-            assert json.loads(told.read(4096))["event"] == "program_started"
-
-
-class Narrow(io.FileIO):
-    """A file that takes at most so many bytes at once, or has no room just now."""
-
-    room: list[int | None]
-
-    def write(self, data: Any, /) -> int:
-        most = self.room.pop(0) if self.room else len(data)
-        if most == -1:
-            raise OSError("no space left")
-        # As a file does that would have us wait.
-        return None if most is None else super().write(bytes(data)[:most])  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize(
-    ("unbuffered", "room"),
-    [*((False, room) for room in ([9], [None], [-1], [0], [9, 20, 30], [None, 5])), (True, [9]), (True, [None])],
-)
-def test_a_line_for_which_there_is_no_room_at_once_comes_before_those_after_it(
-    tmp_path: Path, unbuffered: bool, room: list[int | None]
-) -> None:
-    file = Narrow(str(tmp_path / "log"), "w")
-    file.room = []
-    # As standard error is made, with and without PYTHONUNBUFFERED.
-    buffer: Any = file if unbuffered else io.BufferedWriter(file)
-    stream = io.TextIOWrapper(buffer, "utf-8", write_through=unbuffered, line_buffering=not unbuffered)
-    log = logger("orchestrator.control")
-    with stream, LogSink(stream, "control") as sink:
-        log.info(Event.PROGRAM_STARTED, count=1)
-        file.room = list(room)
-        log.info(Event.PROGRAM_STARTED, count=2, detail="\u00e9")
-        stream.write("another\n")
-        log.info(Event.PROGRAM_STARTED, count=3)
-        assert sink.lines + sink.lines_lost == 3
-    one, two, other, three = (tmp_path / "log").read_text().splitlines()
-    assert [json.loads(line)["count"] for line in (one, two, three)] == [1, 2, 3]
-    assert (json.loads(two)["detail"], other) == ("\u00e9", "another")
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
-def test_a_line_is_written_as_its_stream_encodes(tmp_path: Path, encoding: str) -> None:
-    with open(tmp_path / "log", "w", encoding=encoding, errors="backslashreplace", buffering=1) as stream:
-        with LogSink(stream, "control"):
-            logger("orchestrator.control").info(Event.PROGRAM_STARTED, detail="\u00e9\u4e2d")
-    told = "\u00e9\u4e2d".encode(encoding, "backslashreplace")
-    assert b'"detail":"' + told + b'"}\n' in (tmp_path / "log").read_bytes()
-
-
-def test_a_stream_that_is_gone_ends_nothing() -> None:
-    stream, faults = io.StringIO(), list[str]()
-    with LogSink(stream, "control", on_fault=faults.append) as sink:
-        stream.close()
-        logger("orchestrator.control").info(Event.PROGRAM_STARTED)
-        assert sink.lines_lost == 1
-    assert faults == ["log_line"]
 
 
 def test_a_closed_sink_gives_the_root_logger_back() -> None:
