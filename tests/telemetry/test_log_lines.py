@@ -333,9 +333,21 @@ def test_what_recurs_is_of_fields_of_ours() -> None:
         ("request_id", ("prompt",), COUNTED),
         ("request_id", ("pool",), ("count", "prompt")),
         ("request_id", ("pool",), ("count", "outcome")),
+        ("request_id", ("pool", "pool"), COUNTED),
+        ("request_id", ("request_id",), COUNTED),
+        ("request_id", ("count",), ("count", "duration_ms")),
+        ("request_id", ("pool",), ("count", "count")),
     ):
         with pytest.raises(TelemetryError):
             log.recurring(Event.REQUEST_ENDED, own, shared, numbers)
+
+
+@pytest.mark.parametrize("event", ["request_ended", Shade.ANSWERED, None])
+def test_what_recurs_is_of_an_event_of_ours(event: Any) -> None:
+    log = logger("node_agent.front")
+    with pytest.raises(TelemetryError):
+        log.recurring(event, "request_id", SHARED, COUNTED)
+    log.recurring(Event.REQUEST_ENDED, "request_id", SHARED, COUNTED)
 
 
 def test_text_is_escaped_and_cut_and_stays_one_line(lines: Lines) -> None:
