@@ -14,10 +14,6 @@ from pathlib import Path
 import pytest
 
 from node_agent.border.decider import Asked
-from node_agent.front.connection import Connection
-from node_agent.front.framing import Head
-from node_agent.front.groups import GROUP_MAX, Groups
-from node_agent.front.http import Client
 from tests.bundles.sides import MODEL
 from tests.front.room import (
     ACME,
@@ -230,59 +226,3 @@ async def test_one_that_leaves_does_not_disturb_the_others(tmp_path: Path, at_on
         texts = await asyncio.gather(*(one(number % 2 == 0) for number in range(at_once)))
         await until(lambda: room.gate.answers_closed == at_once)
     assert texts[1::2] == [whole] * (at_once // 2)
-
-
-class House:
-    """What a connection needs to know, and how many are in."""
-
-    head_timeout_s = idle_timeout_s = 5.0
-    draining = False
-
-    def __init__(self) -> None:
-        self.groups = Groups()
-        self.connections: set[Connection] = set()
-        self.served = 0
-
-    async def app(self, head: Head, client: Client) -> None:
-        self.served += 1
-
-    def came(self, connection: Connection) -> bool:
-        self.connections.add(connection)
-        return True
-
-    def left(self, connection: Connection) -> None:
-        self.connections.remove(connection)
-
-
-async def test_a_connection_broken_off_before_its_request_began_is_counted_out() -> None:
-    house, loop = House(), asyncio.get_running_loop()
-    ours, theirs = socket.socketpair()
-    with theirs:
-        _, connection = await loop.connect_accepted_socket(lambda: Connection(house, loop), ours)
-        connection.data_received(chat_request())
-        assert connection.busy
-        connection.abort()
-        await until(lambda: not house.connections)
-        assert (house.served, connection.busy) == (0, False)
-
-
-@pytest.mark.parametrize("broken_off", [False, True])
-async def test_a_client_who_left_before_its_request_began_is_counted_out(broken_off: bool) -> None:
-    house, loop = House(), asyncio.get_running_loop()
-    ours, theirs = socket.socketpair()
-    with theirs:
-        transport, connection = await loop.connect_accepted_socket(lambda: Connection(house, loop), ours)
-        for _ in range(20 * GROUP_MAX):
-            house.groups.add(lambda: None)  # so many are before it that it is lost first
-        connection.data_received(chat_request())
-        transport.abort()
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert (connection.busy, house.served) == (True, 0)
-        if broken_off:
-            assert connection.abort() == []
-            assert not house.connections
-        await until(lambda: not house.connections and not connection.busy)
-        for _ in range(30):
-            await asyncio.sleep(0)
-        assert house.served == (0 if broken_off else 1)

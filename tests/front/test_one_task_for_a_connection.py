@@ -13,7 +13,7 @@ import pytest
 
 from node_agent.front.connection import Connection
 from node_agent.front.framing import Head
-from node_agent.front.groups import Groups
+from node_agent.front.groups import GROUP_MAX, Groups
 from node_agent.front.http import Client
 from tests.front.room import until
 
@@ -55,8 +55,10 @@ class House:
 class Theirs:
     """The client's end of a connection."""
 
-    def __init__(self, end: socket.socket, house: House, connection: Connection) -> None:
+    def __init__(self, end: socket.socket, ours: asyncio.Transport, house: House, connection: Connection) -> None:
         self.end = end
+        self.ours = ours
+        """The other end."""
         self.house = house
         self.connection = connection
 
@@ -77,8 +79,8 @@ async def connected() -> AsyncIterator[Theirs]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     with theirs:
-        _, connection = await loop.connect_accepted_socket(lambda: Connection(house, loop), ours)
-        yield Theirs(theirs, house, connection)
+        transport, connection = await loop.connect_accepted_socket(lambda: Connection(house, loop), ours)
+        yield Theirs(theirs, transport, house, connection)
     await until(lambda: not house.connections)
 
 
@@ -154,4 +156,36 @@ async def test_a_request_broken_off_before_its_first_step_is_counted_out(served:
         await until(lambda: not client.house.connections)
         assert len(broken_off) == 1
         assert len(client.house.tasks) == served
+    await until(lambda: client.tasks() == [])
+
+
+async def test_a_connection_broken_off_before_its_request_began_is_counted_out() -> None:
+    async with connected() as client:
+        client.connection.data_received(REQUEST)
+        assert client.connection.busy
+        client.connection.abort()
+        await until(lambda: not client.house.connections)
+        assert (client.house.tasks, client.connection.busy) == ([], False)
+
+
+@pytest.mark.parametrize("broken_off", [False, True])
+async def test_a_client_who_left_before_its_request_began_is_counted_out(broken_off: bool) -> None:
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    async with connected() as client:
+        house, connection = client.house, client.connection
+        for _ in range(20 * GROUP_MAX):
+            house.groups.add(lambda: None)  # so many are before it that it is lost first
+        connection.data_received(REQUEST)
+        client.ours.abort()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (connection.busy, house.tasks) == (True, [])
+        if broken_off:
+            assert connection.abort() == []
+            assert not house.connections
+        await until(lambda: not house.connections and not connection.busy)
+        for _ in range(30):
+            await asyncio.sleep(0)
+        assert (len(house.tasks), failures) == (0 if broken_off else 1, [])
     await until(lambda: client.tasks() == [])
