@@ -44,7 +44,7 @@ from orchestrator.policy.ids import EdgeId, KeyId, SideId, digest_of
 from orchestrator.policy.verdicts import HOUSE_RULES
 from orchestrator.spool.left import close_what_was_left
 from orchestrator.spool.store import Spool
-from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.logs import logger, report_faults
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.names import CODE, MANIFEST_NUMBER, MODEL, POOL, RULE, STREAMS_CONTINUED, Event
 from orchestrator.watch.holding import Holding
@@ -81,6 +81,7 @@ class Agent:
         self._spool = Spool(data_dir / "spool", capacity_bytes=settings.spool_bytes, segment_bytes=SEGMENT_BYTES)
         close_what_was_left(self._spool, "edge", settings.timeout_ms, clock.now_ms())
         self._metrics = Metrics()
+        report_faults(self._metrics.log_fault)
         self._metrics.admit(CODE, CATALOGUE)
         self._metrics.admit(RULE, HOUSE_RULES)
         self._routes = Routes(EdgeId(settings.id), _engines(settings), clock.now_ms, self._went_on)

@@ -50,7 +50,6 @@ def placement_to_json(placement: Placement) -> Account:
     """Return the whole account: of each pool its verdict, and why it was dropped or what it would cost."""
     chosen = placement.chosen
     candidates: list[CandidateWritten | msgspec.Raw] = []
-    dropped: dict[str, int] = {}
     rated = 0
     for candidate in placement.candidates:
         if candidate.terms is None:
@@ -58,13 +57,10 @@ def placement_to_json(placement: Placement) -> Account:
         else:
             candidates.append(candidate_to_json(candidate))
             rated += 1
-        if candidate.drop is not None:
-            word = str(candidate.drop)
-            dropped[word] = dropped[word] + 1 if word in dropped else 1
     return Account(
         candidates,
         None if chosen is None else chosen.pool.id,
-        dict(sorted(dropped.items())) if len(dropped) > 1 else dropped,
+        placement.counts(),
         runner_up(placement) if rated > 1 else None,
     )
 

@@ -68,13 +68,13 @@ class Placement(msgspec.Struct, frozen=True):
     """Every pool of the declared fleet, sorted by id."""
 
     def counts(self) -> dict[str, int]:
-        """Return how many pools were dropped for each reason."""
+        """Return how many pools were dropped for each reason, in the order of the words."""
         found: dict[str, int] = {}
         for candidate in self.candidates:
             if candidate.drop is not None:
                 word = str(candidate.drop)
                 found[word] = found[word] + 1 if word in found else 1
-        return found
+        return dict(sorted(found.items())) if len(found) > 1 else found
 
     def permitted(self) -> tuple[Candidate, ...]:
         """Return the candidates that the law allows."""

@@ -171,13 +171,9 @@ class LogSink:
         stream: TextIO,
         program: str,
         level: int = logging.INFO,
-        on_fault: Callable[[str], None] | None = None,
     ) -> None:
-        """`program` is written in each line; `level` is the least that is written.
-
-        `on_fault` is told `log_value` for each line with a value that was replaced, and `log_line` for each line lost.
-        """
-        self._handler = _JsonLines(stream, program, on_fault)
+        """`program` is written in each line; `level` is the least that is written."""
+        self._handler = _JsonLines(stream, program)
         self._root_level = logging.getLogger().level
         logging.getLogger().addHandler(self._handler)
         logging.getLogger().setLevel(logging.WARNING)
@@ -206,14 +202,27 @@ class LogSink:
         self.close()
 
 
+def report_faults(on_fault: Callable[[str], None]) -> None:
+    """Have whatever writes the log lines of this process tell what it had to replace or lose.
+
+    `on_fault` is told `log_value` for each line with a value that was replaced, and `log_line` for each line lost, from
+    any thread.
+    """
+    for handler in _ROOT_LOGGER.handlers:
+        if isinstance(handler, _JsonLines):
+            handler.on_fault = on_fault
+
+
 class _JsonLines(logging.Handler):
-    def __init__(self, stream: TextIO, program: str, on_fault: Callable[[str], None] | None) -> None:
+    def __init__(self, stream: TextIO, program: str) -> None:
         super().__init__()
         self._stream = stream
         self._file = _file_of(stream)
         """Where whole lines go past the stream's own layers, as long as it takes each at once."""
         self.program = program
-        self._on_fault = on_fault
+        self._rest = b""
+        """What an unbuffered file did not take of the last line that it took some of."""
+        self.on_fault: Callable[[str], None] | None = None
         self._writing = self.lock or threading.RLock()
         self.lines = 0
         self.lines_lost = 0
@@ -262,15 +271,25 @@ class _JsonLines(logging.Handler):
 
     def _send(self, line: bytes, file: io.FileIO) -> None:
         """Raises OSError and ValueError."""
-        try:
-            sent = file.write(line) or 0
-        except OSError:
-            sent = 0
-        if sent != len(line):
-            # Hardly ever: no room. What is left waits in the stream, and what follows goes behind it.
-            self._file = None
-            self._stream.buffer.write(line[sent:])
-            self._stream.flush()
+        if self._rest:
+            self._rest = _left(self._rest, file)
+            if self._rest:
+                raise BlockingIOError("there is no room behind half of a line")
+        left = _left(line, file)
+        if not left:
+            return
+        # Hardly ever: no room.
+        if self._stream.buffer is file:
+            # Nobody keeps what finds none. Of a line that was begun the rest goes before whatever follows.
+            self._rest = _left(left, file)
+            if self._rest == line:
+                self._rest = b""
+                raise BlockingIOError("there is no room")
+            return
+        # What is left waits in the stream, and what follows goes behind it.
+        self._file = None
+        self._stream.buffer.write(left)
+        self._stream.flush()
 
     def _lose(self) -> None:
         with self._writing:
@@ -278,8 +297,16 @@ class _JsonLines(logging.Handler):
             self._fault("log_line")
 
     def _fault(self, what: str) -> None:
-        if self._on_fault is not None:
-            self._on_fault(what)
+        if self.on_fault is not None:
+            self.on_fault(what)
+
+
+def _left(data: bytes, file: io.FileIO) -> bytes:
+    """Write what there is room for, and return the rest."""
+    try:
+        return data[file.write(data) or 0 :]
+    except OSError:
+        return data
 
 
 def _file_of(stream: TextIO) -> io.FileIO | None:

@@ -142,6 +142,10 @@ class Metrics:
         """The series of a histogram. Raises TelemetryError for what is none of `names`."""
         return self._of(metric, MetricKind.HISTOGRAM, self._spreads)
 
+    def log_fault(self, what: str) -> None:
+        """Counts a log line with a value that was replaced, `log_value`, or one that was lost, `log_line`."""
+        self._faults[what].value += 1
+
     def render(self) -> bytes:
         """All series in the text format of Prometheus; its content type is `CONTENT_TYPE`.
 

@@ -25,6 +25,7 @@ from orchestrator.telemetry.logs import (
     Recurring,
     TelemetryError,
     logger,
+    report_faults,
 )
 from orchestrator.telemetry.names import FIELDS, METRICS, Event, FieldKind, MetricKind
 
@@ -51,7 +52,8 @@ class Lines:
 @pytest.fixture
 def lines() -> Iterator[Lines]:
     stream, faults = io.StringIO(), list[str]()
-    with LogSink(stream, "node_agent", logging.DEBUG, faults.append) as sink:
+    with LogSink(stream, "node_agent", logging.DEBUG) as sink:
+        report_faults(faults.append)
         yield Lines(sink, stream, faults)
 
 
@@ -276,7 +278,8 @@ def test_what_recurs_is_told_byte_for_byte_as_it_would_be_once(given_: list[tupl
     told, faults = list[str](), list[str]()
     for often in (True, False):
         stream = io.StringIO()
-        with nobody_else_listening(), LogSink(stream, "node_agent", on_fault=faults.append):
+        with nobody_else_listening(), LogSink(stream, "node_agent"):
+            report_faults(faults.append)
             heard = recurring._log._logger if others == "to these" else logging.getLogger()
             if others != "nobody":
                 heard.addHandler(other := logging.StreamHandler(beside := io.StringIO()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
 import subprocess
 import sys
@@ -21,8 +22,9 @@ import scheduler
 from orchestrator.placement.pick import Drop
 from orchestrator.spool.records import FullReason
 from orchestrator.telemetry import names
-from orchestrator.telemetry.logs import TelemetryError
+from orchestrator.telemetry.logs import LogSink, TelemetryError, logger, report_faults
 from orchestrator.telemetry.metrics import IDS_MAX, Labels, Metrics
+from orchestrator.telemetry.names import Event
 
 CANARY = "canary5531"
 
@@ -195,6 +197,18 @@ def test_a_label_value_from_outside_becomes_other_and_is_counted() -> None:
     assert got["tidegate_placements_total", (("pool", "hz-1"),)] == 1
     assert got["tidegate_telemetry_faults_total", (("what", "label_value"),)] == 2
     assert CANARY.encode() not in metrics.render()
+
+
+def test_what_a_log_line_loses_is_counted() -> None:
+    metrics = Metrics()
+    with LogSink(stream := io.StringIO(), "node_agent"):
+        report_faults(metrics.log_fault)
+        logger("node_agent.front").info(Event.REQUEST_REFUSED, duration_ms=1.5)
+        stream.close()
+        logger("node_agent.front").info(Event.REQUEST_REFUSED, code="no_bundle")
+    got = samples(metrics)
+    assert got["tidegate_telemetry_faults_total", (("what", "log_value"),)] == 1
+    assert got["tidegate_telemetry_faults_total", (("what", "log_line"),)] == 1
 
 
 def test_other_as_a_value_from_outside_is_not_allowed_either() -> None:

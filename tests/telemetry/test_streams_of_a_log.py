@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.telemetry.logs import LogSink, logger
+from orchestrator.telemetry.logs import LogSink, logger, report_faults
 from orchestrator.telemetry.names import Event
 
 
@@ -67,6 +67,37 @@ def test_a_line_for_which_there_is_no_room_at_once_comes_before_those_after_it(
     assert (json.loads(two)["detail"], between) == ("\u00e9", others)
 
 
+@pytest.mark.parametrize(
+    ("room", "whole"),
+    [
+        ([9, 20], [1, 2, 3, 4]),
+        ([9, None], [1, 2, 3, 4]),
+        ([9, -1], [1, 2, 3, 4]),
+        ([None, 5], [1, 2, 3, 4]),
+        ([9, None, 20], [1, 2, 4]),
+        ([9, None, None], [1, 2, 4]),
+        ([None, None], [1, 3, 4]),
+        ([-1, -1], [1, 3, 4]),
+        ([None, None, 9, 5], [1, 3, 4]),
+    ],
+)
+def test_without_a_buffer_a_line_is_whole_or_counted_as_lost(
+    tmp_path: Path, room: list[int | None], whole: list[int]
+) -> None:
+    """As with PYTHONUNBUFFERED, where nobody else keeps what the file has no room for."""
+    file = Narrow(str(tmp_path / "log"), "w")
+    file.room = []
+    unbuffered: Any = file
+    log = logger("orchestrator.control")
+    with io.TextIOWrapper(unbuffered, "utf-8", write_through=True) as stream, LogSink(stream, "control") as sink:
+        log.info(Event.PROGRAM_STARTED, count=1)
+        file.room = list(room)
+        for count in (2, 3, 4):
+            log.info(Event.PROGRAM_STARTED, count=count)
+        assert (sink.lines, sink.lines_lost) == (len(whole), 4 - len(whole))
+    assert [json.loads(line)["count"] for line in (tmp_path / "log").read_text().splitlines()] == whole
+
+
 @pytest.mark.parametrize(("unbuffered", "write_through"), [(False, False), (True, False), (False, True)])
 def test_a_line_comes_after_what_its_stream_holds_back(tmp_path: Path, unbuffered: bool, write_through: bool) -> None:
     file = io.FileIO(str(tmp_path / "log"), "w")
@@ -89,7 +120,8 @@ def test_a_line_is_written_as_its_stream_encodes(tmp_path: Path, encoding: str) 
 
 def test_a_stream_that_is_gone_ends_nothing() -> None:
     stream, faults = io.StringIO(), list[str]()
-    with LogSink(stream, "control", on_fault=faults.append) as sink:
+    with LogSink(stream, "control") as sink:
+        report_faults(faults.append)
         stream.close()
         logger("orchestrator.control").info(Event.PROGRAM_STARTED)
         assert sink.lines_lost == 1

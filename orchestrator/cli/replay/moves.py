@@ -156,7 +156,7 @@ def _gone(pool: PoolId, after: Placed) -> str:
 
 
 def _refusal(placed: Placed) -> str:
-    counts = ", ".join(f"{count} {drop.replace('_', ' ')}" for drop, count in sorted(placed.placement.counts().items()))
+    counts = ", ".join(f"{count} {drop.replace('_', ' ')}" for drop, count in placed.placement.counts().items())
     return f"no pool is left ({counts or 'none is declared'})"
 
 
