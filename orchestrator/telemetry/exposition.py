@@ -14,8 +14,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from orchestrator.telemetry.metrics import Number, Series, Spread
 from orchestrator.telemetry.names import MetricKind
+from orchestrator.telemetry.series import Number, Series, Spread
 
 
 def page(all_series: Iterable[Series[Number] | Series[Spread]]) -> bytes:

@@ -11,97 +11,18 @@ TelemetryError; a label value that is not allowed comes from outside and becomes
 from __future__ import annotations
 
 import importlib
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from orchestrator.telemetry.logs import TelemetryError
-from orchestrator.telemetry.names import METRICS, OTHER, TELEMETRY_FAULTS, Label, Metric, MetricKind
+from orchestrator.telemetry.names import METRICS, TELEMETRY_FAULTS, Label, Metric, MetricKind
+from orchestrator.telemetry.series import Cell, Number, Series, Spread
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 IDS_MAX: Final = 512
 """The most ids that one label takes in the life of a process; later ones are `other`."""
 
 _ID_CHARS_MAX = 128
-Labels = str | tuple[str, ...]
-"""The values of a metric's labels in their order: the value itself where there is one label, `()` where there is none.
-"""
-
-
-class Number:
-    """The cell of a counter, which only ever rises, or of a gauge."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value: float = 0
-
-
-class Spread:
-    """The cell of a histogram."""
-
-    __slots__ = ("_bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        """How many observations are at or below each bound and above the one before; the last are above all."""
-        self.sum: float = 0
-
-    def observe(self, value: float) -> None:
-        """Adds an observation."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
-
-
-Cell = TypeVar("Cell", Number, Spread)
-
-
-class Series(dict[Labels, Cell]):
-    """The cells of one metric by their labels: `series["hz-1"].value += 1`. One that is new is made when it is named.
-
-    Raises TelemetryError for as many values as there are not labels. Bounded: ids are, and no other value is kept.
-    """
-
-    __slots__ = ("_admitted", "_make", "_refused", "cells", "metric")
-
-    def __init__(
-        self,
-        metric: Metric,
-        make: Callable[[], Cell],
-        admitted: dict[str, set[str]],
-        refused: Callable[[], None],
-    ) -> None:
-        """`admitted` are the ids of open labels, by label; `refused` is called for each value that is not allowed."""
-        super().__init__()
-        self.metric = metric
-        self.cells: dict[tuple[str, ...], Cell] = {}
-        """By the values that are shown: with those of `other`, which are not found under the values that were given."""
-        self._make: Callable[[], Cell] = make
-        self._admitted = admitted
-        self._refused = refused
-        if not metric.labels:
-            self.__missing__(())  # told from the start, as nothing
-
-    def __missing__(self, given: Labels) -> Cell:
-        values = (given,) if isinstance(given, str) else given
-        labels = self.metric.labels
-        if len(values) != len(labels):
-            raise TelemetryError(f"{self.metric.name} was used with other labels than it has in names")
-        shown = tuple(map(self._shown, labels, values))
-        cell = self.cells.get(shown)
-        if cell is None:
-            cell = self.cells[shown] = self._make()
-        if OTHER not in shown:
-            self[given] = cell
-        return cell
-
-    def _shown(self, label: Label, value: str) -> str:
-        known = self._admitted.get(label.name, ()) if label.values is None else label.values
-        if value in known:
-            return str(value)
-        self._refused()
-        return OTHER
 
 
 class Metrics:
@@ -143,7 +64,10 @@ class Metrics:
         return self._of(metric, MetricKind.HISTOGRAM, self._spreads)
 
     def log_fault(self, what: str) -> None:
-        """Counts a log line with a value that was replaced, `log_value`, or one that was lost, `log_line`."""
+        """Counts a log line with a value that was replaced, `log_value`, or one that was lost, `log_line`.
+
+        From any thread: of two counts in one moment one may be lost.
+        """
         self._faults[what].value += 1
 
     def render(self) -> bytes:

@@ -23,8 +23,9 @@ from orchestrator.placement.pick import Drop
 from orchestrator.spool.records import FullReason
 from orchestrator.telemetry import names
 from orchestrator.telemetry.logs import LogSink, TelemetryError, logger, report_faults
-from orchestrator.telemetry.metrics import IDS_MAX, Labels, Metrics
+from orchestrator.telemetry.metrics import IDS_MAX, Metrics
 from orchestrator.telemetry.names import Event
+from orchestrator.telemetry.series import Labels
 
 CANARY = "canary5531"
 
