@@ -117,11 +117,12 @@ class LoneEdge:
     settings: Path
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, errors: Path | None = None) -> None:
+        """Start it. `errors` is where its log lines go, in place of the log."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "node_agent", "--config", str(self.settings)]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, stdout=log)
+        with (self.folder / "log").open("ab") as log, (errors or self.folder / "log").open("ab") as told:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=told, stdout=log)
         end_at = time.monotonic() + TIMEOUT_S
         while not self._ready():
             assert self.process.poll() is None, (self.folder / "log").read_text()
