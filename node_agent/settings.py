@@ -9,6 +9,7 @@ import msgspec
 from orchestrator.bundles.roots import RootSetting
 from orchestrator.engines.identity import DeclaredIdentity
 from orchestrator.watch.shares import PROCESSES_MAX, WorkerSettings
+from orchestrator.wire.frames import MESSAGE_BYTES_MAX
 
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +48,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `record_trace_bytes` and of what is set for idempotency keys, and leases shares of `requests_max` and
     `tenant_requests_max`."""
     engines: tuple[EngineSettings, ...] = ()
-    body_bytes_max: int = 1 << 20
+    body_bytes_max: Annotated[int, msgspec.Meta(ge=1, le=MESSAGE_BYTES_MAX * 3 // 4)] = 1 << 20
+    """A request and what the law is told of it must fit into one message to a pool."""
     body_timeout_ms: int = 10_000
     max_tokens_max: int = 8_192
     requests_max: int = 1_024

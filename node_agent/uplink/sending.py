@@ -64,8 +64,8 @@ class Sending(Protocol):
 class Unsent:
     """An attempt that found no way out."""
 
-    def __init__(self, attempt: AttemptId, detail: str) -> None:
-        self._refused: Refused | None = Refused(0, attempt, "engine_unreachable", detail)
+    def __init__(self, attempt: AttemptId, detail: str, code: str = "engine_unreachable") -> None:
+        self._refused: Refused | None = Refused(0, attempt, code, detail)
 
     async def next(self, now_us: int) -> StreamFrame | None:
         """Return why, once."""

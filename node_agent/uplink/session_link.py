@@ -28,11 +28,22 @@ from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
 from orchestrator.wire.channels import open_channel
 from orchestrator.wire.convert_facts import WireError
-from orchestrator.wire.convert_session import edge_batch_out, intake_frame_in
+from orchestrator.wire.convert_session import edge_batch_out, fits, intake_frame_in
 from orchestrator.wire.deadlines import Deadlines
-from orchestrator.wire.frames import Credit, EdgeFrame, IntakeFrame, Load, Open, Process, Settle, Welcome
+from orchestrator.wire.frames import (
+    MESSAGE_BYTES_MAX,
+    Credit,
+    EdgeFrame,
+    IntakeFrame,
+    Load,
+    Open,
+    Process,
+    Settle,
+    Welcome,
+)
 from orchestrator.wire.outbox import Outbox
 from orchestrator.wire.pace import Haste
+from orchestrator.wire.portions import PORTION_BYTES_MAX, generation_bytes_most, portions
 from orchestrator.wire.session_edge import TICK_MS, Deliver, EdgeSession, Instruction, Send, State
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1.session_pb2_grpc import IntakeStub
@@ -65,6 +76,9 @@ class LinkState(msgspec.Struct, frozen=True):
     rtt_us: int | None
     skew_ms: int | None
     streams: int
+
+
+_TOO_LARGE = f"With what was said already it is larger than a message to a pool may be, {MESSAGE_BYTES_MAX} bytes."
 
 
 class SessionLink:
@@ -172,6 +186,8 @@ class SessionLink:
             sendable.inputs,
             sendable.continues,
         )
+        if generation_bytes_most(sendable.generation) > PORTION_BYTES_MAX and not fits(opened):
+            return Unsent(sendable.attempt, _TOO_LARGE, "body_too_large")
         stream = Stream(number, sendable.attempt, tally, deadlines, machine, self._act, self._streams, loop)
         self._act(machine.open(opened, now_us))
         return stream
@@ -243,13 +259,14 @@ class SessionLink:
         return (machine.welcome, machine.reattached) != before
 
     async def _write(self, call: grpc.aio.StreamStreamCall[pb.EdgeBatch, pb.IntakeBatch], epoch: int) -> None:
-        """Put whatever is ready into one message, as soon as the pace lets it leave."""
+        """Put whatever is ready into one message, or as many as it takes, as soon as the pace lets it leave."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
                 await self._outbox.due()
                 frames = self._outbox.take()
                 if frames:
-                    await call.write(edge_batch_out(epoch, frames))
+                    for portion in portions(frames):
+                        await call.write(edge_batch_out(epoch, portion))
 
     async def _read(
         self, call: grpc.aio.StreamStreamCall[pb.EdgeBatch, pb.IntakeBatch], machine: EdgeSession

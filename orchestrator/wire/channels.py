@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 
-MESSAGE_BYTES_MAX = 8 * 1024 * 1024
-"""Largest message either way. gRPC's own default is 4 MiB on receive and none on send."""
+from orchestrator.wire.frames import MESSAGE_BYTES_MAX
+
 CLIENT_PING_MS = 20_000
 CLIENT_PING_TIMEOUT_MS = 10_000
 SERVER_PING_FLOOR_MS = 10_000

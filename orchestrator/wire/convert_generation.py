@@ -11,6 +11,7 @@ from protos.tidegate.v1 import usage_pb2
 
 MESSAGES_MAX = 1_024
 STOPS_MAX = 4
+_COUNT_MAX = (1 << 32) - 1
 _ROLES = {role.value: role for role in Role}
 _RESUMES = {by.value: by for by in Resume}
 _REASONS = frozenset(reason.value for reason in FinishReason)
@@ -108,10 +109,15 @@ def resume_in(field: str, value: str) -> Resume:
 
 
 def pool_counts_out(counts: PoolCounts, into: usage_pb2.PoolCounts) -> None:
-    """Fill the message of a pool's counts."""
-    into.prompt, into.generated, into.sent = counts.prompt, counts.generated, counts.sent
-    if counts.cached:
-        into.cached = counts.cached
+    """Fill the message of a pool's counts. One that the wire cannot carry is told as the most that it can."""
+    try:
+        into.prompt, into.generated, into.sent = counts.prompt, counts.generated, counts.sent
+        if counts.cached:
+            into.cached = counts.cached
+    except ValueError:
+        # Whoever made such a count, all other answers of the session would end with it.
+        most = [min(count, _COUNT_MAX) for count in (counts.prompt, counts.generated, counts.sent, counts.cached)]
+        into.prompt, into.generated, into.sent, into.cached = most
 
 
 def pool_counts_in(message: usage_pb2.PoolCounts) -> PoolCounts:

@@ -48,6 +48,7 @@ from orchestrator.wire.convert_generation import (
 from protos.tidegate.v1 import session_pb2 as pb
 from protos.tidegate.v1 import usage_pb2
 
+_EPOCH_MAX = (1 << 64) - 1
 ATTEMPTS_READ_MAX = 2 * f.STREAMS_MAX
 """Attempt ids whose form was checked that are remembered: every frame of an answer names its attempt."""
 
@@ -397,6 +398,11 @@ def edge_batch_out(epoch: int, frames: Sequence[f.EdgeFrame]) -> pb.EdgeBatch:
     for frame in frames:
         _EDGE_OUT[type(frame)](frame, add())
     return batch
+
+
+def fits(frame: f.Open) -> bool:
+    """Whether an attempt fits into one message. Written out for that: ask it only of one that is large."""
+    return edge_batch_out(_EPOCH_MAX, [frame]).ByteSize() <= f.MESSAGE_BYTES_MAX
 
 
 def intake_batch_out(epoch: int, frames: Sequence[f.IntakeFrame]) -> pb.IntakeBatch:

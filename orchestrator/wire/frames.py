@@ -34,6 +34,8 @@ PIECE_BYTES_MAX = 1_024
 """Tokens that go out together or not at all; a longer delta of an engine is cut."""
 CREDIT_BYTES_MIN = 4 * 1024
 """The least first credit. Below it a receiver that gives back in steps could wait for a piece that never fits."""
+MESSAGE_BYTES_MAX = 8 * 1024 * 1024
+"""Largest message either way. gRPC's own default is 4 MiB on receive and none on send."""
 STREAMS_MAX = 4_096
 """Streams that one session holds at once."""
 SETTLES_MAX = 32_768

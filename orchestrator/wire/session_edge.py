@@ -45,7 +45,7 @@ from orchestrator.wire.frames import (
     Welcome,
     held_bytes,
 )
-from orchestrator.wire.silence import Silence
+from orchestrator.wire.silence import Patience, Silence
 
 TICK_MS = 100
 """How often `tick` is called."""
@@ -164,7 +164,7 @@ class EdgeSession:
         self._last_beat = 0
         self._last_beat_us = 0
         self._silence = Silence(TICK_MS * 1000)
-        self._detached_us = 0
+        self._patience = Patience(REATTACH_TRY_MS * 1000)
         self._unheard: deque[Settle] = deque()  # bounded: SETTLES_MAX
         """Settlements that the intake has not said that it took."""
         self._told = 0
@@ -355,8 +355,8 @@ class EdgeSession:
         if self.state is State.CLOSED:
             return []
         if self.state in (State.DETACHED, State.REATTACHING):
-            self._detached_us += late_us
-            return self.close("session_lost") if now_us - self._detached_us > REATTACH_TRY_MS * 1000 else []
+            self._patience.late(late_us)
+            return self.close("session_lost") if self._patience.over(now_us) else []
         silent_ms = self._silence.silent_us(now_us) // 1000
         if self.state is State.GREETING:
             return self.close("session_lost") if silent_ms > HELLO_DEADLINE_MS else []
@@ -382,7 +382,7 @@ class EdgeSession:
     def _detached(self, now_us: int) -> list[Instruction]:
         if self.state in ATTACHED:
             # A transport that is lost before its greeting is answered gives no new time.
-            self._detached_us = now_us
+            self._patience.lost(now_us)
         if self.state is not State.CLOSED:
             self.state = State.DETACHED
         return []
@@ -449,6 +449,7 @@ class EdgeSession:
             return [Send(Beat(0, beat.number))]
         sent_us = self._beats.pop(beat.answers, None)
         if sent_us is not None:
+            self._patience.answered()
             self._samples_us.append(now_us - sent_us)
             self.rtt_us = min(self._samples_us)
         if not self._taken <= beat.settled <= self._taken + len(self._unheard):

@@ -9,6 +9,9 @@ from __future__ import annotations
 TICKS_FORGIVEN = 2
 """A tick that comes later than so many of its intervals was late; what lies beyond is our own silence."""
 
+FUTILE_MAX = 8
+"""Transports in a row that may be lost with nothing answered: what cannot be sent would end each one that tries."""
+
 
 class Silence:
     """The silence of one peer. `tick_us` is how often `ticked` is called when all is well."""
@@ -38,3 +41,33 @@ class Silence:
 
     def _late_us(self, now_us: int) -> int:
         return max(0, now_us - self._ticked_us - self._span_us)
+
+
+class Patience:
+    """How long a transport that was lost is tried to be replaced, before what it carried is given up."""
+
+    __slots__ = ("_futile", "_since_us", "_try_us")
+
+    def __init__(self, try_us: int) -> None:
+        self._try_us = try_us
+        self._since_us = 0
+        self._futile = 0
+        """How many transports in a row were lost before anything of ours was answered on them."""
+
+    def lost(self, now_us: int) -> None:
+        """A transport is gone. It gives new time, unless it is one more of many that carried nothing."""
+        self._futile += 1
+        if self._futile <= FUTILE_MAX:
+            self._since_us = now_us
+
+    def answered(self) -> None:
+        """The peer answered what was said on this transport."""
+        self._futile = 0
+
+    def late(self, late_us: int) -> None:
+        """This process was late by so much, which is no fault of the peer."""
+        self._since_us += late_us
+
+    def over(self, now_us: int) -> bool:
+        """Whether it is not tried any more."""
+        return now_us - self._since_us > self._try_us

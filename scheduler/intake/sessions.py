@@ -22,6 +22,7 @@ from orchestrator.wire.convert_session import attempt_in, edge_frame_in, intake_
 from orchestrator.wire.frames import ALONE, Accepted, EdgeFrame, Hello, IntakeFrame, Load, Process
 from orchestrator.wire.outbox import Outbox
 from orchestrator.wire.pace import Haste
+from orchestrator.wire.portions import portions
 from orchestrator.wire.session_intake import (
     TICK_MS,
     Close,
@@ -79,14 +80,15 @@ class Line:
             self.end()
 
     async def batches(self) -> AsyncIterator[pb.IntakeBatch]:
-        """Yield one message for whatever is ready, as soon as the pace lets it leave, until the call ends."""
+        """Yield what is ready, mostly as one message, as soon as the pace lets it leave, until the call ends."""
         while True:
             await self.outbox.due()
             if self.port is not None and self.port.line is self:
                 self.port.gather()
             frames = self.outbox.take()
             if frames:
-                yield intake_batch_out(self.epoch, frames)
+                for portion in portions(frames):
+                    yield intake_batch_out(self.epoch, portion)
             if self.closing and not self.outbox.frames:
                 return
 

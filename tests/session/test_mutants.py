@@ -80,7 +80,7 @@ MUTANTS = (
         "found.limit_bytes += owed",
         "found.limit_bytes += owed * (self.state is State.LIVE)",
     ),
-    edge(25, "it waits for ever for a transport", "tick", "REATTACH_TRY_MS * 1000", "REATTACH_TRY_MS * 1000_000"),
+    edge(25, "it waits for ever for a transport", "tick", "self._patience.over(now_us)", "False"),
     edge(
         0,
         "one frame too many is asked for",

@@ -14,6 +14,7 @@ from node_agent.uplink.session_link import SessionLink
 from node_agent.uplink.stream import CREDIT_BYTES, FRAMES_MAX
 from orchestrator.ledger.usage import EdgeCounts, PoolCounts
 from orchestrator.policy.ids import AttemptId, EdgeId, PoolId, ReplicaId, SchedulerId
+from orchestrator.wire.channels import bind, make_server
 from orchestrator.wire.convert_session import edge_frame_in, intake_batch_out
 from orchestrator.wire.frames import (
     SESSION_VERSION,
@@ -86,9 +87,9 @@ class ScriptedIntake(IntakeServicer):
 async def linked(script: Script, credited: Script) -> AsyncIterator[tuple[SessionLink, ScriptedIntake]]:
     """A link with a live session to an intake that keeps to a script."""
     intake = ScriptedIntake(script, credited)
-    server = grpc.aio.server()
+    server = make_server()
     add_IntakeServicer_to_server(intake, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = bind(server, "127.0.0.1:0")
     await server.start()
     link = SessionLink(EdgeId("edge-a"), SchedulerId("site"), f"127.0.0.1:{port}", lambda: WALL_MS)
     running = asyncio.create_task(link.run())
