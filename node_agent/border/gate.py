@@ -224,6 +224,9 @@ class _Course(msgspec.Struct, eq=False):
             if self._stopped is not None:
                 raise ProblemError(self._problem)
             self._cut(attempt, code, spoke=False)
+            if self._kept.begun:
+                # As of any cut answer: where no pool is left the next decision says so, and that is waited for.
+                self._problem = None
             return
         if attempt.asked.departure is not None and not self._started:
             attempt.asked.departure.not_started()

@@ -120,6 +120,25 @@ async def test_cut_twice_it_goes_on_twice(make_edge: Make) -> None:
     assert [one["continues"] for one in records] == [None, records[0]["attempt"], records[1]["attempt"]]
 
 
+@pytest.mark.parametrize("code", ["engine_failed", "draining", "session_lost"])
+async def test_an_attempt_that_is_cut_before_it_goes_on_leaves_the_wait_for_a_pool(make_edge: Make, code: str) -> None:
+    edge = make_edge()
+    everywhere, loop = frozenset({GUIZHOU, SHANGHAI, "eu-frankfurt"}), asyncio.get_running_loop()
+
+    def down() -> None:
+        edge.routes.down = everywhere
+        loop.call_later(0.15, setattr, edge.routes, "down", everywhere - {GUIZHOU})
+
+    # Both fail at once; the first is back in a moment.
+    cut, lost = Wordy([(3, "session_lost")]), Wordy([(3, code)], after=down)
+    asked = anew(edge, cn_guizhou=cut, cn_shanghai=lost)
+    edge.gate = Gate(edge.name, replace(edge.hands, patience_ms=3_000))
+    cut.after = lambda: setattr(edge.routes, "down", frozenset({GUIZHOU, "eu-frankfurt"}))
+    got = await ask(edge, asked)
+    assert got.text == whole(asked.generation)
+    assert [one.pool.id for one in got.answer.segments if one.tokens] == [GUIZHOU, GUIZHOU]
+
+
 async def test_what_breaks_everything_is_not_tried_for_ever(make_edge: Make) -> None:
     edge = make_edge()
     for at in (0, 3):
