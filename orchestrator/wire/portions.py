@@ -24,6 +24,8 @@ Frame = TypeVar("Frame", EdgeFrame, IntakeFrame)
 
 def portions(frames: list[Frame]) -> list[list[Frame]]:
     """Split what is ready, in order, into what leaves as one message each. Nearly always that is all of it."""
+    if len(frames) == 1:
+        return [frames]
     found: list[list[Frame]] = []
     begin, held_bytes = 0, 0
     for at, frame in enumerate(frames):
