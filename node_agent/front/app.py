@@ -79,6 +79,11 @@ class Front:
         self._completions = Completions(ask, limits, self._admission, now_ms)
         self._draining = False
 
+    @property
+    def write_timeout_ms(self) -> int:
+        """The longest that a client may not take what was written for it."""
+        return self._limits.write_timeout_ms
+
     def drain(self) -> None:
         """From now on refuse new requests and be unready. Running answers go on."""
         self._draining = True
@@ -121,7 +126,20 @@ class Front:
             visit.end(exchange.status)
 
     async def _operate(self, exchange: Exchange, now_ms: int, elsewhere: Elsewhere | None) -> None:
-        """Answer a probe or a scraper."""
+        """Answer a probe or a scraper, and count one that does not read."""
+        try:
+            await self._tell(exchange, now_ms, elsewhere)
+        except ProblemError as error:
+            self._counters.refusals[error.problem.entry.code].value += 1
+            await exchange.break_off(error.problem)
+        except Exception as failure:  # noqa: BLE001 - outermost: as for tenants
+            log.crash(Event.TASK_FAILED, failure, request_id=exchange.request_id)
+            await exchange.break_off(Problem("internal_error"))
+        finally:
+            exchange.done()
+
+    async def _tell(self, exchange: Exchange, now_ms: int, elsewhere: Elsewhere | None) -> None:
+        """Say how this edge is, or what it takes. Raises ProblemError(slow_reader)."""
         head = exchange.head
         if head.path == METRICS:
             metrics = self._metrics
@@ -140,7 +158,6 @@ class Front:
             reason = unready_reason(self._bundle(), self._edge, now_ms, draining=self._draining)
             body: dict[str, object] = {"ready": True} if reason is None else {"ready": False, "reason": reason}
             await exchange.answer(200 if reason is None else 503, msgspec.json.encode(body))
-        exchange.done()
 
     def _way(self, exchange: Exchange, visit: Visit, elsewhere: Elsewhere | None) -> Awaitable[None]:
         """Check the head in the order in which a check costs and tells least. Returns what then serves the request.

@@ -36,6 +36,8 @@ class House(Protocol):
     """How long a head may take, and how long a new connection may say nothing."""
     idle_timeout_s: float
     """How long a connection may stay without another request after an answer."""
+    write_timeout_s: float
+    """How long a client may not take what was written for it."""
     draining: bool
 
     def came(self, connection: Connection) -> bool:
@@ -60,6 +62,7 @@ class Connection(asyncio.Protocol):
         "_thrown_away",
         "_transport",
         "blocked",
+        "blocked_s",
         "deadline_s",
         "reading",
     )
@@ -83,13 +86,16 @@ class Connection(asyncio.Protocol):
         self._thrown_away = 0
         self.blocked: asyncio.Future[None] | None = None
         """Set while the client does not take what was written; done when it has taken enough."""
+        self.blocked_s = 0.0
+        """Since when."""
         self.deadline_s: float | None = None
         """When the wait for the client is over; None while it is the client who waits."""
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being served."""
-        return self._serving is not None
+        """Whether a request is being served whose whole answer does not only wait for the client to take it."""
+        serving = self._serving
+        return serving is not None and not (serving.complete and self.blocked is not None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The loop's own transports share no base class with asyncio's.
@@ -116,9 +122,12 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self.blocked is None:
             self.blocked = self._loop.create_future()
+            self.blocked_s = self._loop.time()
 
     def resume_writing(self) -> None:
         self._let_write()
+        if self._serving is None and not self._leaving:
+            self._await_request()
 
     def data_received(self, data: bytes) -> None:
         if self._leaving:
@@ -151,6 +160,10 @@ class Connection(asyncio.Protocol):
             self.deadline_s = self._loop.time() + CLOSE_S
             self._transport.close()
 
+    def evict(self) -> None:
+        """End at once a connection that is not busy, as when its client hangs up."""
+        self._transport.abort()
+
     def abort(self) -> list[asyncio.Task[None]]:
         """End the connection at once, and cancel what is being served. Returns that."""
         self._transport.abort()
@@ -169,7 +182,7 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed."""
         self.deadline_s = None
-        if self._leaving:
+        if self._leaving or self.blocked is not None:
             self._transport.abort()
         elif self._buffer:
             self._refuse(Problem("head_timeout"))
@@ -274,6 +287,8 @@ class Connection(asyncio.Protocol):
         elif not serving.complete:
             # Without its end nobody takes the answer for whole.
             self._transport.abort()
+        elif self.blocked is not None and self._loop.time() >= self.blocked_s + self._house.write_timeout_s:
+            self._transport.abort()
         elif not serving.read_to_the_end:
             self._leaving = True
             self._buffer.clear()
@@ -283,14 +298,22 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
         elif serving.close or self._house.draining:
             self.close_when_idle()
+        elif self.blocked is not None:
+            # Whoever does not read would have answer after answer made and held here.
+            self.deadline_s = self.blocked_s + self._house.write_timeout_s
+            if self.reading:
+                self._read(False)
         else:
-            # What is here already of the next request is part of a head.
-            house = self._house
-            self.deadline_s = self._loop.time() + (house.head_timeout_s if self._buffer else house.idle_timeout_s)
-            if not self.reading:
-                self._hold_back()
-            if self._buffer:
-                self._next_request()
+            self._await_request()
+
+    def _await_request(self) -> None:
+        """Serve the next request. What is here already of it is part of a head."""
+        house = self._house
+        self.deadline_s = self._loop.time() + (house.head_timeout_s if self._buffer else house.idle_timeout_s)
+        if not self.reading:
+            self._hold_back()
+        if self._buffer:
+            self._next_request()
 
     def _over(self) -> None:
         """The client is gone, and nothing is served any more."""

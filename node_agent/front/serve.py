@@ -44,6 +44,7 @@ class FrontServer:
         self.groups = Groups()
         self.head_timeout_s = head_timeout_ms / 1000
         self.idle_timeout_s = idle_timeout_ms / 1000
+        self.write_timeout_s = app.write_timeout_ms / 1000
         self.draining = False
         self.port = port
         """Where it listens; with port 0 only after `start`."""
@@ -91,7 +92,7 @@ class FrontServer:
                 return False
             # Gone from the list at once: its end is told only in a later turn of the loop.
             del self._connections[idle]
-            idle.abort()
+            idle.evict()
         self._connections[connection] = None
         self._empty.clear()
         return True
@@ -133,5 +134,5 @@ class FrontServer:
         for connection in tuple(self._connections):
             if connection.deadline_s is not None and now_s > connection.deadline_s:
                 connection.expire()
-        every_s = min(self.head_timeout_s / 4, self.idle_timeout_s / 4, SWEEP_S_MAX)
+        every_s = min(min(self.head_timeout_s, self.idle_timeout_s, self.write_timeout_s) / 4, SWEEP_S_MAX)
         self._sweeping = loop.call_later(every_s, self._sweep)

@@ -16,6 +16,8 @@ _LINE_END = "\r\n"
 _NO_MORE_LINES = _LINE_END
 """As the last of the lines of a head: they end twice."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_TOGETHER_BYTES_MAX = 16 * 1024
+"""What is longer is not copied behind the head of its answer: a client who does not read holds no copy of its own."""
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -198,7 +200,10 @@ class Serving:
             data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + (b"0\r\n\r\n" if last else b"")
         self.complete = last
         if self._start is not None:
-            data = self._start + data
+            if len(data) > _TOGETHER_BYTES_MAX:
+                self._transport.write(self._start)
+            else:
+                data = self._start + data
             self._start = None
         if data:
             self._transport.write(data)

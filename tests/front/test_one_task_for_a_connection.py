@@ -23,7 +23,7 @@ REQUEST = b"GET /a HTTP/1.1\r\nHost: e\r\n\r\n"
 class House:
     """Answers every request, and does then what the test wants."""
 
-    head_timeout_s = idle_timeout_s = 5.0
+    head_timeout_s = idle_timeout_s = write_timeout_s = 5.0
     draining = False
 
     def __init__(self) -> None:

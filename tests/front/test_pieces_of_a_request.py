@@ -65,7 +65,7 @@ class Wire:
 class House:
     """Answers each request with its own body, and with `headers`."""
 
-    head_timeout_s = idle_timeout_s = 5.0
+    head_timeout_s = idle_timeout_s = write_timeout_s = 5.0
     draining = False
 
     def __init__(self, *headers: Pair) -> None:
