@@ -70,7 +70,8 @@ class Front:
         self._limits = limits
         self._now_ms = now_ms
         self._entropy = entropy
-        self._metrics = metrics
+        self.metrics = metrics
+        """What is counted of tenants and their connections."""
         self._counters = Counters(metrics)
         self._desk = desk
         self._elsewhere = elsewhere
@@ -142,7 +143,7 @@ class Front:
         """Say how this edge is, or what it takes. Raises ProblemError(slow_reader)."""
         head = exchange.head
         if head.path == METRICS:
-            metrics = self._metrics
+            metrics = self.metrics
             metrics.gauge(REQUESTS_ACTIVE)[()].value = self._admission.running
             if self._places is not None:
                 metrics.gauge(PLACES)[()].value = self._places.of_all()

@@ -97,6 +97,21 @@ class Connection(asyncio.Protocol):
         serving = self._serving
         return serving is not None and not (serving.complete and self.blocked is not None)
 
+    @property
+    def answered(self) -> bool:
+        """Whether the client had an answer, while none is being served."""
+        return self._idle is not None
+
+    @property
+    def heard(self) -> bool:
+        """Whether something of a request came that is not served yet, and would be."""
+        return bool(self._buffer) and self.blocked is None
+
+    @property
+    def waits_until_s(self) -> float:
+        """When the wait for the client is over, by the clock of the loop: the sooner, the longer it has been idle."""
+        return self.blocked_s if self.deadline_s is None else self.deadline_s
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The loop's own transports share no base class with asyncio's.
         self._transport = cast(asyncio.Transport, transport)

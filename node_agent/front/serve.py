@@ -7,12 +7,17 @@ import contextlib
 
 from node_agent.front.app import Front
 from node_agent.front.connection import Connection
+from node_agent.front.evictions import Evictions
 from node_agent.front.groups import Groups
 from node_agent.front.http import App
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import CONNECTIONS_CUT, Event
+
+log = logger("node_agent.front")
 
 BACKLOG = 1_024
 CONNECTIONS_MAX = 4_096
-"""Connections that are held at once, idle ones among them; for one more, the oldest that has no request is ended."""
+"""Connections that are held at once, idle ones among them; for one more, one that has no request is ended."""
 HEAD_TIMEOUT_MS = 15_000
 """How long a head may take from its first byte on, and how long a new connection may say nothing."""
 IDLE_TIMEOUT_MS = 75_000
@@ -52,6 +57,9 @@ class FrontServer:
         self._host = host
         self._shared = shared
         self._connections: dict[Connection, None] = {}  # bounded: by CONNECTIONS_MAX
+        self._evictions = Evictions()
+        self._cut = app.metrics.counter(CONNECTIONS_CUT)
+        self._cut_since_told = 0
         self._empty = asyncio.Event()
         self._empty.set()
         self._server: asyncio.Server | None = None
@@ -87,9 +95,12 @@ class FrontServer:
     def came(self, connection: Connection) -> bool:
         """Count a connection in. Returns whether there was room."""
         if len(self._connections) >= CONNECTIONS_MAX:
-            idle = next((held for held in self._connections if not held.busy), None)
+            self._cut_since_told += 1
+            idle = self._evictions.choose(self._connections)
             if idle is None:
+                self._cut["refused"].value += 1
                 return False
+            self._cut["evicted"].value += 1
             # Gone from the list at once: its end is told only in a later turn of the loop.
             del self._connections[idle]
             idle.evict()
@@ -134,5 +145,12 @@ class FrontServer:
         for connection in tuple(self._connections):
             if connection.deadline_s is not None and now_s > connection.deadline_s:
                 connection.expire()
+        if self._cut_since_told:
+            self._tell_cut()
         every_s = min(min(self.head_timeout_s, self.idle_timeout_s, self.write_timeout_s) / 4, SWEEP_S_MAX)
         self._sweeping = loop.call_later(every_s, self._sweep)
+
+    def _tell_cut(self) -> None:
+        detail = "Every connection is taken: those that wait longest are ended for those that come."
+        log.warning(Event.CONNECTIONS_FULL, count=self._cut_since_told, limit=CONNECTIONS_MAX, detail=detail)
+        self._cut_since_told = 0

@@ -87,6 +87,7 @@ IDEMPOTENCY_ANSWER: Final = _closed(
 )
 PROCESS: Final = _closed("process", *(str(index) for index in range(64)))
 """Put before the labels of every series where several processes of an edge are told of on one page."""
+CUT: Final = _closed("cut", "evicted", "refused")
 TELEMETRY_FAULT: Final = _closed("what", "label_value", "log_value", "log_line")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -112,6 +113,11 @@ PLACES: Final = _gauge(
 )
 UNEVEN_LIMITS: Final = _gauge(
     "tidegate_uneven_limits", "Limits of which a process leases more than its even share, or lends some of it."
+)
+CONNECTIONS_CUT: Final = _counter(
+    "tidegate_connections_cut_total",
+    "Connections that found every one taken: idle ones that were ended for them, and those that were refused.",
+    CUT,
 )
 REQUEST_SECONDS: Final = _histogram(
     "tidegate_request_seconds", "From the first byte of a request to the last of its answer.", _SECONDS, OUTCOME
@@ -146,6 +152,7 @@ METRICS: Final = (
     REQUESTS_ACTIVE,
     PLACES,
     UNEVEN_LIMITS,
+    CONNECTIONS_CUT,
     REQUEST_SECONDS,
     FIRST_TOKEN_SECONDS,
     REFUSALS,
@@ -179,6 +186,7 @@ class Event(StrEnum):
     ATTEMPT_SENT = "attempt_sent"
     ATTEMPT_REFUSED = "attempt_refused"
     ATTEMPT_ENDED = "attempt_ended"
+    CONNECTIONS_FULL = "connections_full"
     STREAM_CUT = "stream_cut"
     STREAM_CONTINUED = "stream_continued"
     SLOW_READER = "slow_reader"
