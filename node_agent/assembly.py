@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import secrets
 import time
 from functools import partial
@@ -12,8 +13,9 @@ from node_agent.border.attempts import Hands
 from node_agent.border.decider import Commitment
 from node_agent.border.gate import Gate
 from node_agent.front.app import Front
+from node_agent.front.descriptors import connections_within
 from node_agent.front.limits import Limits
-from node_agent.front.serve import FrontServer
+from node_agent.front.serve import CONNECTIONS_MAX, FrontServer
 from node_agent.idempotency.desk import Desk
 from node_agent.idempotency.sealing import Sealer
 from node_agent.idempotency.store import Bounds, KeyStore
@@ -202,10 +204,22 @@ def _siblings(settings: EdgeSettings, sealer: Sealer) -> Siblings | None:
 def _servers(front: Front, settings: EdgeSettings) -> tuple[FrontServer, ...]:
     """Return where requests come from. What hands over to this process finds it only once tenants do."""
     worker = settings.worker
+    most = _connections_max(settings)
+    tenants = FrontServer(front, settings.host, settings.port, connections_max=most, shared=worker is not None)
     if worker is None:
-        return (FrontServer(front, settings.host, settings.port),)
-    tenants = FrontServer(front, settings.host, settings.port, shared=True)
+        return (tenants,)
     return (tenants, LocalServer(front, socket_of(Path(worker.run_dir), worker.index)))
+
+
+def _connections_max(settings: EdgeSettings) -> int:
+    """Return how many connections of tenants this process holds, and say so where its descriptors make them fewer."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ways = bool(settings.engines) + (0 if settings.worker is None else 2)
+    most = connections_within(descriptors, settings.requests_max, ways, CONNECTIONS_MAX)
+    if most < CONNECTIONS_MAX:
+        detail = f"{descriptors} descriptors allow no more connections: raise the hard limit of files (ulimit -Hn)."
+        log.warning(Event.CONNECTIONS_LIMITED, limit=most, count=descriptors, detail=detail)
+    return most
 
 
 def _roots(settings: EdgeSettings) -> Roots:

@@ -41,10 +41,11 @@ class FrontServer:
         *,
         head_timeout_ms: int = HEAD_TIMEOUT_MS,
         idle_timeout_ms: int = IDLE_TIMEOUT_MS,
+        connections_max: int | None = None,
         shared: bool = False,
     ) -> None:
-        """`host` is an address. Port 0 lets the system choose. A `shared` port is also that of other processes, among
-        which the system spreads the connections."""
+        """`host` is an address. Port 0 lets the system choose. `connections_max` is CONNECTIONS_MAX unless it is given.
+        A `shared` port is also that of other processes, among which the system spreads the connections."""
         self.app: App = app
         self.groups = Groups()
         self.head_timeout_s = head_timeout_ms / 1000
@@ -54,9 +55,10 @@ class FrontServer:
         self.port = port
         """Where it listens; with port 0 only after `start`."""
         self._front = app
+        self._connections_max = CONNECTIONS_MAX if connections_max is None else connections_max
         self._host = host
         self._shared = shared
-        self._connections: dict[Connection, None] = {}  # bounded: by CONNECTIONS_MAX
+        self._connections: dict[Connection, None] = {}  # bounded: by `_connections_max`
         self._evictions = Evictions()
         self._cut = app.metrics.counter(CONNECTIONS_CUT)
         self._cut_since_told = 0
@@ -94,7 +96,7 @@ class FrontServer:
 
     def came(self, connection: Connection) -> bool:
         """Count a connection in. Returns whether there was room."""
-        if len(self._connections) >= CONNECTIONS_MAX:
+        if len(self._connections) >= self._connections_max:
             self._cut_since_told += 1
             idle = self._evictions.choose(self._connections)
             if idle is None:
@@ -115,8 +117,10 @@ class FrontServer:
             self._empty.set()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
+        # All that wait are accepted in one turn, and have a descriptor until those that are too many are ended.
+        backlog = min(BACKLOG, max(1, self._connections_max // 4))
         server = await loop.create_server(
-            lambda: Connection(self, loop), self._host, self.port, backlog=BACKLOG, reuse_port=self._shared or None
+            lambda: Connection(self, loop), self._host, self.port, backlog=backlog, reuse_port=self._shared or None
         )
         self.port = server.sockets[0].getsockname()[1]
         return server
@@ -152,5 +156,5 @@ class FrontServer:
 
     def _tell_cut(self) -> None:
         detail = "Every connection is taken: those that wait longest are ended for those that come."
-        log.warning(Event.CONNECTIONS_FULL, count=self._cut_since_told, limit=CONNECTIONS_MAX, detail=detail)
+        log.warning(Event.CONNECTIONS_FULL, count=self._cut_since_told, limit=self._connections_max, detail=detail)
         self._cut_since_told = 0

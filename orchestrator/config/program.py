@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -40,6 +42,7 @@ def program(name: str, type_: type[T], prefix: str, run: Callable[[T, Path], int
         sys.stdout.flush()
         if arguments.check:
             return 0
+        _raise_descriptors()
         # gRPC reads it when it is imported, which edges and schedulers do in `run`.
         os.environ.setdefault(*POLLING)
         with LogSink(sys.stderr, name):
@@ -87,6 +90,17 @@ def environment_without(prefix: str) -> dict[str, str]:
     """
     kept = {prefix + suffix for suffix in ALLOWED}
     return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(prefix)}
+
+
+def _raise_descriptors() -> None:
+    """Let this program have as many files and connections open as the system allows it.
+
+    The soft limit is often 1,024 for the sake of programs that use `select`; none of ours does.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The system may have its reasons to refuse: the limit stays then, and whoever needs more of them says so.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _environment() -> Mapping[str, str]:

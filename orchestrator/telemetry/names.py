@@ -187,6 +187,7 @@ class Event(StrEnum):
     ATTEMPT_REFUSED = "attempt_refused"
     ATTEMPT_ENDED = "attempt_ended"
     CONNECTIONS_FULL = "connections_full"
+    CONNECTIONS_LIMITED = "connections_limited"
     STREAM_CUT = "stream_cut"
     STREAM_CONTINUED = "stream_continued"
     SLOW_READER = "slow_reader"
