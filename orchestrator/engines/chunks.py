@@ -17,7 +17,8 @@ from orchestrator.engines.sse import END_BYTES, EVENT_END, SseDecoder, SseEvent,
 
 _DONE = b"[DONE]"
 _ERROR = "error"
-_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+"""What the frames and records that tell of it can hold (usage.proto)."""
 
 
 class UsageExpectation(Enum):

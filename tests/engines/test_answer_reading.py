@@ -13,9 +13,11 @@ from orchestrator.engines.chunks import AnswerReader, UsageExpectation
 from orchestrator.engines.generation import Delta, EngineEvent, Failed, Finished, FinishReason, Refused
 from orchestrator.engines.openai import OpenAIEngineSettings
 from orchestrator.engines.replies import outcome_of_reply
+from protos.tidegate.v1.usage_pb2 import PoolCounts
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}}
 CANARY = "canary-payload"
+COUNT_MAX = 2**32 - 1
 
 
 def text(content: str | None, finish_reason: str | None = None, **others: Any) -> dict[str, Any]:
@@ -157,6 +159,17 @@ def test_an_error_in_the_middle_fails_the_answer(chunk: dict[str, Any]) -> None:
 )
 def test_a_chunk_that_is_not_what_was_asked_for_fails_the_answer(chunk: str) -> None:
     assert failure(read(text("a"), chunk, text("b", "stop"), usage())) == "engine_protocol"
+
+
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
+def test_a_count_that_no_frame_can_hold_fails_the_answer(name: str) -> None:
+    assert PoolCounts(prompt=COUNT_MAX).prompt == COUNT_MAX
+    with pytest.raises(ValueError):
+        PoolCounts(prompt=COUNT_MAX + 1)
+    assert isinstance(read(text("a", "stop"), usage(**{name: COUNT_MAX}))[-1], Finished)
+    assert failure(read(text("a", "stop"), usage(**{name: COUNT_MAX + 1}))) == "engine_protocol"
+    cached = {"prompt_tokens": COUNT_MAX, "prompt_tokens_details": {"cached_tokens": COUNT_MAX + 1}}
+    assert failure(read(text("a", "stop"), usage(**cached))) == "engine_protocol"
 
 
 def test_an_answer_cannot_go_on_after_its_finish_reason() -> None:
