@@ -20,6 +20,10 @@ _ERROR = "error"
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 """What the frames and records that tell of it can hold (usage.proto)."""
 
+WORDLESS_BYTES_MAX = 1_048_576
+"""What an engine may send without a word of its answer or of its thoughts, before, between and after them.
+Comments that keep a stream alive for an hour, one a second, are a twentieth of it."""
+
 
 class UsageExpectation(Enum):
     """What we ask of an engine's token counts."""
@@ -43,6 +47,9 @@ class _Usage(msgspec.Struct, frozen=True, gc=False):
 
 class _ChoiceDelta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
+    reasoning_content: object = None
+    reasoning: object = None
+    """The two names of thoughts. Nothing is read of them but that the engine is at work: it may think for long."""
 
 
 class _Choice(msgspec.Struct, frozen=True, gc=False):
@@ -92,6 +99,7 @@ class AnswerReader:
         "_alike",
         "_begun",
         "_cached_tokens",
+        "_chunks_of_thought",
         "_chunks_with_text",
         "_decoder",
         "_finish_reason",
@@ -99,6 +107,8 @@ class AnswerReader:
         "_line_bytes_max",
         "_usage",
         "_usage_expectation",
+        "_wordless_bytes",
+        "_words_before",
         "ended",
     )
 
@@ -108,7 +118,9 @@ class AnswerReader:
         self._usage: _Usage | None = None
         self._cached_tokens = 0
         self._finish_reason: FinishReason | None = None
-        self._chunks_with_text = 0
+        self._chunks_with_text = self._chunks_of_thought = 0
+        self._wordless_bytes = self._words_before = 0
+        """What came since the last word, and how many chunks with words there were by then."""
         self._alike: Alike | None = None
         self._learns_at = LEARNS_FIRST
         """How many chunks come before it tries to learn what they are like."""
@@ -155,7 +167,19 @@ class AnswerReader:
             self._read_events(data, texts, events)
         else:
             self._read_cut(data, texts, events)
-        return [Delta("".join(texts), (), len(texts)), *events] if texts else events
+        if texts:
+            return [Delta("".join(texts), (), len(texts)), *events]
+        return events if self.ended else self._wordless(len(data))
+
+    def _wordless(self, count: int) -> list[EngineEvent]:
+        """Counts bytes that came without a text: an engine that sends nothing else must not take our time for good."""
+        words = self._chunks_with_text + self._chunks_of_thought
+        if words != self._words_before:
+            self._words_before, self._wordless_bytes = words, 0
+        self._wordless_bytes += count
+        if self._wordless_bytes <= WORDLESS_BYTES_MAX:
+            return []
+        return [self._fail("engine_protocol", "the engine sent too much without going on with its answer")]
 
     def _read_cut(self, data: bytes, texts: list[str], events: list[EngineEvent]) -> None:
         """Takes bytes that begin or end in the midst of an event: what is whole between is read together."""
@@ -293,6 +317,8 @@ class AnswerReader:
         if text:
             self._chunks_with_text += 1
             texts.append(text)
+        elif choice.delta is not None and (choice.delta.reasoning_content or choice.delta.reasoning):
+            self._chunks_of_thought += 1
         if reason is None:
             return None
         self._finish_reason = _FINISH_REASONS.get(reason)

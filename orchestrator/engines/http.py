@@ -24,6 +24,8 @@ INTERIM_MAX = 8
 """1xx replies before the real one."""
 HELD_BYTES_MAX = 256 * 1024
 """Bytes of a reply, its framing among them, that wait for whoever reads; with more, the server is held back."""
+TURN_BYTES_MAX = 64 * 1024
+"""With a read of more, the server is held back until the loop's next turn: libuv reads up to 32 times in one."""
 REST_S = 2.0
 """How long a connection may rest before its next use. uvicorn, under vLLM and SGLang, closes after 5 s."""
 LEAVE_S = 0.25
@@ -184,6 +186,8 @@ class Reply(asyncio.Protocol):
             return
         if asking is None:
             self.body.clear()
+            if self._leaving and self._held_bytes > HELD_BYTES_MAX:
+                self.cut()  # what follows an answer is short
         elif not self.body and self._held_bytes > (HELD_BYTES_MAX if self.headed else HEADER_BYTES_MAX):
             self._fail(Fault.MALFORMED)  # a head, a line of framing, or a trailer without end
         else:
@@ -196,6 +200,8 @@ class Reply(asyncio.Protocol):
             if self._held_bytes > HELD_BYTES_MAX and not self.paused and self._transport is not None:
                 self.paused = True
                 self._transport.pause_reading()
+            elif len(data) > TURN_BYTES_MAX:
+                self._let_others()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server is gone. A body without a length ends with its connection."""
@@ -263,6 +269,18 @@ class Reply(asyncio.Protocol):
         """Whoever asks failed at what came: it hears that this was all, and the loop of the failure."""
         if self._asking is asking:
             self._fail(Fault.CLOSED)
+
+    def _let_others(self) -> None:
+        """Read no more in this turn of the loop."""
+        if self._asking is not None and not self.paused and self._transport is not None:
+            self.paused = True
+            self._transport.pause_reading()
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self.paused and self._held_bytes <= HELD_BYTES_MAX and self._transport is not None:
+            self.paused = False
+            self._transport.resume_reading()
 
     def _rest(self) -> None:
         self._leaving = False

@@ -6,16 +6,17 @@ that are not UTF-8 are a fault instead of being replaced, and `id` and `retry` m
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 
 import msgspec
 
-_LINE_END = re.compile(rb"\r\n|\r|\n")
+_LINE_ENDS = (b"\n", b"\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 DATA = b"data: "
 EVENT_END = b"\n\n"
 BETWEEN = EVENT_END + DATA
+_MEANING = b"de"
+"""What lines that mean something begin with: `data`, `event`. Others are comments, and fields that we do not read."""
 DATA_BYTES, END_BYTES = len(DATA), len(EVENT_END)
 
 
@@ -84,20 +85,33 @@ class SseDecoder:
             # The second half of a CRLF whose first half ended the bytes before.
             data = data[1:]
         self._after_cr = data.endswith(b"\r")
-        *ended, rest = _LINE_END.split(data)
+        ended = data.splitlines()
+        rest = ended.pop() if ended and not data.endswith(_LINE_ENDS) else b""
         found: list[SseEvent | SseFault] = []
-        for part in ended:
-            outcome = self._end_line(part)
-            if outcome is not None:
-                found.append(outcome)
-            if isinstance(outcome, SseFault):
-                return found
+        if self._end_lines(ended, data, found):
+            return found
         if len(self._pending) + len(rest) > self._line_bytes_max:
             found.append(self._fault(SseFault.LINE_TOO_LONG))
             return found
         self._pending += rest
         self.between = not (self._pending or self._data or self._name or self._after_cr)
         return found
+
+    def _end_lines(self, ended: list[bytes], data: bytes, found: list[SseEvent | SseFault]) -> bool:
+        """Takes lines of `data` that are whole, and adds what they complete. Returns whether that is a fault."""
+        # None of them can be at fault, once what begins the first is taken: a flood that means nothing costs little.
+        sound = len(data) <= self._line_bytes_max and data.isascii()
+        begun = not self._pending and not self.on_first_line
+        for part in ended:
+            if sound and begun and (part[0] not in _MEANING if part else not self._data and not self._name):
+                continue
+            begun = True
+            outcome = self._end_line(part)
+            if outcome is not None:
+                found.append(outcome)
+                if isinstance(outcome, SseFault):
+                    return True
+        return False
 
     def _end_line(self, part: bytes) -> SseEvent | SseFault | None:
         if len(self._pending) + len(part) > self._line_bytes_max:

@@ -300,12 +300,11 @@ async def test_silence_is_bounded(before: bytes, settings: dict[str, int], code:
     assert 0.1 < asyncio.get_running_loop().time() - begun < 1
 
 
-@pytest.mark.parametrize("filler", [b": keep-alive\n\n", sse(text("a"))], ids=["comments", "text"])
-async def test_an_answer_without_end_is_bounded(filler: bytes) -> None:
+async def test_an_answer_without_end_is_bounded() -> None:
     async def babble(_server: Server, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD)
         while True:
-            writer.write(filler * 1_000)
+            writer.write(sse(text("a")) * 1_000)
             await writer.drain()
 
     begun = asyncio.get_running_loop().time()

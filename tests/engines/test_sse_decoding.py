@@ -83,6 +83,22 @@ def test_comments_unknown_fields_and_events_without_data_say_nothing() -> None:
     assert decoded(b": ping\n\nid: 1\nretry: 2\nnope\n\nevent: error\n\ndata: a\n\n") == [SseEvent("", "a")]
 
 
+@pytest.mark.parametrize("line", [b": x\n\n", b"\n", b"\r\n", b"\r", b"id: 1\n", b"retry\r\n", b"\n: data: x\n"])
+def test_lines_that_mean_nothing_are_passed_over_without_being_read(
+    line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    flood = line * 1_000
+    reader = decoder(line_bytes_max=len(flood) + 1)
+    end_line = SseDecoder._end_line
+    monkeypatch.setattr(SseDecoder, "_end_line", lambda self, part: read.append(part) or end_line(self, part))
+    assert reader.feed(b"data: a\n\n: begins") == [SseEvent("", "a")]
+    for _ in range(3):
+        assert reader.feed(flood) == []
+    assert reader.feed(b"\ndata: b\n\n")[-1:] == [SseEvent("", "b")]
+    assert len(read) <= 6
+
+
 def test_an_event_that_no_empty_line_ended_is_not_returned() -> None:
     assert decoded(b"data: a\n\ndata: b\n") == [SseEvent("", "a")]
 
