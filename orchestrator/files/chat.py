@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from orchestrator.engines.generation import Generation, Message, ModelId, Role, Sampling
-from orchestrator.files.strict_json import DEPTH_MAX, RequestCode, RequestError, parse_strict
+from orchestrator.files.strict_json import DEPTH_MAX, VALUES_MAX, RequestCode, RequestError, parse_strict
 from orchestrator.files.typed import FieldPath, Misfit, MisfitKind, fit, require_strict, spell
 from orchestrator.placement.capabilities import Capability
 
@@ -80,6 +80,8 @@ class ChatLimits:
     messages_max: int = MESSAGES_MAX
     depth_max: int = DEPTH_MAX
     """Levels of arrays and objects."""
+    values_max: int = VALUES_MAX
+    """Values of a whole body: each bracket that opens and each comma outside of strings counts as one."""
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -257,7 +259,7 @@ def load_chat_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     of one message are joined by a line end. `user`, `safety_identifier` and the hints about prompt
     caches end here.
     """
-    value = parse_strict(body, depth_max=limits.depth_max)
+    value = parse_strict(body, depth_max=limits.depth_max, values_max=limits.values_max)
     given = value["messages"] if type(value) is dict and "messages" in value else None
     if type(given) is list and not 1 <= len(given) <= limits.messages_max:
         raise _bad_count(given, limits)

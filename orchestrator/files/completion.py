@@ -78,7 +78,7 @@ require_strict(CompletionBody)
 
 def load_completion_request(body: bytes, limits: ChatLimits) -> ChatRequest:
     """The request of one completion. Raises RequestError, which names the field and repeats no content."""
-    value = parse_strict(body, depth_max=limits.depth_max)
+    value = parse_strict(body, depth_max=limits.depth_max, values_max=limits.values_max)
     _check_prompt(value)
     request = typed(value, CompletionBody)
     _check_neutral(request)

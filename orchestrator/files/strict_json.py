@@ -2,14 +2,15 @@
 
 Refused beyond what RFC 8259 refuses: anything but UTF-8 without a byte order mark, a key twice in one object (two
 parsers would see two requests), NaN and Infinity, numbers outside 64 bits or outside a double, half of a surrogate
-pair, U+0000, and nesting deeper than a bound, which is checked before any recursive parser sees the bytes.
+pair, U+0000, and nesting deeper than a bound, which is checked before any recursive parser sees the bytes. Where there
+is a bound of values, these are counted before anything else looks at the bytes.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from math import isfinite
@@ -28,6 +29,7 @@ RequestCode = Literal[
     "missing_field",
     "too_deep",
     "too_many_messages",
+    "too_many_values",
     "unsupported_value",
 ]
 """Codes of refusals of a request's body, all of them HTTP 400."""
@@ -35,6 +37,8 @@ RequestCode = Literal[
 DEPTH_MAX: Final = 32
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**64 - 1
+VALUES_MAX: Final = 32_768
+"""Values of one request: what 128 tools have at 256 values each, and 16 times what 1,024 plain messages have."""
 _INT_DIGITS_MAX = 20
 _SPACE = " \t\n\r"
 
@@ -86,17 +90,25 @@ _TOO_LARGE = _Odd("invalid_value", "expected a whole number of at most 64 bits")
 _ODD_TEXT = _Odd("invalid_value", "expected text without U+0000 and without half surrogate pairs")
 
 
-def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX) -> object:
+def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX, values_max: int | None = None) -> object:
     """The value of a JSON body as None, bool, int, float, str, list and dict. Raises RequestError.
+
+    `values_max` bounds what a short body can cost: each bracket that opens and each comma outside of strings counts as
+    one value.
 
     Most clients write as we write JSON, space aside. What becomes the same bytes again holds a key once, as the tree
     does, and no number that was rounded. Whatever else it is, and what has an escape by number, is left to another
     parser, which also has the words for what is refused.
     """
+    outside: bytes | None = None
+    if values_max is not None and len(body) > values_max:
+        # A value takes two quotes at most, and its key two more.
+        outside = _outside(body, 4 * values_max + 4)
+        _check_values(body, outside, values_max)
     plain = _BACKSLASH not in body or b"\\u" not in body
     # Two lists of n parts show 2n - 2 brackets.
     if plain and (len(body) > _SHORT_BYTES or len(body.split(b"{")) + len(body.split(b"[")) - 2 > depth_max):
-        plain = not _looks_deep(body, depth_max)
+        plain = not _looks_deep(body, outside, depth_max)
     if plain:
         try:
             value: object = _decode(body)
@@ -145,6 +157,23 @@ def _text(body: bytes) -> str:
     return text
 
 
+def _check_values(body: bytes, outside: bytes | None, values_max: int) -> None:
+    """Refuse more values than the bound. `outside` is what stands outside of strings, None where these are too many."""
+    if outside is None or outside.count(b",") + outside.count(b"[") + outside.count(b"{") > values_max:
+        _text(body)
+        needs = "send shorter lists, or the data as text"
+        raise RequestError("too_many_values", f"expected at most {values_max} values in one body: {needs}")
+
+
+def _outside(body: bytes, quotes_max: int = -1) -> bytes | None:
+    """Return what stands outside of the strings of JSON; None where there are more quotes round them than the bound."""
+    if b'\\"' in body:
+        # Pairs first: what is left before a quote makes it a part of the string.
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    parts = body.split(b'"', quotes_max + 1 if quotes_max >= 0 else -1)
+    return None if 0 <= quotes_max < len(parts) - 1 else b"".join(parts[::2])
+
+
 def _opens_more(body: bytes, depth_max: int) -> bool:
     """Whether more brackets open, in strings or not, than there may be levels."""
     opened = 0
@@ -156,14 +185,16 @@ def _opens_more(body: bytes, depth_max: int) -> bool:
     return opened > depth_max
 
 
-def _looks_deep(body: bytes, depth_max: int) -> bool:
-    """Whether JSON is too deep. Of what is none, it is true at least where it would be by the first error."""
+def _looks_deep(body: bytes, outside: bytes | None, depth_max: int) -> bool:
+    """Whether JSON is too deep. Of what is none, it is true at least where it would be by the first error.
+
+    `outside` is what stands outside of strings, None where nobody looked yet.
+    """
     if not _opens_more(body, depth_max):
         return False
-    if b"\\" in body:
-        # Pairs first: what is left before a quote makes it a part of the string.
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return _levels(b"".join(body.split(b'"')[::2])) > depth_max
+    if outside is None:
+        outside = _outside(body)
+    return outside is None or _levels(outside) > depth_max
 
 
 def _check_depth(body: bytes, depth_max: int) -> None:
@@ -201,6 +232,8 @@ def _decoder(mark: Callable[[_Odd], object]) -> json.JSONDecoder:
         container = dict(pairs)
         if len(container) == len(pairs):
             return container
+        if mark is _at_once:  # which key it is, is only told the second time
+            raise _OddFound
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         return mark(_Odd("duplicate_key", "expected each key once in an object", twice))
@@ -231,19 +264,38 @@ def _parse(text: str, decoder: json.JSONDecoder) -> object:
 
 def _find_odd(value: object) -> tuple[FieldPath, _Odd] | None:
     """The first refused value of the tree in the order of the text, without recursion."""
-    pending: list[tuple[FieldPath, object]] = [((), value)]
-    while pending:
-        path, node = pending.pop()
-        if isinstance(node, _Odd):
-            return (path if node.key is None else (*path, node.key)), node
-        if isinstance(node, str):
-            if _ODD_CHAR.search(node):
-                return path, _ODD_TEXT
-        elif isinstance(node, list):
-            pending.extend(((*path, index), node[index]) for index in range(len(node) - 1, -1, -1))
-        elif isinstance(node, dict):
-            for key in reversed(node):
-                pending.append(((*path, key), node[key]))
-                if _ODD_CHAR.search(key):
-                    pending.append(((*path, key), _ODD_TEXT))
+    odd = _odd(value)
+    if odd is not None:
+        return (() if odd.key is None else (odd.key,)), odd
+    steps: list[str | int] = []
+    levels = [_members(value)]
+    while levels:
+        for step, node in levels[-1]:
+            if type(step) is str and _ODD_CHAR.search(step):
+                return (*steps, step), _ODD_TEXT
+            if type(node) is list or type(node) is dict:
+                steps.append(step)
+                levels.append(_members(node))
+                break
+            odd = _odd(node)
+            if odd is not None:
+                return ((*steps, step) if odd.key is None else (*steps, step, odd.key)), odd
+        else:
+            levels.pop()
+            if steps:
+                steps.pop()
     return None
+
+
+def _odd(node: object) -> _Odd | None:
+    """Return why a value that holds no others is refused; None where it is not."""
+    if type(node) is str:
+        return _ODD_TEXT if _ODD_CHAR.search(node) else None
+    return node if type(node) is _Odd else None
+
+
+def _members(node: object) -> Iterator[tuple[str | int, object]]:
+    """Return what a value holds, each with its step of the path."""
+    if type(node) is dict:
+        return iter(node.items())
+    return iter(enumerate(node)) if type(node) is list else iter(())

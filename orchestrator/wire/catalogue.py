@@ -82,6 +82,7 @@ _ENTRIES = (
     Entry("unknown_field", *_BAD, "A field is not known."),
     Entry("missing_field", *_BAD, "A required field is missing."),
     Entry("too_many_messages", *_BAD, "There are too many messages."),
+    Entry("too_many_values", *_BAD, "The body has too many values."),
     Entry("unsupported_value", *_BAD, "This value is not supported."),
     Entry("invalid_header", *_BAD, "A header is not valid."),
     Entry("invalid_request_line", *_BAD, "The request line must be a method, a path and HTTP/1.1."),

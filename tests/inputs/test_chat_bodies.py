@@ -145,7 +145,8 @@ BAD: list[tuple[dict[str, Any], str, str | None]] = [
     ({"stop": ["a", ""]}, "invalid_value", "stop[1]"),
     ({"stop": ["x" * 65]}, "invalid_value", "stop[0]"),
     ({"stop": ["a"] * 5}, "invalid_value", "stop"),
-    ({"stop": ["a"] * 100_000}, "invalid_value", "stop"),
+    ({"stop": ["a"] * 10_000}, "invalid_value", "stop"),
+    ({"stop": ["a"] * 100_000}, "too_many_values", None),
     ({"stop": [3]}, "invalid_type", "stop[0]"),
     ({"stop": 3}, "invalid_type", "stop"),
     ({"user": "x" * 257}, "invalid_value", "user"),
@@ -386,6 +387,14 @@ def test_the_bounds_are_those_of_the_edge() -> None:
     with pytest.raises(RequestError) as caught:
         load_chat_request(body(tools=[{"a": [1]}]), tight)
     assert caught.value.code == "too_deep"
+    with pytest.raises(RequestError) as caught:
+        load_chat_request(body(tools=[{"a": 1}] * 64), ChatLimits(max_tokens_max=8, values_max=100))
+    assert caught.value.code == "too_many_values"
+
+
+def test_a_long_text_is_no_list_of_values() -> None:
+    text = '{"a": [1, 2, "x\\\\"], "b": {}}, ' * 20_000
+    assert load(messages=[{"role": "user", "content": text}]).generation.messages[0].text == text
 
 
 VALUES = st.recursive(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.files.strict_json import DEPTH_MAX, RequestError, parse_strict
+from orchestrator.files.strict_json import DEPTH_MAX, VALUES_MAX, RequestError, parse_strict
 
 CANARY = "canary5531"
 
@@ -189,6 +189,112 @@ def test_brackets_in_strings_are_no_levels(tree: object, depth_max: int, escaped
         assert refused(body, depth_max).code == "too_deep"
     else:
         assert parse_strict(body, depth_max=depth_max) == json.loads(body)
+
+
+def values_of(tree: object) -> int:
+    """Brackets that open, and commas."""
+    inner = list(tree.values()) if isinstance(tree, dict) else tree if isinstance(tree, list) else None
+    return 0 if inner is None else 1 + max(0, len(inner) - 1) + sum(map(values_of, inner))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.recursive(
+        st.text('\\",[]{}a', max_size=6) | st.integers(0, 99),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('\\",[]{}', max_size=3), inner, max_size=3),
+        max_leaves=20,
+    ),
+    st.integers(-2, 2),
+    st.sampled_from([None, 1]),
+)
+def test_values_are_counted_exactly_whatever_stands_in_strings(tree: object, more: int, indent: int | None) -> None:
+    body = json.dumps(tree, indent=indent).encode()
+    values_max = max(0, values_of(tree) + more)
+    if values_of(tree) > values_max:
+        with pytest.raises(RequestError, match=f"too_many_values: expected at most {values_max} values"):
+            parse_strict(body, values_max=values_max)
+    else:
+        assert parse_strict(body, values_max=values_max) == json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"[" + b"[]," * 20_000, "too_many_values"),
+        (b'{"x":[' + b"[]," * 300_000 + b'"\\ud800"]}', "too_many_values"),
+        (b"[" * 100_000, "too_many_values"),
+        (b'"' * 200_000, "too_many_values"),
+        (b'"\xff",' * 100_000, "invalid_json"),
+        (b'{"x":"' + b"[], " * 100_000, "invalid_json"),
+        (b"[" + b"[]," * 10_000, "invalid_json"),
+    ],
+)
+def test_values_are_counted_before_anything_is_made_of_them(body: bytes, code: str) -> None:
+    """What is no JSON at all is told so only within the bound: beyond it nobody looked."""
+    with pytest.raises(RequestError) as caught:
+        parse_strict(body, values_max=VALUES_MAX)
+    assert caught.value.code == code
+
+
+class Pairs(list[tuple[str, object]]):
+    """An object as it was written, with keys twice."""
+
+
+def first_odd(node: object, path: str) -> str | None:
+    """Code and path of the first refused value, found the slow way."""
+    if node is Ellipsis:
+        return f"invalid_value {path or None}"
+    if isinstance(node, str):
+        return f"invalid_value {path or None}" if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in node) else None
+    steps: list[tuple[str, object]] = []
+    if isinstance(node, Pairs):
+        keys = [key for key, _ in node]
+        twice = [key for at, key in enumerate(keys) if key in keys[:at]]
+        if twice:
+            return f"duplicate_key {path}{spell_key(twice[0], path)}"
+        for key, inner in node:
+            steps += [(f"{path}{spell_key(key, path)}", key), (f"{path}{spell_key(key, path)}", inner)]
+    elif isinstance(node, list):
+        steps = [(f"{path}[{at}]", inner) for at, inner in enumerate(node)]
+    return next((found for step, inner in steps if (found := first_odd(inner, step))), None)
+
+
+def spell_key(key: str, path: str) -> str:
+    if key.isalpha() and key.isascii():
+        return f".{key}" if path else key
+    return f'["{"".join(c if c.isprintable() else "?" for c in key)}"]'
+
+
+def number(digits: str) -> object:
+    return int(digits) if len(digits) < 21 and -(2**63) <= int(digits) < 2**64 else ...
+
+
+ODD_KEYS = st.sampled_from(['"a"', '"b"', '"c"', '"d"', r'"\u0000"', r'"\ud800"'])
+ODD_TREES = st.recursive(
+    SCALARS | st.sampled_from([r'"\ud800"', r'"\ud83d\ude00"', "NaN", "-Infinity"]),
+    lambda inner: (
+        st.builds(lambda items: f"[{','.join(items)}]", st.lists(inner, max_size=4))
+        | st.builds(
+            lambda pairs: f"{{{','.join(f'{key}:{value}' for key, value in pairs)}}}",
+            st.lists(st.tuples(ODD_KEYS, inner), max_size=4),
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(ODD_TREES)
+def test_what_is_refused_is_the_first_such_value_of_the_text(written: str) -> None:
+    tree: object = json.loads(
+        written,
+        object_pairs_hook=Pairs,
+        parse_int=number,
+        parse_float=lambda digits: float(digits) if abs(float(digits)) < float("inf") else ...,
+        parse_constant=lambda _: ...,
+    )
+    expected, found = first_odd(tree, ""), told(written.encode())
+    assert found == expected if expected is not None else not found.startswith(("invalid", "duplicate"))
 
 
 def test_hostile_bodies_of_a_mebibyte_are_refused_in_linear_time() -> None:
