@@ -44,9 +44,11 @@ class Stream(msgspec.Struct, eq=False):
     """Sent and perhaps not read, each with what it counts."""
     kept_from: int = 0
     """How much was sent before the first of these."""
-    ready: deque[Piece] = msgspec.field(default_factory=deque)  # bounded: AHEAD_BYTES_MAX
+    ready: deque[Piece] = msgspec.field(default_factory=deque)  # bounded: AHEAD_BYTES_MAX and a delta
     """Not sent yet."""
     ready_bytes: int = 0
+    largest_bytes: int = 0
+    """The most that was made at once, where it had to be cut. The engine's own bound of a line is a bound of it."""
     accepted: Accepted | None = None
     cancelled: bool = False
     """The edge wants no more: what the engine still makes is dropped."""

@@ -1,7 +1,8 @@
 """The intake's end of a session, as a pure state machine: events in, instructions out.
 
-Credit bounds memory, not the engine: an engine may run ahead of a slow tenant within `AHEAD_BYTES_MAX`; beyond that the
-stream is broken as `slow_reader` and its slot is free. Nothing parks a running slot.
+Credit bounds memory, not the engine: an engine may run ahead of a slow tenant within `AHEAD_BYTES_MAX` and the largest
+delta that it made at once; beyond that the stream is broken as `slow_reader` and its slot is free. Nothing parks a
+running slot.
 
 A session outlives its transport for a while. What was sent is kept until credit shows that it was read, and the last
 frame until the settlement; the greeting of the next transport says from where each stream goes on.
@@ -47,7 +48,7 @@ from orchestrator.wire.session_edge import ATTACHED, DEAD_BUSY_MS, DEAD_IDLE_MS,
 from orchestrator.wire.silence import Silence
 
 AHEAD_BYTES_MAX = 128 * 1024
-"""How far an engine may run ahead of what the edge is ready to hold, per stream."""
+"""How far an engine may run ahead of what the edge is ready to hold, per stream, beside the largest delta of it."""
 UNSETTLED_FACTOR = 2
 """A session may hold this many times its streams before it is closed: an edge that never settles."""
 TICK_MS = 250
@@ -247,7 +248,11 @@ class IntakeSession:
         if fits and not found.ready and self.state is not _DETACHED:
             # Nearly always: nothing waits, and it fits.
             return [Send(found.frame(stream, text, ids, count, FRAME_BYTES + size_bytes))]
-        if found.ready_bytes + size_bytes > found.limit_bytes - found.sent_bytes + AHEAD_BYTES_MAX:
+        if size_bytes > PIECE_BYTES_MAX and size_bytes > found.largest_bytes:
+            # What comes at once says nothing of its reader, who had no time yet to take any of it.
+            found.largest_bytes = size_bytes
+        ahead_bytes = AHEAD_BYTES_MAX + found.largest_bytes
+        if found.ready_bytes + size_bytes > found.limit_bytes - found.sent_bytes + ahead_bytes:
             self.detached_bytes -= found.ready_bytes if self.state is State.DETACHED else 0
             found.drop_ready()
             detail = "The answer was read too slowly to be held."

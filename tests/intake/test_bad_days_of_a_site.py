@@ -217,6 +217,19 @@ async def test_a_tenant_that_stalls_within_credit_gets_every_token(stand: Stand,
     assert read[-1].counts.sent == len(words)
 
 
+async def test_a_long_text_that_comes_at_once_reaches_a_tenant_who_reads(
+    stand: Stand, replica: ScriptedReplica
+) -> None:
+    running, text = ask(stand), "x" * 250_000
+    work = await work_of(replica)
+    await replica.say(WorkTokens(work, text, (), 1), WorkTokens(work, "y", (), 1))
+    await replica.say(WorkFinished(work, "stop", PoolCounts(5, 0, 2)))
+    async with asyncio.timeout(SOON_S):
+        read = await running.frames()
+    assert text_of(read) == f"{text}y"
+    assert isinstance(read[-1], Done)
+
+
 async def test_a_tenant_that_stalls_beyond_every_bound_frees_the_slot(stand: Stand, replica: ScriptedReplica) -> None:
     frames = sent(stand.link.send, stand.sendable(), Tally())
     first = asyncio.create_task(anext(frames))

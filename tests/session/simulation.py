@@ -411,7 +411,7 @@ class Simulation(World):
         assert sent_unread == sum(size for size, _ in stream.kept) <= stream.first_bytes, "more is kept than credit"
         room_bytes = stream.limit_bytes - stream.sent_bytes
         assert room_bytes >= 0
-        assert stream.ready_bytes <= room_bytes + AHEAD_BYTES_MAX, "an engine ran too far ahead"
+        assert stream.ready_bytes <= room_bytes + AHEAD_BYTES_MAX + stream.largest_bytes, "an engine ran too far ahead"
 
     def intake_ticked(self, session: IntakeSession) -> None:
         self._check_bounds(session)

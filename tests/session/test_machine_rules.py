@@ -15,6 +15,7 @@ from orchestrator.wire.frames import (
     PIECE_BYTES_MAX,
     SESSION_VERSION,
     Beat,
+    Broken,
     Cancel,
     Credit,
     Done,
@@ -270,6 +271,28 @@ def test_an_answer_that_was_cut_by_a_cancel_is_not_called_complete() -> None:
     (frame,) = sent(hand(machine, Cancel(1, ATTEMPT)))
     assert isinstance(frame, Done)
     assert frame.reason == "cancelled"
+
+
+def test_what_an_engine_made_at_once_waits_for_a_reader_who_had_no_time_yet() -> None:
+    machine, text = intake(), "x" * 250_000
+    hand(machine, open_frame(1, 1, CREDIT_BYTES_MIN))
+    frames = sent(machine.tokens(1, text, (), 1))
+    frames += sent(machine.tokens(1, " and more", (), 1))
+    machine.done(1, FinishReason.STOP.value, PoolCounts(5, 0, 2))
+    while not isinstance(frames[-1], Done):
+        assert len(frames) < 200
+        frames += sent(hand(machine, Credit(1, CREDIT_BYTES_MIN)))
+    assert "".join(frame.text for frame in frames if isinstance(frame, Tokens)) == f"{text} and more"
+    assert frames[-1].counts.sent == 2
+
+
+def test_a_reader_who_takes_nothing_is_too_slow_whatever_comes_at_once() -> None:
+    machine, text = intake(), "x" * 250_000
+    hand(machine, open_frame(1, 1, CREDIT_BYTES_MIN))
+    machine.tokens(1, text, (), 1)
+    told = machine.tokens(1, text, (), 1)
+    assert i.Stop(1, "slow_reader") in told
+    assert [one.code for one in sent(told) if isinstance(one, Broken)] == ["slow_reader"]
 
 
 def test_a_long_delta_is_cut_between_characters_and_never_goes_beyond_credit() -> None:
