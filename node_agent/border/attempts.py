@@ -16,6 +16,7 @@ from node_agent.border.resume import RETAINED_BYTES_MAX
 from node_agent.border.retries import RetryBudget, Spent
 from node_agent.border.signer import Sealing, Signer
 from node_agent.border.traced import ended_line, line_of, refused_line
+from node_agent.border.untaken import Untaken
 from node_agent.uplink.routes import Routes
 from node_agent.uplink.sending import Sendable, Sending, Tally
 from orchestrator.bundles.assemble import Bundle
@@ -179,6 +180,7 @@ class Attempts:
         self._decider = Decider(edge)
         self._memory = Memory(edge, hands.commitment)
         self._signer = Signer(hands.signing_key)
+        self._untaken = Untaken()
         self._key_id = key_id_of(hands.signing_key.public_key)
         self.retries = RetryBudget()
         """What the edge spends on second attempts."""
@@ -231,7 +233,7 @@ class Attempts:
                 )
             except SpoolError as error:
                 # Without it nothing is sent; a refusal is said even when it is not recorded.
-                self._not_kept(record.id, error)
+                self._not_taken(record.id, error)
                 if chosen is not None:
                     raise ProblemError(Problem("evidence_unavailable")) from error
             permitted = self._count(decided)
@@ -337,7 +339,8 @@ class Attempts:
                 durable = attempt.asked.departure is not None and outcome is not Outcome.REFUSED
                 await self._hands.spool.append_async(USAGE, record_id, data, durable=durable, rank=_CLOSES)
             except SpoolError as error:
-                self._not_kept(record.id, error)
+                log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
+                self._count_untaken(error)
 
     def _learned(
         self,
@@ -414,8 +417,17 @@ class Attempts:
                 counters.denials[rule].value += 1
         return permitted
 
-    def _not_kept(self, record_id: str, error: SpoolError) -> None:
-        log.error(Event.SPOOL_FAILED, record_id=record_id, exception=type(error).__name__)
+    def _not_taken(self, record_id: str, error: SpoolError) -> None:
+        """A decision has no record, and nothing was sent by it."""
+        self._count_untaken(error)
+        told = self._untaken.line(error, self._hands.now_ns() // 1000)
+        if told is not None:
+            why = {} if told.reason is None else {"reason": told.reason}
+            say = log.warning if told.normal else log.error
+            name = type(error).__name__
+            say(Event.SPOOL_FAILED, record_id=record_id, exception=name, count=told.count, **why)
+
+    def _count_untaken(self, error: SpoolError) -> None:
         if isinstance(error, SpoolFull):
             self._counters.spool_refusals[error.reason.value].value += 1
 
