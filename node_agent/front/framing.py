@@ -40,6 +40,10 @@ _DIGITS_MAX = 18
 _DIGITS = re.compile(rf"[0-9]{{1,{_DIGITS_MAX}}}\Z")
 _NEVER_IN_A_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+CHUNKS_MAX = 4_096
+"""The chunks that any body may come in."""
+BYTES_A_CHUNK = 64
+"""A body of more chunks has so many bytes for each of them at least: a chunk costs far more to read than a byte."""
 _CHUNK_LINE_BEGUN = re.compile(rb"[0-9A-Fa-f]{0,8}\r?\Z")
 
 
@@ -206,6 +210,14 @@ def _repeated(headers: list[Pair]) -> frozenset[str]:
     return frozenset(name for name, count in counts.items() if count > 1)
 
 
+def _many_chunks() -> Problem:
+    sentence = (
+        f"The body came in more than {CHUNKS_MAX} chunks and one for each {BYTES_A_CHUNK} bytes of it."
+        " Send larger chunks, or a Content-Length."
+    )
+    return Problem("body_too_large", sentence)
+
+
 def _bad_header(name: str, sentence: str) -> Problem:
     return Problem("invalid_header", sentence, name)
 
@@ -213,7 +225,7 @@ def _bad_header(name: str, sentence: str) -> Problem:
 class Body:
     """How far the body of one request has come."""
 
-    __slots__ = ("_after_data", "_chunked", "_last", "_left", "ended")
+    __slots__ = ("_after_data", "_chunked", "_chunks", "_last", "_left", "_size", "ended")
 
     def __init__(self, length: int | None) -> None:
         self._chunked = length is None
@@ -223,6 +235,8 @@ class Body:
         """Whether the line end after a chunk's data is due."""
         self._last = False
         """Whether the chunk without data was read."""
+        self._chunks = self._size = 0
+        """How many chunks have begun, and the bytes of them all."""
         self.ended = length == 0
 
     def take(self, data: bytes, at: int = 0) -> tuple[bytes, int]:
@@ -236,6 +250,9 @@ class Body:
             self._left -= size
             self.ended = self._left == 0
             return part, at + size
+        return self._dechunked(data, at)
+
+    def _dechunked(self, data: bytes, at: int) -> tuple[bytes, int]:
         parts: list[bytes] = []
         while not self.ended and at < len(data):
             if self._left:
@@ -253,12 +270,35 @@ class Body:
                 self.ended = self._last
                 self._after_data = False
             else:
+                at = self._whole(data, at, parts)
                 line = _CHUNK_LINE.match(data, at)
                 if line is None:
                     if _CHUNK_LINE_BEGUN.match(data, at) is None:
                         raise Malformed(Problem("body_incomplete"))
                     break
                 at = line.end()
-                self._left = int(line[1], 16)
-                self._last = self._left == 0
+                self._left = size = int(line[1], 16)
+                self._last = size == 0
+                self._chunks += 1
+                self._size += size
+                if self._chunks > CHUNKS_MAX + self._size // BYTES_A_CHUNK:
+                    raise Malformed(_many_chunks())
         return b"".join(parts), at
+
+    def _whole(self, data: bytes, at: int, parts: list[bytes]) -> int:
+        """Take the chunks that are here as a whole, but for the one without data. Returns where the rest begins."""
+        match, chunks, size = _CHUNK_LINE.match, self._chunks, self._size
+        while (line := match(data, at)) is not None:
+            start = line.end()
+            length = int(line[1], 16)
+            end = start + length
+            if not length or data[end : end + 2] != b"\r\n":
+                break
+            parts.append(data[start:end])
+            at = end + 2
+            chunks += 1
+            size += length
+            if chunks > CHUNKS_MAX and chunks > CHUNKS_MAX + size // BYTES_A_CHUNK:
+                raise Malformed(_many_chunks())
+        self._chunks, self._size = chunks, size
+        return at

@@ -40,6 +40,8 @@ class Client(Protocol):
     """What serves the request."""
     gone: bool
     """Whether the client has left."""
+    fault: Problem | None
+    """What is wrong with the body, of which nothing more is read then."""
     left: Callable[[], None] | None
     """Called once when the client leaves; None calls nobody. Only after the body was read."""
 
@@ -48,7 +50,7 @@ class Client(Protocol):
         """
 
     async def part(self) -> tuple[bytes, bool] | None:
-        """Return the next part of the body, and whether more follows; None when the client is gone."""
+        """Return the next part of the body, and whether more follows; None when the client is gone, or at fault."""
 
     def begin(self, status: int, lines: list[str], length: int | None, close: bool) -> None:
         """The answer begins. Its head leaves with the first of `put`. Raises ValueError for a line end in a header.
@@ -124,7 +126,7 @@ async def read_body(client: Client, size_max: int, timeout_ms: int) -> bytes:
             while more:
                 found = await client.part()
                 if found is None:
-                    raise FramingError(Problem("body_incomplete"))
+                    raise FramingError(client.fault or Problem("body_incomplete"))
                 part, more = found
                 parts += part
                 if len(parts) > size_max:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from node_agent.front.dates import http_date
 from node_agent.front.framing import Body, Head, Malformed
+from orchestrator.wire.catalogue import Problem
 
 _LINE_END = "\r\n"
 _NO_MORE_LINES = _LINE_END
@@ -48,7 +49,6 @@ class Serving:
     __slots__ = (
         "_answer_left",
         "_body",
-        "_broken",
         "_chunked",
         "_connection",
         "_expects",
@@ -59,6 +59,7 @@ class Serving:
         "_waiter",
         "close",
         "complete",
+        "fault",
         "gone",
         "head",
         "held",
@@ -76,7 +77,8 @@ class Serving:
         self.head = head
         self._body = Body(head.length) if whole is None else None
         """Reads what is still to come of the body; None once all of it is here."""
-        self._broken = False
+        self.fault: Problem | None = None
+        """What is wrong with the body, of which nothing more is read then."""
         self.read_to_the_end = whole is not None and head.fault is None
         """Whether what follows in the connection is the next request."""
         self._expects = head.expects
@@ -102,12 +104,12 @@ class Serving:
     def feed(self, buffer: bytearray) -> None:
         """Take what of the buffer is this request's body."""
         body = self._body
-        if body is None or self._broken or not buffer:
+        if body is None or self.fault is not None or not buffer:
             return
         try:
             part, at = body.take(bytes(buffer))
-        except Malformed:
-            self._broken = True
+        except Malformed as malformed:
+            self.fault = malformed.problem
             buffer.clear()
         else:
             del buffer[:at]
@@ -115,7 +117,7 @@ class Serving:
             if body.ended:
                 self._body = None
                 self.read_to_the_end = True
-        if self._waiter is not None or self._broken:
+        if self._waiter is not None:
             self._wake()
 
     def lost(self) -> None:
@@ -144,7 +146,7 @@ class Serving:
     async def part(self) -> tuple[bytes, bool] | None:
         """The next part of the body, and whether more follows; None when the client is gone."""
         while True:
-            if self.gone or self._broken:
+            if self.gone or self.fault is not None:
                 return None
             if self.held or (self._body is None and not self._told_end):
                 return self._taken(), not self._told_end

@@ -136,7 +136,8 @@ class Relay:
         while True:
             found = await exchange.client.part()
             if found is None:
-                interest.interrupt(FramingError(Problem("body_incomplete")) if more else Gone())
+                fault = exchange.client.fault or Problem("body_incomplete")
+                interest.interrupt(FramingError(fault) if more else Gone())
                 return
             data, more = found
             if chunked and data:

@@ -12,7 +12,7 @@ from node_agent.front.framing import read_head
 from node_agent.front.sse import KEEP_ALIVE
 from node_agent.front.stream import EventStream
 from orchestrator.policy.ids import make_request_id
-from orchestrator.wire.catalogue import ProblemError
+from orchestrator.wire.catalogue import Problem, ProblemError
 from tests.front.room import until
 
 EVENT = b"data: a\n\n"
@@ -24,6 +24,7 @@ class SlowReader:
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.gone = False
+        self.fault: Problem | None = None
         self.left: Callable[[], None] | None = None
         self.sent: list[bytes] = []
         self.takes = asyncio.Event()
