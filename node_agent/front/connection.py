@@ -98,6 +98,16 @@ class Connection(asyncio.Protocol):
         return serving is not None and not (serving.complete and self.blocked is not None)
 
     @property
+    def deaf(self) -> bool:
+        """Whether nothing is read for now, so that a client who hangs up is not heard."""
+        return not self.reading and not self._transport.is_closing()
+
+    def fileno(self) -> int:
+        """Return the descriptor of its socket."""
+        number: int = self._transport.get_extra_info("socket").fileno()
+        return number
+
+    @property
     def answered(self) -> bool:
         """Whether the client had an answer, while none is being served."""
         return self._idle is not None
@@ -175,8 +185,8 @@ class Connection(asyncio.Protocol):
             self.deadline_s = self._loop.time() + CLOSE_S
             self._transport.close()
 
-    def evict(self) -> None:
-        """End at once a connection that is not busy, as when its client hangs up."""
+    def hang_up(self) -> None:
+        """End the connection at once, as when its client hangs up. What is being served for it learns of that."""
         self._transport.abort()
 
     def abort(self) -> list[asyncio.Task[None]]:

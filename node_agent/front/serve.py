@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 
 from node_agent.front.app import Front
 from node_agent.front.connection import Connection
@@ -105,7 +106,7 @@ class FrontServer:
             self._cut["evicted"].value += 1
             # Gone from the list at once: its end is told only in a later turn of the loop.
             del self._connections[idle]
-            idle.evict()
+            idle.hang_up()
         self._connections[connection] = None
         self._empty.clear()
         return True
@@ -149,10 +150,22 @@ class FrontServer:
         for connection in tuple(self._connections):
             if connection.deadline_s is not None and now_s > connection.deadline_s:
                 connection.expire()
+        self._listen_for_hanging_up()
         if self._cut_since_told:
             self._tell_cut()
         every_s = min(min(self.head_timeout_s, self.idle_timeout_s, self.write_timeout_s) / 4, SWEEP_S_MAX)
         self._sweeping = loop.call_later(every_s, self._sweep)
+
+    def _listen_for_hanging_up(self) -> None:
+        """End the connections of which nothing is read for now, and whose clients have left."""
+        deaf = {connection.fileno(): connection for connection in self._connections if connection.deaf}
+        if not deaf:
+            return
+        poll = select.poll()
+        for number in deaf:
+            poll.register(number, select.POLLRDHUP)
+        for number, _ in poll.poll(0):
+            deaf[number].hang_up()
 
     def _tell_cut(self) -> None:
         detail = "Every connection is taken: those that wait longest are ended for those that come."

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import resource
 import socket
+import struct
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -111,6 +112,23 @@ async def test_leaving_before_the_first_token_cancels_the_question(tmp_path: Pat
             await writer.wait_closed()
             await until(lambda number=number: room.gate.asks_cancelled == number)  # type: ignore[misc]
         await until(lambda: room.front._admission.running == 0)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+async def test_leaving_is_seen_behind_what_was_sent_ahead(tmp_path: Path, reset: bool) -> None:
+    async with room_in(tmp_path, waiting) as room, unread(room, chat_request()) as connection:
+        await until(lambda: room.gate.frames_taken == 1)
+        (ours,) = room.server._connections
+        # More than is held here, and no more than the system takes: what stands behind it is not seen by anybody.
+        await asyncio.get_running_loop().sock_sendall(connection, b"x" * (96 << 10))
+        await until(lambda: not ours.reading)
+        room.server._listen_for_hanging_up()
+        await asyncio.sleep(0.05)
+        assert room.front._admission.running == 1, "who sends ahead and stays is served on"
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
+        connection.close()
+        await until(lambda: room.front._admission.running == 0, 5)
+        assert room.gate.answers_closed == 1
 
 
 async def test_leaving_while_an_answer_is_gathered_closes_it(tmp_path: Path) -> None:
