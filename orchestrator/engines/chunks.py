@@ -6,6 +6,7 @@ Nothing of a chunk is passed through: the fields named here are read, every othe
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from typing import Annotated
 
@@ -23,6 +24,11 @@ _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 WORDLESS_BYTES_MAX = 1_048_576
 """What an engine may send without a word of its answer or of its thoughts, before, between and after them.
 Comments that keep a stream alive for an hour, one a second, are a twentieth of it."""
+TEXTS_BEYOND = 4
+"""So many more chunks than the tokens asked for are taken. Engines hold back what may be the beginning of a tag or of a
+stop string, and tell it in a chunk of its own; so is a text beside a thought. Else each is a token at least."""
+USAGE_BEYOND = 256
+"""So many more tokens than asked for are believed: engines that draft tokens ahead count those that they dropped."""
 
 
 class UsageExpectation(Enum):
@@ -99,12 +105,14 @@ class AnswerReader:
         "_alike",
         "_begun",
         "_cached_tokens",
+        "_chunks_max",
         "_chunks_of_thought",
         "_chunks_with_text",
         "_decoder",
         "_finish_reason",
         "_learns_at",
         "_line_bytes_max",
+        "_tokens_max",
         "_usage",
         "_usage_expectation",
         "_wordless_bytes",
@@ -112,7 +120,11 @@ class AnswerReader:
         "ended",
     )
 
-    def __init__(self, line_bytes_max: int, usage: UsageExpectation) -> None:
+    def __init__(self, line_bytes_max: int, usage: UsageExpectation, tokens_max: int | None = None) -> None:
+        """`tokens_max` is what the engine was asked for at most; None where it may fill its context."""
+        self._tokens_max = sys.maxsize if tokens_max is None else tokens_max
+        self._chunks_max = self._tokens_max + TEXTS_BEYOND
+        """How many chunks with text may come. A thought takes the place of one."""
         self._line_bytes_max = line_bytes_max
         self._usage_expectation = usage
         self._usage: _Usage | None = None
@@ -145,11 +157,13 @@ class AnswerReader:
             text = alike.text(parts[0], self._line_bytes_max)
             if text:
                 self._chunks_with_text += 1
-                return [Delta(text, (), 1)]
+                return [Delta(text, (), 1)] if self._chunks_with_text <= self._chunks_max else self._too_long([text])
         else:
             texts = alike.texts_of(parts, self._line_bytes_max)
             if texts is not None and "" not in texts:
                 self._chunks_with_text += len(texts)
+                if self._chunks_with_text > self._chunks_max:
+                    return self._too_long(texts)
                 return [Delta("".join(texts), (), len(texts))]
         return self.feed(b"".join(parts))
 
@@ -167,9 +181,18 @@ class AnswerReader:
             self._read_events(data, texts, events)
         else:
             self._read_cut(data, texts, events)
+        if self._chunks_with_text > self._chunks_max:
+            return self._too_long(texts)
         if texts:
             return [Delta("".join(texts), (), len(texts)), *events]
         return events if self.ended else self._wordless(len(data))
+
+    def _too_long(self, texts: list[str]) -> list[EngineEvent]:
+        """Returns what is left of the texts that came, and that this was too much, whatever came with it."""
+        texts = texts[: max(0, len(texts) - (self._chunks_with_text - self._chunks_max))]
+        self._chunks_max = sys.maxsize  # it is said once
+        failed = self._fail("engine_protocol", "the engine went on beyond the tokens that it was asked for")
+        return [Delta("".join(texts), (), len(texts)), failed] if texts else [failed]
 
     def _wordless(self, count: int) -> list[EngineEvent]:
         """Counts bytes that came without a text: an engine that sends nothing else must not take our time for good."""
@@ -305,6 +328,8 @@ class AnswerReader:
             self._usage, self._cached_tokens = usage, 0 if details is None else details.cached_tokens or 0
             if self._cached_tokens > usage.prompt_tokens:
                 return self._fail("engine_protocol", "the engine's usage contradicts itself")
+            if usage.completion_tokens > self._tokens_max + USAGE_BEYOND:
+                return self._fail("engine_protocol", "the engine's usage is beyond the tokens that it was asked for")
         if not choices:
             return None
         choice = choices[0]
@@ -319,6 +344,7 @@ class AnswerReader:
             texts.append(text)
         elif choice.delta is not None and (choice.delta.reasoning_content or choice.delta.reasoning):
             self._chunks_of_thought += 1
+            self._chunks_max -= 1
         if reason is None:
             return None
         self._finish_reason = _FINISH_REASONS.get(reason)

@@ -195,7 +195,10 @@ class Answer(Asking):
         self.ended = False
         """Whether the last event was told, or nobody waits for it."""
         self._engine = engine
-        self._reader = AnswerReader(settings.line_bytes_max, settings.usage)
+        most = generation.sampling.max_tokens
+        if most is not None and generation.said is not None:
+            most -= generation.said.tokens
+        self._reader = AnswerReader(settings.line_bytes_max, settings.usage, most)
         self._streams = False
         """Whether the head was read, and says that a stream follows."""
         self._error: bytes | None = None

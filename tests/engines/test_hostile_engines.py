@@ -33,6 +33,7 @@ from orchestrator.engines.openai import OpenAIEngine, OpenAIEngineSettings, conn
 CANARY = "canary-prompt"
 KEY = "canary-key"
 GENERATION = Generation(ModelId("m"), (Message(Role.USER, CANARY),), Sampling(temperature=0.5, max_tokens=7))
+WITHOUT_MOST = Generation(ModelId("m"), (Message(Role.USER, CANARY),), Sampling(temperature=0.5))
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 
 
@@ -118,9 +119,9 @@ def joined(events: list[EngineEvent]) -> list[EngineEvent]:
     return [*([whole] if deltas else []), *(event for event in events if not isinstance(event, Delta))]
 
 
-async def answer(script: Script | bytes, **settings: Any) -> list[EngineEvent]:
+async def answer(script: Script | bytes, generation: Generation = GENERATION, **settings: Any) -> list[EngineEvent]:
     async with serving(script) as server, engine_at(server.port, **settings) as engine:
-        async with contextlib.aclosing(engine.generate(GENERATION)) as events:
+        async with contextlib.aclosing(engine.generate(generation)) as events:
             return joined([event async for event in events])
 
 
@@ -270,7 +271,7 @@ async def test_a_consumer_that_waits_holds_the_engine_back() -> None:
             await writer.drain()
 
     async with serving(run_ahead) as server, engine_at(server.port) as engine:
-        async with contextlib.aclosing(engine.generate(GENERATION)) as events:
+        async with contextlib.aclosing(engine.generate(WITHOUT_MOST)) as events:
             await anext(events)
             await asyncio.sleep(0.3)
             early_bytes = server.sent_bytes
@@ -308,7 +309,7 @@ async def test_an_answer_without_end_is_bounded() -> None:
             await writer.drain()
 
     begun = asyncio.get_running_loop().time()
-    assert failure(await answer(babble, total_timeout_ms=300)) == "engine_failed"
+    assert failure(await answer(babble, WITHOUT_MOST, total_timeout_ms=300)) == "engine_failed"
     assert asyncio.get_running_loop().time() - begun < 1.5
 
 
@@ -320,7 +321,7 @@ async def test_the_total_bound_holds_for_a_slow_consumer_of_a_fast_engine() -> N
             await writer.drain()
 
     async with serving(run_ahead) as server, engine_at(server.port, total_timeout_ms=200) as engine:
-        async with contextlib.aclosing(engine.generate(GENERATION)) as events:
+        async with contextlib.aclosing(engine.generate(WITHOUT_MOST)) as events:
             seen: list[EngineEvent] = []
             # The consumer leaves the engine time to have bytes ready at each read, so that no read ever waits.
             async with asyncio.timeout(3):
