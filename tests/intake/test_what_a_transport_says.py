@@ -165,6 +165,9 @@ def attached(site: Hasty) -> Port:
 async def test_what_is_said_in_the_midst_of_something_comes_after_it_and_leaves_with_it() -> None:
     port = attached(Hasty())
     assert port.line is not None
+    port.tokens(1, "x" * 200_000, (), 1, True)
+    port.gather()
+    port.line.outbox.take()
     port.tokens(1, "x" * 200_000, (), 1, True)  # more than its edge said it would read: it is stopped
     port.tokens(2, "hello", (), 1, True)
     port.gather()
