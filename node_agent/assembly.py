@@ -214,6 +214,8 @@ def _servers(front: Front, settings: EdgeSettings) -> tuple[FrontServer, ...]:
 def _connections_max(settings: EdgeSettings) -> int:
     """Return how many connections of tenants this process holds, and say so where its descriptors make them fewer."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return CONNECTIONS_MAX
     ways = bool(settings.engines) + (0 if settings.worker is None else 2)
     most = connections_within(descriptors, settings.requests_max, ways, CONNECTIONS_MAX)
     if most < CONNECTIONS_MAX:

@@ -61,6 +61,7 @@ RIDING = frozenset({Credit, Settle})
 _NOW, _RIDE = Haste.NOW, Haste.RIDE
 LEAVE_S = 2.0
 LEAVE_POLL_S = 0.01
+_TOO_LARGE = f"With what was said already it is larger than a message to a pool may be, {MESSAGE_BYTES_MAX} bytes."
 
 log = logger("node_agent.uplink")
 
@@ -76,9 +77,6 @@ class LinkState(msgspec.Struct, frozen=True):
     rtt_us: int | None
     skew_ms: int | None
     streams: int
-
-
-_TOO_LARGE = f"With what was said already it is larger than a message to a pool may be, {MESSAGE_BYTES_MAX} bytes."
 
 
 class SessionLink:

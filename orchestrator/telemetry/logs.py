@@ -166,12 +166,7 @@ class LogSink:
     written with their place, level and class of exception, without their text.
     """
 
-    def __init__(
-        self,
-        stream: TextIO,
-        program: str,
-        level: int = logging.INFO,
-    ) -> None:
+    def __init__(self, stream: TextIO, program: str, level: int = logging.INFO) -> None:
         """`program` is written in each line; `level` is the least that is written."""
         self._handler = _JsonLines(stream, program)
         self._root_level = logging.getLogger().level

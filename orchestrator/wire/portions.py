@@ -14,7 +14,7 @@ from orchestrator.wire.frames import MESSAGE_BYTES_MAX, EdgeFrame, IntakeFrame, 
 
 PORTION_BYTES_MAX = MESSAGE_BYTES_MAX // 2
 """What one message holds, counted at the most that it can be; a larger frame leaves alone."""
-FRAME_BYTES_MOST = 2_048
+_FRAME_BYTES_MOST = 2_048
 """What a frame takes beside its texts, its ids and its facts. A greeting leaves alone, before all else."""
 _CHARACTER_BYTES = 4
 _ID_BYTES = 5
@@ -29,22 +29,17 @@ def portions(frames: list[Frame]) -> list[list[Frame]]:
     found: list[list[Frame]] = []
     begin, held_bytes = 0, 0
     for at, frame in enumerate(frames):
-        size_bytes = FRAME_BYTES_MOST
+        size_bytes = _FRAME_BYTES_MOST
         if type(frame) is Tokens:
             size_bytes += _CHARACTER_BYTES * len(frame.text) + _ID_BYTES * len(frame.ids)
         elif type(frame) is Open:
-            size_bytes += open_bytes_most(frame)
+            size_bytes += _open_bytes_most(frame)
         held_bytes += size_bytes
         if held_bytes > PORTION_BYTES_MAX and at > begin:
             found.append(frames[begin:at])
             begin, held_bytes = at, size_bytes
     found.append(frames[begin:] if begin else frames)
     return found
-
-
-def open_bytes_most(frame: Open) -> int:
-    """Return the most that the texts, ids and facts of an attempt take on the wire."""
-    return generation_bytes_most(frame.generation) + len(facts_to_bytes(frame.facts))
 
 
 def generation_bytes_most(generation: Generation) -> int:
@@ -57,3 +52,8 @@ def generation_bytes_most(generation: Generation) -> int:
     if generation.said is not None:
         characters, ids = characters + len(generation.said.text), len(generation.said.ids)
     return _CHARACTER_BYTES * characters + _ID_BYTES * ids
+
+
+def _open_bytes_most(frame: Open) -> int:
+    """Return the most that the texts, ids and facts of an attempt take on the wire."""
+    return generation_bytes_most(frame.generation) + len(facts_to_bytes(frame.facts))

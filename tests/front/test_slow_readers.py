@@ -14,7 +14,8 @@ from node_agent.front.connection import BUFFER_BYTES_MAX, Connection
 from node_agent.front.framing import Head
 from node_agent.front.groups import Groups
 from node_agent.front.http import Client
-from tests.front.room import ACME, Room, chat_body, done, request_bytes, room_in, saying, tokens, until
+from tests.front.room import ACME, chat_body, done, request_bytes, room_in, saying, tokens, until
+from tests.front.test_hanging_up import unread
 
 BODY = b"x" * (4 << 20)
 """More than the sockets of both ends hold."""
@@ -139,7 +140,7 @@ async def test_whoever_asks_for_what_and_reads_nothing_is_left_after_a_bound(
     failures: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     async with room_in(tmp_path, LONG, write_timeout_ms=300) as room:
-        async with _unread(room, request_bytes) as end:
+        async with unread(room, request_bytes) as end:
             await until(lambda: b'slow_reader"} 1.0' in room.metrics.render(), 5)
             await until(lambda: not room.server._connections)
             got = bytearray()
@@ -157,19 +158,8 @@ async def test_whoever_asks_for_what_and_reads_nothing_is_left_after_a_bound(
 async def test_who_does_not_read_makes_room_for_who_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node_agent.front.serve.CONNECTIONS_MAX", 2)
     async with room_in(tmp_path, LONG) as room:
-        async with _unread(room, DOCUMENT * 60), _unread(room, CHAT * 60):
+        async with unread(room, DOCUMENT * 60), unread(room, CHAT * 60):
             await until(lambda: len(room.server._connections) == 2)
             await until(lambda: not any(one.busy for one in room.server._connections), 5)
             assert (await room.call("GET", "/healthz", key=None)).status == 200
             assert (await room.call("GET", "/healthz", key=None)).status == 200
-
-
-@asynccontextmanager
-async def _unread(room: Room, request: bytes) -> AsyncIterator[socket.socket]:
-    with socket.socket() as end:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        end.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(end, ("127.0.0.1", room.server.port))
-        await loop.sock_sendall(end, request)
-        yield end
