@@ -13,6 +13,7 @@ from node_agent.front.framing import HEAD_END, Head, Malformed, fault_so_far, re
 from node_agent.front.groups import Groups
 from node_agent.front.http import App
 from node_agent.front.serving import Serving
+from node_agent.front.untaken import TAKEN_BYTES_MIN, untaken_bytes
 from orchestrator.wire.catalogue import Problem
 
 BUFFER_BYTES_MAX = 64 * 1024
@@ -61,6 +62,7 @@ class Connection(asyncio.Protocol):
         "_task",
         "_thrown_away",
         "_transport",
+        "_untaken_before",
         "blocked",
         "blocked_s",
         "deadline_s",
@@ -86,6 +88,8 @@ class Connection(asyncio.Protocol):
         self._thrown_away = 0
         self.blocked: asyncio.Future[None] | None = None
         """Set while the client does not take what was written; done when it has taken enough."""
+        self._untaken_before = 0
+        """What was not taken when the wait for the client to take it began."""
         self.blocked_s = 0.0
         """Since when."""
         self.deadline_s: float | None = None
@@ -182,8 +186,8 @@ class Connection(asyncio.Protocol):
         """End the connection when no request is being served on it."""
         if self._serving is None and not self._leaving:
             self._leaving = True
-            self.deadline_s = self._loop.time() + CLOSE_S
             self._transport.close()
+            self._await_taking(self._loop.time() + CLOSE_S)
 
     def hang_up(self) -> None:
         """End the connection at once, as when its client hangs up. What is being served for it learns of that."""
@@ -208,7 +212,10 @@ class Connection(asyncio.Protocol):
         """The deadline has passed."""
         self.deadline_s = None
         if self._leaving or self.blocked is not None:
-            self._transport.abort()
+            if self._untaken_before - self.untaken_bytes() < TAKEN_BYTES_MIN:
+                self._transport.abort()
+            else:
+                self._await_taking(self._loop.time() + (CLOSE_S if self._leaving else self._house.write_timeout_s))
         elif self._buffer:
             self._refuse(Problem("head_timeout"))
         else:
@@ -317,6 +324,7 @@ class Connection(asyncio.Protocol):
         elif not serving.read_to_the_end:
             self._leaving = True
             self._buffer.clear()
+            self._untaken_before = 0
             self.deadline_s = self._loop.time() + LINGER_S
             if not self.reading:
                 self._read(True)
@@ -325,7 +333,7 @@ class Connection(asyncio.Protocol):
             self.close_when_idle()
         elif self.blocked is not None:
             # Whoever does not read would have answer after answer made and held here.
-            self.deadline_s = self.blocked_s + self._house.write_timeout_s
+            self._await_taking(self.blocked_s + self._house.write_timeout_s)
             if self.reading:
                 self._read(False)
         else:
@@ -365,6 +373,15 @@ class Connection(asyncio.Protocol):
         """The application took some of the body."""
         if not self._leaving:
             self._hold_back()
+
+    def untaken_bytes(self) -> int:
+        """Return what was written and not taken yet."""
+        return untaken_bytes(self._transport)
+
+    def _await_taking(self, until_s: float) -> None:
+        """Wait until then for the client to take some of what was written."""
+        self.deadline_s = until_s
+        self._untaken_before = self.untaken_bytes()
 
     async def writable(self) -> None:
         """Return when the client has taken enough of what was written, or is gone."""

@@ -12,6 +12,7 @@ from node_agent.alarm import Alarm
 from node_agent.front.framing import Head, Pair
 from node_agent.front.http import JSON_TYPE, Client
 from node_agent.front.sse import KEEP_ALIVE, event
+from node_agent.front.untaken import TAKEN_BYTES_MIN
 from orchestrator.policy.ids import RequestId
 from orchestrator.wire.catalogue import Problem, ProblemError
 
@@ -170,15 +171,25 @@ class Exchange:
             self._alarm.off()
 
     async def taken(self) -> None:
-        """Return when the connection has taken enough of what was sent. Raises ProblemError(slow_reader)."""
+        """Return when the connection has taken enough of what was sent. Raises ProblemError(slow_reader).
+
+        Whoever goes on taking is waited for.
+        """
         await self._taken_within(self._write_timeout_ms)
 
     async def _taken_within(self, timeout_ms: int) -> None:
         if self._alarm is None:
             self._alarm = Alarm()
-        try:
-            await self._alarm.wait(self.client.writable(), timeout_ms / 1000)
-        except TimeoutError:
-            # What was sent of it is not known, so nothing may follow: the connection ends without an end of the answer.
-            self._ended = True
-            raise ProblemError(Problem("slow_reader")) from None
+        before = self.client.untaken_bytes()
+        while True:
+            try:
+                await self._alarm.wait(self.client.writable(), timeout_ms / 1000)
+            except TimeoutError:
+                left = self.client.untaken_bytes()
+                if before - left >= TAKEN_BYTES_MIN:
+                    before = left
+                    continue
+                # What was sent of it is not known, so nothing may follow: the connection ends without an end of it.
+                self._ended = True
+                raise ProblemError(Problem("slow_reader")) from None
+            return

@@ -68,6 +68,9 @@ class Client(Protocol):
     async def writable(self) -> None:
         """Return when the client has taken enough of what was written, or is gone."""
 
+    def untaken_bytes(self) -> int:
+        """Return what was written and not taken yet."""
+
 
 App = Callable[[Head, Client], Coroutine[Any, Any, None]]
 """What serves requests."""

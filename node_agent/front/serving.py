@@ -42,6 +42,9 @@ class Wire(Protocol):
     async def writable(self) -> None:
         """Return when the client has taken enough of what was written, or is gone."""
 
+    def untaken_bytes(self) -> int:
+        """Return what was written and not taken yet."""
+
 
 class Serving:
     """One request and its answer: the `Client` of the application."""
@@ -214,3 +217,7 @@ class Serving:
     async def writable(self) -> None:
         """Returns when the client has taken enough of what was written, or is gone."""
         await self._connection.writable()
+
+    def untaken_bytes(self) -> int:
+        """Return what was written and not taken yet."""
+        return self._connection.untaken_bytes()

@@ -28,6 +28,7 @@ class SlowReader:
         self.left: Callable[[], None] | None = None
         self.sent: list[bytes] = []
         self.takes = asyncio.Event()
+        self.untaken = 0
         self.waits = 0
         """How many wait for it at once, and the most that ever did."""
         self.waits_most = 0
@@ -52,6 +53,9 @@ class SlowReader:
             await self.takes.wait()
         finally:
             self.waits -= 1
+
+    def untaken_bytes(self) -> int:
+        return self.untaken
 
 
 def exchange_with(reader: SlowReader, write_timeout_ms: int) -> Exchange:

@@ -38,6 +38,9 @@ class Wire:
     def set_write_buffer_limits(self, high: int) -> None:
         """Nothing here is too much."""
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def is_closing(self) -> bool:
         return self.closing
 

@@ -14,6 +14,7 @@ from node_agent.front.connection import BUFFER_BYTES_MAX, Connection
 from node_agent.front.framing import Head
 from node_agent.front.groups import Groups
 from node_agent.front.http import Client
+from node_agent.front.untaken import TAKEN_BYTES_MIN
 from tests.front.room import ACME, chat_body, done, request_bytes, room_in, saying, tokens, until
 from tests.front.test_hanging_up import unread
 
@@ -163,3 +164,38 @@ async def test_who_does_not_read_makes_room_for_who_does(tmp_path: Path, monkeyp
             await until(lambda: not any(one.busy for one in room.server._connections), 5)
             assert (await room.call("GET", "/healthz", key=None)).status == 200
             assert (await room.call("GET", "/healthz", key=None)).status == 200
+
+
+@pytest.mark.parametrize(("taken", "stays"), [(0, False), (TAKEN_BYTES_MIN // 4, False), (512 << 10, True)])
+async def test_who_goes_on_taking_an_answer_is_waited_for(taken: int, stays: bool) -> None:
+    house = House()
+    house.waits = False
+    async with connected(house) as (end, connection):
+        await asyncio.get_running_loop().sock_sendall(end, REQUEST)
+        await until(lambda: connection.blocked is not None and not connection.busy)
+        await turns()
+        await take(end, taken)
+        await turns()
+        connection.expire()
+        assert house.over.is_set() is False
+        assert (connection.deadline_s is not None) is stays
+        if stays:
+            await turns()
+            connection.expire()  # nothing since
+        await asyncio.wait_for(house.over.wait(), 2.0)
+
+
+async def test_a_whole_answer_is_taken_over_a_slow_line(tmp_path: Path) -> None:
+    text = "\N{GRINNING FACE}" * (1 << 20)  # four bytes each: more than the sockets of both ends hold
+    async with room_in(tmp_path, saying(tokens(text), done()), write_timeout_ms=300) as room:
+        async with unread(room, CHAT) as end:
+            got = bytearray()
+            paused = 0
+            while b'"usage"' not in got[-4096:]:
+                if len(got) - paused > 128 << 10:
+                    paused = len(got)
+                    await asyncio.sleep(0.03)
+                part = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(end, 64 << 10), 2.0)
+                assert part, f"cut after {len(got)} bytes"
+                got += part
+        assert got.count(text[0].encode()) == len(text)
