@@ -8,19 +8,17 @@ and what ran beside it is kept here too, for the choice learns from it and edges
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
-from typing import final
 
-import msgspec
-
-from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.sight import End, Ending, Flight, Sight
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from orchestrator.wire.deadlines import TOTAL
 from scheduler.intake.choice import Asked, Choice, Chooser
 from scheduler.intake.fair import FairQueue, Waiting
+from scheduler.intake.figures import Passage, PoolState
+from scheduler.intake.instructions import Assign, Break, Expel, Instruction, Refuse, Rename, TimeUp, Withdraw
 from scheduler.intake.kept import MOST_OF_SLOTS, Lately
 from scheduler.intake.replica import Given, Replica, ReplicaCondition, Told
 
@@ -31,89 +29,10 @@ DEAD_MS = 2_500
 RETRY_MIN_MS = 1_000
 RETRY_MAX_MS = 30_000
 """Whoever is turned away is told to wait as long as the first of its flow has waited, within these."""
+REPLACED_MAX = 64
+"""So many replicas whose name another took are remembered, for as long as they dial."""
 NOTHING = PoolCounts()
 WENT_WELL = End.COMPLETE
-
-
-class Assign(msgspec.Struct, frozen=True):
-    """Give this work to that replica."""
-
-    work: int
-    replica: ReplicaId
-    continuing: Continuing = NOT_CONTINUED
-    """What that replica is, and could continue its answer by."""
-
-
-class Withdraw(msgspec.Struct, frozen=True):
-    """Tell that replica to stop this work."""
-
-    work: int
-    replica: ReplicaId
-
-
-class Refuse(msgspec.Struct, frozen=True):
-    """This work was not started and will not be."""
-
-    work: int
-    code: str
-    detail: str
-    retry_after_ms: int | None = None
-
-
-class Break(msgspec.Struct, frozen=True):
-    """This work may have begun, and is lost."""
-
-    work: int
-    code: str
-    detail: str
-
-
-class TimeUp(msgspec.Struct, frozen=True):
-    """Tell that replica to stop this work, whose time is over; when it has, the work is broken."""
-
-    work: int
-    replica: ReplicaId
-
-
-@final
-class Expel(msgspec.Struct, frozen=True):
-    """Close the connection of that replica: it was given up."""
-
-    replica: ReplicaId
-    incarnation: str
-
-
-Instruction = Assign | Withdraw | TimeUp | Refuse | Break | Expel
-
-
-class Passage(msgspec.Struct, frozen=True):
-    """How a work fared here. None is unknown."""
-
-    queued_us: int | None
-    """From its submission until its prompt was taken in, as far as is known."""
-    beside: int | None
-    """Streams that decode beside it in its replica."""
-
-
-class PoolState(msgspec.Struct, frozen=True):
-    """What is reported of a pool."""
-
-    replicas: int
-    slots: int
-    running: int
-    waiting: int
-    waiting_max: int
-    free: int
-    """Slots that are free."""
-    queued_tokens: int | None
-    """Prompt tokens accepted and not yet taken in, those in the queue included."""
-    kv_tokens: int | None
-    """Of all replicas together; None where one of them does not tell."""
-    kv_used_tokens: int | None
-
-    def room(self) -> int:
-        """Return how many more attempts the pool would take: free slots, and free places in its queue."""
-        return self.free + max(0, self.waiting_max - self.waiting) if self.replicas else 0
 
 
 class Dispatcher:
@@ -127,7 +46,8 @@ class Dispatcher:
         self._dead_ms = dead_ms
         self._replicas: dict[ReplicaId, Replica] = {}
         self._serving: dict[ModelId, list[Replica]] = {}
-        """The same by their models; no model without a replica."""
+        """Those that are not leaving, by their models; no model without a replica."""
+        self._replaced: deque[tuple[ReplicaId, str]] = deque(maxlen=REPLACED_MAX)
         self._waiting = FairQueue(waiting_max)
         self._given: dict[int, Given] = {}  # bounded: by the slots
         self._lost: dict[int, Flight] = {}
@@ -146,7 +66,7 @@ class Dispatcher:
         kv_tokens: int | None = 0
         kv_used_tokens: int | None = 0
         for replica in self._replicas.values():
-            if replica.healthy and not replica.out:
+            if replica.healthy and not replica.out and not replica.leaving:
                 told = replica.told
                 replicas += 1
                 slots += replica.slots
@@ -175,7 +95,9 @@ class Dispatcher:
         found: list[tuple[Replica, ReplicaCondition]] = []
         up = _up(self._replicas.values(), now_us)
         for replica in self._replicas.values():
-            if replica in up:
+            if replica.leaving:
+                condition = ReplicaCondition.LEAVING
+            elif replica in up:
                 condition = ReplicaCondition.OUTLIER if replica.out else ReplicaCondition.UP
             else:
                 condition = ReplicaCondition.SUSPECT if replica.healthy else ReplicaCondition.DOWN
@@ -186,8 +108,31 @@ class Dispatcher:
         """Return the replicas that are out, as of the last tick."""
         return frozenset(replica.id for replica in self._replicas.values() if replica.out)
 
+    def replaced(self, by: Replica) -> list[Instruction]:
+        """A replica is about to join by a name that another may have: the older one ends what it has, and leaves.
+
+        So it is when a cluster is lost for good, and a fresh one has the same replicas. One that has begun nothing else
+        since, and dials again, is gone as it was.
+        """
+        before = self._replicas.get(by.id)
+        if before is None:
+            return []
+        if before.incarnation == by.incarnation:
+            return [*self.left(by.id, by.incarnation), Expel(by.id, by.incarnation)]
+        self._replaced.append((before.id, before.incarnation))
+        self._stop_serving(before)
+        del self._replicas[before.id]
+        before.id, before.leaving = leaving_name(before.id, before.incarnation), True
+        self._replicas[before.id] = before
+        return [Rename(by.id, before.id), *self._dismissed(before)]
+
+    def is_replaced(self, replica_id: ReplicaId, incarnation: str) -> bool:
+        """Whether another has the name of this replica now, so that it is not to join again."""
+        now = self._replicas.get(replica_id)
+        return now is not None and now.incarnation != incarnation and (replica_id, incarnation) in self._replaced
+
     def joined(self, replica: Replica) -> list[Instruction]:
-        """A replica dialled in. An older incarnation of it is gone."""
+        """A replica dialled in. Whoever had its name is gone, or was `replaced`."""
         out: list[Instruction] = []
         if replica.id in self._replicas:
             out += self.left(replica.id, self._replicas[replica.id].incarnation)
@@ -200,14 +145,12 @@ class Dispatcher:
 
     def left(self, replica_id: ReplicaId, incarnation: str) -> list[Instruction]:
         """A replica is gone. What ran there is broken; whoever carries that out says that it has `ended`."""
-        replica = self._replicas.get(replica_id)
-        if replica is None or replica.incarnation != incarnation:
+        replica = self._known(replica_id, incarnation)
+        if replica is None:
             return []
-        del self._replicas[replica_id]
-        serving = self._serving[replica.model]
-        serving.remove(replica)
-        if not serving:
-            del self._serving[replica.model]
+        del self._replicas[replica.id]
+        if not replica.leaving:
+            self._stop_serving(replica)
         detail = "The replica that made the answer is gone."
         for given in replica.work.values():
             self._let_go(given)
@@ -219,12 +162,22 @@ class Dispatcher:
         given = self._given.get(work)
         return None if given is None else given.replica.id
 
+    def holds(self, work: int, replica_id: ReplicaId, incarnation: str) -> bool:
+        """Whether that replica was given `work` and has not ended it."""
+        given = self._given.get(work)
+        return given is not None and given.replica is self._known(replica_id, incarnation)
+
+    def name_of(self, replica_id: ReplicaId, incarnation: str) -> ReplicaId | None:
+        """Return what a replica that dialled in as `replica_id` is called here now; None where it is gone."""
+        replica = self._known(replica_id, incarnation)
+        return None if replica is None else replica.id
+
     def beat(
         self, replica_id: ReplicaId, incarnation: str, healthy: bool | None, now_us: int, told: Told | None = None
     ) -> list[Instruction]:
         """A sign of life. `healthy` is None when it does not say how the engine is, `told` when not how full it is."""
-        replica = self._replicas.get(replica_id)
-        if replica is None or replica.incarnation != incarnation:
+        replica = self._known(replica_id, incarnation)
+        if replica is None:
             return []
         replica.heard_us = now_us
         replica.healthy = replica.healthy if healthy is None else healthy
@@ -256,7 +209,7 @@ class Dispatcher:
     def submit(self, work: int, asked: Asked, budget_ms: int, now_us: int) -> list[Instruction]:
         """New permitted work. It runs, waits, or is refused. `budget_ms` is how long it may take in all."""
         if asked.model not in self._serving:
-            if not self._replicas:
+            if not self._serving:
                 return [Refuse(work, "no_replica", f"The pool {self.pool} has no replica that is up.")]
             return [Refuse(work, "model_not_served", f"The pool {self.pool} does not serve this model now.")]
         if asked.needs is not None and not self._fitting(asked):
@@ -283,6 +236,7 @@ class Dispatcher:
         """A work ended, however, with what its replica counted. Its slot is free."""
         given = self._given.get(work)
         queued_us = beside = None
+        left: list[Instruction] = []
         if given is None:
             flight = self._lost.pop(work, None)
         else:
@@ -296,10 +250,11 @@ class Dispatcher:
             # What was cut short was not counted to its end.
             if more > 0 or end is WENT_WELL:
                 self._waiting.correct(asked, more)
+            left = self._dismissed(replica) if replica.leaving else left
         if flight is not None:
             ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, beside)
             self._sight.ended(flight, ending, now_us)
-        return self._assign(now_us) if self._waiting.works else []
+        return left + self._assign(now_us) if self._waiting.works else left
 
     def cancel(self, work: int) -> list[Instruction]:
         """Nobody waits for this work any more. When it has not started, it is refused at once."""
@@ -341,8 +296,28 @@ class Dispatcher:
             self._in_play(model, now_us)
         return out + self._assign(now_us)
 
+    def _known(self, replica_id: ReplicaId, incarnation: str) -> Replica | None:
+        """Return the replica that dialled in so, whatever it is called now."""
+        found = self._replicas.get(replica_id)
+        if found is None or found.incarnation != incarnation:
+            found = self._replicas.get(leaving_name(replica_id, incarnation))
+        return found
+
+    def _stop_serving(self, replica: Replica) -> None:
+        serving = self._serving[replica.model]
+        serving.remove(replica)
+        if not serving:
+            del self._serving[replica.model]
+
+    def _dismissed(self, replica: Replica) -> list[Instruction]:
+        """A replica that is leaving goes once it has ended what it had."""
+        if replica.work:
+            return []
+        del self._replicas[replica.id]
+        return [Expel(replica.id, replica.incarnation, lost=False)]
+
     def _fitting(self, asked: Asked) -> bool:
-        return any(replica.fits(asked) for replica in self._replicas.values())
+        return any(replica.fits(asked) for replica in self._serving.get(asked.model, ()))
 
     def _unequal(self, work: int) -> Refuse:
         detail = f"The pool {self.pool} has no replica that can go on with this answer."
@@ -399,7 +374,7 @@ class Dispatcher:
         """Return (slots, free slots) of all replicas that are well."""
         slots = free = 0
         for replica in self._replicas.values():
-            if replica.healthy:
+            if replica.healthy and not replica.leaving:
                 slots += replica.slots
                 free += replica.free
         return slots, free
@@ -479,6 +454,11 @@ class Dispatcher:
             self._held[flow] = held
         else:
             del self._held[flow]
+
+
+def leaving_name(replica_id: ReplicaId, incarnation: str) -> ReplicaId:
+    """Return what a replica is called once another has its name."""
+    return ReplicaId(f"{replica_id}~{incarnation}")
 
 
 def _up(replicas: Iterable[Replica], now_us: int) -> list[Replica]:

@@ -25,6 +25,8 @@ class ReplicaCondition(Enum):
     OUTLIER = "outlier"
     """Far worse than its siblings: it gets one trial at a time."""
     DOWN = "down"
+    LEAVING = "leaving"
+    """Another has its name now: it ends what it has, and gets nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Replica:
     """Whether it is an outlier among its siblings, so that its free slots are none."""
     continuing: Continuing = NOT_CONTINUED
     """What its model is, and what it continues an answer by."""
+    leaving: bool = False
+    """Whether another has its name, and it only ends what it has."""
     place: PoolId = field(init=False)
     """Its name to a `Sight`, for which it is a place to send to."""
     work: dict[int, Given] = field(init=False, default_factory=dict)

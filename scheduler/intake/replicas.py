@@ -127,6 +127,8 @@ class ReplicaService(ReplicaPortServicer):
             return f"this intake speaks version {REPLICA_VERSION} to replicas"
         if hello.pool not in self._site.dispatchers:
             return "this site does not have that pool"
+        if self._site.dispatchers[hello.pool].is_replaced(hello.replica, hello.incarnation):
+            return "a newer replica has this name"
         return None
 
     async def _read(
@@ -163,7 +165,7 @@ class ReplicaService(ReplicaPortServicer):
                     site.replica_beat(pool, replica, hello.incarnation, frame.healthy, told)
                 case ReplicaHello():
                     raise WireError("hello", "one greeting")
-                case _ if dispatcher.holder(frame.work) != replica:
+                case _ if not dispatcher.holds(frame.work, replica, hello.incarnation):
                     pass  # of work that has ended, or that another replica has
                 case WorkTokens():
                     site.work_tokens(frame.work, frame.text, frame.ids, frame.count)

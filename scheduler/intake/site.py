@@ -32,8 +32,9 @@ from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import CATALOGUE, Problem
 from orchestrator.wire.deadlines import TOTAL
 from orchestrator.wire.frames import Load, Open
-from scheduler.intake.dispatch import Assign, Break, Dispatcher, Expel, Instruction, Refuse, TimeUp, Withdraw
+from scheduler.intake.dispatch import Dispatcher
 from scheduler.intake.grants import Grants
+from scheduler.intake.instructions import Assign, Break, Expel, Instruction, Refuse, Rename, TimeUp, Withdraw
 from scheduler.intake.ports import Hands, ReplicaPort, SessionPort
 from scheduler.intake.records import decision_record, usage_record
 from scheduler.intake.replica import Replica, Told
@@ -134,23 +135,22 @@ class Site:
     def replica_joined(self, pool: PoolId, replica: Replica, port: ReplicaPort) -> None:
         """A replica dialled in."""
         dispatcher = self.dispatchers[pool]
-        before = self._ports.get(replica.id)
-        if before is not None and before is not port:
-            before.expel()  # an older incarnation, whose connection may only seem to be alive
+        now_us = self._hands.now_us()
+        self._act(dispatcher, dispatcher.replaced(replica), now_us)
         self._ports[replica.id] = port
         log.info(Event.REPLICA_LIVE, pool=pool, replica=replica.id)
-        self._act(dispatcher, dispatcher.joined(replica), self._hands.now_us())
+        self._act(dispatcher, dispatcher.joined(replica), now_us)
         self.report(pool)
 
     def replica_left(self, pool: PoolId, replica: ReplicaId, incarnation: str) -> None:
         """The connection of a replica ended."""
         dispatcher = self.dispatchers[pool]
         now_us = self._hands.now_us()
-        held = {r.id: r.incarnation for r, _ in dispatcher.replicas(now_us)}
+        name = dispatcher.name_of(replica, incarnation)
         self._act(dispatcher, dispatcher.left(replica, incarnation), now_us)
-        if held.get(replica) == incarnation:
-            self._ports.pop(replica, None)
-            log.warning(Event.REPLICA_LOST, pool=pool, replica=replica)
+        if name is not None:
+            self._ports.pop(name, None)
+            log.warning(Event.REPLICA_LOST, pool=pool, replica=name)
         self.report(pool)
 
     def replica_beat(
@@ -381,14 +381,21 @@ class Site:
         if running.outcome is None:
             self._refuse(running, Problem("internal_error"))
 
+    def _expel(self, pool: PoolId, told: Expel) -> None:
+        if told.lost:
+            log.warning(Event.REPLICA_LOST, pool=pool, replica=told.replica, detail="silent")
+        port = self._ports.pop(told.replica, None)
+        if port is not None:
+            port.expel()
+
     def _act(self, dispatcher: Dispatcher, instructions: list[Instruction], now_us: int) -> None:
         """Carry out what a queue asks for, in order."""
         for instruction in instructions:
             if type(instruction) is Expel:
-                port = self._ports.pop(instruction.replica, None)
-                log.warning(Event.REPLICA_LOST, pool=dispatcher.pool, replica=instruction.replica, detail="silent")
-                if port is not None:
-                    port.expel()
+                self._expel(dispatcher.pool, instruction)
+                continue
+            if type(instruction) is Rename:
+                self._ports[instruction.to] = self._ports.pop(instruction.replica)
                 continue
             running = self._running.get(instruction.work)
             if running is None:
@@ -475,19 +482,8 @@ class Site:
         here = self._pools[pool]
         state = here.dispatcher.state()
         room = 0 if self.draining else state.room()
-        return Load(
-            self._last_load,
-            pool,
-            state.replicas,
-            state.slots,
-            state.running,
-            state.waiting,
-            state.waiting_max,
-            state.queued_tokens,
-            state.kv_tokens,
-            state.kv_used_tokens,
-            here.grants.openings(port, self._live, room, self._turn, self._hands.now_us()),
-        )
+        openings = here.grants.openings(port, self._live, room, self._turn, self._hands.now_us())
+        return state.load(self._last_load, pool, openings)
 
 
 def _appended(record_id: str, appending: asyncio.Future[Position]) -> None:

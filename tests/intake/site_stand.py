@@ -105,7 +105,15 @@ class Shelf:
 class ScriptedReplica:
     """A replica that dials the intake and does as the test says."""
 
-    def __init__(self, port: int, slots: int = 2, token: str = TOKEN, name: str = "cn-guizhou-0") -> None:
+    def __init__(
+        self,
+        port: int,
+        slots: int = 2,
+        token: str = TOKEN,
+        name: str = "cn-guizhou-0",
+        incarnation: str | None = None,
+    ) -> None:
+        self.incarnation = secrets.token_hex(4) if incarnation is None else incarnation
         self.got: asyncio.Queue[WorkFrame] = asyncio.Queue(64)
         self.beats = True
         self.healthy = True
@@ -119,7 +127,7 @@ class ScriptedReplica:
             REPLICA_VERSION,
             ReplicaId(name),
             POOL,
-            secrets.token_hex(4),
+            self.incarnation,
             MODEL,
             slots,
             2048,
@@ -138,6 +146,10 @@ class ScriptedReplica:
     async def say(self, *frames: ReplicaFrame) -> None:
         async with self._writing:
             await self._call.write(pb.ReplicaBatch(frames=[replica_frame_out(frame) for frame in frames]))
+
+    async def ended(self) -> None:
+        """Wait for the end of the connection. Raises what it ended with."""
+        await self._tasks[0]
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -297,24 +297,38 @@ async def test_a_replica_says_nothing_about_the_work_of_another(stand: Stand, re
         await other.close()
 
 
-async def test_an_older_incarnation_is_shown_out(stand: Stand, replica: ScriptedReplica) -> None:
+async def test_an_older_incarnation_ends_what_it_has_and_is_shown_out(stand: Stand, replica: ScriptedReplica) -> None:
     asked = ask(stand)
     work = await work_of(replica)
     newer = ScriptedReplica(stand.replica_port)
     try:
         await newer.start()
-        frame = await asked.last()
-        assert isinstance(frame, Broken)
-        assert frame.code == "engine_failed"
+        await until(lambda: len(stand.site.dispatchers[POOL].replicas(now_us())) == 2)
+        later = ask(stand)
+        await answer(newer, await work_of(newer), "new")
+        assert text_of(await later.frames()) == "new"
+        await answer(replica, work, "o", "ld")
+        assert text_of(await asked.frames()) == "old"
         async with asyncio.timeout(SOON_S):
             await replica.over.wait()
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await replica.say(WorkTokens(work, "late", (1,), 1))
-        asked = ask(stand)
-        await answer(newer, await work_of(newer), "new")
-        assert text_of(await asked.frames()) == "new"
+        again = ScriptedReplica(stand.replica_port, incarnation=replica.incarnation)
+        await again.start()
+        async with asyncio.timeout(SOON_S):
+            with pytest.raises(grpc.aio.AioRpcError, match="a newer replica has this name"):
+                await again.ended()
+        await again.close()
     finally:
         await newer.close()
+    # Where nobody has the name any more, whoever had it is welcome.
+    await until(lambda: not stand.site.dispatchers[POOL].replicas(now_us()))
+    last = ScriptedReplica(stand.replica_port, incarnation=replica.incarnation)
+    try:
+        await last.start()
+        asked = ask(stand)
+        await answer(last, await work_of(last), "back")
+        assert text_of(await asked.frames()) == "back"
+    finally:
+        await last.close()
 
 
 async def test_an_engine_that_is_unwell_gets_no_new_work_though_it_still_talks(

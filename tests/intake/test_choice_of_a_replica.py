@@ -14,7 +14,8 @@ from orchestrator.placement.fleet import ServedModel
 from orchestrator.placement.sight import End, Sight
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import BLOCK_TOKENS, TIME_ALONE, Asked, Chooser
-from scheduler.intake.dispatch import Assign, Dispatcher, Instruction
+from scheduler.intake.dispatch import Dispatcher
+from scheduler.intake.instructions import Assign, Instruction
 from scheduler.intake.replica import Replica, Told
 from tests.values import replace
 

@@ -15,8 +15,9 @@ from orchestrator.placement.shares import equal_share, may_hold
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
-from scheduler.intake.dispatch import RETRY_MIN_MS, Assign, Dispatcher, Instruction, Refuse
+from scheduler.intake.dispatch import RETRY_MIN_MS, Dispatcher
 from scheduler.intake.fair import CREDIT_TOKENS, DEBT_TOKENS_MAX, FLOWS_MAX, FairQueue, Waiting
+from scheduler.intake.instructions import Assign, Instruction, Refuse
 from scheduler.intake.replica import Replica
 
 MODEL = ModelId("small")

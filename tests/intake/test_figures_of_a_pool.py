@@ -10,8 +10,9 @@ from orchestrator.engines.metrics_page import EngineLoad
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
-from scheduler.intake.dispatch import Dispatcher, Passage
+from scheduler.intake.dispatch import Dispatcher
 from scheduler.intake.engine_replica import told_of
+from scheduler.intake.figures import Passage
 from scheduler.intake.replica import Replica, Told
 from tests.values import replace
 

@@ -11,7 +11,8 @@ from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
-from scheduler.intake.dispatch import Assign, Dispatcher, Instruction, Refuse
+from scheduler.intake.dispatch import Dispatcher
+from scheduler.intake.instructions import Assign, Instruction, Refuse
 from scheduler.intake.replica import Replica, ReplicaCondition
 
 MODEL = ModelId("m")

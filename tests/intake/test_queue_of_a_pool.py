@@ -11,18 +11,8 @@ from orchestrator.engines.generation import Resume
 from orchestrator.engines.identity import Continuing
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
-from scheduler.intake.dispatch import (
-    DEAD_MS,
-    SUSPECT_MS,
-    Assign,
-    Break,
-    Dispatcher,
-    Expel,
-    Instruction,
-    Refuse,
-    TimeUp,
-    Withdraw,
-)
+from scheduler.intake.dispatch import DEAD_MS, SUSPECT_MS, Dispatcher
+from scheduler.intake.instructions import Assign, Break, Expel, Instruction, Refuse, Rename, TimeUp, Withdraw
 from scheduler.intake.replica import Replica, ReplicaCondition
 from tests.intake.work import work_of
 
@@ -75,6 +65,29 @@ class QueueMachine(RuleBasedStateMachine):
         assert {one.work for one in told if isinstance(one, Break)} == lost
         self.take(told)
 
+    @rule(name=st.sampled_from(NAMES), model=st.sampled_from(MODELS), same=st.booleans())
+    def replace(self, name: ReplicaId, model: ModelId, same: bool) -> None:
+        """A fresh replica takes the name of one that lives: that one ends what it has. The same one begins anew."""
+        before = self.alive.get(name)
+        if before is None:
+            assert self.queue.replaced(Replica(name, "0", model, 1, self.now_us)) == []
+            return
+        self.incarnations += not same
+        fresh = Replica(name, before.incarnation if same else str(self.incarnations), model, 1, self.now_us)
+        lost = set(before.work)
+        told = self.queue.replaced(fresh)
+        if same:
+            assert {one.work for one in told if isinstance(one, Break)} == lost
+        elif lost:
+            assert told == [Rename(name, before.id)]
+        else:
+            assert told == [Rename(name, before.id), Expel(before.id, before.incarnation, lost=False)]
+        assert self.queue.is_replaced(name, before.incarnation) is False, "nobody has its name yet"
+        self.take(told)
+        self.alive[name] = fresh
+        self.take(self.queue.joined(fresh))
+        assert self.queue.is_replaced(name, before.incarnation) is not same
+
     @rule(name=st.sampled_from(NAMES), current=st.booleans())
     def leave(self, name: ReplicaId, current: bool) -> None:
         """The connection of a replica ends: of the one that is known, or of an older one."""
@@ -86,6 +99,20 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             del self.alive[name]
         self.take(told)
+
+    @rule(data=st.data())
+    def leave_at_last(self, data: st.DataObject) -> None:
+        """The connection of a replica ends whose name another has: it tells by the name that it dialled in with."""
+        leaving = [one for one in self.alive.values() if one.leaving]
+        if leaving:
+            one = data.draw(st.sampled_from(sorted(leaving, key=lambda one: one.id)))
+            name = ReplicaId(one.id.partition("~")[0])
+            assert self.queue.name_of(name, one.incarnation) == one.id
+            assert all(self.queue.holds(work, name, one.incarnation) for work in one.work)
+            told = self.queue.left(name, one.incarnation)
+            assert [type(each) for each in told] == [Break] * len(one.work)
+            del self.alive[one.id]
+            self.take(told)
 
     @rule(name=st.sampled_from(NAMES), healthy=st.sampled_from((True, False, None)))
     def beat(self, name: ReplicaId, healthy: bool | None) -> None:
@@ -113,7 +140,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.until_us[work] = self.now_us + budget_ms * MS
         self.waiting.append(work)
         told = self.queue.submit(work, Asked(model, prompt, flow=flow), budget_ms, self.now_us)
-        served = {replica.model for replica in self.alive.values()}
+        served = {replica.model for replica in self.alive.values() if not replica.leaving}
         refused = [one for one in told if isinstance(one, Refuse)]
         assert len(refused) <= 1
         for one in refused:
@@ -121,7 +148,7 @@ class QueueMachine(RuleBasedStateMachine):
                 mine = [each for each in self.waiting if self.flow[each] == self.flow[one.work]]
                 assert len(mine) > sum(self.flow[each] == flow for each in self.waiting)
                 assert one.work == mine[-1], "the newest of its flow"
-        if not self.alive:
+        if not served:
             assert [one.code for one in refused] == ["no_replica"]
         elif model not in served:
             assert [one.code for one in refused] == ["model_not_served"]
@@ -132,9 +159,11 @@ class QueueMachine(RuleBasedStateMachine):
         """A replica ends some work."""
         if self.running:
             work = data.draw(st.sampled_from(sorted(self.running)))
-            del self.running[work]
+            place = self.alive[self.running.pop(work)]
             self.ended[work] = "ended"
-            self.take(self.queue.ended(work, self.now_us))
+            told = self.queue.ended(work, self.now_us)
+            assert place.work or not place.leaving or told[0] == Expel(place.id, place.incarnation, lost=False)
+            self.take(told)
 
     @rule(data=st.data(), tokens=st.integers(0, 1_000))
     def started(self, data: st.DataObject, tokens: int) -> None:
@@ -170,7 +199,8 @@ class QueueMachine(RuleBasedStateMachine):
         told = self.queue.tick(self.now_us)
         for one in told:
             if isinstance(one, Expel):
-                replica = self.alive.pop(one.replica)
+                replica = self.alive[one.replica]
+                assert one.lost
                 assert (replica.incarnation, replica.beats) == (one.incarnation, True)
                 assert self.now_us - replica.heard_us > DEAD_MS * MS
         self.take(told)
@@ -195,10 +225,16 @@ class QueueMachine(RuleBasedStateMachine):
             elif isinstance(one, Break):
                 del self.running[one.work]
                 self.ended[one.work] = one.code
+            elif isinstance(one, Rename):
+                self.alive[one.to] = self.alive.pop(one.replica)
+                self.running.update({work: one.to for work, place in self.running.items() if place == one.replica})
+            elif isinstance(one, Expel):
+                assert not self.alive.pop(one.replica).work or one.lost
 
     def assigned(self, one: Assign) -> None:
         """Only waiting work, first come first served per model and flow, to a live replica of its model."""
         replica = self.alive[one.replica]
+        assert not replica.leaving
         model = self.model[one.work]
         assert replica.model == model
         flow = self.flow[one.work]
@@ -231,7 +267,7 @@ class QueueMachine(RuleBasedStateMachine):
         """The report says what is."""
         assert len(self.waiting) <= self.waiting_max
         state = self.queue.state()
-        healthy = [replica for replica in self.alive.values() if replica.healthy]
+        healthy = [replica for replica in self.alive.values() if replica.healthy and not replica.leaving]
         assert state.replicas == len(healthy)
         assert state.slots == sum(replica.slots for replica in healthy)
         assert state.running == sum(len(replica.work) for replica in healthy)
@@ -252,8 +288,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end everything ends."""
-        for name in list(self.alive):
-            self.leave(name, True)
+        for one in list(self.alive.values()):
+            if not one.leaving:
+                self.leave(one.id, True)
+        for work in sorted(self.running):
+            del self.running[work]
+            self.ended[work] = "ended"
+            self.take(self.queue.ended(work, self.now_us))
+        assert not self.alive
         self.now_us += (BUDGET_MS + 1) * MS
         self.take(self.queue.tick(self.now_us))
         assert set(self.ended) == set(self.model)

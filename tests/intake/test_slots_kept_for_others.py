@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import Asked
-from scheduler.intake.dispatch import Assign, Dispatcher
+from scheduler.intake.dispatch import Dispatcher
+from scheduler.intake.instructions import Assign
 from scheduler.intake.kept import MOST_OF_SLOTS, OF_SLOTS, RECENT_US, Lately
 from scheduler.intake.replica import Replica
 

@@ -7,7 +7,8 @@ from orchestrator.engines.identity import NOT_CONTINUED, Continuing
 from orchestrator.policy.ids import EdgeId, ModelId, PoolId, ReplicaId, digest_of
 from orchestrator.wire.frames import Open
 from scheduler.intake.choice import Asked
-from scheduler.intake.dispatch import Assign, Dispatcher, Refuse
+from scheduler.intake.dispatch import Dispatcher
+from scheduler.intake.instructions import Assign, Refuse
 from scheduler.intake.replica import Replica
 from scheduler.intake.shape import Shapes
 from tests.intake.bench import CN, Bench, told
