@@ -144,7 +144,7 @@ class Scheduler:
             known = set()
             for replica, condition in dispatcher.replicas(at_us):
                 known.add(replica.id)
-                restarts = dispatcher.starts[replica.id] - 1
+                restarts = dispatcher.restarts(replica.id)
                 age_ms = (at_us - replica.heard_us) // 1000
                 replicas.append(
                     ReplicaReport(
@@ -152,7 +152,7 @@ class Scheduler:
                     )
                 )
             for gone in sorted(set(dispatcher.starts) - known):
-                replicas.append(ReplicaReport(gone, pool, "down", "", dispatcher.starts[gone] - 1))
+                replicas.append(ReplicaReport(gone, pool, "down", "", dispatcher.restarts(gone)))
         sessions = tuple(
             SessionReport(
                 session=port.machine.session or "",

@@ -37,6 +37,8 @@ from protos.tidegate.v1 import control_pb2 as pb
 
 START_DEADLINE_MS = 120_000
 FOLLOW_DEADLINE_S = 60.0
+LINGER_S = 120
+"""How long the replicas of a lost Ray head serve on beside a fresh cluster: its own take far less to be there."""
 LEAVE_MS = 6_000
 """How much longer than the grace of its answers a program may take to stop: it cuts them in words, and accounts."""
 STOP_DEADLINE_MS = 60_000
@@ -127,6 +129,7 @@ def _ray(house: House, site: str) -> ProcessSpec:
     labels = {"region": f"cn-{site}", "jurisdiction": "CN", "accelerator": "cpu-emulated", "model": MODEL}
     argv = [sys.executable, "-m", "scheduler.pools.devcluster", "--temp", str(house.folder / "ray" / site)]
     argv += ["--token-file", str(house.secret(f"{site}-ray.token")), "--address-file", str(address), "--cpus", "1"]
+    argv += ["--linger-s", str(LINGER_S)]
     for key, value in labels.items():
         argv += ["--label", f"{key}={value}"]
     return ProcessSpec(f"ray-{site}", tuple(argv), ready=file_filled(address))
@@ -216,9 +219,14 @@ class Up:
         replies = [side.reply for side in sides if side.reply is not None]
         return {member.report.member: member.report for reply in replies for member in reply.members}
 
-    async def until(self, what: str, missing: Callable[[Mapping[str, pb.MemberReport]], list[str]]) -> None:
+    async def until(
+        self,
+        what: str,
+        missing: Callable[[Mapping[str, pb.MemberReport]], list[str]],
+        within_s: float = FOLLOW_DEADLINE_S,
+    ) -> None:
         """Wait until nothing is missing from `status`. Raises UpError, saying what is, when it takes too long."""
-        end_at = asyncio.get_running_loop().time() + FOLLOW_DEADLINE_S
+        end_at = asyncio.get_running_loop().time() + within_s
         absent = ["any status"]
         while asyncio.get_running_loop().time() < end_at:
             absent = missing(await self.members())
@@ -226,7 +234,7 @@ class Up:
                 return
             await asyncio.sleep(POLL_S)
         lacks = ", ".join(absent)
-        raise UpError(f"`status` did not show {what} within {FOLLOW_DEADLINE_S:.0f} s; missing: {lacks}")
+        raise UpError(f"`status` did not show {what} within {within_s:.0f} s; missing: {lacks}")
 
     async def samples(self) -> None:
         """Send the five requests, and raise UpError at the first that does not go as it must."""

@@ -104,6 +104,10 @@ class Dispatcher:
             found.append((replica, condition))
         return found
 
+    def restarts(self, replica_id: ReplicaId) -> int:
+        """Return how often a replica came up again. One that is leaving came up under another name."""
+        return self.starts.get(replica_id, 1) - 1
+
     def outliers(self) -> frozenset[ReplicaId]:
         """Return the replicas that are out, as of the last tick."""
         return frozenset(replica.id for replica in self._replicas.values() if replica.out)
@@ -458,7 +462,7 @@ class Dispatcher:
 
 def leaving_name(replica_id: ReplicaId, incarnation: str) -> ReplicaId:
     """Return what a replica is called once another has its name."""
-    return ReplicaId(f"{replica_id}~{incarnation}")
+    return ReplicaId(f"{replica_id}@{incarnation}")
 
 
 def _up(replicas: Iterable[Replica], now_us: int) -> list[Replica]:

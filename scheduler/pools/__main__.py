@@ -44,6 +44,9 @@ def main() -> int:
         readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
         if readable and not os.read(sys.stdin.fileno(), 1024):
             stopped.set()
+        if driver.has_moved():
+            _say("the site has another cluster")
+            break
     sys.stdout.flush()
     sys.stderr.flush()
     # Not an ordinary exit: Ray's own threads may hang in it.

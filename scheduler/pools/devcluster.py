@@ -7,8 +7,12 @@ cluster on the same machine.
 When both nodes are up, the address (``127.0.0.1:port``) is in the address file and on standard output in one line
 ``ready 127.0.0.1:port``. SIGTERM or SIGINT ends it: no process stays, the address file is removed, exit status 0.
 
+A head that is lost does not come back: what it knew is gone. A fresh cluster is started beside the old one and its
+address put into the file; the old labelled node goes on for ``--linger-s`` from then on, so that live replicas serve
+until fresh ones do. Without a linger the loss of the head ends everything.
+
 Exit statuses: 0 stopped on request, 1 could not start (or stopped while starting), 2 wrong arguments, 3 the head is
-gone.
+gone and nothing took its place.
 """
 
 from __future__ import annotations
@@ -41,6 +45,8 @@ OBJECT_STORE_BYTES = 80 << 20
 
 WATCH_PERIOD_S = 0.2
 REAP_PERIOD_S = 2.0
+START_S_MAX = 180
+"""How long a fresh cluster may take to start while the one before serves on."""
 STOP_GRACE_S = 1.0
 """How long Ray's processes may take to end by themselves; the whole stop is bounded by about twice this."""
 
@@ -62,8 +68,8 @@ class DevClusterError(Exception):
 class DevClusterSettings:
     """What one site's cluster is made of.
 
-    ``linger_s`` is how long the labelled node is kept after the head is lost, so that live replicas go on serving;
-    0 ends everything at once.
+    ``linger_s`` is how long the labelled node of a lost head is kept once there is a fresh cluster, so that live
+    replicas go on serving until fresh ones do; 0 ends everything at once when the head is lost.
     """
 
     temp_dir: Path
@@ -168,6 +174,7 @@ class DevCluster:
     """The two nodes of one site. Made and used in the main thread: Ray ties its processes' lives to that thread."""
 
     def __init__(self, settings: DevClusterSettings, ray_dir: Path) -> None:
+        """In ``ray_dir``, which is there, each cluster has a folder of its own."""
         self._settings = settings
         self._ray_dir = ray_dir
         self._cluster: Any = None
@@ -197,7 +204,7 @@ class DevCluster:
                 "temp_dir": str(self._ray_dir),
                 "_system_config": {
                     # Ray lets nodes outlive a lost head for this long before they end themselves.
-                    "gcs_rpc_server_reconnect_timeout_s": max(60, int(self._settings.linger_s) + 10),
+                    "gcs_rpc_server_reconnect_timeout_s": START_S_MAX + int(self._settings.linger_s),
                     # Five failed probes make a node dead. A dead process fails at once, so a short period finds it
                     # in 5 s instead of 15; the long time limit keeps a merely slow machine from looking dead.
                     "health_check_initial_delay_ms": 1000,
@@ -230,15 +237,26 @@ class DevCluster:
         """Whether the labelled node's own processes all run."""
         return not self._worker.dead_processes()
 
-    def reap(self) -> None:
-        """Collects ended processes that this process adopted; those that Ray started itself it collects itself."""
+    def pids(self) -> set[int]:
+        """The processes that Ray started itself, and collects itself."""
+        return {process.pid for node in self._nodes() for _, process in node.live_processes()}
+
+    def end(self) -> None:
+        """Ends what is left of both nodes, and removes their folder. Replicas end with their node."""
         import psutil
 
-        own = {process.pid for node in self._nodes() for _, process in node.live_processes()}
-        for child in psutil.Process().children():
+        folder = self._cluster.head_node.get_session_dir_path()
+        below = []
+        for pid in self.pids():
             with contextlib.suppress(psutil.NoSuchProcess):
-                if child.pid not in own and child.status() == psutil.STATUS_ZOMBIE:
-                    collect(child.pid)
+                below += psutil.Process(pid).children(recursive=True)
+        for node in self._nodes():
+            self._cluster.remove_node(node, allow_graceful=False)
+        for process in below:
+            # Ray's agents outlive their node.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _nodes(self) -> list[Any]:
         return list(self._cluster.list_all_nodes())
@@ -287,31 +305,88 @@ def sweep(grace_s: float) -> int:
     return len(me.children(recursive=True))
 
 
-def watch(cluster: DevCluster, stop: StopRequest, linger_s: float) -> int:
-    """Keeps the site whole until asked to stop, and returns the exit status. A dead labelled node is replaced."""
+class Succession:
+    """The cluster of one site, and those before it whose heads are lost and whose replicas serve on for a while."""
+
+    def __init__(self, settings: DevClusterSettings, ray_dir: Path, stop: StopRequest) -> None:
+        self._settings = settings
+        self._ray_dir = ray_dir
+        self._stop = stop
+        self._before: list[tuple[float, DevCluster]] = []  # bounded: each ends after the linger
+        """With when each is ended."""
+        self.current: DevCluster
+
+    def start(self) -> None:
+        """Starts a cluster, in place of the one before, and tells its address.
+
+        Raises:
+            RuntimeError, TimeoutError, ValueError, OSError: it cannot be started.
+        """
+        self.current = DevCluster(self._settings, self._ray_dir)
+        self.current.start()
+        self._stop.install()
+        if not self._stop.asked():
+            publish_address(self._settings.address_file, self.current.address)
+            say(f"ready {self.current.address}")
+
+    def succeed(self) -> bool:
+        """The head is gone: starts a fresh cluster beside what it left. Returns whether there is one."""
+        say("the head is gone")
+        if not self._settings.linger_s:
+            return False
+        old = self.current
+        give_up_s = time.monotonic() + START_S_MAX
+        while not self._started():
+            if self._stop.asked() or time.monotonic() >= give_up_s:
+                return False
+        self._before.append((time.monotonic() + self._settings.linger_s, old))
+        return True
+
+    def _started(self) -> bool:
+        """Starts a cluster. Returns whether it stands; what is left of one that does not ends with this process."""
+        try:
+            self.start()
+        except (RuntimeError, TimeoutError, ValueError, OSError) as failure:
+            self._stop.install()
+            say(f"no fresh cluster could be started: {type(failure).__name__}")
+            return False
+        return True
+
+    def end_old(self) -> None:
+        """Ends those that have served on for long enough."""
+        while self._before and time.monotonic() >= self._before[0][0]:
+            self._before.pop(0)[1].end()
+            say("the cluster before is ended")
+
+    def reap(self) -> None:
+        """Collects ended processes that this process adopted; those that Ray started itself it collects itself."""
+        import psutil
+
+        own = set[int]().union(*(one.pids() for one in (self.current, *(before for _, before in self._before))))
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.pid not in own and child.status() == psutil.STATUS_ZOMBIE:
+                    collect(child.pid)
+
+
+def watch(site: Succession, stop: StopRequest) -> int:
+    """Keeps the site whole until asked to stop, and returns the exit status. What is dead is replaced."""
     next_reap = time.monotonic() + REAP_PERIOD_S
     while not stop.asked():
         time.sleep(WATCH_PERIOD_S)
-        if not cluster.head_is_alive():
-            say("the head is gone")
-            outlive_head(stop, linger_s)
-            return EXIT_STOPPED if stop.asked() else EXIT_HEAD_LOST
-        if not cluster.worker_is_alive():
+        if not site.current.head_is_alive():
+            if not site.succeed():
+                return EXIT_STOPPED if stop.asked() else EXIT_HEAD_LOST
+        elif not site.current.worker_is_alive():
             say("the labelled node is gone; adding it again")
-            cluster.add_worker()
+            site.current.add_worker()
             stop.install()
             say("the labelled node is back")
+        site.end_old()
         if time.monotonic() >= next_reap:
-            cluster.reap()
+            site.reap()
             next_reap = time.monotonic() + REAP_PERIOD_S
     return EXIT_STOPPED
-
-
-def outlive_head(stop: StopRequest, linger_s: float) -> None:
-    """Leaves the labelled node's replicas to serve for ``linger_s`` seconds, or until asked to stop."""
-    end = time.monotonic() + linger_s
-    while not stop.asked() and time.monotonic() < end:
-        time.sleep(WATCH_PERIOD_S)
 
 
 def say(line: str) -> None:
@@ -321,7 +396,7 @@ def say(line: str) -> None:
 
 
 def run(settings: DevClusterSettings) -> int:
-    """Runs one site's cluster until SIGTERM, SIGINT or the loss of its head; returns the exit status."""
+    """Runs one site until SIGTERM, SIGINT or the loss of a head that nothing follows; returns the exit status."""
     stop = StopRequest()
     stop.install()
     settings.address_file.unlink(missing_ok=True)
@@ -329,15 +404,10 @@ def run(settings: DevClusterSettings) -> int:
     with short_base(settings.temp_dir) as base:
         os.environ.pop("RAY_ADDRESS", None)
         os.environ.update(ray_environment(settings.token_file, base))
-        cluster = DevCluster(settings, prepare_base(base))
+        site = Succession(settings, prepare_base(base), stop)
         try:
-            cluster.start()
-            stop.install()
-            if stop.asked():
-                return EXIT_STOPPED
-            publish_address(settings.address_file, cluster.address)
-            say(f"ready {cluster.address}")
-            return watch(cluster, stop, settings.linger_s)
+            site.start()
+            return watch(site, stop)
         finally:
             settings.address_file.unlink(missing_ok=True)
             left = sweep(STOP_GRACE_S)
@@ -358,7 +428,7 @@ def parse_arguments(arguments: Sequence[str]) -> DevClusterSettings:
     parser.add_argument("--address-file", type=Path, required=True, help="where the address is put when ready")
     parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="label of the worker node")
     parser.add_argument("--cpus", type=int, default=1, help="CPUs that the labelled node offers")
-    parser.add_argument("--linger-s", type=float, default=0.0, help="how long replicas outlive a lost head")
+    parser.add_argument("--linger-s", type=float, default=0.0, help="how long old replicas serve beside fresh ones")
     parsed = parser.parse_args(arguments)
     pairs = [parse_label(text) for text in parsed.label]
     labels = dict(pairs)

@@ -70,12 +70,27 @@ class Driver:
         self._wanted = wanted_replicas(settings, token)
         self._say = say
         self._handles: dict[str, Any] = {}
+        self._joined: str | None = None
+
+    def has_moved(self) -> bool:
+        """Whether the site has another cluster than the one that was joined. Ray's calls may hang then."""
+        return self._joined is not None and self._address() not in (None, self._joined)
+
+    def _address(self) -> str | None:
+        """Return where the cluster of the site is; None where nobody says."""
+        try:
+            return Path(self._ray_settings.address_file).read_text(encoding="utf-8").strip() or None
+        except FileNotFoundError:
+            return None
 
     def run(self, stopped: threading.Event) -> None:
         """Join, then watch until `stopped`. Blocks; raises what ray raises when the cluster is gone."""
         import ray  # the environment must be set first
 
-        address = Path(self._ray_settings.address_file).read_text(encoding="utf-8").strip()
+        address = self._address()
+        if address is None:
+            raise FileNotFoundError(self._ray_settings.address_file)
+        self._joined = address
         ray.init(
             address=address,
             namespace=f"{self._ray_settings.namespace}-{self._settings.id}",

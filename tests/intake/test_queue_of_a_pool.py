@@ -106,7 +106,7 @@ class QueueMachine(RuleBasedStateMachine):
         leaving = [one for one in self.alive.values() if one.leaving]
         if leaving:
             one = data.draw(st.sampled_from(sorted(leaving, key=lambda one: one.id)))
-            name = ReplicaId(one.id.partition("~")[0])
+            name = ReplicaId(one.id.partition("@")[0])
             assert self.queue.name_of(name, one.incarnation) == one.id
             assert all(self.queue.holds(work, name, one.incarnation) for work in one.work)
             told = self.queue.left(name, one.incarnation)
@@ -272,6 +272,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert state.slots == sum(replica.slots for replica in healthy)
         assert state.running == sum(len(replica.work) for replica in healthy)
         assert state.waiting == len(self.waiting)
+        assert {one.id for one, _ in self.queue.replicas(self.now_us)} == self.alive.keys()
+        assert all(self.queue.restarts(name) >= 0 for name in self.alive)
         assert state.free == sum(replica.free for replica in healthy)
         waiting_tokens = sum(self.prompt[work] for work in self.waiting)
         assert state.queued_tokens == waiting_tokens + sum(replica.queued_tokens for replica in healthy)

@@ -135,8 +135,12 @@ class Site:
 
     def named(self, name: str) -> list[psutil.Process]:
         """Its processes of this name, the oldest first."""
-        processes = [process for process in self.processes() if process.name() == name]
-        return sorted(processes, key=lambda process: process.create_time())
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name() == name:
+                    found.append(process)
+        return sorted(found, key=lambda process: process.create_time())
 
     def processes(self) -> list[psutil.Process]:
         return psutil.Process(self.warden.pid).children(recursive=True)
@@ -222,10 +226,10 @@ def test_two_sites_side_by_side_are_apart_and_leave_nothing(marked: Marked, toke
 
 
 @pytest.mark.e2e
-def test_a_lost_labelled_node_is_replaced_and_a_lost_head_ends_the_site_after_its_linger(
+def test_a_lost_labelled_node_is_replaced_and_a_lost_head_is_followed_while_its_replicas_serve_on(
     marked: Marked, token: Path, tmp_path: Path
 ) -> None:
-    site = Site(tmp_path, token, marked, "--label=region=cn-guizhou", "--linger-s=1")
+    site = Site(tmp_path, token, marked, "--label=region=cn-guizhou", "--linger-s=12")
     try:
         assert holds_within(60, site.ready)
         head, node = site.named("raylet")
@@ -235,11 +239,32 @@ def test_a_lost_labelled_node_is_replaced_and_a_lost_head_ends_the_site_after_it
         replacement = site.named("raylet")[1]
         assert replacement != node
 
+        address = site.address_file.read_text()
+        before = site.processes()[1:]  # but the devcluster itself
         site.named("gcs_server")[0].kill()
         assert site.said(b"the head is gone")
-        assert replacement.is_running(), "replicas serve on for the linger"
+        assert holds_within(60, lambda: site.address_file.read_text() != address)
+        assert replacement.is_running(), "replicas serve on beside the fresh cluster"
+        answer = ask_driver(site, token, marked, tmp_path, "cn-guizhou", "cn-beijing")
+        assert isinstance(answer["here"], dict)
+        assert answer["here"]["region"] == "cn-guizhou"
+        assert site.said(b"the cluster before is ended")
+        assert holds_within(10, lambda: not still_running(before))
+        assert len(site.named("gcs_server")) == 1
+        assert len(site.named("raylet")) == 2
+    finally:
+        site.close()
+
+
+@pytest.mark.e2e
+def test_a_lost_head_without_a_linger_ends_the_site(marked: Marked, token: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path, token, marked, "--label=region=cn-guizhou")
+    try:
+        assert holds_within(60, site.ready)
+        processes = site.processes()
+        site.named("gcs_server")[0].kill()
         assert site.warden.wait(20) == 3
-        assert not replacement.is_running()
+        assert not still_running(processes)
         assert not site.address_file.exists()
     finally:
         site.close()
