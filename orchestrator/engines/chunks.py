@@ -118,6 +118,7 @@ class AnswerReader:
         "_wordless_bytes",
         "_words_before",
         "ended",
+        "prompt_tokens_max",
     )
 
     def __init__(self, line_bytes_max: int, usage: UsageExpectation, tokens_max: int | None = None) -> None:
@@ -140,6 +141,8 @@ class AnswerReader:
         """Of what is cut or unusual. Most answers have nothing of that."""
         self._begun = False
         """Whether something was read without it: a byte order mark may come no more."""
+        self.prompt_tokens_max = sys.maxsize
+        """How many tokens of a prompt are believed. Nobody knows before the request is spelled."""
         self.ended = False
         """Whether `Finished` or `Failed` was returned; nothing comes after it."""
 
@@ -328,6 +331,8 @@ class AnswerReader:
             self._usage, self._cached_tokens = usage, 0 if details is None else details.cached_tokens or 0
             if self._cached_tokens > usage.prompt_tokens:
                 return self._fail("engine_protocol", "the engine's usage contradicts itself")
+            if usage.prompt_tokens > self.prompt_tokens_max:
+                return self._fail("engine_protocol", "the engine's usage tells more tokens than the prompt can have")
             if usage.completion_tokens > self._tokens_max + USAGE_BEYOND:
                 return self._fail("engine_protocol", "the engine's usage is beyond the tokens that it was asked for")
         if not choices:

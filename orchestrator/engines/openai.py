@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from orchestrator.engines.chunks import AnswerReader, UsageExpectation
 from orchestrator.engines.generation import EngineEvent, Failed, Finished, Generation, Refused
 from orchestrator.engines.http import Asking, Fault, HttpClient, Reply
+from orchestrator.engines.prompt_bound import possible_tokens
 from orchestrator.engines.replies import failure_of_head, is_plain, outcome_of_head, outcome_of_reply
 from orchestrator.engines.request import body_of, refusal_of_said
 
@@ -173,6 +174,7 @@ class OpenAIEngine:
         if client is None or self._closed:
             return _NO_REPLY[Fault.UNREACHABLE]
         head = self._chat if raw_prompt is None else self._completions
+        answer.believe(possible_tokens(body, raw=raw_prompt is not None))
         client.ask(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), answer, deadline_at)
         return None
 
@@ -281,6 +283,10 @@ class Answer(Asking):
             self.broke(self._fault)
         elif self.reply is not None:
             self.reply.await_until(min(self._loop.time() + self._engine.stall_s, self._end_at))
+
+    def believe(self, prompt_tokens_max: int) -> None:
+        """Take no usage that tells more tokens of the prompt."""
+        self._reader.prompt_tokens_max = prompt_tokens_max
 
     def close(self) -> None:
         """Tell nothing more. Before the end, this closes the connection at once: that frees the slot."""
