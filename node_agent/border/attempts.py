@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from node_agent.border.bill import billable
 from node_agent.border.decider import Asked, Commitment, Decided, Decider, Departure, record_of
 from node_agent.border.keeping import may_keep
 from node_agent.border.memory import Memory, Prompt
@@ -445,19 +446,22 @@ class Attempts:
             now_us - began_us,
         )
 
-    def price(self, attempt: Attempt, counts: PoolCounts) -> Money | None:
-        """Return what the tenant pays: prompt as the pool counted it, output as it was delivered."""
+    def bill(self, attempt: Attempt, told: PoolCounts, delivered: int) -> tuple[PoolCounts, Money | None]:
+        """Return what the tenant is told to have used, and what it pays for it; None where that has no price.
+
+        The prompt as the pool `told` it, as far as that can be; the answer as it was `delivered`, in tokens.
+        """
+        asked, pool = attempt.asked, attempt.pool
+        counts, model = billable(told, asked.generation, len(asked.body), pool, delivered), asked.generation.model
+        if counts is not told:
+            limits = {"prompt_tokens": told.prompt, "limit": counts.prompt}
+            log.warning(Event.USAGE_DOUBTED, attempt_id=attempt.attempt, pool=pool.id, model=model, **limits)
         bundle = self._hands.bundle()
-        price = (
-            None
-            if bundle is None
-            else bundle.prices.price(attempt.asked.tenant.price_book, attempt.asked.generation.model)
-        )
+        price = None if bundle is None else bundle.prices.price(asked.tenant.price_book, model)
         if price is None:
-            return None
-        delivered = attempt.first_token + attempt.tally.delivered
+            return counts, None
         cached = counts.cached if counts.cached < counts.prompt else counts.prompt
-        return rate(price, counts.prompt, cached, delivered)
+        return counts, rate(price, counts.prompt, cached, delivered)
 
 
 def _tell(changes: tuple[Change, ...]) -> None:

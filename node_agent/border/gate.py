@@ -9,6 +9,7 @@ was said, and only an equal model goes on, from the next token.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Protocol, Self
 
@@ -16,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from node_agent.border.attempts import Attempt, Attempts, Hands
+from node_agent.border.bill import tokens_most
 from node_agent.border.decider import Asked
 from node_agent.border.resume import (
     AWAY,
@@ -29,6 +31,7 @@ from node_agent.border.resume import (
     kept_not,
     stopped_by,
 )
+from orchestrator.engines.chunks import TEXTS_BEYOND
 from orchestrator.engines.identity import Continuing
 from orchestrator.ledger.money import Money
 from orchestrator.ledger.usage import Outcome, PoolCounts, Resumable
@@ -126,6 +129,10 @@ class _Course(msgspec.Struct, eq=False):
     """What has begun to answer, and is not settled."""
     _first: Tokens | Done | None = None
     """The frame that it began with, until that is asked for."""
+    _tokens_most: int = sys.maxsize
+    """How many tokens the answer may have: what was asked for, or what fits into the context of whoever makes it."""
+    _beyond: int = 0
+    """How many came beyond them. The tenant has their text for nothing."""
     _given_us: int = 0
     """When the tenant got its last tokens."""
     _sent: int = 0
@@ -205,6 +212,7 @@ class _Course(msgspec.Struct, eq=False):
         self._attempts.first_token(attempt.flight, now_us)
         self._going, self._first = attempt, first
         self._kept.accepted(attempt.continuing)
+        self._tokens_most = tokens_most(self._asked.generation, attempt.pool)
         segment = Segment(attempt.pool, attempt.decision_id, self._kept.tokens)
         if answer is None:
             self._answer = Answer(attempt.decision_id, attempt.pool, self, attempt.headers, None, [segment])
@@ -335,12 +343,17 @@ class _Course(msgspec.Struct, eq=False):
                 frame = await going.sending.next(asked_us)
             while told is None:
                 if type(frame) is Tokens:
-                    told = frame
+                    if self._kept.tokens + frame.count <= self._tokens_most:
+                        told = frame
+                    else:
+                        frame = self._within(going, frame)
+                        told = frame if type(frame) is Tokens else None
                 elif type(frame) is Done:
-                    answer.price = self._attempts.price(going, frame.counts)
-                    # Before the tenant has its end: what is told to be whole is on the bill by then.
+                    counts, answer.price = self._attempts.bill(going, frame.counts, self._kept.tokens)
+                    # Before the tenant has its end: what is told to be whole is on the bill by then. The record keeps
+                    # what the pool told.
                     await self._end(_COMPLETE, frame, answer.price)
-                    told = frame
+                    told = frame if counts is frame.counts else replace(frame, counts=counts)
                 elif type(frame) is Broken or frame is None:
                     cut = frame or _lost(going)
                     await self._end(Outcome.BROKEN, cut, answer.price)
@@ -368,6 +381,18 @@ class _Course(msgspec.Struct, eq=False):
         segment.tokens += told.count
         self._given_us = hands.now_ns() // 1000
         return _placed(told, segment.first_token) if segment.first_token else told
+
+    def _within(self, attempt: Attempt, frame: Tokens) -> Tokens | Broken:
+        """Return tokens that go beyond what the answer may have, without those that do; where they are many, its end.
+
+        Whoever makes it holds its engines to the same, and where it did not it is not believed.
+        """
+        room = max(0, self._tokens_most - self._kept.tokens)
+        self._beyond += frame.count - room
+        if self._beyond <= TEXTS_BEYOND:
+            return replace(frame, count=room)
+        detail = "The pool went on beyond the tokens that it was asked for, or that its context holds."
+        return Broken(frame.stream, attempt.attempt, "engine_protocol", detail, PoolCounts())
 
     async def _go_on(self, attempt: Attempt, last: Broken, answer: Answer) -> None:
         """Have another attempt go on with a cut answer; where none may or can, say why."""

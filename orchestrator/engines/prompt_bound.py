@@ -16,7 +16,12 @@ NORMALISED_TIMES = 11
 Qwen's, up to 3 (U+1D160); ASCII stays as it is. Who sends such a prompt must not make an honest engine a liar."""
 
 
+def believed_tokens(size_bytes: int, *, raw: bool) -> int:
+    """Return how many tokens of a prompt are billed at most whose JSON has `size_bytes`."""
+    return size_bytes + (RAW_TOKENS if raw else TEMPLATE_TOKENS)
+
+
 def possible_tokens(body: bytes, *, raw: bool) -> int:
     """Return how many tokens an engine can make of the prompt in a request's `body` at all."""
     most = len(body) if body.isascii() else len(body) * NORMALISED_TIMES
-    return most + (RAW_TOKENS if raw else TEMPLATE_TOKENS)
+    return believed_tokens(most, raw=raw)

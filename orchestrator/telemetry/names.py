@@ -221,6 +221,7 @@ class Event(StrEnum):
     REPLICA_EJECTED = "replica_ejected"
     REPLICA_TRIED = "replica_tried"
     ENGINE_FAILED = "engine_failed"
+    USAGE_DOUBTED = "usage_doubted"
     RAY_JOINED = "ray_joined"
     RAY_LOST = "ray_lost"
     REGISTRY_CONNECTED = "registry_connected"
