@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from orchestrator.bundles.blobs import PoolReport, ReplicaReport, Report, SessionReport
@@ -93,7 +94,7 @@ class Scheduler:
         token = read_secret(Path(settings.replica_token_file)).reveal()
         replicas = ReplicaService(self._site, scheduler, token, now_us)
         add_ReplicaPortServicer_to_server(replicas, self._replica_server)
-        self._engines = _engines(settings, self._site)
+        self._engines = _engines(settings, self._site, self._follower)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain: no new work; what runs ends within the grace, and the rest is given back."""
@@ -231,7 +232,15 @@ def _salt(settings: SchedulerSettings) -> bytes:
     return site_salt(read_secret(Path(settings.prefix_salt_file)).reveal())
 
 
-def _engines(settings: SchedulerSettings, site: Site) -> list[EngineReplica]:
+def _context_tokens(follower: BundleFollower, pool: PoolId, model: ModelId) -> int | None:
+    """Return what the newest bundle declares of the context of a model at a pool of ours; None where it does not."""
+    bundle = follower.current
+    declared = None if bundle is None else bundle.fleet.pool(pool)
+    served = None if declared is None else declared.served(model)
+    return None if served is None else served.context_tokens
+
+
+def _engines(settings: SchedulerSettings, site: Site, follower: BundleFollower) -> list[EngineReplica]:
     found: list[EngineReplica] = []
     for pool in settings.pools:
         for entry, slots in zip(pool.engines, slots_of(pool, settings.processes, _index(settings)), strict=True):
@@ -247,9 +256,11 @@ def _engines(settings: SchedulerSettings, site: Site) -> list[EngineReplica]:
             except ValueError as error:
                 raise SettingsError("", f"pools.{pool.id}.engines.{entry.name}", str(error)) from None
             model, replica = ModelId(entry.model), ReplicaId(entry.name)
+            context = partial(_context_tokens, follower, PoolId(pool.id), model)
+            elsewhere = entry.slots - slots
             found.append(
                 EngineReplica(
-                    site, PoolId(pool.id), replica, model, slots, engine, now_us, declared, entry.slots - slots
+                    site, PoolId(pool.id), replica, model, slots, engine, now_us, declared, elsewhere, context
                 )
             )
     return found

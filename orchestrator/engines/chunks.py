@@ -25,10 +25,16 @@ WORDLESS_BYTES_MAX = 1_048_576
 """What an engine may send without a word of its answer or of its thoughts, before, between and after them.
 Comments that keep a stream alive for an hour, one a second, are a twentieth of it."""
 TEXTS_BEYOND = 4
-"""So many more chunks than the tokens asked for are taken. Engines hold back what may be the beginning of a tag or of a
-stop string, and tell it in a chunk of its own; so is a text beside a thought. Else each is a token at least."""
+"""So many more chunks than the tokens asked for are taken. As their sources have it, engines tell each step, which has
+a token at least, in one chunk with text, or in none where they hold back half a character, or what may be the
+beginning of a tag or of a stop string: vLLM (`chat_completion_stream_generator`), llama.cpp (`process_token`), SGLang
+(`_generate_stream_content`). Two chunks come of a step in which a thought ends (llama.cpp's `compute_diffs`, SGLang;
+vLLM puts both into one), and one or two of no step, at the end, with what was held back (llama.cpp's final result, the
+`finish` of SGLang's `ReasoningParser`): three in all, and one to spare."""
 USAGE_BEYOND = 256
-"""So many more tokens than asked for are believed: engines that draft tokens ahead count those that they dropped."""
+"""So many more tokens than asked for are believed. Engines that draft tokens ahead may have some beyond the end:
+SGLang cuts them off before it counts (`output_ids_through_stop`), its older versions did not. Nobody is billed for
+them."""
 
 
 class UsageExpectation(Enum):
@@ -122,7 +128,7 @@ class AnswerReader:
     )
 
     def __init__(self, line_bytes_max: int, usage: UsageExpectation, tokens_max: int | None = None) -> None:
-        """`tokens_max` is what the engine was asked for at most; None where it may fill its context."""
+        """`tokens_max` is what the engine was asked for at most, or its context holds; None where neither is known."""
         self._tokens_max = sys.maxsize if tokens_max is None else tokens_max
         self._chunks_max = self._tokens_max + TEXTS_BEYOND
         """How many chunks with text may come. A thought takes the place of one."""
@@ -194,7 +200,8 @@ class AnswerReader:
         """Returns what is left of the texts that came, and that this was too much, whatever came with it."""
         texts = texts[: max(0, len(texts) - (self._chunks_with_text - self._chunks_max))]
         self._chunks_max = sys.maxsize  # it is said once
-        failed = self._fail("engine_protocol", "the engine went on beyond the tokens that it was asked for")
+        detail = "the engine went on beyond the tokens that it was asked for, or that its context holds"
+        failed = self._fail("engine_protocol", detail)
         return [Delta("".join(texts), (), len(texts)), failed] if texts else [failed]
 
     def _wordless(self, count: int) -> list[EngineEvent]:
@@ -367,7 +374,8 @@ class AnswerReader:
             return self._fail("engine_protocol", "the engine reported no usage")
         self.ended = True
         if usage is None:
-            return Finished(self._finish_reason, prompt_tokens=0, completion_tokens=self._chunks_with_text)
+            made = min(self._chunks_with_text, self._tokens_max)
+            return Finished(self._finish_reason, prompt_tokens=0, completion_tokens=made)
         return Finished(self._finish_reason, usage.prompt_tokens, usage.completion_tokens, self._cached_tokens)
 
     def _fail(self, code: str, detail: str) -> Failed:

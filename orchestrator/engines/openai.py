@@ -191,14 +191,19 @@ class Answer(Asking):
     It begins as it is made. There is no `Started`: such an engine tells the prompt count only in `Finished`.
     """
 
-    def __init__(self, engine: OpenAIEngine, generation: Generation, total_ms: int | None) -> None:
+    def __init__(
+        self, engine: OpenAIEngine, generation: Generation, total_ms: int | None, context_tokens: int | None = None
+    ) -> None:
+        """`context_tokens` is what the model's context holds, where that is known: it bounds what nothing else does."""
         settings = engine.settings
         loop = asyncio.get_running_loop()
         self.ended = False
         """Whether the last event was told, or nobody waits for it."""
         self._engine = engine
         most = generation.sampling.max_tokens
-        if most is not None and generation.said is not None:
+        if most is None:
+            most = context_tokens
+        elif generation.said is not None:
             most -= generation.said.tokens
         self._reader = AnswerReader(settings.line_bytes_max, settings.usage, most)
         self._streams = False

@@ -50,11 +50,16 @@ class EngineReplica:
         now_us: Callable[[], int],
         continuing: Continuing = NOT_CONTINUED,
         siblings_slots: int = 0,
+        context_tokens: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`continuing` is what its operator declares of the engine; `siblings_slots` of it other processes have."""
+        """`continuing` is what its operator declares of the engine; `siblings_slots` of it other processes have.
+
+        `context_tokens` is what the fleet declares of its model now, if anything.
+        """
         self.site = site
         self.engine = engine
         self.pulse = Pulse()
+        self.context_tokens = context_tokens
         self.working: dict[int, _Working] = {}
         """What the engine works on, by work."""
         self._pool = pool
@@ -155,7 +160,9 @@ class _Working(Answer):
         self._work = work
         self._generation = generation
         self._made = 0
-        super().__init__(replica.engine, generation, total_ms)
+        # With a most the context is not asked for: placement lets none through that goes beyond it.
+        context_tokens = replica.context_tokens() if generation.sampling.max_tokens is None else None
+        super().__init__(replica.engine, generation, total_ms, context_tokens)
 
     def told(self, events: list[EngineEvent]) -> None:
         """The engine said something. With the last of it, its slot is free."""

@@ -14,6 +14,7 @@ from orchestrator.engines.generation import (
     EngineEvent,
     Failed,
     Finished,
+    FinishReason,
     Generation,
     Message,
     ModelId,
@@ -22,12 +23,14 @@ from orchestrator.engines.generation import (
     Said,
     Sampling,
 )
+from orchestrator.engines.openai import Answer, OpenAIEngine
 from orchestrator.policy.ids import digest_of
 from tests.engines.heard import Heard
 from tests.engines.test_hostile_engines import (
     DONE,
     GENERATION,
     STREAM_HEAD,
+    WITHOUT_MOST,
     Server,
     engine_at,
     joined,
@@ -43,9 +46,11 @@ def usage(completion: int) -> dict[str, Any]:
     return {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": completion}}
 
 
-def read(events: list[bytes], way: str, most: int | None = MOST) -> list[object]:
+def read(
+    events: list[bytes], way: str, most: int | None = MOST, usage: UsageExpectation = UsageExpectation.REQUIRED
+) -> list[object]:
     """Read events as one, one by one, framed one by one, or byte by byte."""
-    reader, told = AnswerReader(20_000, UsageExpectation.REQUIRED, most), list[EngineEvent]()
+    reader, told = AnswerReader(20_000, usage, most), list[EngineEvent]()
     parts = {"at once": [b"".join(events)], "bytes": [bytes([one]) for one in b"".join(events)]}.get(way, events)
     if way == "framed":
         for at in range(0, len(parts), 3):
@@ -119,6 +124,41 @@ async def test_the_connection_of_an_answer_without_end_is_cut() -> None:
         assert last.code == "engine_protocol"
         assert sum(event.tokens for event in answer.events if isinstance(event, Delta)) == most + TEXTS_BEYOND
         await server.gone.wait()
+
+
+async def test_an_answer_without_a_most_is_held_against_the_context() -> None:
+    """An engine that never stops is ended by what it sent, and not only by the time."""
+
+    class InContext(Heard):
+        def __init__(self, engine: OpenAIEngine, context_tokens: int, generation: Generation) -> None:
+            self.events, self.begun, self.over, self._holds = [], asyncio.Event(), asyncio.Event(), False
+            Answer.__init__(self, engine, generation, None, context_tokens)
+
+    async def go_on(_server: Server, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        while True:
+            writer.write(sse(text("a")))
+            await writer.drain()
+
+    for generation, most in ((WITHOUT_MOST, 40), (GENERATION, GENERATION.sampling.max_tokens)):
+        async with serving(go_on) as server, engine_at(server.port) as engine, asyncio.timeout(5):
+            answer = InContext(engine, 40, generation)
+            await answer.over.wait()
+            *_, last = answer.events
+            assert isinstance(last, Failed)
+            assert last.code == "engine_protocol"
+            assert most is not None
+            assert sum(event.tokens for event in answer.events if isinstance(event, Delta)) == most + TEXTS_BEYOND
+            await server.gone.wait()
+
+
+@WAYS
+def test_without_a_usage_no_more_tokens_are_told_than_were_asked_for(way: str) -> None:
+    events = [sse(text("a"))] * (MOST + TEXTS_BEYOND) + END
+    assert read(events, way, usage=UsageExpectation.OPTIONAL)[-1] == Finished(FinishReason.STOP, 0, MOST)
+    assert read(events, way, None, UsageExpectation.OPTIONAL)[-1] == Finished(
+        FinishReason.STOP, 0, MOST + TEXTS_BEYOND
+    )
 
 
 async def test_what_was_said_already_counts_against_what_is_asked_for() -> None:

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from node_agent.uplink.sending import Tally
+from orchestrator.engines.chunks import TEXTS_BEYOND
 from orchestrator.engines.generation import Delta, Finished, Generation, Message, Role, Sampling
 from orchestrator.engines.openai import Answer, OpenAIEngine, OpenAIEngineSettings
 from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import ModelId, ReplicaId
 from orchestrator.wire.frames import Broken, Done, StreamFrame
 from scheduler.intake.engine_replica import EngineReplica
+from scheduler.intake.replica import Replica, Told
+from tests.engines.test_hostile_engines import STREAM_HEAD, Server, engine_at, serving, sse, text
 from tests.intake.engine_stand import SharedEngine, replica_of
 from tests.intake.site_stand import MODEL, POOL, Stand, now_us, standing
 from tests.intake.test_bad_days_of_a_site import until
@@ -176,3 +179,28 @@ async def test_an_answer_that_is_awaited_leaves_no_garbage() -> None:
                 assert answers() == 0
         finally:
             await client.close()
+
+
+async def test_an_engine_that_never_stops_is_ended_by_the_declared_context(tmp_path: Path) -> None:
+    context = 50
+
+    async def go_on(_server: Server, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        while True:
+            writer.write(sse(text("a")))
+            await writer.drain()
+
+    async with serving(go_on) as server, standing(tmp_path) as stand, engine_at(server.port) as engine:
+        replica = EngineReplica(
+            stand.site, POOL, ReplicaId("engine"), MODEL, 1, engine, now_us, context_tokens=lambda: context
+        )
+        joined = Replica(ReplicaId("engine"), "1", MODEL, 1, now_us(), beats=False, told=Told())
+        stand.site.replica_joined(POOL, joined, replica)
+        await stand.live(1)
+        endless = Generation(MODEL, (Message(Role.USER, "Hello"),), Sampling())
+        tally = Tally()
+        *_, end = [frame async for frame in sent(stand.link.send, stand.sendable(generation=endless), tally)]
+        assert isinstance(end, Broken)
+        assert (end.code, tally.received) == ("engine_protocol", context + TEXTS_BEYOND)
+        await server.gone.wait()
+        await replica.close()
