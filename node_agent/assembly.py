@@ -12,6 +12,7 @@ from pathlib import Path
 from node_agent.border.attempts import Hands
 from node_agent.border.decider import Commitment
 from node_agent.border.gate import Gate
+from node_agent.border.holders import tenant_of
 from node_agent.front.app import Front
 from node_agent.front.descriptors import connections_within
 from node_agent.front.limits import Limits
@@ -80,7 +81,12 @@ class Agent:
         self._settings = settings
         self._instance = secrets.token_hex(8)
         self._draining = False
-        self._spool = Spool(data_dir / "spool", capacity_bytes=settings.spool_bytes, segment_bytes=SEGMENT_BYTES)
+        self._spool = Spool(
+            data_dir / "spool",
+            capacity_bytes=settings.spool_bytes,
+            segment_bytes=SEGMENT_BYTES,
+            holder_of=tenant_of,
+        )
         close_what_was_left(self._spool, "edge", settings.timeout_ms, clock.now_ms())
         self._metrics = Metrics()
         report_faults(self._metrics.log_fault)
@@ -167,6 +173,7 @@ class Agent:
     def _follow(self, bundle: Bundle) -> None:
         """A new bundle holds: dial what it declares."""
         self._routes.follow(bundle.fleet)
+        self._spool.expect(len(bundle.tenants))
         metrics = self._metrics
         metrics.admit(POOL, (pool.id for pool in bundle.fleet.pools))
         metrics.admit(MODEL, bundle.fleet.models())

@@ -46,7 +46,7 @@ from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import RANDOM_BYTES, AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.packs import Obligation
 from orchestrator.policy.verdicts import FAULT
-from orchestrator.spool.records import DECISION, USAGE, Rank, RecordId, SpoolError, SpoolFull
+from orchestrator.spool.records import DECISION, USAGE, FullReason, Holder, Rank, RecordId, SpoolError, SpoolFull
 from orchestrator.spool.store import Spool
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
@@ -65,6 +65,8 @@ from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
 
 HELD_UP_SHARE = 4
 """Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
+SHARE_AGAIN_MS = 30_000
+"""When a tenant who has too much of the spool may ask again: nothing but shipping makes room."""
 
 # To find a member of an enum by its class takes longer than to compare it.
 _COUNTED_IDS, _NEW, _CLOSES = Counted.IDS, Rank.NEW, Rank.CLOSES
@@ -231,12 +233,13 @@ class Attempts:
                     durable=record.regulated,
                     rank=Rank.SPARE if chosen is None else _NEW,
                     retain_until_ms=now_ms + decided.owes.retain_ms if decided.owes.retain_ms else 0,
+                    holder=Holder(asked.tenant.id),
                 )
             except SpoolError as error:
                 # Without it nothing is sent; a refusal is said even when it is not recorded.
                 self._not_taken(record.id, error)
                 if chosen is not None:
-                    raise ProblemError(Problem("evidence_unavailable")) from error
+                    raise ProblemError(_without_record(error)) from error
             permitted = self._count(decided)
             if chosen is None or sealing is None or flight is None:
                 raise self._refused(asked, decided, record.outcome)
@@ -338,7 +341,10 @@ class Attempts:
                 data, record_id = record.to_bytes(), RecordId(record.id)
                 # Under a key a result may be sent again for nothing: what it cost first must be as durable as it is.
                 durable = attempt.asked.departure is not None and outcome is not Outcome.REFUSED
-                await self._hands.spool.append_async(USAGE, record_id, data, durable=durable, rank=_CLOSES)
+                holder = Holder(attempt.asked.tenant.id)
+                await self._hands.spool.append_async(
+                    USAGE, record_id, data, durable=durable, rank=_CLOSES, holder=holder
+                )
             except SpoolError as error:
                 log.error(Event.SPOOL_FAILED, record_id=record.id, exception=type(error).__name__)
                 self._count_untaken(error)
@@ -462,6 +468,13 @@ class Attempts:
             return counts, None
         cached = counts.cached if counts.cached < counts.prompt else counts.prompt
         return counts, rate(price, counts.prompt, cached, delivered)
+
+
+def _without_record(error: SpoolError) -> Problem:
+    """Return what a tenant is told whose request has no record of its decision, and so is not sent."""
+    if isinstance(error, SpoolFull) and error.reason is FullReason.SHARE:
+        return Problem("evidence_share", retry_after_ms=SHARE_AGAIN_MS)
+    return Problem("evidence_unavailable")
 
 
 def _tell(changes: tuple[Change, ...]) -> None:

@@ -17,12 +17,12 @@ def equal_share(places: int, holders: int) -> int:
     return share if share > 1 else 1
 
 
-def may_hold(held: int, taken: int, places: int, holders: int) -> bool:
+def may_hold(held: int, taken: int, places: int, holders: int, idle_factor: int = IDLE_FACTOR) -> bool:
     """Whether one that has `held` of the `taken` places may take one more, of `places` that there are.
 
-    `holders` counts those that hold a place, and the one that asks.
+    `holders` counts those that hold a place, and the one that asks. `idle_factor` is as `IDLE_FACTOR`.
     """
     if taken >= places:
         return False
     # The share as it would be with one holder more: whoever comes next finds room.
-    return held < IDLE_FACTOR * (places - taken) or held < equal_share(places, holders + 1)
+    return held < idle_factor * (places - taken) or held < equal_share(places, holders + 1)

@@ -19,6 +19,7 @@ from zlib import crc32
 
 from orchestrator.spool.records import (
     DATA_BYTES_MAX,
+    Holder,
     Offered,
     Rank,
     RecordId,
@@ -90,14 +91,20 @@ def decode_segment_header(data: bytes, number: int) -> bytes:
 
 
 def offer(
-    kind: RecordKind, record_id: RecordId, data: bytes, retain_until_ms: int, durable: bool, rank: Rank
+    kind: RecordKind,
+    record_id: RecordId,
+    data: bytes,
+    retain_until_ms: int,
+    durable: bool,
+    rank: Rank,
+    holder: Holder | None = None,
 ) -> Offered:
     """A record, ready to be written. Raises BadRecord."""
     kind_bytes, id_bytes, data_bytes = len(kind), len(record_id), len(data)
     check_record(kind, record_id, data_bytes, retain_until_ms)
     told = _pack_told(FRAME_VERSION, kind_bytes, id_bytes, retain_until_ms) + (kind + record_id).encode()  # ASCII
     size_bytes = FRAME_HEADER_BYTES + kind_bytes + id_bytes + data_bytes
-    return Offered(kind, record_id, told, data, retain_until_ms, durable, rank, size_bytes)
+    return Offered(kind, record_id, told, data, retain_until_ms, durable, rank, size_bytes, holder)
 
 
 def encode_frames(records: Iterable[Offered], salt: bytes, offset: int) -> bytes:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from orchestrator.spool.framing import offer
 from orchestrator.spool.records import (
     FullReason,
+    Holder,
     Offered,
     Outcome,
     Position,
@@ -78,12 +79,13 @@ class GroupWriter:
         durable: bool,
         retain_until_ms: int = 0,
         rank: Rank = Rank.NEW,
+        holder: Holder | None = None,
     ) -> Done:
         """Appends one record; the future raises SpoolError. When cancelled, the record may still be written.
 
         Raises BadRecord, SpoolClosed and SpoolFull at once where there is nothing to wait for.
         """
-        record = offer(kind, record_id, data, retain_until_ms, durable, rank)
+        record = offer(kind, record_id, data, retain_until_ms, durable, rank, holder)
         if self._closed:
             raise SpoolClosed("the spool was closed")
         # What closes something is bounded by what was begun, and nobody would write it later.

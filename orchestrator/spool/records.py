@@ -27,6 +27,9 @@ USAGE: Final = RecordKind("usage")
 RecordId = NewType("RecordId", str)
 """Names a record for good: 1 to 96 printable ASCII characters without a space."""
 
+Holder = NewType("Holder", str)
+"""Who has a share of a spool, and must leave the others theirs: at an edge a tenant."""
+
 DATA_BYTES_MAX: Final = 64 * 1024
 RETAIN_MS_MAX: Final = 2**63 - 1
 
@@ -59,6 +62,8 @@ class FullReason(Enum):
     SPARE_ROOM = "spare_room"
     """What is left is not for records that can be spared."""
 
+    SHARE = "share"
+    """Whoever the record is of has more than its share."""
     REGULATED_RESERVE = "regulated_reserve"
     """What is left is not for new durable records."""
     CLOSING_RESERVE = "closing_reserve"
@@ -148,6 +153,8 @@ class Offered(msgspec.Struct, frozen=True, gc=False):
     rank: Rank
     size_bytes: int
     """What it takes in a segment."""
+    holder: Holder | None = None
+    """Out of whose share; None where it is nobody's."""
 
     def __repr__(self) -> str:
         return f"Offered({self.kind} {self.record_id})"

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from orchestrator.spool.framing import SEGMENT_HEADER_BYTES
+from orchestrator.spool.holders import IDLE_FACTOR, Holders
 from orchestrator.spool.records import DATA_BYTES_MAX, FullReason, Offered, Rank
 
 SEGMENT_BYTES_MIN: Final = 2 * DATA_BYTES_MAX
@@ -28,7 +29,7 @@ class Room(msgspec.Struct, frozen=True):
     easy_bytes: int
     """While a spool takes no more than this, and fewer than half of `backlog_max` wait, nothing is refused."""
 
-    def refusal(self, one: Offered, used_bytes: int, waiting: int) -> FullReason | None:
+    def refusal(self, one: Offered, used_bytes: int, waiting: int, holders: Holders) -> FullReason | None:
         """Return which bound keeps a record out of a spool of so many bytes, with so many records that wait."""
         left_bytes = self.capacity_bytes - used_bytes - one.size_bytes - SEGMENT_HEADER_BYTES
         if left_bytes < 0:
@@ -40,11 +41,25 @@ class Room(msgspec.Struct, frozen=True):
         half = left_bytes < self.capacity_bytes // 2 or waiting >= self.backlog_max // 2
         if half and one.rank is Rank.SPARE:
             return FullReason.SPARE_ROOM
+        shared_bytes = self.shared_bytes(used_bytes, waiting)
+        if one.holder is not None and not holders.may_hold(one.holder, used_bytes, shared_bytes):
+            return FullReason.SHARE
         if left_bytes < self.closing_bytes:
             return FullReason.CLOSING_RESERVE
         if one.durable and left_bytes < self.reserve_bytes:
             return FullReason.REGULATED_RESERVE
         return None
+
+    def shared_bytes(self, used_bytes: int, waiting: int) -> int:
+        """Return what holders share: what a regulated request may fill, or as much as the backlog will reach to.
+
+        So what one of them sends, regulated or not, leaves the others room for both.
+        """
+        open_bytes = self.capacity_bytes - self.reserve_bytes
+        if not waiting:
+            return open_bytes
+        reach_bytes = used_bytes * self.backlog_max // waiting
+        return reach_bytes if reach_bytes < open_bytes else open_bytes
 
 
 def room_of(
@@ -60,4 +75,6 @@ def room_of(
     if not 0 <= closing <= reserve < capacity_bytes:
         raise ValueError("expected 0 <= closing_reserve_bytes <= regulated_reserve_bytes < capacity_bytes")
     easy = capacity_bytes - SEGMENT_HEADER_BYTES - max(capacity_bytes // 2, reserve)
+    # One that has all of it may still have more.
+    easy = min(easy, (capacity_bytes - reserve) * IDLE_FACTOR // (IDLE_FACTOR + 1))
     return Room(capacity_bytes, reserve, closing, backlog_max, easy)

@@ -9,7 +9,7 @@ import re
 import secrets
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,15 @@ from orchestrator.spool.framing import (
     encode_segment_header,
     scan_segment,
 )
-from orchestrator.spool.records import Entry, Position, SpoolBroken, SpoolCorrupt, SpoolLocked
+from orchestrator.spool.records import (
+    Entry,
+    Offered,
+    Position,
+    SpoolBroken,
+    SpoolConflict,
+    SpoolCorrupt,
+    SpoolLocked,
+)
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -221,3 +229,36 @@ def entries_of(segment: Segment, offset: int, end: int) -> Iterator[Entry]:
             following=Position(segment.number, frame.end),
         )
         offset = frame.end
+
+
+def find_known(segments: Sequence[Segment], one: Offered, alike: Sequence[Position]) -> Position | None:
+    """The place that has this very record, of those that may. Raises SpoolConflict for another of the same id."""
+    for position in alike:
+        segment = next(s for s in segments if s.number == position.segment)
+        entry = next(entries_of(segment, position.offset, segment.size_bytes))
+        if entry.record_id != one.record_id:
+            continue
+        if (entry.kind, entry.data, entry.retain_until_ms) != (one.kind, one.data, one.retain_until_ms):
+            raise SpoolConflict(f"the spool has another record with the id {one.record_id}")
+        return position
+    return None
+
+
+def delete_until(folder: Path, segments: Sequence[Segment], now_ms: int) -> Iterator[Segment]:
+    """Deletes segments, in this order and up to the first that is kept, and gives each once it is gone.
+
+    Raises SpoolCorrupt and SpoolBroken.
+    """
+    deleted = False
+    for segment in segments:
+        if segment.retain_until_ms is None:
+            scan_file(segment)
+        if (segment.retain_until_ms or 0) > now_ms:
+            break
+        with disk("deleting a segment"):
+            segment.path.unlink()
+        deleted = True
+        yield segment
+    if deleted:
+        with disk("deleting a segment"):
+            sync_folder(folder)

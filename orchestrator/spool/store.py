@@ -6,15 +6,15 @@ wait at the same time share one fdatasync.
 
 What happens at the bounds: from the half on, records that can be spared are refused, such as those of refusals; then
 new durable ones (they announce regulated requests), then all new ones, and only at the very end those that close
-something admitted before, such as its usage. A disk that others fill is a bound as well: some of it is kept for closing
-records.
+something admitted before, such as its usage. Before any of these, whoever holds more than a share of what is left gets
+no new ones (`holders`). A disk that others fill is a bound as well: some of it is kept for closing records.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +24,11 @@ from orchestrator.spool.backlog import Backlog
 from orchestrator.spool.ballast import BALLAST_BYTES_MAX, Ballast
 from orchestrator.spool.framing import SEGMENT_HEADER_BYTES, encode_frames, offer
 from orchestrator.spool.group import GroupWriter
+from orchestrator.spool.holders import Holders
 from orchestrator.spool.records import (
     Entry,
     FullReason,
+    Holder,
     Offered,
     Outcome,
     Position,
@@ -36,7 +38,6 @@ from orchestrator.spool.records import (
     Released,
     SpoolBroken,
     SpoolClosed,
-    SpoolConflict,
     SpoolCorrupt,
     SpoolError,
     SpoolFull,
@@ -47,15 +48,16 @@ from orchestrator.spool.segments import (
     Segment,
     check_sequence,
     create_segment,
+    delete_until,
     disk,
     entries_of,
+    find_known,
     is_unborn,
     list_segments,
     lock_folder,
     open_segment,
     read_shipped,
     scan_file,
-    sync_folder,
     write_all,
     write_shipped,
 )
@@ -78,13 +80,15 @@ class Spool:
         closing_reserve_bytes: int | None = None,
         backlog_max: int = BACKLOG_MAX,
         pending_max: int = PENDING_MAX,
+        holder_of: Callable[[RecordKind, bytes], Holder | None] = lambda kind, data: None,
     ) -> None:
         """Opens the spool and recovers it: a cut last write is cut off, anything else that is damaged is refused.
 
         `regulated_reserve_bytes` (default a quarter of the capacity) is kept from new durable records;
         `closing_reserve_bytes` (default a sixteenth, at most that) from all new ones. `backlog_max` bounds the records
-        that wait to be shipped, `pending_max` the appends that wait for the disk and close nothing. Raises ValueError
-        for bounds that make no sense, SpoolLocked, SpoolCorrupt and SpoolBroken.
+        that wait to be shipped, `pending_max` the appends that wait for the disk and close nothing. `holder_of` says
+        whose a record is that is found and not shipped; what was is nobody's. Raises ValueError for bounds that make no
+        sense, SpoolLocked, SpoolCorrupt and SpoolBroken.
         """
         self._room = room_of(
             capacity_bytes, segment_bytes, regulated_reserve_bytes, closing_reserve_bytes, backlog_max
@@ -93,6 +97,8 @@ class Spool:
         self._segment_bytes = segment_bytes
         self._lock = threading.Lock()
         self._backlog = Backlog()
+        self._holders = Holders()
+        self._holder_of = holder_of
         self._segments: list[Segment] = []
         self._sealed_bytes = 0
         """Of all segments but the active one, the last."""
@@ -144,6 +150,10 @@ class Spool:
         """Records that wait to be shipped."""
         return len(self._backlog)
 
+    def expect(self, holders: int) -> None:
+        """Say how many holders there are in all, some of which may have nothing here yet."""
+        self._holders.expected = holders
+
     @property
     def torn_bytes(self) -> int:
         """Bytes of a cut last write that were cut off when this spool was opened."""
@@ -158,14 +168,15 @@ class Spool:
         durable: bool,
         retain_until_ms: int = 0,
         rank: Rank = Rank.NEW,
+        holder: Holder | None = None,
     ) -> Position:
         """Appends a record and returns where it begins; when `durable`, it is on the disk by then.
 
-        `rank` says who gives way when room runs out. An id that waits to be shipped already is not written twice: the
-        same record gives its old position, another one SpoolConflict. Raises SpoolFull, BadRecord, SpoolBroken,
-        SpoolClosed. May block on the disk.
+        `rank` says who gives way when room runs out, `holder` out of whose share it is. An id that waits to be shipped
+        already is not written twice: the same record gives its old position, another one SpoolConflict. Raises
+        SpoolFull, BadRecord, SpoolBroken, SpoolClosed. May block on the disk.
         """
-        (outcome,) = self._put((offer(kind, record_id, data, retain_until_ms, durable, rank),), 0)
+        (outcome,) = self._put((offer(kind, record_id, data, retain_until_ms, durable, rank, holder),), 0)
         if not isinstance(outcome, Position):
             raise outcome
         if durable:
@@ -307,6 +318,8 @@ class Spool:
         waiting = [frame for frame in scan.frames if Position(segment.number, frame.offset) >= origin]
         tags = self._backlog.tags([frame.record_id for frame in waiting])
         self._backlog.add(segment.number, tags, [frame.offset for frame in waiting])
+        held = ((self._holder_of(frame.kind, frame.data), frame.end - frame.offset) for frame in waiting)
+        self._holders.add(segment.number, held)
 
     def _put(self, offered: Sequence[Offered], begin: int) -> list[Outcome]:
         """Writes the records from `begin` on that one write can take, without syncing them.
@@ -340,6 +353,7 @@ class Spool:
         if retain_until_ms > (active.retain_until_ms or 0):
             active.retain_until_ms = retain_until_ms
         self._backlog.add(number, tags, offsets)
+        self._holders.add(number, [(one.holder, one.size_bytes) for one in run])
         return [Position(number, offset) for offset in offsets]
 
     def _is_easy(self, count: int, size_bytes: int) -> bool:
@@ -359,11 +373,11 @@ class Spool:
             if placed and (rolls or alike or one.record_id in placed):
                 break  # first, what is placed is written
             try:
-                if alike and (known := self._known(one, alike)) is not None:
+                if alike and (known := find_known(self._segments, one, alike)) is not None:
                     return 0, [known]
             except SpoolError as failure:
                 return 0, [failure]
-            reason = room.refusal(one, self._sealed_bytes + end, waiting)
+            reason = room.refusal(one, self._sealed_bytes + end, waiting, self._holders)
             if reason is None and one.rank is not Rank.CLOSES and not (self._ballast.held or self._ballast.take()):
                 # Whatever were admitted now might not be closed.
                 reason = FullReason.DISK
@@ -391,18 +405,6 @@ class Spool:
     def _is_quick(self, size_bytes: int) -> bool:
         """Whether so many bytes of records go into the active segment, and nobody is at the disk."""
         return not self._lock.locked() and self._segments[-1].size_bytes + size_bytes <= self._segment_bytes
-
-    def _known(self, one: Offered, alike: Sequence[Position]) -> Position | None:
-        """The place that has this very record, of those that may. Raises SpoolConflict for another of the same id."""
-        for position in alike:
-            segment = next(s for s in self._segments if s.number == position.segment)
-            entry = next(entries_of(segment, position.offset, segment.size_bytes))
-            if entry.record_id != one.record_id:
-                continue
-            if (entry.kind, entry.data, entry.retain_until_ms) != (one.kind, one.data, one.retain_until_ms):
-                raise SpoolConflict(f"the spool has another record with the id {one.record_id}")
-            return position
-        return None
 
     def _write(self, frames: bytes, active: Segment, kind: RecordKind) -> None:
         try:
@@ -476,20 +478,12 @@ class Spool:
     def _delete(self, now_ms: int) -> Released:
         shipped = [segment for segment in self._segments if segment.number < self._shipped.segment]
         deleted = freed_bytes = 0
-        for segment in shipped:
-            if segment.retain_until_ms is None:
-                scan_file(segment)
-            if (segment.retain_until_ms or 0) > now_ms:
-                break
-            with disk("deleting a segment"):
-                segment.path.unlink()
+        for segment in delete_until(self._folder, shipped, now_ms):
             self._segments.remove(segment)
+            self._holders.forget(segment.number)
             self._sealed_bytes -= segment.size_bytes
             deleted += 1
             freed_bytes += segment.size_bytes
-        if deleted:
-            with disk("deleting a segment"):
-                sync_folder(self._folder)
         return Released(deleted, freed_bytes, len(shipped) - deleted)
 
     def _close_descriptors(self) -> None:

@@ -80,7 +80,7 @@ NOT_PLACED: Final = _closed(
 CONTINUED: Final = _closed("how", "reattached", "resumed_ids", "resumed_text", "not_resumable", "refused", "failed")
 DROPPED_FRAME: Final = _closed("cause", "dead_stream", "old_epoch", "malformed", "over_credit", "unknown_stream")
 SPOOL_FULL: Final = _closed(
-    "reason", "spare_room", "regulated_reserve", "closing_reserve", "capacity", "backlog", "pending", "disk"
+    "reason", "spare_room", "share", "regulated_reserve", "closing_reserve", "capacity", "backlog", "pending", "disk"
 )
 IDEMPOTENCY_ANSWER: Final = _closed(
     "answer", "new", "replayed", "running", "not_kept", "uncertain", "other_body", "full", "unavailable"

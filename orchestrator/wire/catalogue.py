@@ -273,6 +273,12 @@ _ENTRIES = (
     # Of the tenant's own doing: another tenant would have been served.
     Entry("tenant_limit", *_MANY, "This tenant has as many requests here as it may have."),
     Entry("tenant_share", *_MANY, "This edge is nearly full, and this tenant has more than its share of it."),
+    Entry(
+        "evidence_share",
+        *_MANY,
+        "Records that wait to be shipped fill this edge, and this tenant has more than its share of them: send less, "
+        "or have the operator ship them or raise spool_bytes.",
+    ),
     # Cut after it began.
     Entry(
         "session_lost",

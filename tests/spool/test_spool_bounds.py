@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.spool.framing import offer
+from orchestrator.spool.holders import Holders
 from orchestrator.spool.records import (
     DATA_BYTES_MAX,
     BadRecord,
     FullReason,
+    Holder,
     Rank,
     RecordId,
     RecordKind,
@@ -71,12 +73,15 @@ def test_below_what_is_easy_nobody_is_refused(
     reserve_bytes: int, backlog_max: int, rank: Rank, durable: bool, data_bytes: int, below_bytes: int, waiting: int
 ) -> None:
     room = room_of(SEGMENTS_MIN * SEGMENT_BYTES, SEGMENT_BYTES, reserve_bytes, None, backlog_max)
-    one = offer(DECISION, RecordId("r"), bytes(data_bytes), 0, durable, rank)
-    used_bytes = room.easy_bytes - one.size_bytes - below_bytes
+    one = offer(DECISION, RecordId("r"), bytes(data_bytes), 0, durable, rank, Holder("one with everything"))
+    used_bytes = max(0, room.easy_bytes - one.size_bytes - below_bytes)
+    holders = Holders()
+    holders.add(1, [(one.holder, used_bytes)])
     if waiting < backlog_max // 2:
-        assert room.refusal(one, used_bytes, waiting) is None
+        assert room.refusal(one, used_bytes, waiting, holders) is None
     spared = offer(DECISION, RecordId("r"), bytes(data_bytes), 0, durable=True, rank=Rank.SPARE)
-    assert room.refusal(spared, room.easy_bytes - one.size_bytes + 1, 0) is not None
+    if reserve_bytes <= room.capacity_bytes // 4:
+        assert room.refusal(spared, room.easy_bytes - one.size_bytes + 1, 0, Holders()) is not None
 
 
 def test_a_full_spool_refuses_regulated_requests_first_and_what_closes_last(tmp_path: Path) -> None:
