@@ -156,11 +156,11 @@ class SessionLink:
         return None if heard is None else heard[0]
 
     def left(self, pool: PoolId) -> int:
-        """Return how many attempts `pool` would still take by its last report; 0 where none is granted."""
+        """Return how many attempts `pool` would still take by its last report, 0 where that is none."""
         machine, load = self._machine, self.load(pool)
         if machine is None or load is None:
             return 0
-        return (load.openings or 0) - machine.opened.get(pool, 0)
+        return max(0, (load.openings or 0) - machine.opened.get(pool, 0))
 
     def send(self, sendable: Sendable, tally: Tally, deadlines: Deadlines, now_us: int) -> Sending:
         """Send one attempt, and keep `tally`. Only the gate calls this, through `routes`."""

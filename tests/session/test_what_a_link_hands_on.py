@@ -240,3 +240,20 @@ async def test_what_was_sent_since_a_pool_was_heard_of_is_taken_from_what_it_tak
                 assert [type(frame) async for frame in frames] == [Done]
             left.append(link.left(POOL))
     assert left == [5, 4, 3, 5]
+
+
+@pytest.mark.parametrize("openings", [1, 0, None])
+async def test_what_a_pool_takes_is_never_less_than_nothing(openings: int | None) -> None:
+    left: list[int] = []
+
+    def script(attempt: AttemptId) -> list[IntakeFrame]:
+        stream = len(left) + 1
+        report = [replace(load(2), openings=openings)] if stream == 1 else []
+        return [*report, replace(done(attempt, 0), stream=stream)]
+
+    async with linked(script, nothing) as (link, _):
+        for _ in range(3):
+            async with asyncio.timeout(SOON_S), aclosing(sent(link.send, sendable(), Tally())) as frames:
+                assert [type(frame) async for frame in frames] == [Done]
+            left.append(link.left(POOL))
+    assert left == [openings or 0, 0, 0]
