@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import lru_cache
 
 from node_agent.border.decider import Asked
 from node_agent.border.gate import Answer
+from node_agent.border.resume import Stopped
 from node_agent.front.endpoints import CHAT, COMPLETIONS
 from node_agent.front.exchange import Exchange
 from node_agent.front.framing import Pair
@@ -28,6 +30,7 @@ from orchestrator.files.completion import load_completion_request
 from orchestrator.files.label_header import HEADER as LABEL_HEADER
 from orchestrator.files.label_header import LabelHeaderError, parse_label_header
 from orchestrator.files.strict_json import RequestError
+from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import RequestId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels
@@ -39,6 +42,8 @@ LABELS_MAX = 256
 """Headers of labels that are not read again. Each has 1,024 characters at most."""
 SOILS_MAX = 256
 """Sets of jurisdictions whose text is remembered."""
+DRAINING = "draining"
+EDGE_STOPS = Stopped("cause", "This edge stops, and everything that it holds ends: ask again.")
 _NOTHING_DECLARED = Labels()
 LOADERS: dict[str, Callable[[bytes, ChatLimits], ChatRequest]] = {
     CHAT: load_chat_request,
@@ -61,7 +66,7 @@ class Completions:
     def cut(self) -> None:
         """End every running answer with an error that says so."""
         for interest in tuple(self._running.values()):
-            interest.interrupt(ProblemError(Problem("draining", "This edge stopped before the answer was complete.")))
+            interest.interrupt(ProblemError(Problem(DRAINING, "This edge stopped before the answer was complete.")))
 
     async def serve(
         self, exchange: Exchange, visit: Visit, caller: Caller, bundle: Bundle, keyed: Keyed | None
@@ -114,6 +119,12 @@ class Completions:
                     await self._stream(exchange, visit, answer, chunks, interest)
                 else:
                     await self._whole(exchange, visit, answer, answering)
+        except ProblemError as error:
+            if answer is None or error.problem.cut is not None:
+                raise
+            # Ended here, and not by its pool: also by what knows nothing of the answer, as `cut` does.
+            delivered = None if exchange.status is None else visit.delivered
+            raise _ended_here(error.problem, answer, delivered) from None
         finally:
             del self._running[exchange.request_id]
             try:
@@ -216,6 +227,14 @@ def _cut(answer: Answer, end: Broken | Done | None, delivered: int | None) -> Pr
         return ProblemError(Problem("engine_protocol", "The answer ended without a reason that is known."))
     told = _told_of_cut(answer, None if delivered is None else partial_usage(end.counts, delivered))
     return ProblemError(Problem(end.code, end.detail, cut=told))
+
+
+def _ended_here(problem: Problem, answer: Answer, delivered: int | None) -> ProblemError:
+    """Return what is raised for an answer that this edge ended; `delivered` is as in `_cut`."""
+    if answer.stopped is None and problem.code == DRAINING:
+        answer.stopped = EDGE_STOPS
+    usage = None if delivered is None else partial_usage(PoolCounts(), delivered)
+    return ProblemError(replace(problem, cut=_told_of_cut(answer, usage)))
 
 
 def _told_of_cut(answer: Answer, usage: Usage | None) -> dict[str, object]:

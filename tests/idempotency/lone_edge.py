@@ -56,6 +56,8 @@ class Engine:
         self.arrived = threading.Event()
         """Set when a request is here."""
         self.may_answer = threading.Event()
+        self.early_bytes = 0
+        """So much of an answer it sends before it may answer."""
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,15 +70,20 @@ class Engine:
                 self.rfile.read(int(self.headers["content-length"]))
                 engine.asked += 1
                 engine.arrived.set()
-                engine.may_answer.wait(TIMEOUT_S)
-                self.reply("text/event-stream", answer())
+                if not engine.early_bytes:
+                    engine.may_answer.wait(TIMEOUT_S)
+                self.reply("text/event-stream", answer(), engine.early_bytes)
 
-            def reply(self, kind: str, body: bytes) -> None:
+            def reply(self, kind: str, body: bytes, early_bytes: int = 0) -> None:
                 self.send_response(200)
                 self.send_header("content-type", kind)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if early_bytes:
+                    self.wfile.write(body[:early_bytes])
+                    engine.may_answer.wait(TIMEOUT_S)
+                with contextlib.suppress(OSError):  # whoever asked may have left meanwhile
+                    self.wfile.write(body[early_bytes:])
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
                 pass
