@@ -36,7 +36,8 @@ def _watch(settings: EdgeSettings) -> int:
         return prepare(data_dir, [settings_of(settings, index, parent_pid) for index in range(settings.processes)])
 
     place = (settings.host, settings.port, data_dir)
-    kept = Kept("node_agent", PREFIX, *place, settings.drain_grace_ms, leased_of(settings))
+    grace_ms = settings.drain_notice_ms + settings.drain_grace_ms
+    kept = Kept("node_agent", PREFIX, *place, grace_ms, leased_of(settings))
     return keep(kept, prepared)
 
 

@@ -146,7 +146,7 @@ class Agent:
         self._metrics.counter(STREAMS_CONTINUED)["reattached"].value += streams
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop`, then drain: no new work, running answers to their end or the grace, then leave."""
+        """Serve until `stop`, then drain: notice, no new work, answers to their end or the grace, leave."""
         self._routes.start()
         tasks = [asyncio.create_task(self._desk.run())]
         if self._holding is not None:
@@ -158,6 +158,8 @@ class Agent:
         try:
             await stop.wait()
             self._draining = True
+            self._front.leave()
+            await asyncio.sleep(self._settings.drain_notice_ms / 1000)
             self._front.drain()
             grace_s = self._settings.drain_grace_ms / 1000
             await asyncio.gather(*(server.stop(grace_s) for server in self._servers))

@@ -78,7 +78,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Idempotency keys that are held at once, each for 24 h; a tenant may have a quarter of them."""
     idempotency_results_bytes: int = 256 << 20
     """Results of requests with a key that are kept at once, for tenants who want that; a tenant may have a quarter."""
+    drain_notice_ms: Annotated[int, msgspec.Meta(ge=0, le=300_000)] = 0
+    """For how long an edge that stops is unready and serves whoever still comes: until balancers send nobody."""
     drain_grace_ms: int = 20_000
-    """How long running answers have when the program stops."""
+    """How long running answers have when the program stops, after the notice."""
     worker: WorkerSettings | None = None
     """Set in the files that an edge writes for its own processes, and left out of those that people write."""

@@ -78,16 +78,20 @@ class Front:
         self._places = places
         self._admission = Admission(limits, places)
         self._completions = Completions(ask, limits, self._admission, now_ms)
-        self._draining = False
+        self._leaving = self._draining = False
 
     @property
     def write_timeout_ms(self) -> int:
         """The longest that a client may not take what was written for it."""
         return self._limits.write_timeout_ms
 
+    def leave(self) -> None:
+        """From now on be unready, and let each connection end with its answer. Whoever still comes is served."""
+        self._leaving = True
+
     def drain(self) -> None:
         """From now on refuse new requests and be unready. Running answers go on."""
-        self._draining = True
+        self._leaving = self._draining = True
 
     def cut(self) -> None:
         """End every running answer with an error that says so."""
@@ -105,7 +109,7 @@ class Front:
         now_ms = self._now_ms()
         request = make_request_id(now_ms, self._entropy(RANDOM_BYTES))
         exchange = Exchange(head, client, request, self._limits.write_timeout_ms)
-        exchange.close = self._draining
+        exchange.close = self._leaving
         if head.path in OPEN and head.method in METHODS[head.path]:
             await self._operate(exchange, now_ms, elsewhere)
             return
@@ -156,7 +160,7 @@ class Front:
         elif head.path in (HEALTH, PLAIN_HEALTH):
             await exchange.answer(200, msgspec.json.encode({"alive": True}))
         else:
-            reason = unready_reason(self._bundle(), self._edge, now_ms, draining=self._draining)
+            reason = unready_reason(self._bundle(), self._edge, now_ms, draining=self._leaving)
             body: dict[str, object] = {"ready": True} if reason is None else {"ready": False, "reason": reason}
             await exchange.answer(200 if reason is None else 503, msgspec.json.encode(body))
 

@@ -7,9 +7,34 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.bundles.sides import MODEL
 from tests.front.room import CHAT, chat_body
-from tests.idempotency.lone_edge import API_KEY, TIMEOUT_S, answer, lone_edge
+from tests.idempotency.lone_edge import API_KEY, TIMEOUT_S, LoneEdge, answer, lone_edge
+
+
+def ask(edge: LoneEdge, method: str, path: str, body: bytes | None = None) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=TIMEOUT_S)
+    try:
+        headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"}
+        connection.request(method, path, body, headers if body else {})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_edge_that_gives_notice_serves_whoever_comes_before_it_is_over(tmp_path: Path, processes: int) -> None:
+    more = "drain_notice_ms: 3000\n" + (f"processes: {processes}\n" if processes > 1 else "")
+    with lone_edge(tmp_path, more) as edge:
+        edge.engine.may_answer.set()
+        assert edge.process is not None
+        edge.process.send_signal(signal.SIGTERM)
+        while ask(edge, "GET", "/readyz") == 200:
+            pass
+        assert ask(edge, "POST", CHAT, chat_body(model=MODEL)) == 200
+        assert edge.process.wait(TIMEOUT_S) == 0
 
 
 def test_a_stream_that_a_stopping_edge_ends_says_what_was_used_as_its_record_does(tmp_path: Path) -> None:

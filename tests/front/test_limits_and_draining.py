@@ -91,6 +91,20 @@ async def test_a_place_is_taken_while_the_body_is_on_its_way(tmp_path: Path) -> 
         assert await reader.read() == b""
 
 
+async def test_an_edge_that_leaves_is_unready_and_serves_whoever_still_comes(tmp_path: Path) -> None:
+    async with room_in(tmp_path, saying(tokens("here"), done())) as room:
+        room.front.leave()
+        unready = await room.call("GET", "/readyz", key=None)
+        assert (unready.status, unready.json()["reason"]) == (503, "draining")
+        assert (await room.call("GET", "/healthz", key=None)).status == 200
+        body, key = chat_body(), f"Bearer {ACME.text()}"
+        lines = [("Host", "e"), ("Authorization", key), ("Content-Type", "application/json")]
+        kept = await room.raw(request_bytes("POST", CHAT, [*lines, ("Content-Length", str(len(body)))], body))
+        assert (kept.status, kept.header("connection")) == (200, "close"), "the next one goes elsewhere"
+        room.front.drain()
+        assert (await room.call(body=chat_body())).error()["code"] == "draining"
+
+
 async def test_draining_refuses_what_is_new_and_lets_the_rest_end(tmp_path: Path) -> None:
     halting = Halting()
     async with room_in(tmp_path, halting.plan) as room:
