@@ -17,7 +17,6 @@ from node_agent.border.resume import RETAINED_BYTES_MAX
 from node_agent.border.retries import RetryBudget, Spent
 from node_agent.border.signer import Sealing, Signer
 from node_agent.border.traced import ended_line, line_of, refused_line
-from node_agent.border.untaken import Untaken
 from node_agent.uplink.routes import Routes
 from node_agent.uplink.sending import Sendable, Sending, Tally
 from orchestrator.bundles.assemble import Bundle
@@ -48,6 +47,7 @@ from orchestrator.policy.packs import Obligation
 from orchestrator.policy.verdicts import FAULT
 from orchestrator.spool.records import DECISION, USAGE, FullReason, Holder, Rank, RecordId, SpoolError, SpoolFull
 from orchestrator.spool.store import Spool
+from orchestrator.spool.untaken import Untaken
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.names import (
@@ -429,10 +429,7 @@ class Attempts:
         self._count_untaken(error)
         told = self._untaken.line(error, self._hands.now_ns() // 1000)
         if told is not None:
-            why = {} if told.reason is None else {"reason": told.reason}
-            say = log.warning if told.normal else log.error
-            name = type(error).__name__
-            say(Event.SPOOL_FAILED, record_id=record_id, exception=name, count=told.count, **why)
+            told.say(log, record_id)
 
     def _count_untaken(self, error: SpoolError) -> None:
         if isinstance(error, SpoolFull):

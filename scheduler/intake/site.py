@@ -12,7 +12,6 @@ from functools import partial
 
 from orchestrator.bundles.assemble import Bundle
 from orchestrator.engines.generation import FinishReason
-from orchestrator.evidence.records import retain_until_ms
 from orchestrator.ledger.usage import Counted, EdgeCounts, Outcome, PoolCounts
 from orchestrator.placement.sight import End
 from orchestrator.policy.ids import (
@@ -23,10 +22,9 @@ from orchestrator.policy.ids import (
     SchedulerId,
     SideId,
     make_decision_id,
-    make_usage_id,
 )
 from orchestrator.policy.table import Tables
-from orchestrator.spool.records import DECISION, USAGE, Position, Rank, RecordId, SpoolError
+from orchestrator.spool.records import Position, SpoolError
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import CATALOGUE, Problem
@@ -35,8 +33,9 @@ from orchestrator.wire.frames import Load, Open
 from scheduler.intake.dispatch import Dispatcher
 from scheduler.intake.grants import Grants
 from scheduler.intake.instructions import Assign, Break, Expel, Instruction, Refuse, Rename, TimeUp, Withdraw
+from scheduler.intake.keeping import Keeping
 from scheduler.intake.ports import Hands, ReplicaPort, SessionPort
-from scheduler.intake.records import decision_record, usage_record
+from scheduler.intake.records import decision_record
 from scheduler.intake.replica import Replica, Told
 from scheduler.intake.running import Running, SitePool
 from scheduler.intake.second_permit import second_permit
@@ -51,7 +50,6 @@ CUT_BY_DRAIN = "The scheduler stopped before the answer was complete."
 # A member of an enumeration costs as much as a call by way of its class, and each answer asks for these.
 BY_CHUNKS, BY_ENGINE = Counted.CHUNKS, Counted.ENGINE
 COMPLETE, WENT_WELL = Outcome.COMPLETE, End.COMPLETE
-NEW, SPARE, CLOSES = Rank.NEW, Rank.SPARE, Rank.CLOSES
 
 log = logger("scheduler.intake")
 
@@ -78,6 +76,7 @@ class Site:
         """What the second permits that are under way wait for, by work; one may outlast its attempt. Bounded:
         PERMITTING_MAX."""
         self._loop = asyncio.get_running_loop()
+        self._keeping = Keeping(hands)
         self._pools = {pool: SitePool(dispatcher, Grants()) for pool, dispatcher in dispatchers.items()}
         self._law = Tables()
         self._shapes = Shapes(hands.salt)
@@ -307,18 +306,7 @@ class Site:
             if not payload.isascii():
                 size_bytes = len(payload.encode())
             record = decision_record(number, self.side, running.edge, opened, check, problem, size_bytes, now_ms)
-            try:
-                keeping = hands.spool.append_async(
-                    DECISION,
-                    RecordId(number),
-                    record.to_bytes(),
-                    durable=record.regulated,
-                    rank=NEW if problem is None else SPARE,
-                    retain_until_ms=retain_until_ms(record.retention, now_ms),
-                )
-            except SpoolError as error:
-                keeping = self._loop.create_future()
-                keeping.set_exception(error)
+            keeping = self._keeping.decision(record, permits=problem is None, now_ms=now_ms)
             self._permitting[running.work] = keeping
             # A callback, and no task that waits: nothing else is to be done before it is kept.
             keeping.add_done_callback(partial(self._permitted, running, number, problem, newest))
@@ -353,7 +341,7 @@ class Site:
             try:
                 keeping.result()
             except SpoolError as error:
-                _not_kept(number, error)
+                self._keeping.not_taken(number, error)
                 problem = problem or Problem("evidence_unavailable")
             if running.outcome is not None:
                 return  # refused meanwhile: this program stops
@@ -460,18 +448,7 @@ class Site:
         if running.work not in self._running:
             return  # the edge went while it was told of the end
         del self._running[running.work]
-        now_ms = self._hands.now_ms()
-        counts = PoolCounts(running.prompt, running.cached, running.generated, running.sent)
-        usage = make_usage_id(now_ms, self._hands.entropy(10))
-        record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
-        data, record_id = record.to_bytes(), RecordId(record.id)
-        try:
-            # Nobody waits for it, and nobody who stops takes it back.
-            appending = self._hands.spool.append_async(USAGE, record_id, data, durable=False, rank=CLOSES)
-        except SpoolError as error:
-            _not_kept(usage, error)
-        else:
-            appending.add_done_callback(partial(_appended, usage))
+        self._keeping.usage(running, outcome)
 
     def _live(self) -> list[SessionPort]:
         return [session for session in self._sessions if session.edge is not None]
@@ -484,13 +461,3 @@ class Site:
         room = 0 if self.draining else state.room()
         openings = here.grants.openings(port, self._live, room, self._turn, self._hands.now_us())
         return state.load(self._last_load, pool, openings)
-
-
-def _appended(record_id: str, appending: asyncio.Future[Position]) -> None:
-    failure = appending.exception()
-    if failure is not None:
-        _not_kept(record_id, failure)
-
-
-def _not_kept(record_id: str, failure: BaseException) -> None:
-    log.error(Event.SPOOL_FAILED, record_id=record_id, exception=type(failure).__name__)

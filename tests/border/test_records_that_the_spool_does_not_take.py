@@ -7,28 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from node_agent.border.untaken import QUIET_US, Untaken, UntakenLine
-from orchestrator.spool.records import DECISION, USAGE, FullReason, RecordKind, SpoolBroken, SpoolFull
+from orchestrator.spool.records import USAGE, FullReason, RecordKind, SpoolFull
 from orchestrator.wire.catalogue import ProblemError
 from tests.border.edge import Edge
-
-SPARE, FULL = SpoolFull(DECISION, FullReason.SPARE_ROOM), SpoolFull(DECISION, FullReason.CAPACITY)
-
-
-def test_a_reason_is_told_once_a_second_with_how_many_there_were() -> None:
-    untaken = Untaken()
-    assert untaken.line(FULL, 5) == UntakenLine("capacity", normal=False, count=1)
-    assert [untaken.line(FULL, 5 + QUIET_US - 1) for _ in range(1_000)] == [None] * 1_000
-    assert untaken.line(FULL, 5 + QUIET_US) == UntakenLine("capacity", normal=False, count=1_001)
-    assert untaken.line(FULL, 5 + QUIET_US) is None
-
-
-def test_one_reason_hides_no_other() -> None:
-    untaken = Untaken()
-    assert untaken.line(SPARE, 5) == UntakenLine("spare_room", normal=True, count=1)
-    assert untaken.line(FULL, 5) == UntakenLine("capacity", normal=False, count=1)
-    assert untaken.line(SpoolBroken(), 5) == UntakenLine(None, normal=False, count=1)
-    assert untaken.line(SPARE, 5) is None
 
 
 @pytest.mark.parametrize(

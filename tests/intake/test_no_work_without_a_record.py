@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
-from orchestrator.spool.records import DECISION, USAGE, Position, Rank, RecordId, RecordKind, SpoolBroken
+from orchestrator.spool.records import (
+    DECISION,
+    USAGE,
+    FullReason,
+    Position,
+    Rank,
+    RecordId,
+    RecordKind,
+    SpoolBroken,
+    SpoolFull,
+)
 from orchestrator.wire.frames import Done, Refused
 from tests.intake.site_stand import POOL, ScriptedReplica, standing
 from tests.intake.test_bad_days_of_a_site import answer, ask, refused, until, work_of
@@ -72,4 +83,29 @@ async def test_on_a_full_disk_there_is_room_for_what_closes_and_none_for_refusal
         await until(lambda: stand.site.busy() == 0)
         assert kept[0] == (DECISION, Rank.SPARE)
         assert all(rank is Rank.CLOSES for _, rank in kept[1:])
+        await replica.close()
+
+
+async def test_attempts_that_a_full_spool_refuses_fill_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(kind: RecordKind, *_: Any, **__: Any) -> asyncio.Future[Position]:
+        if kind == USAGE:
+            return asyncio.get_running_loop().create_future()
+        raise SpoolFull(kind, FullReason.CAPACITY)
+
+    async with standing(tmp_path) as stand:
+        replica = ScriptedReplica(stand.replica_port)
+        await replica.start()
+        await stand.live(1)
+        monkeypatch.setattr(stand.spool, "append_async", full)
+        with monkeypatch.context() as still:
+            still.setattr(stand.site._keeping, "_hands", replace(stand.site._keeping._hands, now_us=lambda: 7))
+            for _ in range(5):
+                frame = await ask(stand).last()
+                assert isinstance(frame, Refused)
+                assert frame.code == "evidence_unavailable"
+        (line,) = [one for one in caplog.records if one.msg == "spool_failed"]
+        assert cast(Any, line).tidegate_fields["reason"] == "capacity"
+        await until(lambda: stand.site.busy() == 0)
         await replica.close()

@@ -1,0 +1,77 @@
+"""The records of a site, put into its spool: decisions and what was used; and what is said where one is not taken."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from orchestrator.evidence.records import DecisionRecord, retain_until_ms
+from orchestrator.ledger.usage import Outcome, PoolCounts
+from orchestrator.policy.ids import make_usage_id
+from orchestrator.spool.records import DECISION, USAGE, Position, Rank, RecordId, SpoolError
+from orchestrator.spool.untaken import Untaken
+from orchestrator.telemetry.logs import logger
+from orchestrator.telemetry.names import Event
+from scheduler.intake.ports import Hands
+from scheduler.intake.records import usage_record
+from scheduler.intake.running import Running
+
+# A member of an enumeration costs as much as a call by way of its class, and each answer asks for these.
+NEW, SPARE, CLOSES = Rank.NEW, Rank.SPARE, Rank.CLOSES
+
+log = logger("scheduler.intake")
+
+
+class Keeping:
+    """Writes the records of a site. It belongs to the event loop of that."""
+
+    def __init__(self, hands: Hands) -> None:
+        self._hands = hands
+        self._untaken = Untaken()
+
+    def decision(self, record: DecisionRecord, *, permits: bool, now_ms: int) -> asyncio.Future[Position]:
+        """Append a decision on an attempt. The future raises SpoolError: then nothing may be done for it."""
+        try:
+            return self._hands.spool.append_async(
+                DECISION,
+                RecordId(record.id),
+                record.to_bytes(),
+                durable=record.regulated,
+                rank=NEW if permits else SPARE,
+                retain_until_ms=retain_until_ms(record.retention, now_ms),
+            )
+        except SpoolError as error:
+            keeping: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+            keeping.set_exception(error)
+            return keeping
+
+    def not_taken(self, record_id: str, error: SpoolError) -> None:
+        """A decision has no record: say so, unless the same was said just now."""
+        line = self._untaken.line(error, self._hands.now_us())
+        if line is not None:
+            line.say(log, record_id)
+
+    def usage(self, running: Running, outcome: Outcome) -> None:
+        """Append what an attempt used. Nobody waits for it, and nobody who stops takes it back."""
+        hands, now_ms = self._hands, self._hands.now_ms()
+        counts = PoolCounts(running.prompt, running.cached, running.generated, running.sent)
+        usage = make_usage_id(now_ms, hands.entropy(10))
+        record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
+        try:
+            appending = hands.spool.append_async(
+                USAGE, RecordId(record.id), record.to_bytes(), durable=False, rank=CLOSES
+            )
+        except SpoolError as error:
+            _lost(usage, error)
+        else:
+            appending.add_done_callback(partial(_appended, usage))
+
+
+def _appended(record_id: str, appending: asyncio.Future[Position]) -> None:
+    failure = appending.exception()
+    if failure is not None:
+        _lost(record_id, failure)
+
+
+def _lost(record_id: str, failure: BaseException) -> None:
+    log.error(Event.SPOOL_FAILED, record_id=record_id, exception=type(failure).__name__)
