@@ -17,10 +17,8 @@ import hashlib
 import os
 import secrets
 import shutil
-import socket
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ import psutil
 import yaml
 
 from benchmarks import engine as instant
+from benchmarks.ports import KeptPorts
 from orchestrator.bundles.roots import SigningKey, key_id_of
 from orchestrator.cli.processes import ProcessSpec, Supervisor, port_accepts
 from orchestrator.cli.publish import publish
@@ -131,7 +130,8 @@ class Stand:
         self.folder = folder
         self._scale = scale
         self.supervisor = Supervisor(folder)
-        self._ports = _Ports(*_free_ports(9))
+        self._kept = KeptPorts(9)
+        self._ports = _Ports(*self._kept.numbers)
         self.engines = _engines(self._ports, gguf, scale)
         for made in ("keys", "config", "declared/packs", "declared/tenants", "data"):
             (folder / made).mkdir(parents=True, exist_ok=True)
@@ -440,11 +440,3 @@ def _engines(ports: _Ports, gguf: Path | None, scale: Scale) -> tuple[Engine, ..
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     path.write_text(yaml.safe_dump(dict(document), sort_keys=False), encoding="utf-8")
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind((LOOPBACK, 0))
-        return [int(one.getsockname()[1]) for one in held]

@@ -13,13 +13,14 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from benchmarks.ports import KeptPorts
 
 START_S = 15.0
 STOP_S = 5.0
@@ -43,7 +44,8 @@ class EtcdProcess:
         self._data_dir = data_dir
         self._tls = tls
         self._progress_interval = progress_interval
-        self._client_port, self._peer_port, self._metrics_port = _free_ports(3)
+        self._kept = KeptPorts(3)
+        self._client_port, self._peer_port, self._metrics_port = self._kept.numbers
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -228,11 +230,3 @@ def _program() -> Path:
 def _environment() -> dict[str, str]:
     """An etcd in the environment of the tests must not be configured by it."""
     return {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
-
-
-def _free_ports(count: int) -> tuple[int, ...]:
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return tuple(int(one.getsockname()[1]) for one in held)

@@ -13,11 +13,9 @@ import hashlib
 import os
 import secrets
 import signal
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -25,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.ports import KeptPorts
 from orchestrator.bundles.roots import SigningKey
 from orchestrator.cli.processes import ProcessExit, ProcessSpec, Supervisor, port_accepts
 from orchestrator.cli.publish import PublishFailed, publish
@@ -109,7 +108,8 @@ class Stand:
         self._engines = (HOME_ENGINE, *(engine_name(site, number) for site in SITES for number in (0, 1)))
         names = ["etcd", "etcd-peer", "control", *EDGES, *self._engines]
         names += [f"{what}-{site}" for site in SITES for what in ("intake", "link", "replicas")]
-        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
+        self._kept = KeptPorts(len(names))
+        self.ports = dict(zip(names, self._kept.numbers, strict=True))
         for made in ("keys", "config", "data"):
             (folder / made).mkdir()
         (folder / "keys").chmod(0o700)
@@ -445,12 +445,3 @@ def identity() -> dict[str, str]:
     names = ("weights", "tokenizer", "template")
     parts = {f"{name}_sha256": hashlib.sha256(name.encode()).hexdigest() for name in names}
     return {**parts, "engine_family": "words-1", "quantisation": "none"}
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that were free a moment ago."""
-    with ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind((LOOPBACK, 0))
-        return [int(one.getsockname()[1]) for one in held]

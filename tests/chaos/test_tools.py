@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from benchmarks.ports import KeptPorts
 from orchestrator.cli.processes import ProcessSpec, Supervisor, port_accepts
 from tests.chaos.client import Ending, Mode, Plan, Told, ask, new_session
 from tests.chaos.declared import GENERAL, HOME, PERSONAL, ROOT
@@ -20,7 +21,6 @@ from tests.chaos.evidence import Findings, Seen, billed, decided, lawful
 from tests.chaos.load import Asked, Lane
 from tests.chaos.proxy import HEALTHY, Proxy, Toxics
 from tests.chaos.report import recovery_ms, summed
-from tests.chaos.stand import free_ports
 from tests.chaos.trend import growth_of
 from tests.chaos.words import TOKEN_CHARS, Verdict, answer, judge, prompt_of
 from tests.values import replace
@@ -155,7 +155,8 @@ class Engine:
 
 @pytest_asyncio.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    port, journal = free_ports(1)[0], tmp_path / "journal.jsonl"
+    kept = KeptPorts(1)
+    port, journal = kept.numbers[0], tmp_path / "journal.jsonl"
     told = ("--port", str(port), "--journal", str(journal), "--slots", "2", "--token-ms", "5")
     argv = (sys.executable, "-m", "tests.chaos.engine", *told)
     async with Supervisor(tmp_path) as supervisor:
@@ -203,7 +204,8 @@ async def test_the_engine_continues_its_own_words_and_no_others(engine: Engine) 
 
 
 async def test_the_proxy_delays_holds_back_and_resets_and_sees_words(engine: Engine) -> None:
-    proxy = Proxy(free_ports(1)[0], engine.port, [b"chaos general ", b"never said"])
+    kept = KeptPorts(1)
+    proxy = Proxy(kept.numbers[0], engine.port, [b"chaos general ", b"never said"])
     await proxy.start()
     try:
         async with new_session() as session:
