@@ -5,12 +5,14 @@ Nothing here sends. Whatever the gate sends was made here, so that it is permitt
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
 
 from node_agent.border.bill import billable
 from node_agent.border.decider import Asked, Commitment, Decided, Decider, Departure, record_of
+from node_agent.border.given_up import GivenUp
 from node_agent.border.keeping import may_keep
 from node_agent.border.memory import Memory, Prompt
 from node_agent.border.resume import RETAINED_BYTES_MAX
@@ -45,7 +47,17 @@ from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import RANDOM_BYTES, AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.packs import Obligation
 from orchestrator.policy.verdicts import FAULT
-from orchestrator.spool.records import DECISION, USAGE, FullReason, Holder, Rank, RecordId, SpoolError, SpoolFull
+from orchestrator.spool.records import (
+    DECISION,
+    USAGE,
+    FullReason,
+    Holder,
+    Position,
+    Rank,
+    RecordId,
+    SpoolError,
+    SpoolFull,
+)
 from orchestrator.spool.store import Spool
 from orchestrator.spool.untaken import Untaken
 from orchestrator.telemetry.logs import logger
@@ -184,6 +196,7 @@ class Attempts:
         self._memory = Memory(edge, hands.commitment)
         self._signer = Signer(hands.signing_key)
         self._untaken = Untaken()
+        self._given_up = GivenUp(hands.spool, hands.now_ms, hands.entropy)
         self._key_id = key_id_of(hands.signing_key.public_key)
         self.retries = RetryBudget()
         """What the edge spends on second attempts."""
@@ -225,8 +238,9 @@ class Attempts:
                 sealing = self._signer.add(
                     attestation_bytes(self._edge, decided.attempt, decided.id, pool, facts, citation, inputs)
                 )
+            appending: asyncio.Future[Position] | None = None
             try:
-                await hands.spool.append_async(
+                appending = hands.spool.append_async(
                     DECISION,
                     RecordId(record.id),
                     record.to_bytes(),
@@ -235,6 +249,11 @@ class Attempts:
                     retain_until_ms=now_ms + decided.owes.retain_ms if decided.owes.retain_ms else 0,
                     holder=Holder(asked.tenant.id),
                 )
+                await appending
+            except asyncio.CancelledError:
+                if chosen is not None and appending is not None:
+                    self._given_up.close(appending, asked, decided, chosen.pool.id)
+                raise
             except SpoolError as error:
                 # Without it nothing is sent; a refusal is said even when it is not recorded.
                 self._not_taken(record.id, error)

@@ -60,6 +60,8 @@ class GroupWriter:
         self._waiting: list[Done] = []
         """Who waits for each of these."""
         self._pending_bytes = 0
+        self._given_up: dict[Done, Callable[[], object]] = {}
+        """What is called once a record that nobody waits for any more is written. Bounded: by those that wait."""
         self._job: asyncio.Future[Durable] | None = None
         self._turning = False
         """Whether the end of this turn writes what is pending."""
@@ -102,6 +104,13 @@ class GroupWriter:
         self._pending_bytes += record.size_bytes
         return done
 
+    def once_written(self, done: Done, then: Callable[[], object]) -> None:
+        """Calls `then` in the loop once the record of an append that was cancelled is written; never if it is not."""
+        if done.cancelled():
+            self._given_up[done] = then
+        elif done.done() and done.exception() is None:
+            then()
+
     async def run(self, action: Callable[[], T]) -> T:
         """Runs one blocking action in the thread of the spool."""
         if self._closed:
@@ -123,7 +132,7 @@ class GroupWriter:
         self._closed = self._ended = True
         self._thread.shutdown(wait=True)
         _, waiting = self._take()
-        _tell([(done, SpoolClosed("the spool was closed")) for done in waiting])
+        self._tell([(done, SpoolClosed("the spool was closed")) for done in waiting])
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """At the end of a turn: write here what can be, or hand all of it to the thread."""
@@ -137,10 +146,10 @@ class GroupWriter:
             return
         self._unsynced_bytes += size_bytes
         try:
-            durable = self._put_all(offered, waiting, _tell)
+            durable = self._put_all(offered, waiting, self._tell)
         except Exception as failure:
             # Nobody else holds those that wait.
-            _tell([(done, failure) for done in waiting])
+            self._tell([(done, failure) for done in waiting])
             raise
         if durable:
             self._unsynced_bytes = 0
@@ -187,13 +196,13 @@ class GroupWriter:
     def _finish(self, waiting: list[Done], job: asyncio.Future[Durable], loop: asyncio.AbstractEventLoop) -> None:
         """What was to be on the disk is there, or the disk failed."""
         failure = SpoolClosed("the spool was closed") if job.cancelled() else job.exception()
-        _tell(job.result() if failure is None else [(done, failure) for done in waiting])
+        self._tell(job.result() if failure is None else [(done, failure) for done in waiting])
         self._job = None
         self._turn(loop)
 
     def _write(self, offered: list[Offered], waiting: list[Done], loop: asyncio.AbstractEventLoop) -> Durable:
         """In the thread: writes all, has those told that need no sync, and syncs once for the others."""
-        return self._sync_all(self._put_all(offered, waiting, lambda told: loop.call_soon_threadsafe(_tell, told)))
+        return self._sync_all(self._put_all(offered, waiting, lambda told: loop.call_soon_threadsafe(self._tell, told)))
 
     def _sync_all(self, durable: Durable) -> Durable:
         """In the thread: brings these onto the disk, and returns them."""
@@ -201,13 +210,19 @@ class GroupWriter:
             self._sync(max(position for _, position in durable))
         return durable
 
+    def _tell(self, told: Told) -> None:
+        for done, outcome in told:
+            try:
+                if type(outcome) is Position:
+                    done.set_result(outcome)
+                else:
+                    done.set_exception(outcome)
+            except asyncio.InvalidStateError:
+                # Whoever waited was told before the rest of its batch failed, or was cancelled and may not know it yet.
+                if done.cancelled() and not self._ended:
+                    self._loop.call_soon(self._end_given_up, done, type(outcome) is Position)
 
-def _tell(told: Told) -> None:
-    for done, outcome in told:
-        try:
-            if type(outcome) is Position:
-                done.set_result(outcome)
-            else:
-                done.set_exception(outcome)
-        except asyncio.InvalidStateError:
-            continue  # whoever waited was cancelled, or was told before the rest of its batch failed
+    def _end_given_up(self, done: Done, written: bool) -> None:
+        then = self._given_up.pop(done, None)
+        if then is not None and written:
+            then()

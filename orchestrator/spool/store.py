@@ -116,6 +116,7 @@ class Spool:
         self._ballast = Ballast(directory, min(self._room.closing_bytes, BALLAST_BYTES_MAX))
         self._ballast.take()
         self._group = GroupWriter(self._put, self._sync, self._is_quick, self._sync_ahead, pending_max)
+        self.once_written = self._group.once_written
         self.append_async = self._group.append
         """As `append`, without blocking the event loop. A caller that is cancelled may leave the record written.
 

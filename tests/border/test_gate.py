@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from orchestrator.placement.fleet import Pool
 from orchestrator.policy.ids import AttemptId, Digest, EdgeId, ReplicaId
 from orchestrator.policy.jurisdictions import Jurisdiction
 from orchestrator.policy.labels import Labels, Personal
-from orchestrator.spool.records import FullReason, RecordKind, SpoolFull
+from orchestrator.spool.records import FullReason, Offered, Outcome, RecordKind, SpoolFull
 from orchestrator.telemetry.names import POOL
 from orchestrator.wire.catalogue import ProblemError
 from orchestrator.wire.frames import Accepted, Done, StreamFrame, Tokens
@@ -276,15 +276,20 @@ async def test_what_a_whole_answer_used_is_on_record_before_its_end_is_told(make
     assert len(edge.records("usage")) == 1
 
 
+async def _pending(edge: Edge) -> None:
+    """Return when a record waits for the end of the turn."""
+    for _ in range(1_000):
+        if edge.spool._group._pending:
+            break
+        await asyncio.sleep(0)
+
+
 async def test_hanging_up_while_the_end_is_put_on_record_leaves_one_record(make_edge: Callable[..., Edge]) -> None:
     edge = make_edge()
     answer = await edge.gate.ask(edge.asked("acme-sg"))
     await anext(answer.frames)
     reading = asyncio.create_task(anext(answer.frames))
-    for _ in range(1_000):
-        if edge.spool._group._pending:
-            break
-        await asyncio.sleep(0)
+    await _pending(edge)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
@@ -292,6 +297,50 @@ async def test_hanging_up_while_the_end_is_put_on_record_leaves_one_record(make_
     await asyncio.sleep(0.05)
     (usage,) = edge.records("usage")
     assert usage["outcome"] == "complete"
+
+
+async def test_hanging_up_while_a_decision_is_put_on_record_closes_it_unsent(make_edge: Callable[..., Edge]) -> None:
+    edge = make_edge()
+    for turns in range(6):
+        asking = asyncio.create_task(edge.gate.ask(edge.asked("acme-sg")))
+        for _ in range(1 + turns):
+            await asyncio.sleep(0)
+        asking.cancel()
+        (told,) = await asyncio.gather(asking, return_exceptions=True)
+        if not isinstance(told, BaseException):
+            await told.frames.aclose()
+    # Regulated data waits for the disk.
+    asking = asyncio.create_task(edge.gate.ask(edge.asked_overseas()))
+    await _pending(edge)
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.sleep(0.1)
+    sent = [one["attempt"] for one in edge.records("decision") if one["outcome"] == "sent"]
+    usages = edge.records("usage")
+    assert len(sent) > 1
+    assert sorted(sent) == sorted(one["attempt"] for one in usages)
+    assert {one["outcome"] for one in usages} == {"cancelled"}
+    assert edge.spool._group._given_up == {}
+
+
+async def test_a_decision_that_was_given_up_and_never_written_needs_no_end(
+    make_edge: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = make_edge()
+    put = edge.spool._group._put
+
+    def full(offered: Sequence[Offered], begin: int) -> list[Outcome]:
+        return [SpoolFull(one.kind, FullReason.CAPACITY) for one in offered[begin:]]
+
+    monkeypatch.setattr(edge.spool._group, "_put", full)
+    asking = asyncio.create_task(edge.gate.ask(edge.asked("acme-sg")))
+    await _pending(edge)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.sleep(0.05)
+    monkeypatch.setattr(edge.spool._group, "_put", put)
+    assert (edge.records("decision"), edge.records("usage"), edge.spool._group._given_up) == ([], [], {})
 
 
 async def test_drained_pools_and_pools_out_of_the_fleet_get_nothing(make_edge: Callable[..., Edge]) -> None:
