@@ -69,22 +69,6 @@ class StandError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """How large the stand is: what the engine without a model offers, and what the edge takes."""
-
-    slots: int = INSTANT_SLOTS
-    context_tokens: int = LLAMA_CONTEXT_TOKENS
-    edge: Mapping[str, object] = field(default_factory=dict)
-    """Settings of the edge beyond those that a stand needs."""
-    site: Mapping[str, object] = field(default_factory=dict)
-    """Settings of the scheduler, likewise."""
-    through: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By module of a program: arguments of the interpreter that run it, in place of `-m`."""
-    border: tuple[str, ...] = ()
-    """Arguments of the interpreter that run a border between edge and intake; none: nothing lies between."""
-
-
-@dataclass(frozen=True, slots=True)
 class Engine:
     """One engine of the stand."""
 
@@ -107,6 +91,26 @@ class Engine:
     def pool(self, path: str) -> str:
         """Return the pool that stands for this engine on a path."""
         return f"{'sg' if path == EDGE_ONLY else 'cn'}-{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large the stand is: what the engine without a model offers, what the edge takes, and what there is beside."""
+
+    slots: int = INSTANT_SLOTS
+    context_tokens: int = LLAMA_CONTEXT_TOKENS
+    edge: Mapping[str, object] = field(default_factory=dict)
+    """Settings of the edge beyond those that a stand needs."""
+    site: Mapping[str, object] = field(default_factory=dict)
+    """Settings of the scheduler, likewise."""
+    through: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By module of a program: arguments of the interpreter that run it, in place of `-m`."""
+    border: tuple[str, ...] = ()
+    """Arguments of the interpreter that run a border between edge and intake; none: nothing lies between."""
+    engines: tuple[Engine, ...] = ()
+    """Further engines, each on both paths. Several may be of one program: of the same `spec`."""
+    tenants: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Further tenants with general data: what the file of each says beyond what a stand needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,8 @@ class Stand:
             self._secret(name, secrets.token_urlsafe(32))
         self._secret("edge.commitment", secrets.token_hex(32))
         self._tenant_keys = {
-            tenant: (KeyId(f"k{secrets.token_hex(6)}"), secrets.token_bytes(32)) for tenant in (TENANT, PERSONAL_TENANT)
+            tenant: (KeyId(f"k{secrets.token_hex(6)}"), secrets.token_bytes(32))
+            for tenant in (TENANT, PERSONAL_TENANT, *scale.tenants)
         }
         self._write_declared()
         self._write_configs()
@@ -155,12 +160,16 @@ class Stand:
     @property
     def api_key(self) -> str:
         """The API key of the tenant with general data. Secret."""
-        return format_api_key(*self._tenant_keys[TENANT])
+        return self.api_key_of(TENANT)
 
     @property
     def personal_api_key(self) -> str:
         """The API key of the tenant with personal data. Secret."""
-        return format_api_key(*self._tenant_keys[PERSONAL_TENANT])
+        return self.api_key_of(PERSONAL_TENANT)
+
+    def api_key_of(self, tenant: str) -> str:
+        """Return the API key of a tenant. Secret."""
+        return format_api_key(*self._tenant_keys[tenant])
 
     def edge_argv(self) -> tuple[str, ...]:
         """Return the command of the edge."""
@@ -174,7 +183,8 @@ class Stand:
         control = self._program("control", "orchestrator", self._ports.control)
         site = self._program("scheduler", "scheduler", self._ports.intake)
         edge = self._program("edge", "node_agent", self._ports.edge)
-        first = [self._etcd(), *(engine.spec for engine in self.engines if serving)]
+        engines = {engine.spec.name: engine.spec for engine in self.engines if serving}
+        first = [self._etcd(), *engines.values()]
         for group in (first, [control]):
             await self._start(group)
         token = read_secret(self._file("operator.token"))
@@ -282,7 +292,9 @@ class Stand:
         book = {"id": "standard", "prices": [{"model": model, **_AMOUNTS} for model in models]}
         _write(declared / "prices.yaml", {"version": 1, "costs": costs, "books": [book]})
         _write(declared / "settings.yaml", _SETTINGS)
-        for tenant in (_tenant(TENANT, "none"), {**_tenant(PERSONAL_TENANT, "personal"), "pathways": [_CONTRACT]}):
+        further = ({**_tenant(name, "none"), **said} for name, said in self._scale.tenants.items())
+        personal = {**_tenant(PERSONAL_TENANT, "personal"), "pathways": [_CONTRACT]}
+        for tenant in (_tenant(TENANT, "none"), personal, *further):
             key_id, secret = self._tenant_keys[tenant["id"]]
             keys = [{"id": key_id, "sha256": hashlib.sha256(secret).hexdigest()}]
             whole = {**tenant, "keys": keys, "models": models}
@@ -435,7 +447,7 @@ def _engines(ports: _Ports, gguf: Path | None, scale: Scale) -> tuple[Engine, ..
         )
         spec = ProcessSpec("engine-llama", argv, cwd=ROOT, ready=port_accepts(LOOPBACK, ports.llama))
         engines.append(Engine(LLAMA, ports.llama, LLAMA_MODEL, 1, LLAMA_CONTEXT_TOKENS, spec))
-    return tuple(engines)
+    return (*engines, *scale.engines)
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
