@@ -23,6 +23,10 @@ RUN_VARIABLE = "TIDEGATE_TEST_RUN"
 """In the environment of every program that a run of the tests starts, so that orphans are found too."""
 POLL_S = 0.02
 NOT_FILES = re.compile(r"^(anon_inode:|socket:|pipe:|/dev/|/proc/|/sys/|/memfd:)")
+STAT_BYTES = 4096
+PARENT, BEGUN = 1, 19
+"""Where the parent's id and the start in clock ticks stand in /proc/PID/stat, counted from behind the name."""
+THIS = psutil.Process()
 LONG_LIVED = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
@@ -47,11 +51,14 @@ def held(run: str, elders: frozenset[psutil.Process] = frozenset()) -> Held:
 def left_behind(run: str, before: Held, grace_s: float) -> Counter[str]:
     """What is held beyond `before`, after up to `grace_s` in which it may go."""
     deadline = time.monotonic() + grace_s
-    if held(run, before.programs).counts - before.counts:
+    left = held(run, before.programs).counts - before.counts
+    if left:
         # What only waits for the collector closes itself, and says so with a ResourceWarning.
         gc.collect()
-    while (left := held(run, before.programs).counts - before.counts) and time.monotonic() < deadline:
+        left = held(run, before.programs).counts - before.counts
+    while left and time.monotonic() < deadline:
         time.sleep(POLL_S)
+        left = held(run, before.programs).counts - before.counts
     return left
 
 
@@ -79,7 +86,7 @@ def _files() -> list[str]:
     for name in os.listdir("/proc/self/fd"):
         # The listing itself held one of these.
         with contextlib.suppress(FileNotFoundError):
-            target = str(Path("/proc/self/fd", name).readlink())
+            target = os.readlink(f"/proc/self/fd/{name}")
             if target.startswith("pipe:"):
                 found.append("pipe")
             elif not NOT_FILES.match(target):
@@ -88,9 +95,8 @@ def _files() -> list[str]:
 
 
 def _sockets() -> list[str]:
-    process = psutil.Process()
-    found = [f"socket {one.laddr}" for one in process.net_connections("unix") if one.laddr]
-    connections = process.net_connections("inet")
+    found = [f"socket {one.laddr}" for one in THIS.net_connections("unix") if one.laddr]
+    connections = THIS.net_connections("inet")
     ports = {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
     for one in connections:
         # The stubs of psutil do not know that a socket without a peer has an empty address.
@@ -106,23 +112,58 @@ def _sockets() -> list[str]:
 
 def _programs(run: str) -> list[tuple[str, psutil.Process]]:
     """The programs that live and were started by this run, or by what it started."""
-    own = psutil.Process()
-    found = {process.pid: process for process in own.children(recursive=True)}
-    marker = f"{RUN_VARIABLE}={run}".encode()
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) not in found and int(name) != own.pid:
-            with contextlib.suppress(OSError, psutil.NoSuchProcess):
-                if marker in Path("/proc", name, "environ").read_bytes().split(b"\0"):
-                    found[int(name)] = psutil.Process(int(name))
     named: list[tuple[str, psutil.Process]] = []
-    for process in found.values():
+    for pid in _pids(run):
         with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
             if process.status() == psutil.STATUS_ZOMBIE:
                 # It has ended, and only its parent can take it off the list: ours to do, or that of another.
-                if process.ppid() == own.pid:
+                if process.ppid() == THIS.pid:
                     named.append((f"program {process.name()}, ended, that nobody waited for", process))
                 continue
             words = " ".join(process.cmdline())
             if not any(mark in words for mark in LONG_LIVED):
                 named.append((f"program {words}", process))
     return named
+
+
+def _pids(run: str) -> list[int]:
+    """The processes below this one, and those that bear the run's mark.
+
+    This is asked twice for each test, so an older process, which cannot be of this run, has its environment not read.
+    """
+    own = THIS.pid
+    parents: dict[int, int] = {}
+    begun: dict[int, int] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            fields = _stat(name)
+            parents[int(name)], begun[int(name)] = int(fields[PARENT]), int(fields[BEGUN])
+    younger = [pid for pid, ticks in begun.items() if ticks >= begun[own] and pid != own]
+    marker = f"{RUN_VARIABLE}={run}".encode()
+    return [pid for pid in younger if _descends(pid, own, parents) or marker in _environment(pid)]
+
+
+def _descends(pid: int, elder: int, parents: dict[int, int]) -> bool:
+    """Whether a process is below another. A parent that ended meanwhile ends the line."""
+    seen = {pid}
+    while (pid := parents.get(pid, 0)) not in seen and pid:
+        if pid == elder:
+            return True
+        seen.add(pid)
+    return False
+
+
+def _environment(pid: int) -> list[bytes]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return []
+
+
+def _stat(pid: str) -> list[bytes]:
+    """What the kernel says of a process, from behind its name, which may hold anything."""
+    file = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    try:
+        return os.read(file, STAT_BYTES).rpartition(b")")[2].split()
+    finally:
+        os.close(file)
