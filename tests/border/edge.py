@@ -56,7 +56,7 @@ class Edge:
     """A gate with a real bundle, a real spool, and scripted ways out."""
 
     def __init__(self, folder: Path, name: str, plans: dict[str, Plan]) -> None:
-        self.example = Example(folder / "bundles")
+        self.example = Example()
         self.current: Bundle | None = self.example.bundle()
         self.spool = Spool(folder / "spool", capacity_bytes=4 << 20, segment_bytes=1 << 20)
         self.routes = ScriptedRoutes(plans)

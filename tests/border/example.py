@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from node_agent.uplink.routes import Way
 from node_agent.uplink.sending import Sendable, Tally
@@ -41,7 +43,9 @@ CONTRACT = Pathway(
 """With it, personal data of Singapore may be processed in China, under art. 4 of CAC Order 16 and with its proof."""
 
 
+@cache
 def example_side(name: str) -> Side:
+    """One of the two sides. Nobody changes it, so that its files are read and its key made once in a run."""
     files: list[File] = [
         (SectionKind(file.kind), file.name, json.loads(file.document)) for file in load_directory(EXAMPLES / name)
     ]
@@ -52,9 +56,6 @@ def example_side(name: str) -> Side:
 class Example:
     """Both sides, able to issue again."""
 
-    folder: Path
-    overseas: Side = field(default_factory=lambda: example_side("overseas"))
-    domestic: Side = field(default_factory=lambda: example_side("domestic"))
     number: int = 0
 
     def bundle(
@@ -62,22 +63,30 @@ class Example:
     ) -> Bundle:
         """Issue the next manifest of the overseas side, with more packs of its own, and return its bundle."""
         self.number += 1
-        files: list[File] = [(SectionKind.PACK, f"more-{number}", pack) for number, pack in enumerate(packs)]
-        for kind, name, document in self.overseas.files:
-            changed = dict(document)
-            if kind is SectionKind.SETTINGS:
-                changed["drains"] = list(drains)
-            if without_pool is not None and kind is SectionKind.FLEET:
-                changed["pools"] = [pool for pool in document["pools"] if pool["id"] != without_pool]
-            if without_pool is not None and kind is SectionKind.PRICES:
-                changed["costs"] = [cost for cost in document["costs"] if cost["pool"] != without_pool]
-            files.append((kind, name, changed))
-        theirs: Issue = issue(self.domestic, 1)
-        holdings = holdings_in(self.folder / str(self.number), self.overseas, self.domestic)
-        take(holdings, issue(self.overseas, self.number, files=files, imported=theirs), theirs)
-        bundle = holdings.bundle(self.overseas.name)
-        assert bundle is not None
-        return bundle
+        return _issued(self.number, drains, without_pool, json.dumps(packs))
+
+
+@lru_cache(maxsize=64)
+def _issued(number: int, drains: tuple[str, ...], without_pool: str | None, packs: str) -> Bundle:
+    """A bundle is immutable, and taking one up reads and tries every pack: the same one does for every test."""
+    overseas, domestic = example_side("overseas"), example_side("domestic")
+    files: list[File] = [(SectionKind.PACK, f"more-{at}", pack) for at, pack in enumerate(json.loads(packs))]
+    for kind, name, document in overseas.files:
+        changed = dict(document)
+        if kind is SectionKind.SETTINGS:
+            changed["drains"] = list(drains)
+        if without_pool is not None and kind is SectionKind.FLEET:
+            changed["pools"] = [pool for pool in document["pools"] if pool["id"] != without_pool]
+        if without_pool is not None and kind is SectionKind.PRICES:
+            changed["costs"] = [cost for cost in document["costs"] if cost["pool"] != without_pool]
+        files.append((kind, name, changed))
+    theirs: Issue = issue(domestic, 1)
+    with TemporaryDirectory() as folder:
+        holdings = holdings_in(Path(folder), overseas, domestic)
+        take(holdings, issue(overseas, number, files=files, imported=theirs), theirs)
+        bundle = holdings.bundle(overseas.name)
+    assert bundle is not None
+    return bundle
 
 
 @dataclass

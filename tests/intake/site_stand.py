@@ -280,7 +280,7 @@ class Stand:
 async def standing(folder: Path, waiting_max: int = 2, dead_ms: int = 1_000) -> AsyncIterator[Stand]:
     """An intake, and one session of the real edge link to it."""
     key = SigningKey.generate()
-    example = Example(folder / "bundles")
+    example = Example()
     bundle = fresh(example.bundle(), key)
     shelf = Shelf(bundle, {bundle.number: bundle})
     spool = Spool(folder / "spool", capacity_bytes=4 << 20, segment_bytes=1 << 20)

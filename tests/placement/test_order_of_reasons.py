@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -202,9 +201,9 @@ def test_whatever_is_chosen_is_permitted_and_within_epsilon_of_the_best(
 
 
 @pytest.fixture
-def shipped(tmp_path: Path) -> Callable[[int], str]:
+def shipped() -> Callable[[int], str]:
     """The shipped fleet, prices and settings, with round trips of 220 and 180 ms; asked for the choice."""
-    bundle = Example(tmp_path).bundle()
+    bundle = Example().bundle()
     assert bundle.settings is not None
     settings = bundle.settings
     request = PlacementRequest(ModelId("smollm2-135m-instruct"), frozenset({Capability.CHAT}), 40, 48, 400)
