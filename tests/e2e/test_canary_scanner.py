@@ -14,5 +14,7 @@ def test_the_scanner_finds_a_canary_in_every_form() -> None:
         canary = canary_of(text, tokenizer)
         for form, data in in_any_form(text, tokenizer):
             assert canary.within(data), form
+        for spelling in canary.spellings:
+            assert canary.within(b"before" + spelling + bytes(1 << 16)), "before what a file reserves"
     other = canary_of(GENERAL, tokenizer)
     assert not any(other.within(data) for _, data in in_any_form(REGULATED, tokenizer))
