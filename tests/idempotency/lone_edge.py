@@ -122,12 +122,13 @@ class LoneEdge:
     engine: Engine
     port: int
     settings: Path
+    through: tuple[str, ...]
     process: subprocess.Popen[bytes] | None = None
 
     def start(self, errors: Path | None = None) -> None:
         """Start it. `errors` is where its log lines go, in place of the log."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "node_agent", "--config", str(self.settings)]
+        command = [sys.executable, *self.through, "node_agent", "--config", str(self.settings)]
         with (self.folder / "log").open("ab") as log, (errors or self.folder / "log").open("ab") as told:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=told, stdout=log)
         end_at = time.monotonic() + TIMEOUT_S
@@ -204,8 +205,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def lone_edge(folder: Path, more: str = "") -> Iterator[LoneEdge]:
-    """A started edge; whatever is left of it is gone when the block ends. `more` are lines of its settings."""
+def lone_edge(folder: Path, more: str = "", through: tuple[str, ...] = ("-m",)) -> Iterator[LoneEdge]:
+    """A started edge; whatever is left of it is gone when the block ends.
+
+    `more` are lines of its settings, `through` the arguments of the interpreter that run it.
+    """
     engine = Engine()
     side = side_of("local")
     now_ms = time.time_ns() // 1_000_000
@@ -224,7 +228,7 @@ def lone_edge(folder: Path, more: str = "") -> Iterator[LoneEdge]:
         f"engines:\n  - {{name: local, base_url: '{engine.url}', served_model: {MODEL}}}\n"
         f"drain_grace_ms: 500\n{more}"
     )
-    edge = LoneEdge(folder, engine, port, settings)
+    edge = LoneEdge(folder, engine, port, settings, through)
     try:
         edge.start()
         yield edge

@@ -14,7 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.watch.lending import HUNG_US
 from tests.idempotency.lone_edge import API_KEY, TIMEOUT_S, LoneEdge, lone_edge
+from tests.workers.soon_hung import SOON_HUNG
 from tests.workers.test_an_edge_of_two import BODY, CHAT, both, connection_to, folder, gone, local, process_of, until
 
 __all__ = ["folder"]
@@ -117,7 +119,8 @@ async def test_what_a_killed_process_leased_is_free_and_all_is_even_when_all_are
 
 @pytest.mark.timeout(240)
 async def test_a_process_that_hangs_is_ended_and_its_lease_with_it(folder: Path) -> None:
-    with lone_edge(folder, LINES) as edge, held(edge) as stack:
+    assert HUNG_US == 30_000_000, "as docs/operations.md says; this one waits for a third of it"
+    with lone_edge(folder, LINES, SOON_HUNG) as edge, held(edge) as stack:
         processes = await both(edge)
         first, second = (Tenant(edge, process, stack, LIMIT) for process in processes)
         await second.ask_until(LIMIT - FLOOR)

@@ -34,6 +34,7 @@ from protos.tidegate.v1 import control_pb2 as pb
 from tests.chaos.stand import identity
 from tests.chaos.words import answer
 from tests.intake.cutting_proxy import CuttingProxy
+from tests.workers.soon_hung import SOON_HUNG
 
 TIMEOUT_S = 60
 TOKENS = 80
@@ -80,7 +81,7 @@ async def standing(folder: Path) -> AsyncIterator[tuple[Stand, CuttingProxy]]:
     entry |= {"model": f"instant-{TWO_HOP}", "resume": "text", "identity": identity()}
     pools = [{"id": "cn-instant", "engines": [entry]}]
     site = {"processes": 2, "pools": pools, "drain_grace_ms": 4_000}
-    stand = CutStand(folder, None, Scale(site=site, border=("a proxy of the test",)))
+    stand = CutStand(folder, None, Scale(site=site, border=("a proxy of the test",), through={"scheduler": SOON_HUNG}))
     proxy = CuttingProxy(stand._ports.intake)
     with words(folder, port):
         try:
