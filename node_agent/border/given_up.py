@@ -58,7 +58,7 @@ class GivenUp:
                 record.to_bytes(),
                 durable=False,
                 rank=Rank.CLOSES,
-                holder=Holder(record.tenant),
+                holder=Holder(asked.tenant.id),
             )
         except SpoolError as error:
             _not_taken(record.id, error)
