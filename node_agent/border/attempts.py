@@ -227,7 +227,8 @@ class Attempts:
         chosen = decided.chosen
         flight: Flight | None = None
         if chosen is not None:
-            flight = memory.sent(prompt, decided.shape, chosen, known.before_belief.get(chosen.pool.id, 0), now_us)
+            before_belief = known.before_belief.get(chosen.pool.id, 0)
+            flight = memory.sent(asked, prompt, decided.shape, chosen, before_belief, now_us)
         attempt: Attempt | None = None
         try:
             record = record_of(asked, decided, hands.commitment)

@@ -20,15 +20,16 @@ from orchestrator.placement.prefix import BLOCK_CHARS, any_block, salted
 from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.placement.sight import End, Ending, Flight, Sight
-from orchestrator.policy.ids import EdgeId, PoolId
+from orchestrator.policy.ids import EdgeId, FlowId, PoolId
 from orchestrator.wire.catalogue import Cause, Problem
 from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
 
 UNDELIVERED = frozenset({"engine_unreachable", "session_lost", "no_replica"})
-"""Refusals that say that a pool cannot be reached, not that it is busy."""
+"""They say that a pool cannot be reached: not that it is busy, nor anything of what was asked."""
 SALT_PERSON = b"tidegate-prefix"
 # A member costs several times as much by way of its enumeration, and each request asks.
 _SHARED, _CANCELLED, _COMPLETE = PrefixCache.SHARED, End.CANCELLED, End.COMPLETE
+_UNREACHED = Ending(End.UNREACHED)
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -109,17 +110,21 @@ class Memory:
             held = sight.expect(prompt.blocks, per_block, prompt.tokens, now_us)
         views: dict[PoolId, PoolView] = {}
         before: dict[PoolId, int] = {}
+        flow = FlowId(asked.tenant.id)
         for pool in fleet.pools:
             place, cached = pool.id, 0
             up, rtt_us, load, _ = view(pool, now_us)
             heard_us = now_us if load is None else now_us - load.age_ms * 1000
             if place in held and pool.prefix_cache is _SHARED:
                 cached, before[place] = held[place]
-            views[place] = sight.view(place, model, now_us, up, rtt_us, load, heard_us, cached)
+            views[place] = sight.view(
+                place, model, now_us, up, rtt_us, load, heard_us, cached, None, flow
+            )
         return Known(expected, views, before)
 
     def sent(
         self,
+        asked: Asked,
         prompt: Prompt,
         shape: PlacementRequest,
         chosen: Candidate,
@@ -131,9 +136,8 @@ class Memory:
             raise ValueError("a chosen candidate has its terms")
         pool, declared = chosen.pool, chosen.spot.speed
         blocks = prompt.blocks if pool.prefix_cache is _SHARED else ()
-        return self._sight.sent(
-            pool.id, shape.model, declared, chosen.terms, shape.prompt_tokens, now_us, blocks, before
-        )
+        flow, terms, tokens = FlowId(asked.tenant.id), chosen.terms, shape.prompt_tokens
+        return self._sight.sent(pool.id, shape.model, declared, terms, tokens, now_us, blocks, before, flow)
 
     def ended(
         self,
@@ -176,8 +180,10 @@ class Memory:
 
 
 def _unfinished(last: StreamFrame | None) -> Ending:
+    if isinstance(last, Refused | Broken) and last.code in UNDELIVERED:
+        return _UNREACHED
     if isinstance(last, Refused):
-        return Ending(End.FAILED if last.code in UNDELIVERED else End.REFUSED)
+        return Ending(End.REFUSED)
     # What a tenant brought about says nothing of the pool: else one who reads slowly could close it for all others.
     blamed = isinstance(last, Broken) and Problem(last.code).entry.cause is not Cause.TENANT
     return Ending(End.FAILED if blamed else End.CANCELLED)

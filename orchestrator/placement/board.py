@@ -136,7 +136,8 @@ class Board:
         """Something is known anew of one pool. What a request is expected to find cached there is not read.
 
         Call it after a report, a measurement, a send, an end, and when the breaker's hold is over. `heard_us` is when
-        its load was heard: a decision ages it by its own clock.
+        its load was heard: a decision ages it by its own clock. A row is every flow's: a pool that is held off from one
+        flow alone goes into `tried` of that flow's requests.
         """
         self._views[index] = view
         self._heard_us[index] = heard_us

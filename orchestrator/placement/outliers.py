@@ -7,20 +7,26 @@ become slow, and begun before the last of them ended, so that whoever rests is j
 count only from when the siblings are as they are now, and never again once they were found to be no slower than the
 siblings of their time: a spell that all had is held against nobody. What has not brought a token yet counts with the
 time that it has waited, so that silence shows too. Or when half of its attempts fail while its siblings' did not, up to
-the last of these failures. At most a third is ejected, and never the last. An ejection ends with one trial at a time; a
-trial that goes badly doubles it.
+the last of these failures. At most a third is ejected, and never the last. An ejection ends with trials; one that goes
+badly doubles it (see `hold`).
+
+What is slow or fails may be so by what was asked. So where a judgement would rest on one flow alone, its work there is
+compared with its own work at the siblings, and counts for nothing while the place does others' work in time. `fared`
+says the same of failures.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from enum import Enum
 from statistics import median
 
 import msgspec
 
-from orchestrator.policy.ids import ModelId, PoolId
+from orchestrator.placement.fared import Fared, add_failure, fails_alone, fails_much, kept
+from orchestrator.placement.hold import Hold
+from orchestrator.policy.ids import FlowId, ModelId, PoolId
 
 SLOW_FACTOR = 5
 SLOW_MIN = 4
@@ -29,14 +35,12 @@ LEAST_RATIO = 0.2
 """What siblings took is taken for at least this part of what is declared: caches make some answers very quick."""
 FLOOR_US = 250_000
 """Added to what is expected: small times say little."""
+OTHERS_SLOW_MIN = 2
+"""So many of other flows than one must be among them, to say more than that the one is slow there."""
 FRESH_MIN = 2
 """So many answers of a sibling must have come since, for it to be compared with."""
 KEPT = 8
 """Samples of one kind that are kept of one place."""
-FAILS_KEPT = 16
-FAILS_MIN = 8
-FAILED_SHARE = 0.5
-SIBLINGS_FAILED_SHARE = 0.1
 ACTIVE_US = 60_000_000
 """A place without work for so long is no sibling, and its samples are none."""
 LOOK_EVERY_US = 250_000
@@ -66,6 +70,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class _Sample(msgspec.Struct, frozen=True):
+    flow: FlowId
     begun_us: int
     ended_us: int
     expected_us: int
@@ -101,10 +106,15 @@ class _Series:
     """Since when it has been about as it is now."""
     settled_us: int = -1
     """What ended until then was held against its own time, and is held against nothing else."""
+    latest: dict[FlowId, _Sample] = field(default_factory=dict)  # bounded: KEPT
+    """The last one of each flow."""
 
     def add(self, sample: _Sample) -> None:
         """One more came. When it is quite another than the last ones were, they say nothing of now."""
-        ratio = sample.ratio
+        ratio, flow, latest = sample.ratio, sample.flow, self.latest
+        if len(latest) >= KEPT and flow not in latest:
+            del latest[next(iter(latest))]
+        latest[flow] = sample
         # Most are like the one before, and need no closer look.
         if self.done and not self.done[-1].ratio <= 2 * ratio <= 4 * self.done[-1].ratio:
             level = median([one.ratio for one in self.done])
@@ -113,9 +123,10 @@ class _Series:
                 self.since_us = sample.begun_us
         self.done.append(sample)
 
-    def recent(self, since_us: int, until_us: int) -> list[float]:
-        """Return what ended since, and had begun by then."""
-        return [one.ratio for one in self.done if one.ended_us >= since_us and one.begun_us <= until_us]
+    def recent(self, since_us: int, until_us: int, flow: FlowId | None = None) -> list[float]:
+        """Return what ended since, and had begun by then: of one flow alone, where one is given."""
+        found = [one for one in self.done if one.ended_us >= since_us and one.begun_us <= until_us]
+        return [one.ratio for one in found if flow is None or one.flow == flow]
 
     def last_run(self, usual: _Usual, *, settle: bool = False) -> list[_Sample]:
         """Return the last ones that are far slower than usual, up to one that is not, or is settled.
@@ -138,6 +149,8 @@ class Sent(msgspec.Struct, eq=False):
 
     place: PoolId
     model: ModelId
+    flow: FlowId
+    """Whose it is."""
     sent_us: int
     begun_us: int
     """When its own time began: after distance, upload and queue."""
@@ -153,27 +166,21 @@ class Sent(msgspec.Struct, eq=False):
 class _Place:
     first: _Series = field(default_factory=_Series)
     rest: _Series = field(default_factory=_Series)
-    failed: deque[tuple[int, bool]] = field(default_factory=lambda: deque(maxlen=FAILS_KEPT))
-    """When attempts ended, and whether they failed."""
+    fared: deque[Fared] = field(default_factory=kept)
     failed_us: int = -1
     waiting: dict[Sent, None] = field(default_factory=dict)  # bounded: by the attempts in flight
     """What has not brought a token, in the order in which it left; empty where first tokens are not compared."""
     active_us: int = 0
-    until_us: int | None = None
-    """Until when it is ejected at least; None when it is not."""
-    hold_us: int = HOLD_MIN_US
+    out: bool = False
+    """Whether it is ejected, or waits for a trial."""
+    hold: Hold = field(default_factory=lambda: Hold(HOLD_MIN_US, HOLD_MAX_US))
     back_us: int = -HOLD_MAX_US
     """When it came back last."""
-    trial: Sent | None = None
-
-    def fails(self, until_us: int) -> list[bool]:
-        """Return of each attempt that had ended by then whether it failed."""
-        return [failed for at_us, failed in self.failed if at_us <= until_us]
 
     def clear(self) -> None:
         self.first.done.clear()
         self.rest.done.clear()
-        self.failed.clear()
+        self.fared.clear()
 
 
 @dataclass(slots=True)
@@ -203,15 +210,18 @@ class Outliers:
         self.changed.clear()
         return changes
 
-    def ejected(self, place: PoolId, model: ModelId, now_us: int) -> bool:
-        """Whether a place gets no new work for `model` now. After its time, until a trial is under way, it may."""
-        found = self.out.get((place, model))
-        return found is not None and _resting(found, now_us)
+    def ejected(self, place: PoolId, model: ModelId, now_us: int, flow: FlowId | None = None) -> bool:
+        """Whether a place gets no new work for `model` now, of a flow or, with None, of any flow.
 
-    def due(self, place: PoolId, model: ModelId, now_us: int) -> bool:
+        After its time, until a trial is under way, it may.
+        """
+        found = self.out.get((place, model))
+        return found is not None and found.hold.resting(flow, now_us)
+
+    def due(self, place: PoolId, model: ModelId, now_us: int, flow: FlowId | None = None) -> bool:
         """Whether a trial is wanted: what is known of the place is what it was ejected for."""
         found = self.out.get((place, model))
-        return found is not None and not _resting(found, now_us)
+        return found is not None and not found.hold.resting(flow, now_us)
 
     def forget(self, place: PoolId) -> None:
         """What is there now is another than was: nothing of it is known."""
@@ -228,9 +238,9 @@ class Outliers:
         found.active_us = now_us
         if self._watch_first:
             found.waiting[sent] = None
-        if found.until_us is not None and now_us >= found.until_us and found.trial is None:
-            found.trial = sent
-            self._changed(sent.place, sent.model, Turn.TRIED, found)
+        if found.out and not found.hold.resting(sent.flow, now_us):
+            found.hold.sent(sent, sent.flow)
+            self._changed(sent.place, sent.model, Turn.TRIED, found.hold.hold_us)
 
     def first_token(self, sent: Sent, now_us: int) -> None:
         """The first token of an attempt came."""
@@ -244,7 +254,7 @@ class Outliers:
         if sent in found.waiting:
             del found.waiting[sent]
         came_us = now_us if now_us > sent.begun_us else sent.begun_us
-        found.first.add(_sample(sent.begun_us, came_us, sent.expected_us))
+        found.first.add(_sample(sent.flow, sent.begun_us, came_us, sent.expected_us))
         if now_us - siblings.looked_us >= LOOK_EVERY_US:
             self._look(sent.model, now_us)
 
@@ -259,12 +269,12 @@ class Outliers:
         siblings = self._models[sent.model]
         found = siblings.places[sent.place]
         found.active_us = now_us
-        found.failed.append((now_us, False))
+        found.fared.append(Fared(now_us, sent.flow, False))
         if sent.first_us is None:
             found.waiting.pop(sent, None)
         elif expected_us is not None:
-            found.rest.add(_sample(sent.first_us, now_us, expected_us))
-        if sent is found.trial:
+            found.rest.add(_sample(sent.flow, sent.first_us, now_us, expected_us))
+        if found.out and found.hold.over(sent, sent.flow):
             return self._tried(found, sent, now_us)
         if now_us - siblings.looked_us >= LOOK_EVERY_US:
             self._look(sent.model, now_us)
@@ -272,18 +282,11 @@ class Outliers:
 
     def failed(self, sent: Sent, now_us: int) -> None:
         """An attempt was cut. What was cut together counts once."""
-        if sent.over:
-            return
-        sent.over = True
-        found = self._models[sent.model].places[sent.place]
-        found.waiting.pop(sent, None)
-        found.active_us = now_us
-        if sent is found.trial:
-            self._again(found, sent, now_us)
-        elif sent.sent_us > found.failed_us:
-            found.failed_us = now_us
-            found.failed.append((now_us, True))
-            self._look(sent.model, now_us)
+        self._failed(sent, sent.flow, now_us)
+
+    def unreached(self, sent: Sent, now_us: int) -> None:
+        """An attempt never reached its place, or the way there was lost: nothing that was asked brought that about."""
+        self._failed(sent, None, now_us)
 
     def abandoned(self, sent: Sent, now_us: int) -> None:
         """An attempt ended before it told anything; that it brought no token in its time stays known."""
@@ -294,30 +297,47 @@ class Outliers:
         slow = sent in found.waiting and self._exceeds(found, sent, now_us)
         found.waiting.pop(sent, None)
         if slow:
-            found.first.add(_sample(sent.begun_us, now_us, sent.expected_us))
-        if sent is found.trial:
-            found.trial = None
-            if slow:
-                self._again(found, sent, now_us)
+            found.first.add(_sample(sent.flow, sent.begun_us, now_us, sent.expected_us))
+        if found.out and found.hold.over(sent, sent.flow) and slow:
+            self._again(found, sent, sent.flow, now_us)
 
     # Inside
 
-    def _changed(self, place: PoolId, model: ModelId, turn: Turn, found: _Place) -> None:
-        self.changed[place, model] = Change(place, model, turn, found.hold_us)
+    def _failed(self, sent: Sent, blamed: FlowId | None, now_us: int) -> None:
+        if sent.over:
+            return
+        sent.over = True
+        found = self._models[sent.model].places[sent.place]
+        found.waiting.pop(sent, None)
+        found.active_us = now_us
+        if found.out and found.hold.over(sent, sent.flow):
+            self._again(found, sent, blamed, now_us)
+        elif sent.sent_us > found.failed_us:
+            found.failed_us = now_us
+            add_failure(found.fared, now_us, blamed)
+            self._look(sent.model, now_us)
+
+    def _changed(self, place: PoolId, model: ModelId, turn: Turn, hold_us: int) -> None:
+        self.changed[place, model] = Change(place, model, turn, hold_us)
 
     def _exceeds(self, found: _Place, sent: Sent, now_us: int) -> bool:
         usual = self._usual(found, sent.model, True, now_us - ACTIVE_US, now_us)
-        return usual is not None and usual.exceeded_by(_sample(sent.begun_us, now_us, sent.expected_us))
+        return usual is not None and usual.exceeded_by(_sample(sent.flow, sent.begun_us, now_us, sent.expected_us))
 
     def _others(self, found: _Place, model: ModelId, now_us: int) -> list[_Place]:
         """Return the siblings that work."""
         places = self._models[model].places.values()
-        return [one for one in places if one is not found and one.until_us is None and _active(one, now_us)]
+        return [one for one in places if one is not found and not one.out and _active(one, now_us)]
 
-    def _usual(self, found: _Place, model: ModelId, first: bool, since_us: int, until_us: int) -> _Usual | None:
-        """Return what the siblings of a place took in a spell, relative to what was expected; None where few tell."""
+    def _usual(
+        self, found: _Place, model: ModelId, first: bool, since_us: int, until_us: int, flow: FlowId | None = None
+    ) -> _Usual | None:
+        """Return what the siblings of a place took in a spell, relative to what was expected; None where few tell.
+
+        With a flow, what they took for that flow.
+        """
         others = [one.first if first else one.rest for one in self._others(found, model, since_us + ACTIVE_US)]
-        recent = [(one, one.recent(since_us, until_us)) for one in others]
+        recent = [(one, one.recent(since_us, until_us, flow)) for one in others]
         told = [(median(ratios), one.since_us) for one, ratios in recent if len(ratios) >= FRESH_MIN]
         if not told or 2 * len(told) < len(others):
             return None
@@ -330,15 +350,15 @@ class Outliers:
         # Against the quickest of all nearly nobody is slow, and only who is gets a closer look.
         least = {first: self._least(siblings, first, now_us) for first in (True, False)}
         for place, found in siblings.places.items():
-            if found.until_us is not None or not _active(found, now_us):
+            if found.out or not _active(found, now_us):
                 continue
             slow = self._slow(found, model, least, now_us) or self._failing(found, model, now_us)
             if slow and self._may_eject(siblings, now_us):
                 self._eject(place, model, found, now_us)
 
     def _may_eject(self, siblings: _Siblings, now_us: int) -> bool:
-        active = sum(1 for one in siblings.places.values() if one.until_us is not None or _active(one, now_us))
-        out = sum(1 for one in siblings.places.values() if one.until_us is not None)
+        active = sum(1 for one in siblings.places.values() if one.out or _active(one, now_us))
+        out = sum(1 for one in siblings.places.values() if one.out)
         return out < min(active - 1, max(1, active // 3))
 
     @staticmethod
@@ -349,7 +369,7 @@ class Outliers:
 
     def _slow(self, found: _Place, model: ModelId, least: dict[bool, float], now_us: int) -> bool:
         if self._watch_first:
-            waiting = [_sample(one.begun_us, now_us, one.expected_us) for one in found.waiting]
+            waiting = [_sample(one.flow, one.begun_us, now_us, one.expected_us) for one in found.waiting]
             if self._exceeding(found, model, True, waiting, least[True], now_us):
                 return True
         return self._exceeding(found, model, False, [], least[False], now_us)
@@ -366,16 +386,19 @@ class Outliers:
         if usual is None or len(run := _last_run(series, waiting, usual)) < SLOW_MIN:
             return False
         slow_us = min(sample.slow_since_us(SLOW_FACTOR * usual.ratio, usual.since_us) for sample in run)
-        usual = self._usual(found, model, first, slow_us, _until_us(run))
+        lone = _lone(run)
+        usual = self._usual(found, model, first, slow_us, _until_us(run), lone)
+        if usual is not None and lone is not None:
+            others = [one for one in series.latest.values() if one.flow != lone and one.ended_us >= slow_us]
+            if not all(map(usual.exceeded_by, others)):
+                return False  # what it does for others meanwhile, it does in time
         return usual is not None and len(_last_run(series, waiting, usual, settle=True)) >= SLOW_MIN
 
     def _failing(self, found: _Place, model: ModelId, now_us: int) -> bool:
-        fails = found.fails(now_us)
-        if len(fails) < FAILS_MIN or sum(fails) < FAILED_SHARE * len(fails):
+        if not fails_much(found.fared):
             return False
-        told = [one.fails(found.failed_us) for one in self._others(found, model, now_us)]
-        shares = [sum(one) / len(one) for one in told if len(one) >= FAILS_MIN // 2]
-        return bool(shares) and median(shares) <= SIBLINGS_FAILED_SHARE
+        siblings = [one.fared for one in self._others(found, model, now_us)]
+        return fails_alone(found.fared, siblings, found.failed_us)
 
     def _tried(self, found: _Place, sent: Sent, now_us: int) -> bool:
         """A trial ended well, as far as it ended: where it was not slow either, its place is back."""
@@ -383,37 +406,42 @@ class Outliers:
         for first, series in kinds:
             usual = self._usual(found, sent.model, first, now_us - ACTIVE_US, now_us)
             if usual is not None and series.done and usual.exceeded_by(series.done[-1]):
-                self._again(found, sent, now_us)
+                self._again(found, sent, sent.flow, now_us)
                 return False
         del self.out[sent.place, sent.model]
-        found.until_us = found.trial = None
+        found.out = False
         # One that is out again soon is out for longer.
-        found.hold_us = min(found.hold_us * 2, HOLD_MAX_US) if now_us - found.back_us < HOLD_MAX_US else HOLD_MIN_US
+        hold_us = found.hold.went_well(sent.flow)
+        hold_us = min(hold_us * 2, HOLD_MAX_US) if now_us - found.back_us < HOLD_MAX_US else HOLD_MIN_US
+        found.hold.begin(hold_us)
         found.back_us = now_us
         found.clear()
-        self._changed(sent.place, sent.model, Turn.BACK, found)
+        self._changed(sent.place, sent.model, Turn.BACK, hold_us)
         return True
 
-    def _again(self, found: _Place, sent: Sent, now_us: int) -> None:
-        found.trial = None
-        found.hold_us = min(found.hold_us * 2, HOLD_MAX_US)
-        self._eject(sent.place, sent.model, found, now_us)
+    def _again(self, found: _Place, sent: Sent, blamed: FlowId | None, now_us: int) -> None:
+        """A trial that is over went badly."""
+        hold_us = found.hold.went_badly(blamed, now_us)
+        found.clear()
+        self._changed(sent.place, sent.model, Turn.OUT, hold_us)
 
     def _eject(self, place: PoolId, model: ModelId, found: _Place, now_us: int) -> None:
-        found.until_us = now_us + found.hold_us
+        found.out = True
+        found.hold.again(now_us)
         found.clear()
         self.out[place, model] = found
-        self._changed(place, model, Turn.OUT, found)
+        self._changed(place, model, Turn.OUT, found.hold.hold_us)
 
 
-def _sample(begun_us: int, ended_us: int, expected_us: int) -> _Sample:
+def _sample(flow: FlowId, begun_us: int, ended_us: int, expected_us: int) -> _Sample:
     expected_us += FLOOR_US
-    return _Sample(begun_us, ended_us, expected_us, (ended_us - begun_us) / expected_us)
+    return _Sample(flow, begun_us, ended_us, expected_us, (ended_us - begun_us) / expected_us)
 
 
-def _resting(found: _Place, now_us: int) -> bool:
-    """Whether a place that is out gets no work now."""
-    return found.until_us is not None and (now_us < found.until_us or found.trial is not None)
+def _lone(run: list[_Sample]) -> FlowId | None:
+    """Return the flow on which a slow run rests, when hardly any other is in it."""
+    flow, count = Counter(sample.flow for sample in run).most_common(1)[0]
+    return flow if len(run) - count < OTHERS_SLOW_MIN else None
 
 
 def _active(found: _Place, now_us: int) -> bool:

@@ -82,4 +82,4 @@ class PoolView(msgspec.Struct, frozen=True):
     speed: Speed | None = None
     """Learned; None before anything was."""
     held_off: bool = False
-    """The breaker is open: attempts there failed one after the other."""
+    """Its breaker is open to whoever asks, or to all, or it is an outlier."""

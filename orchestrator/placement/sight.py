@@ -20,7 +20,7 @@ from orchestrator.placement.outliers import Change, Outliers, Sent
 from orchestrator.placement.prefix import PrefixIndex
 from orchestrator.placement.requests import PoolLoad, PoolView
 from orchestrator.placement.speed import BESIDE_MAX, Measured, Speed, SpeedLearner
-from orchestrator.policy.ids import ModelId, PoolId
+from orchestrator.policy.ids import FlowId, ModelId, PoolId
 
 TOKENS_MAX = 1 << 48
 """More than any pool holds. What a pool says stands in decision records, whose numbers have an end."""
@@ -29,6 +29,8 @@ SPEED_KEEP_US = 600_000_000
 """A learned speed that no reply confirmed for ten minutes is forgotten."""
 
 NONE_OUT: frozenset[PoolId] = frozenset()
+NO_FLOW = FlowId("")
+"""Where nobody tells flows apart: all work is of one."""
 
 
 class End(Enum):
@@ -38,12 +40,15 @@ class End(Enum):
     REFUSED = "refused"
     """Not started, in good order."""
     FAILED = "failed"
-    """Cut, or never reached it."""
+    """Cut. What was asked may have brought that about."""
+    UNREACHED = "unreached"
+    """Never reached it, or the way there was lost: nothing that was asked brought that about."""
     CANCELLED = "cancelled"
 
 
 # A member costs several times as much by way of its enumeration, and each attempt asks.
-_FAILED, _COMPLETE, _CANCELLED = End.FAILED, End.COMPLETE, End.CANCELLED
+_FAILED, _UNREACHED = End.FAILED, End.UNREACHED
+_COMPLETE, _CANCELLED = End.COMPLETE, End.CANCELLED
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -112,8 +117,11 @@ class Sight:
         heard_us: int = 0,
         cached_tokens: int = 0,
         bytes_per_s: int | None = None,
+        flow: FlowId | None = None,
     ) -> PoolView:
-        """Return what is known of `pool` now. The last report of it arrived at `heard_us`, whatever age it states.
+        """Return what is known of `pool` now, for work of a flow; None asks for what holds for every flow.
+
+        The last report of it arrived at `heard_us`, whatever age it states.
 
         What was sent less than a round trip before that, it cannot have counted; nobody knows how long that is before
         the way was measured, so nothing is taken to be counted until then.
@@ -133,10 +141,10 @@ class Sight:
         if model in known.speeds:
             learned = known.speeds[model]
             speed = learned.believed if now_us - learned.taught_us <= SPEED_KEEP_US else None
-        held_off = known.breaker.failures > 0 and known.breaker.held_off(now_us)
+        held_off = known.breaker.troubled and known.breaker.held_off(flow, now_us)
         if self._outliers.out:
-            held_off = held_off or self._outliers.ejected(pool, model, now_us)
-            if self._outliers.due(pool, model, now_us):
+            held_off = held_off or self._outliers.ejected(pool, model, now_us, flow)
+            if self._outliers.due(pool, model, now_us, flow):
                 speed = None  # what was learned is why it was ejected: a trial is to tell
         return PoolView(
             pool,
@@ -152,15 +160,17 @@ class Sight:
             held_off,
         )
 
-    def ejected(self, pool: PoolId, model: ModelId, now_us: int) -> bool:
-        """Whether `pool` is an outlier among those that serve `model`, and out for now."""
-        return self._outliers.ejected(pool, model, now_us)
+    def ejected(self, pool: PoolId, model: ModelId, now_us: int, flow: FlowId | None = None) -> bool:
+        """Whether `pool` is an outlier among those that serve `model`, and out for a flow now; None: for any flow."""
+        return self._outliers.ejected(pool, model, now_us, flow)
 
-    def out(self, model: ModelId, now_us: int) -> frozenset[PoolId]:
+    def out(self, model: ModelId, now_us: int, flow: FlowId | None = None) -> frozenset[PoolId]:
         """Return every pool of which that is so."""
         if not self._outliers.out:
             return NONE_OUT
-        return frozenset(pool for pool, of in self._outliers.out if of == model and self.ejected(pool, model, now_us))
+        return frozenset(
+            pool for pool, of in self._outliers.out if of == model and self.ejected(pool, model, now_us, flow)
+        )
 
     def anew(self, pool: PoolId) -> None:
         """What is behind this name started anew: what it held and how it fared is gone."""
@@ -190,22 +200,26 @@ class Sight:
         now_us: int,
         blocks: Sequence[int] = (),
         expected_cached: int = 0,
+        flow: FlowId = NO_FLOW,
     ) -> Flight:
-        """An attempt left for `pool`; `terms` are those that it was chosen by. Returns what it is told of by."""
+        """An attempt left for `pool`; `terms` are those that it was chosen by, `flow` is whose it is.
+
+        Returns what it is told of by.
+        """
         known, uncached_tokens = self._pools[pool], prompt_tokens - terms.cached_tokens
         begun_us = now_us + terms.rtt_us + terms.upload_us + terms.queue_us
         # The whole prompt: what a place holds of it is only believed, and a cold one is no outlier.
         expected_us = declared.fixed_us + prompt_tokens * declared.prefill_ns // 1000
         # By position, in the order of the fields: for every attempt, and names take as long again to find.
         flight = Flight(
-            pool, model, now_us, begun_us, expected_us, None, False,
+            pool, model, flow, now_us, begun_us, expected_us, None, False,
             declared, terms, uncached_tokens, expected_cached, now_us,
         )  # fmt: skip
         known.in_flight += 1
         known.unseen[flight] = None
         known.unseen_tokens += uncached_tokens
-        if known.breaker.failures > 0:
-            known.breaker.sent(flight)
+        if known.breaker.troubled:
+            known.breaker.sent(flight, flow)
         self._outliers.sent(flight, now_us)
         if blocks:
             self.index.insert(pool, blocks, now_us)
@@ -228,8 +242,8 @@ class Sight:
         if flight.over or flight.first_us is not None:
             return
         known = self._pools[flight.place]
-        if known.breaker.failures > 0:
-            known.breaker.succeeded(flight)
+        if known.breaker.troubled:
+            known.breaker.succeeded(flight, flight.flow, now_us)
         self._outliers.first_token(flight, now_us)
         if flight in known.unseen:
             known.unseen_tokens -= flight.uncached_tokens
@@ -246,17 +260,21 @@ class Sight:
                 known.unseen_tokens -= flight.uncached_tokens
         if end is _FAILED:
             self._outliers.failed(flight, now_us)
-            known.breaker.failed(flight, flight.left_us, now_us)
+            known.breaker.failed(flight, flight.flow, flight.left_us, now_us)
+            return
+        if end is _UNREACHED:
+            self._outliers.unreached(flight, now_us)
+            known.breaker.unreached(flight, flight.flow, flight.left_us, now_us)
             return
         if end is _COMPLETE:
             self._complete(known, flight, ending, now_us)
         else:
             self._outliers.abandoned(flight, now_us)
-        if known.breaker.failures > 0:
+        if known.breaker.troubled:
             if end is _CANCELLED:
-                known.breaker.abandoned(flight)
+                known.breaker.abandoned(flight, flight.flow)
             else:
-                known.breaker.succeeded(flight)
+                known.breaker.succeeded(flight, flight.flow, now_us)
 
     def _complete(self, known: _Known, flight: Flight, ending: Ending, now_us: int) -> None:
         """Learn from a complete reply how the pool fared beside its siblings, what it held, and how fast it is."""

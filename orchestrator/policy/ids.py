@@ -34,6 +34,8 @@ DecisionId = NewType("DecisionId", str)
 AttemptId = NewType("AttemptId", str)
 UsageId = NewType("UsageId", str)
 SessionId = NewType("SessionId", str)
+FlowId = NewType("FlowId", str)
+"""Whose work it is, where that matters: of which tenant at an edge, of which entity of which edge at a scheduler."""
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 lower-case hex digits."""
 

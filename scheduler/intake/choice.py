@@ -22,9 +22,9 @@ from orchestrator.placement.lengths import DECLARED_CHARS_PER_TOKEN
 from orchestrator.placement.prefix import BLOCK_CHARS
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.settings import PlacementSettings, Worth
-from orchestrator.placement.sight import Sight
+from orchestrator.placement.sight import NO_FLOW, Sight
 from orchestrator.placement.speed import Speed
-from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+from orchestrator.policy.ids import FlowId, ModelId, PoolId, ReplicaId
 
 EXPECTED_OUTPUT_TOKENS = 256
 """Taken for an answer where the side publishes no settings."""
@@ -63,8 +63,8 @@ class Asked(msgspec.Struct, frozen=True):
     served: ServedModel | None = None
     """As the newest bundle declares it for the pool."""
     worth: Worth = TIME_ALONE
-    flow: str = ""
-    """Whose work it is, to the queue: all of one flow wait for each other before others wait for them."""
+    flow: FlowId = NO_FLOW
+    """Whose work it is: all of one flow wait for each other before others wait for them."""
     needs: Continuing | None = None
     """Where it goes on with an answer: of which model, and by what. None but such a replica will do."""
 
@@ -121,7 +121,8 @@ class Chooser:
                 continue
             cached = expected.get(one.place, NOT_CACHED)[0] if expected else 0
             # It is beside the intake, and its load counts all that was ever given to it, up to now.
-            seen.append((one, sight.view(one.place, model, now_us, True, 0, one.load(asked), now_us, cached)))
+            load, flow = one.load(asked), asked.flow
+            seen.append((one, sight.view(one.place, model, now_us, True, 0, load, now_us, cached, None, flow)))
         best: Choice | None = None
         least: tuple[bool, int, int, ReplicaId] | None = None
         served, worth = asked.served, asked.worth

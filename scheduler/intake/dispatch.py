@@ -12,8 +12,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 
 from orchestrator.ledger.usage import PoolCounts
-from orchestrator.placement.sight import End, Ending, Flight, Sight
-from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+from orchestrator.placement.sight import NO_FLOW, End, Ending, Flight, Sight
+from orchestrator.policy.ids import FlowId, ModelId, PoolId, ReplicaId
 from orchestrator.wire.deadlines import TOTAL
 from scheduler.intake.choice import Asked, Choice, Chooser
 from scheduler.intake.fair import FairQueue, Waiting
@@ -355,8 +355,9 @@ class Dispatcher:
                 waiting = self._waiting.head(model, self._held, share)
                 if waiting is None:
                     break
-                choice = self._best(waiting.asked, now_us)
-                if choice is None and waiting.asked.needs is None:
+                asked = waiting.asked
+                choice = self._best(asked, now_us)
+                if choice is None and asked.needs is None and not self._out_to_it_alone(asked, now_us):
                     break
                 if choice is None:
                     # It waits for one of few replicas, and holds up nobody who could have another.
@@ -365,9 +366,7 @@ class Dispatcher:
                     continue
                 self._waiting.served(waiting)
                 out.append(
-                    self._give(
-                        waiting.work, waiting.asked, choice, waiting.submitted_us, waiting.until_us, now_us
-                    )
+                    self._give(waiting.work, asked, choice, waiting.submitted_us, waiting.until_us, now_us)
                 )
                 free -= 1
             for waiting in aside:
@@ -393,15 +392,15 @@ class Dispatcher:
 
     def _best(self, asked: Asked, now_us: int) -> Choice | None:
         # Work rather waits for a sibling than goes to one that is far slower than all of them.
-        equals = self._in_play(asked.model, now_us)
+        equals = self._in_play(asked.model, now_us, asked.flow)
         if asked.needs is not None:
             # An answer that goes on takes a slow equal rather than none.
             up = _up(self._serving.get(asked.model, ()), now_us)
             equals = [one for one in equals if one.fits(asked)] or [one for one in up if one.fits(asked)]
         return self._chooser.best(asked, equals, now_us)
 
-    def _in_play(self, model: ModelId, now_us: int) -> list[Replica]:
-        """Return the replicas of `model` that are up and no outliers."""
+    def _in_play(self, model: ModelId, now_us: int, flow: FlowId | None = None) -> list[Replica]:
+        """Return the replicas of `model` that are up and no outliers: to a flow or, with None, to every one."""
         if model not in self._serving:
             return []
         up = _up(self._serving[model], now_us)
@@ -412,7 +411,13 @@ class Dispatcher:
             return up
         for replica in up:
             replica.out = replica.place in out
-        return [replica for replica in up if not replica.out]
+        if flow is not None:
+            out = self._sight.out(model, now_us, flow)
+        return [replica for replica in up if replica.place not in out]
+
+    def _out_to_it_alone(self, asked: Asked, now_us: int) -> bool:
+        """Whether a replica that might do a work for another flow may not do it for this one."""
+        return self._sight.out(asked.model, now_us, asked.flow) > self._sight.out(asked.model, now_us, NO_FLOW)
 
     def _give(
         self, work: int, asked: Asked, choice: Choice, submitted_us: int, until_us: int, now_us: int
@@ -428,6 +433,7 @@ class Dispatcher:
             now_us,
             asked.blocks,
             choice.expected_cached,
+            asked.flow,
         )
         self._last_given += 1
         given = self._given[work] = Given(

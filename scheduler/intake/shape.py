@@ -17,7 +17,7 @@ from orchestrator.placement.lengths import DECLARED_CHARS_PER_TOKEN
 from orchestrator.placement.prefix import salted
 from orchestrator.placement.settings import Worth
 from orchestrator.policy.facts import Facts
-from orchestrator.policy.ids import EdgeId, ModelId, PoolId
+from orchestrator.policy.ids import EdgeId, FlowId, ModelId, PoolId
 from orchestrator.wire.frames import Open
 from scheduler.intake.choice import EXPECTED_OUTPUT_TOKENS, TIME_ALONE, Asked
 
@@ -85,7 +85,7 @@ class Shapes:
             declared.served,
             declared.worth,
             # Whose turn it takes in a queue: its tenant's entity at one edge. A scheduler knows no tenant.
-            f"{edge}\x00{opened.facts.tenant.id}",
+            FlowId(f"{edge}\x00{opened.facts.tenant.id}"),
             None if said is None else Continuing(said.identity, said.by),
         )
 

@@ -215,12 +215,11 @@ class Site:
         else:
             self._refuse(running, Problem(code, detail, param))
 
-    def work_failed(self, work: int, code: str, detail: str) -> None:
-        """The engine failed after it may have begun."""
+    def work_failed(self, work: int, code: str, detail: str, end: End = End.FAILED) -> None:
+        """The engine failed after it may have begun. `end` is what that says of it."""
         running = self._running.get(work)
-        if running is None or running.outcome is not None:
-            return
-        self._break(running, code, detail, End.FAILED)
+        if running is not None and running.outcome is None:
+            self._break(running, code, detail, end)
 
     # Time
 
@@ -403,7 +402,7 @@ class Site:
                 code, detail = instruction.code, instruction.detail
                 self._refuse(running, Problem(code, detail, retry_after_ms=instruction.retry_after_ms))
             elif isinstance(instruction, Break):
-                self.work_failed(running.work, instruction.code, instruction.detail)
+                self.work_failed(running.work, instruction.code, instruction.detail, End.UNREACHED)
 
     # The edge is told before anything else that the end of an attempt means here: nothing of that costs it the word.
 
@@ -414,7 +413,7 @@ class Site:
         try:
             running.port.refused(running.opened.stream, problem)
         finally:
-            self._end(running, running.outcome, End.FAILED if lost else End.REFUSED, running.counts())
+            self._end(running, running.outcome, End.UNREACHED if lost else End.REFUSED, running.counts())
 
     def _break(self, running: Running, code: str, detail: str, end: End) -> None:
         running.outcome = Outcome.BROKEN

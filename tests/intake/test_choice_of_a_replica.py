@@ -12,7 +12,7 @@ from orchestrator.ledger.usage import PoolCounts
 from orchestrator.placement.breaker import FAILURES_MAX, HOLD_MIN_US
 from orchestrator.placement.fleet import ServedModel
 from orchestrator.placement.sight import End, Sight
-from orchestrator.policy.ids import ModelId, PoolId, ReplicaId
+from orchestrator.policy.ids import FlowId, ModelId, PoolId, ReplicaId
 from scheduler.intake.choice import BLOCK_TOKENS, TIME_ALONE, Asked, Chooser
 from scheduler.intake.dispatch import Dispatcher
 from scheduler.intake.instructions import Assign, Instruction
@@ -224,6 +224,19 @@ def test_a_replica_whose_answers_fail_is_the_last_choice_but_still_one() -> None
     site.queue.ended(work - 1, site.now_us, End.CANCELLED)
     site.now_us += HOLD_MIN_US + 1
     assert site.give()[1] == FIRST, "after a while it may show that it is well"
+
+
+def test_a_replica_is_the_last_choice_to_a_flow_whose_work_alone_fails_there_and_to_no_other() -> None:
+    site = Site()
+    bad, good = (replace(asked(), flow=FlowId(name)) for name in ("bad", "good"))
+    for _ in range(FAILURES_MAX):
+        work, replica = site.give(bad)
+        assert replica == FIRST
+        site.now_us += MS
+        site.queue.ended(work, site.now_us, End.FAILED)
+        site.now_us += MS
+    assert site.give(bad)[1] == SECOND
+    assert site.give(good)[1] == FIRST
 
 
 def test_a_replica_that_dies_with_its_work_is_the_last_choice_when_it_is_back() -> None:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import pairwise
 from random import Random
+from typing import cast
 
 import pytest
 
 from orchestrator.placement.outliers import HOLD_MAX_US, HOLD_MIN_US, Outliers, Sent, _Place
-from orchestrator.policy.ids import ModelId, PoolId
+from orchestrator.policy.ids import FlowId, ModelId, PoolId
 
 MODEL = ModelId("m")
+ASKS = FlowId("asks")
 SECOND = 1_000_000
 STEP_US = 200_000
 Slowness = Callable[[int, int], float]
@@ -61,7 +63,7 @@ class World:
     def sent(self, place: PoolId, now_us: int | None = None) -> Sent:
         """Tell of an attempt that leaves for a place, now where nothing else is said."""
         at_us = self.now_us if now_us is None else now_us
-        sent = Sent(place, MODEL, at_us, at_us, 100_000, None, False)
+        sent = Sent(place, MODEL, ASKS, at_us, at_us, 100_000, None, False)
         self.outliers.sent(sent, at_us)
         return sent
 
@@ -80,7 +82,7 @@ class World:
 
     def _note(self) -> None:
         places = self.outliers._models[MODEL].places
-        out_or_due = {(name, MODEL) for name, place in places.items() if place.until_us is not None}
+        out_or_due = {(name, MODEL) for name, place in places.items() if place.out}
         assert out_or_due == self.outliers.out.keys(), "who asks it need ask of nothing else"
         out = self.ejected()
         self.most_out = max(self.most_out, len(out))
@@ -181,12 +183,16 @@ def test_at_most_a_third_is_out_and_never_the_last(places: int, bad: int, most: 
         assert world.most_out == most
 
 
+def rests_until_us(found: _Place) -> int:
+    return max(found.hold.until_us, found.hold._blamed_until_us)
+
+
 def at_rest(world: World) -> tuple[PoolId, _Place]:
     """The one that is out, without a trial under way."""
     (slow,) = world.out
     found = world.outliers._models[MODEL].places[slow]
-    if found.trial is not None:
-        world.outliers.abandoned(found.trial, world.now_us)
+    for trial in tuple(found.hold._trials.values()):
+        world.outliers.abandoned(cast(Sent, trial), world.now_us)
     return slow, found
 
 
@@ -194,17 +200,19 @@ def test_an_ejection_grows_with_each_bad_trial_up_to_a_bound_and_has_one_trial_a
     world = World(4, 1, lambda place, _: 50.0 if place == 0 else 1.0)
     world.run(60 * SECOND)
     slow, found = at_rest(world)
-    holds = [found.hold_us]
+    holds = []
     for _ in range(10):
-        world.now_us = max(world.now_us, found.until_us or 0)
+        world.now_us = max(world.now_us, rests_until_us(found))
         trial = world.sent(slow)
         assert world.outliers.ejected(slow, MODEL, world.now_us), "the next one waits for the first"
         beside = world.sent(slow)
-        assert found.trial is trial
+        assert found.hold.tries(trial, ASKS)
+        assert not found.hold.tries(beside, ASKS)
         world.outliers.abandoned(beside, world.now_us)
         world.outliers.failed(trial, world.now_us + 1)
-        assert world.outliers.ejected(slow, MODEL, world.now_us + found.hold_us)
-        holds.append(found.hold_us)
+        holds.append(world.outliers.changed[slow, MODEL].hold_us)
+        assert world.outliers.ejected(slow, MODEL, world.now_us + holds[-1], ASKS)
+        assert not world.outliers.ejected(slow, MODEL, world.now_us + holds[-1] + 1, ASKS)
     assert all(later == min(2 * one, HOLD_MAX_US) for one, later in pairwise(holds))
     assert holds[0] >= HOLD_MIN_US
     assert holds[-1] == HOLD_MAX_US
@@ -216,6 +224,6 @@ def test_a_trial_that_nobody_waited_for_says_nothing_and_makes_room_for_another(
     world = World(4, 1, lambda place, _: 50.0 if place == 0 else 1.0)
     world.run(60 * SECOND)
     slow, found = at_rest(world)
-    at_us = max(world.now_us, found.until_us or 0)
+    at_us = max(world.now_us, rests_until_us(found))
     world.outliers.abandoned(world.sent(slow, at_us), at_us + 1)
     assert not world.outliers.ejected(slow, MODEL, at_us + 1)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.placement.outliers import FLOOR_US, LOOK_EVERY_US, Outliers, Sent
+from orchestrator.placement.sight import NO_FLOW
 from orchestrator.policy.ids import ModelId, PoolId
 
 MODEL = ModelId("m")
@@ -58,7 +59,7 @@ class Two:
             at_us, _, kind, attempt, place, expected_us = heappop(self._events)
             match kind:
                 case "sent":
-                    self._sent[attempt] = Sent(place, MODEL, at_us, at_us, 100_000, None, False)
+                    self._sent[attempt] = Sent(place, MODEL, NO_FLOW, at_us, at_us, 100_000, None, False)
                     self.outliers.sent(self._sent[attempt], at_us)
                 case "first":
                     self.outliers.first_token(self._sent[attempt], at_us)

@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from orchestrator.placement.cost import cost
 from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
-from orchestrator.placement.sight import SPEED_KEEP_US, TOKENS_MAX, End, Ending, Flight, Sight
+from orchestrator.placement.sight import NO_FLOW, SPEED_KEEP_US, TOKENS_MAX, End, Ending, Flight, Sight
 from orchestrator.placement.speed import LEARN_EVERY_US, Speed
 from orchestrator.policy.ids import ModelId, PoolId
 from tests.placement.test_choice import MODEL
@@ -54,7 +54,7 @@ class Told(Sight):
 
     def seen(self, at_us: int = 0, pool: PoolId = HERE, model: ModelId = MODEL) -> PoolView:
         way = self.ways[pool]
-        return self.view(pool, model, at_us, True, way.rtt_us, way.load, way.heard_us)
+        return self.view(pool, model, at_us, True, way.rtt_us, way.load, way.heard_us, flow=NO_FLOW)
 
     def go(
         self,

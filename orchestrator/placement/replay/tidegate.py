@@ -25,7 +25,7 @@ from orchestrator.placement.requests import PlacementRequest, PoolLoad, PoolView
 from orchestrator.placement.settings import PlacementSettings, in_canary
 from orchestrator.placement.sight import End, Ending, Flight, Sight
 from orchestrator.placement.speed import Speed
-from orchestrator.policy.ids import EdgeId, ModelId, PoolId
+from orchestrator.policy.ids import EdgeId, FlowId, PoolId
 from orchestrator.policy.tenants import Service
 from orchestrator.policy.verdicts import Verdict
 
@@ -89,7 +89,7 @@ class Tidegate:
         for pool in world.pools:
             if verdicts[pool.id].allowed:
                 cached = expected.get(pool.id, (0, 0))[0]
-                views[pool.id] = here.view(pool.id, request.model, now_us, cached)
+                views[pool.id] = here.view(pool.id, request, now_us, cached)
         shape = PlacementRequest(
             request.model,
             frozenset(),
@@ -127,6 +127,7 @@ class Tidegate:
             now_us,
             request.blocks,
             before,
+            FlowId(request.tenant),
         )
         self._sites[choice.pool].sent(edge)
 
@@ -139,7 +140,8 @@ class Tidegate:
     def replied(self, request: SimRequest, edge: int, reply: Reply, now_us: int) -> None:
         """The attempt ended."""
         here = self._edges[edge]
-        end = End.REFUSED if reply.refused else End.FAILED if reply.broken else End.COMPLETE
+        # What breaks here breaks by an outage, never by what was asked.
+        end = End.REFUSED if reply.refused else End.UNREACHED if reply.broken else End.COMPLETE
         ending = Ending(
             end, reply.prompt_tokens, reply.cached_tokens, reply.output_tokens, reply.queued_us, reply.together
         )
@@ -199,11 +201,12 @@ class _Edge:
         """Number of the last report, by pool."""
         self.flights: dict[int, Flight] = {}  # bounded: by the attempts in flight
 
-    def view(self, pool: PoolId, model: ModelId, now_us: int, cached: int) -> PoolView:
+    def view(self, pool: PoolId, request: SimRequest, now_us: int, cached: int) -> PoolView:
         """Return what is known of a pool now."""
-        told = self.told.get(pool, _Told())
+        told, flow = self.told.get(pool, _Told()), FlowId(request.tenant)
+        load, heard_us = told.load, told.heard_us
         return self.sight.view(
-            pool, model, now_us, told.up, told.rtt_us, told.load, told.heard_us, cached, told.bytes_per_s
+            pool, request.model, now_us, told.up, told.rtt_us, load, heard_us, cached, told.bytes_per_s, flow
         )
 
 
