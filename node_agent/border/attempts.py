@@ -15,6 +15,7 @@ from node_agent.border.decider import Asked, Commitment, Decided, Decider, Depar
 from node_agent.border.given_up import GivenUp
 from node_agent.border.keeping import may_keep
 from node_agent.border.memory import Memory, Prompt
+from node_agent.border.problems import without_record
 from node_agent.border.resume import RETAINED_BYTES_MAX
 from node_agent.border.retries import RetryBudget, Spent
 from node_agent.border.signer import Sealing, Signer
@@ -47,17 +48,7 @@ from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import RANDOM_BYTES, AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
 from orchestrator.policy.packs import Obligation
 from orchestrator.policy.verdicts import FAULT
-from orchestrator.spool.records import (
-    DECISION,
-    USAGE,
-    FullReason,
-    Holder,
-    Position,
-    Rank,
-    RecordId,
-    SpoolError,
-    SpoolFull,
-)
+from orchestrator.spool.records import DECISION, USAGE, Holder, Position, Rank, RecordId, SpoolError, SpoolFull
 from orchestrator.spool.store import Spool
 from orchestrator.spool.untaken import Untaken
 from orchestrator.telemetry.logs import logger
@@ -77,8 +68,6 @@ from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
 
 HELD_UP_SHARE = 4
 """Where the tenant took more than one part in so many of the time, how long an answer took says little of its pool."""
-SHARE_AGAIN_MS = 30_000
-"""When a tenant who has too much of the spool may ask again: nothing but shipping makes room."""
 
 # To find a member of an enum by its class takes longer than to compare it.
 _COUNTED_IDS, _NEW, _CLOSES = Counted.IDS, Rank.NEW, Rank.CLOSES
@@ -259,7 +248,7 @@ class Attempts:
                 # Without it nothing is sent; a refusal is said even when it is not recorded.
                 self._not_taken(record.id, error)
                 if chosen is not None:
-                    raise ProblemError(_without_record(error)) from error
+                    raise ProblemError(without_record(error)) from error
             permitted = self._count(decided)
             if chosen is None or sealing is None or flight is None:
                 raise self._refused(asked, decided, record.outcome)
@@ -485,13 +474,6 @@ class Attempts:
             return counts, None
         cached = counts.cached if counts.cached < counts.prompt else counts.prompt
         return counts, rate(price, counts.prompt, cached, delivered)
-
-
-def _without_record(error: SpoolError) -> Problem:
-    """Return what a tenant is told whose request has no record of its decision, and so is not sent."""
-    if isinstance(error, SpoolFull) and error.reason is FullReason.SHARE:
-        return Problem("evidence_share", retry_after_ms=SHARE_AGAIN_MS)
-    return Problem("evidence_unavailable")
 
 
 def _tell(changes: tuple[Change, ...]) -> None:
