@@ -318,3 +318,24 @@ def test_of_a_dead_pool_no_more_than_two_trials_fail_in_a_hold(flows: int, seed:
             failed_us.append(now_us)
     late = [one for one in failed_us if one >= 4 * HOLD_MAX_US]
     assert len(late) <= 2 * 6 + 2
+
+
+@pytest.mark.parametrize("bad", [1, 3])
+def test_tenants_whose_every_request_fails_keep_few_of_the_others_from_a_pool(bad: int) -> None:
+    breaker, random, now_us, asked, refused, sent_bad = Breaker(), Random(1), 0, 0, 0, 0
+    for number in range(10_000):
+        now_us += int(random.expovariate(10 + 5 * bad) * 1_000_000)
+        turn = random.randrange(10 + 5 * bad)
+        fails, flow = turn >= 10, FlowId(f"good-{turn % 3}" if turn < 10 else f"bad-{turn % bad}")
+        off = breaker.held_off(flow, now_us)
+        if not fails:
+            asked, refused = asked + 1, refused + off
+        if off:
+            continue
+        sent_bad += fails
+        breaker.sent(str(number), flow)
+        # Of the others' work one in a hundred fails too.
+        how = "failed" if fails or random.random() < 0.01 else "succeeded"
+        end(breaker, how, str(number), flow, now_us, now_us)
+    assert refused <= asked // 100
+    assert sent_bad <= bad * (now_us // HOLD_MAX_US + 8), "and little of what fails reaches it"
