@@ -138,7 +138,8 @@ class Door:
         try:
             yield reader, writer
         finally:
-            linger_not(writer.get_extra_info("socket"))
+            with contextlib.suppress(OSError):  # the other end was first
+                linger_not(writer.get_extra_info("socket"))
             writer.transport.abort()
 
     async def take(self, reader: asyncio.StreamReader) -> Answer:
@@ -154,9 +155,10 @@ class Door:
     async def ask(self, raw: bytes, *, half_closed: bool = False) -> Answer:
         """Send bytes on a connection of their own and read the first answer."""
         async with self.connection() as (reader, writer):
-            writer.write(raw)
-            if half_closed:
-                writer.write_eof()
+            with contextlib.suppress(ConnectionError):
+                writer.write(raw)
+                if half_closed:
+                    writer.write_eof()
             return await self.take(reader)
 
     async def all(self, raws: Iterable[bytes], at_once: int = 32) -> list[Answer]:

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 MODEL = "evil"
 TOKENS = 5
 TEXT = "".join(f" t{number}" for number in range(TOKENS))
+CONTROL = "a\0b\u2028\r\n\r\ndata: [DONE]\n\n"
 POISON = "POISON"
 """Stands in what engines say beside an answer of theirs; no tenant may ever see it."""
 BODY_BYTES_MAX = 8 << 20
@@ -58,11 +59,22 @@ def reply(status: int, body: bytes, *headers: str) -> bytes:
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
+def thought(piece: str) -> bytes:
+    """Return the event of one token of a thought."""
+    return event([{"index": 0, "delta": {"reasoning_content": piece}, "finish_reason": None}])
+
+
+def _stop(reason: object) -> bytes:
+    return event([{"index": 0, "delta": {}, "finish_reason": reason}])
+
+
 PLAIN_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 HEAD = PLAIN_HEAD + b"transfer-encoding: chunked\r\n\r\n"
 ROLE = event([{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}])
 PIECES = tuple(text(f" t{number}") for number in range(TOKENS))
 STOP = event([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+SPLIT = STOP.replace(b'"choices"', b'\ndata: "choices"')
+"""The same event in two lines."""
 DONE = b"data: [DONE]\n\n"
 END = b"0\r\n\r\n"
 WORDS = b"".join(map(chunk, PIECES))
@@ -129,6 +141,34 @@ SAID: dict[str, bytes] = {
     "deep_object": _beginning_with(b'data: {"x":' + b'{"a":' * 20_000 + b"1" + b"}" * 20_000 + b"}\n\n"),
     "long_line": _beginning_with(text("x" * 1_000_000)),
     "long_text": HEAD + chunk(text("x" * 250_000)) + chunk(STOP) + chunk(usage(completion=1)) + chunk(DONE) + END,
+    # More of what an event may hold.
+    "reason_unknown": HEAD + WORDS + chunk(_stop("sausage")) + chunk(usage()) + chunk(DONE) + END,
+    "reason_number": HEAD + WORDS + chunk(_stop(5)) + chunk(usage()) + chunk(DONE) + END,
+    "reason_long": HEAD + WORDS + chunk(_stop(POISON * 20_000)) + chunk(usage()) + chunk(DONE) + END,
+    "reason_twice": _ended_by(STOP, STOP, usage(), DONE),
+    "choices_null": _beginning_with(b'data: {"choices":null}\n\n'),
+    "choices_missing": _beginning_with(b'data: {"id":"c"}\n\n'),
+    "index_negative": _beginning_with(event([{"index": -1, "delta": {"content": "a"}}])),
+    "content_list": _beginning_with(event([{"index": 0, "delta": {"content": ["a"]}}])),
+    "not_a_number": _beginning_with(b'data: {"choices":[],"x":NaN}\n\n'),
+    "usage_bool": _ended_by(STOP, usage(True), DONE),
+    "usage_cached": _ended_by(STOP, usage(prompt_tokens_details={"cached_tokens": 99}), DONE),
+    "usage_falls": HEAD + WORDS + chunk(usage(90, 5)) + LAST,
+    "usage_twice": _ended_by(STOP, usage(), usage(9_000, 200), DONE),
+    "data_lines": HEAD + WORDS + chunk(SPLIT) + chunk(usage()) + chunk(DONE) + END,
+    "no_space": HEAD + chunk(b"".join((*PIECES, STOP, usage(), DONE)).replace(b"data: ", b"data:")) + END,
+    "two_in_one": HEAD + chunk(b"".join((*PIECES, STOP, usage(), DONE))) + END,
+    "chunk_extended": HEAD + b"5;a=b\r\n: a\n\n\r\n" + WORDS + LAST,
+    "trailer": HEAD + WORDS + LAST[:-2] + b"X: y\r\n\r\n",
+    "html": b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ntransfer-encoding: chunked\r\n\r\n" + WORDS + LAST,
+    "status_299": HEAD.replace(b"200", b"299") + WORDS + LAST,
+    "status_099": HEAD.replace(b"200", b"099") + WORDS + LAST,
+    "later_429": reply(429, SECRET, "retry-after: 99999999999"),
+    "later_503": reply(503, SECRET, "retry-after: -5"),
+    "later_inf": reply(503, SECRET, "retry-after: inf"),
+    "control": HEAD + b"".join(map(chunk, (text(CONTROL), STOP, usage(completion=1), DONE))) + END,
+    "empty_words": HEAD + chunk(text("")) * 100 + WORDS + LAST,
+    "thoughts": HEAD + chunk(thought("hm")) * 2 + WORDS + LAST,
     # Odd, and right.
     "byte_order_mark": HEAD + chunk(b"\xef\xbb\xbf") + WORDS + LAST,
     "crlf": HEAD + chunk(b"".join((*PIECES, STOP, usage(), DONE)).replace(b"\n", b"\r\n")) + END,
@@ -156,6 +196,10 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
     "flood_names": (HEAD, chunk(b"event: a\n" * 200)),
     "flood_roles": (HEAD, chunk(ROLE) * 20),
     "flood_text": (HEAD, chunk(text(" t")) * 50),
+    "flood_thoughts": (HEAD, chunk(thought(" t")) * 50),
+    "flood_between": (HEAD, chunk(text(" t")) + chunk(b": x\n\n" * 180) * 200),
+    "flood_zeros": (HEAD, b"0" * 4_000),
+    "flood_empty": (HEAD, chunk(text("")) * 50),
 }
 """Modes that say the first bytes once and the second as fast as they are taken."""
 

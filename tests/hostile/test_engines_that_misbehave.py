@@ -20,20 +20,29 @@ FIRST, BETWEEN, TOTAL = "timeout_first_token", "timeout_between_tokens", "timeou
 ENDS = tuple(mode.replace("cut_", "end_") for mode in engine.CUT)
 
 ODD_AND_RIGHT = frozenset(
-    ("ok", "first_hundreds", "usage_less", "text_after_done", "done_twice", "byte_order_mark", "crlf", "crumbs")
+    (
+        *("ok", "first_hundreds", "usage_less", "text_after_done", "done_twice", "byte_order_mark", "crlf", "crumbs"),
+        *("usage_falls", "usage_twice", "data_lines", "no_space", "two_in_one", "chunk_extended", "trailer"),
+        *("empty_words", "thoughts"),
+    )
 )
+OTHER_TEXT = {"long_text": "x" * 250_000, "control": engine.CONTROL}
+RETRY_AFTER_MAX_S = 60
 REFUSED = {
     "status_400": (400, "bad_generation"),
     "status_404": (503, "model_not_served"),
     "status_429": (503, "engine_busy"),
     "status_503": (503, "engine_busy"),
+    **dict.fromkeys(("later_429", "later_503", "later_inf"), (503, "engine_busy")),
     "status_500": (502, FAILED),
     "status_500_big": (502, FAILED),
 }
 BEGUN = {
     **dict.fromkeys(("usage_negative", "usage_of_2_60", "usage_of_2_52", "usage_far_beyond"), PROTOCOL),
     **dict.fromkeys(("usage_fraction", "usage_text", "usage_none", "too_many"), PROTOCOL),
-    **dict.fromkeys(("no_reason", "no_done", "text_after_reason", "flood_text"), PROTOCOL),
+    **dict.fromkeys(("no_reason", "no_done", "text_after_reason", "usage_bool", "usage_cached"), PROTOCOL),
+    **dict.fromkeys(("flood_text", "flood_between"), PROTOCOL),
+    **dict.fromkeys(("reason_unknown", "reason_number", "reason_long", "reason_twice"), PROTOCOL),
     **dict.fromkeys(("error_event", "cut_in_middle", "cut_before_done", "end_in_middle", "end_before_done"), FAILED),
     **dict.fromkeys(("hang_in_middle", "drip_comments_later"), BETWEEN),
     "drip_text": TOTAL,
@@ -45,7 +54,7 @@ EITHER = frozenset(("second_answer",))
 
 def expected(mode: str, stream: bool) -> tuple[int, str]:
     """Return what a tenant is told of an engine in a mode."""
-    if mode in ODD_AND_RIGHT or mode == "long_text":
+    if mode in ODD_AND_RIGHT or mode in OTHER_TEXT:
         return 200, ""
     if mode in REFUSED:
         return REFUSED[mode]
@@ -60,10 +69,14 @@ def wrong(mode: str, stream: bool, answer: Answer) -> str | None:
         return "holds what was said beside the answer"
     if mode in EITHER and answer.told == (200, ""):
         return None if answer.text == engine.TEXT else "another text"
+    if int(answer.headers.get("retry-after", "1")) not in range(1, RETRY_AFTER_MAX_S + 1):
+        return "sends its client away for as long as the engine says"
     if answer.told != expected(mode, stream):
         return f"{answer.told} in place of {expected(mode, stream)}"
     if mode in ODD_AND_RIGHT and (answer.text, answer.whole) != (engine.TEXT, True):
         return "another text"
+    if mode in OTHER_TEXT and (answer.text, answer.tokens) != (OTHER_TEXT[mode], 1):
+        return "another text, or count"
     if mode in BEGUN and stream and (answer.whole or not answer.tokens):
         return f"has an end, or no count: {answer.tokens}"
     return None
@@ -83,7 +96,7 @@ async def of_all(besieged: Besieged, modes: Iterable[str]) -> list[str]:
             # So that no failures in a row hold the pool off, and because it must.
             await besieged.answers_well(model)
 
-    listed = list(modes)
+    listed = sorted(modes)
     await asyncio.gather(*(on(index, path) for index, path in product(range(ENGINES), PATHS)))
     return found
 
