@@ -12,6 +12,7 @@ import secrets
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -37,9 +38,11 @@ from orchestrator.wire.convert_replica import (
 )
 from protos.tidegate.v1 import replica_pb2 as pb
 from protos.tidegate.v1.replica_pb2_grpc import ReplicaPortStub
-from scheduler.pools.engine.batch import Handle
 from scheduler.pools.engine.identity import ModelIdentity
-from scheduler.pools.engine.loop import Engine
+
+if TYPE_CHECKING:
+    from scheduler.pools.engine.batch import Handle
+    from scheduler.pools.engine.loop import Engine
 
 BEAT_S = 0.25
 REDIAL_S = 0.25
@@ -70,6 +73,9 @@ class Replica:
     """The engine, and one thread with the one event loop that talks to the intake."""
 
     def __init__(self, spec: ReplicaSpec) -> None:
+        # Imported here: the driver only names this class, and would hold torch and transformers for it.
+        from scheduler.pools.engine.loop import Engine
+
         self._spec = spec
         # New with every start, so that the intake tells a restarted replica from the one it knew.
         self._incarnation = secrets.token_hex(8)
