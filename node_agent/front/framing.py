@@ -32,7 +32,7 @@ _FIRST_LINE = re.compile(
     r" HTTP/1\.([01])\r\n"
 )
 _HEAD = re.compile(_FIRST_LINE.pattern + r"((?:" + _NAME + r":" + _VALUE + r"\r\n)*+)\r\n\Z")
-_UNDERSCORE = re.compile(r"\n([!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}_[!#$%&'*+.^`|~0-9A-Za-z_-]{0,63}):")
+_UNDERSCORE = re.compile(r"\n([!#$%&'*+.^`|~0-9A-Za-z-]*+_[!#$%&'*+.^`|~0-9A-Za-z_-]*+):")
 _FRAMING = frozenset(("host", "content-length", "transfer-encoding", "connection", "expect"))
 _NONE: frozenset[str] = frozenset()
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
@@ -107,11 +107,13 @@ def read_head(head: bytes) -> Head:
         raise Malformed(_long_target())
     written, current = lines.split("\r\n"), minor == "1"
     written.pop()  # nothing stands after the last end of a line
+    if len(written) > HEADERS_MAX:
+        raise Malformed(Problem("head_too_large", f"There are more than {HEADERS_MAX} headers."))
     once: dict[str, str] = {}
     for line in written:
         name, _, value = line.partition(":")
         once[name.lower()] = value.strip(" \t")
-    if len(once) == len(written) <= HEADERS_MAX and "transfer-encoding" not in once and "expect" not in once:
+    if len(once) == len(written) and "transfer-encoding" not in once and "expect" not in once:
         # Nearly always. Whatever is wrong is told by the walk below.
         host, given, said = once.get("host"), once.get("content-length", "0"), once.get("connection")
         # Of the 256 characters, the ten digits alone are decimal.
@@ -156,9 +158,6 @@ def _keeps(said: str, current: bool) -> bool:
 
 def _walked(method: str, path: str, query: str, headers: list[Pair], current: bool) -> Head:
     """Return the head, after every header was looked at in its order. Raises Malformed."""
-    count = len(headers)
-    if count > HEADERS_MAX:
-        raise Malformed(Problem("head_too_large", f"There are more than {HEADERS_MAX} headers."))
     hosts = lengths = codings = 0
     length: int | None = 0
     keep_alive, closes, expects = current, False, False
@@ -198,7 +197,7 @@ def _walked(method: str, path: str, query: str, headers: list[Pair], current: bo
     if codings:
         length = None
     once, repeated = dict(headers), _NONE
-    if len(once) < count:
+    if len(once) < len(headers):
         repeated = _repeated(headers)
         once = {name: value for name, value in headers if name not in repeated}
     several = headers if repeated else []

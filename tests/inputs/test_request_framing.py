@@ -15,7 +15,16 @@ from aiohttp.http_parser import HttpRequestParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node_agent.front.framing import HEAD_BYTES_MAX, HEAD_END, Body, Head, Malformed, fault_so_far, read_head
+from node_agent.front.framing import (
+    HEAD_BYTES_MAX,
+    HEAD_END,
+    HEADERS_MAX,
+    Body,
+    Head,
+    Malformed,
+    fault_so_far,
+    read_head,
+)
 from orchestrator.wire.catalogue import Problem
 
 Request = tuple[str, bytes, list[tuple[bytes, bytes]], bytes]
@@ -180,6 +189,22 @@ def test_a_fault_is_seen_before_the_head_is_complete() -> None:
         for seen in (0, len(begun) - 1):
             assert fault_so_far(begun, seen) is not None, begun
     assert fault_so_far(b"G" * (HEAD_BYTES_MAX + 1), HEAD_BYTES_MAX) is not None
+
+
+@pytest.mark.parametrize("before", [0, 1, 63, 64, 500])
+@pytest.mark.parametrize("after", [0, 1, 63, 64, 500])
+def test_an_underscore_in_a_name_of_any_length_is_told(before: int, after: int) -> None:
+    name = "x" * before + "_" + "y" * after
+    with pytest.raises(Malformed) as refused:
+        read_head(f"GET / HTTP/1.1\r\nHost: a\r\n{name}: b\r\n\r\n".encode())
+    assert (refused.value.problem.code, refused.value.problem.param) == ("invalid_header", name[:64])
+
+
+def test_too_many_headers_are_refused_before_one_is_looked_at() -> None:
+    lines = "Host: a\r\n" * (HEADERS_MAX + 1)  # two would be refused as such
+    with pytest.raises(Malformed) as refused:
+        read_head(f"GET / HTTP/1.1\r\n{lines}\r\n".encode())
+    assert refused.value.problem.code == "head_too_large"
 
 
 def test_looking_at_a_head_that_trickles_costs_each_byte_once(monkeypatch: pytest.MonkeyPatch) -> None:
