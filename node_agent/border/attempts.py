@@ -382,11 +382,11 @@ class Attempts:
         ended = last if type(last) is Done or type(last) is Broken else None
         if hands.note is not None and attempt.noted is not None and outcome is not Outcome.REFUSED:
             hands.note(self._line(attempt, attempt.noted, outcome, ended))
-        pool, tokens = attempt.pool.id, self._counters.tokens
-        tokens[pool, "received"].value += tally.received
-        tokens[pool, "delivered"].value += tally.delivered
+        pool, tokens, counted = attempt.pool.id, self._counters.tokens, tally.counts()
+        tokens[pool, "received"].value += counted.received
+        tokens[pool, "delivered"].value += counted.delivered
         counts = Counts(
-            ByEdge(tally.delivered, tally.received, False),
+            ByEdge(counted.delivered, counted.received, False),
             None if ended is None else by_pool(ended.counts, reported=True),
         )
         return UsageRecord(

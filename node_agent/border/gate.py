@@ -388,8 +388,10 @@ class _Course(msgspec.Struct, eq=False):
         Whoever makes it holds its engines to the same, and where it did not it is not believed.
         """
         room = max(0, self._tokens_most - self._kept.tokens)
-        self._beyond += frame.count - room
+        beyond = frame.count - room
+        self._beyond += beyond
         if self._beyond <= TEXTS_BEYOND:
+            attempt.tally.beyond += beyond
             return replace(frame, count=room)
         detail = "The pool went on beyond the tokens that it was asked for, or that its context holds."
         return Broken(frame.stream, attempt.attempt, "engine_protocol", detail, PoolCounts())

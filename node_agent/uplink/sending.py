@@ -21,10 +21,13 @@ class Tally(msgspec.Struct):
 
     received: int = 0
     delivered: int = 0
+    beyond: int = 0
+    """Of these, what was more than the answer may have: the tenant has its text for nothing."""
 
     def counts(self) -> EdgeCounts:
-        """Return the counts as they stand."""
-        return EdgeCounts(self.received, self.delivered)
+        """Return the counts as they stand. What came beyond the answer is delivered to nobody's account."""
+        within = self.delivered - self.beyond
+        return EdgeCounts(self.received, within if within > 0 else 0)
 
 
 class Sendable(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from node_agent.uplink.sending import Tally, overdue
-from orchestrator.ledger.usage import EdgeCounts, PoolCounts
+from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import AttemptId
 from orchestrator.wire.deadlines import Deadlines
 from orchestrator.wire.frames import FRAME_BYTES, Accepted, Broken, StreamFrame, Tokens
@@ -181,7 +181,7 @@ class Stream:
             self._wake(self._waiter)
         machine, number, tally = self._machine, self._number, self._tally
         told = None if ended else machine.cancel(number)
-        settled = machine.settle(number, EdgeCounts(tally.received, tally.delivered))
+        settled = machine.settle(number, tally.counts())
         self._act(told + settled if told else settled)
         self._among.by_attempt.pop(self._attempt, None)
 

@@ -91,7 +91,7 @@ async def test_no_more_of_an_answer_is_billed_than_was_asked_for(make_edge: Make
     answer, tokens, text, end = await heard(edge)
     assert (tokens, len(text), type(end)) == (MOST, most, Done)
     (usage,) = edge.records("usage")
-    assert usage["counts"]["edge"]["delivered"] == most
+    assert usage["counts"]["edge"] == {"delivered": MOST, "received": most, "reported": False}
     assert answer.price is not None
     fair = make_edge(cn_guizhou=tells(PoolCounts(10, 0, MOST, MOST), MOST))
     assert (await heard(fair))[0].price == answer.price

@@ -154,7 +154,7 @@ SAID: dict[str, bytes] = {
     "usage_bool": _ended_by(STOP, usage(True), DONE),
     "usage_cached": _ended_by(STOP, usage(prompt_tokens_details={"cached_tokens": 99}), DONE),
     "usage_falls": HEAD + WORDS + chunk(usage(90, 5)) + LAST,
-    "usage_twice": _ended_by(STOP, usage(), usage(9_000, 200), DONE),
+    "usage_twice": _ended_by(STOP, usage(), usage(900, 200), DONE),
     "data_lines": HEAD + WORDS + chunk(SPLIT) + chunk(usage()) + chunk(DONE) + END,
     "no_space": HEAD + chunk(b"".join((*PIECES, STOP, usage(), DONE)).replace(b"data: ", b"data:")) + END,
     "two_in_one": HEAD + chunk(b"".join((*PIECES, STOP, usage(), DONE))) + END,

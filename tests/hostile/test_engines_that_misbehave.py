@@ -129,3 +129,14 @@ async def test_engines_that_fall_silent_end_in_the_time_of_the_tenant(besieged: 
             for case, answer in zip(cases, answers, strict=True)
             if (told := wrong(case[0], case[2], answer)) is not None
         ] == []
+
+
+@pytest.mark.parametrize("mode", ["status_500", "cut_first", "cut_in_middle"])
+async def test_prompts_that_an_engine_fails_at_hold_off_nobody_but_their_tenant(besieged: Besieged, mode: str) -> None:
+    async with besieged.siege():
+        models = [besieged.model(index, path) for index, path in enumerate(PATHS)]
+        failing = [request(besieged.key, body(model, f"MODE={mode}")) for model in models]
+        well = [request(besieged.good, body(model)) for model in models]
+        await besieged.door.all(failing * 3, at_once=1)
+        answers, _ = await asyncio.gather(besieged.door.all(well * 30, at_once=2), besieged.door.all(failing * 30))
+        assert [answer.told for answer in answers if not (answer.whole and answer.text == engine.TEXT)] == []
