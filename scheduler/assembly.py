@@ -39,6 +39,7 @@ from protos.tidegate.v1.replica_pb2_grpc import add_ReplicaPortServicer_to_serve
 from protos.tidegate.v1.session_pb2_grpc import add_IntakeServicer_to_server
 from scheduler.intake.dispatch import Dispatcher
 from scheduler.intake.engine_replica import EngineReplica
+from scheduler.intake.keeping import flow_in
 from scheduler.intake.leaving import drain
 from scheduler.intake.ports import Hands
 from scheduler.intake.replicas import ReplicaService
@@ -71,7 +72,9 @@ class Scheduler:
         self._settings = settings
         self._config = config
         self._instance = secrets.token_hex(8)
-        self._spool = Spool(data_dir / "spool", capacity_bytes=settings.spool_bytes, segment_bytes=SEGMENT_BYTES)
+        self._spool = Spool(
+            data_dir / "spool", capacity_bytes=settings.spool_bytes, segment_bytes=SEGMENT_BYTES, holder_of=flow_in
+        )
         close_what_was_left(self._spool, "pool", ATTEMPT_MS_MAX, clock.now_ms())
         self._follower = BundleFollower(
             Following(settings.control, side, member_name(settings.id, _index(settings)), roots.sides - {side}),

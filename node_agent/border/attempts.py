@@ -15,7 +15,6 @@ from node_agent.border.decider import Asked, Commitment, Decided, Decider, Depar
 from node_agent.border.given_up import GivenUp
 from node_agent.border.keeping import may_keep
 from node_agent.border.memory import Memory, Prompt
-from node_agent.border.problems import without_record
 from node_agent.border.resume import RETAINED_BYTES_MAX
 from node_agent.border.retries import RetryBudget, Spent
 from node_agent.border.signer import Sealing, Signer
@@ -49,6 +48,7 @@ from orchestrator.policy.ids import RANDOM_BYTES, AttemptId, DecisionId, EdgeId,
 from orchestrator.policy.packs import Obligation
 from orchestrator.policy.verdicts import FAULT
 from orchestrator.spool.records import DECISION, USAGE, Holder, Position, Rank, RecordId, SpoolError, SpoolFull
+from orchestrator.spool.refusing import without_record
 from orchestrator.spool.store import Spool
 from orchestrator.spool.untaken import Untaken
 from orchestrator.telemetry.logs import logger

@@ -1,4 +1,4 @@
-"""What the tenant is told when nothing was chosen, or what was is not on record: a safe subset of the account. Pure.
+"""What the tenant is told when nothing was chosen: a safe subset of the account. Pure.
 
 The tenant sees which law refuses, by which rule, and what would be needed; never a pool, an operator, a price or how
 full a pool is, which are the operator's.
@@ -11,7 +11,6 @@ from collections import Counter
 from orchestrator.placement.pick import Candidate, Drop, Placement
 from orchestrator.placement.requests import PlacementRequest
 from orchestrator.policy.verdicts import REVOKED, Reason
-from orchestrator.spool.records import FullReason, SpoolError, SpoolFull
 from orchestrator.wire.catalogue import Problem, Told
 
 _REVOKED = "A pool is revoked."
@@ -20,15 +19,6 @@ _LASTING = (Drop.ENTITLEMENT, Drop.MODEL, Drop.REVISION, Drop.CAPABILITY, Drop.C
 """Reasons that the same request meets again however often it is tried, in the order in which they are found."""
 _SAID = {Drop.BREAKER: Drop.DOWN, Drop.CAPPED: Drop.FULL, Drop.NO_OPENING: Drop.FULL}
 """What is told instead. How an operator shares its room, and which of its pools fail, is not the tenant's to know."""
-SHARE_AGAIN_MS = 30_000
-"""When a tenant who has too much of the spool may ask again: nothing but shipping makes room."""
-
-
-def without_record(error: SpoolError) -> Problem:
-    """Return what a tenant is told whose request has no record of its decision, and so is not sent."""
-    if isinstance(error, SpoolFull) and error.reason is FullReason.SHARE:
-        return Problem("evidence_share", retry_after_ms=SHARE_AGAIN_MS)
-    return Problem("evidence_unavailable")
 
 
 def problem_of(placement: Placement, request: PlacementRequest) -> Problem:

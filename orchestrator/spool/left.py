@@ -6,7 +6,7 @@ import os
 
 from orchestrator.ledger.left import left_open
 from orchestrator.policy.ids import make_usage_id
-from orchestrator.spool.records import USAGE, Rank, RecordId, SpoolFull
+from orchestrator.spool.records import USAGE, Holder, Rank, RecordId, SpoolFull
 from orchestrator.spool.store import Spool
 from orchestrator.spool.untaken import Untaken
 from orchestrator.telemetry.logs import logger
@@ -28,7 +28,9 @@ def close_what_was_left(spool: Spool, own: str, within_ms: int, now_ms: int) -> 
     untaken, last = Untaken(), ""
     for record in left:
         try:
-            spool.append(USAGE, RecordId(record.id), record.to_bytes(), durable=False, rank=Rank.CLOSES)
+            holder = None if record.tenant is None else Holder(record.tenant)
+            record_id, data = RecordId(record.id), record.to_bytes()
+            spool.append(USAGE, record_id, data, durable=False, rank=Rank.CLOSES, holder=holder)
         except SpoolFull as error:
             untaken.add(error)
             last = record.id

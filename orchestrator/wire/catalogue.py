@@ -276,8 +276,8 @@ _ENTRIES = (
     Entry(
         "evidence_share",
         *_MANY,
-        "Records that wait to be shipped fill this edge, and this tenant has more than its share of them: send less, "
-        "or have the operator ship them or raise spool_bytes.",
+        "Records that wait to be shipped fill the spool here, and this tenant has more than its share of them: send "
+        "less, or have the operator ship them or raise spool_bytes.",
     ),
     # Cut after it began.
     Entry(

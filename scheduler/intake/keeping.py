@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from orchestrator.evidence.records import DecisionRecord, retain_until_ms
+import msgspec
+
+from orchestrator.evidence.records import PERMITTED, DecisionRecord, retain_until_ms
 from orchestrator.ledger.usage import Outcome, PoolCounts
-from orchestrator.policy.ids import make_usage_id
-from orchestrator.spool.records import DECISION, USAGE, Position, Rank, RecordId, SpoolError
+from orchestrator.policy.ids import EdgeId, make_usage_id
+from orchestrator.spool.records import DECISION, USAGE, Holder, Position, Rank, RecordId, RecordKind, SpoolError
 from orchestrator.spool.untaken import Untaken
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
@@ -17,7 +19,7 @@ from scheduler.intake.records import usage_record
 from scheduler.intake.running import Running
 
 # A member of an enumeration costs as much as a call by way of its class, and each answer asks for these.
-NEW, SPARE, CLOSES = Rank.NEW, Rank.SPARE, Rank.CLOSES
+NEW, SPARE, CLOSES, REFUSED = Rank.NEW, Rank.SPARE, Rank.CLOSES, Outcome.REFUSED
 
 log = logger("scheduler.intake")
 
@@ -29,7 +31,9 @@ class Keeping:
         self._hands = hands
         self._untaken = Untaken()
 
-    def decision(self, record: DecisionRecord, *, permits: bool, now_ms: int) -> asyncio.Future[Position]:
+    def decision(
+        self, record: DecisionRecord, running: Running, *, permits: bool, now_ms: int
+    ) -> asyncio.Future[Position]:
         """Append a decision on an attempt. The future raises SpoolError: then nothing may be done for it."""
         try:
             return self._hands.spool.append_async(
@@ -39,6 +43,7 @@ class Keeping:
                 durable=record.regulated,
                 rank=NEW if permits else SPARE,
                 retain_until_ms=retain_until_ms(record.retention, now_ms),
+                holder=flow_of(running) if permits else None,
             )
         except SpoolError as error:
             keeping: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
@@ -59,12 +64,55 @@ class Keeping:
         record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
         try:
             appending = hands.spool.append_async(
-                USAGE, RecordId(record.id), record.to_bytes(), durable=False, rank=CLOSES
+                USAGE,
+                RecordId(record.id),
+                record.to_bytes(),
+                durable=False,
+                rank=CLOSES,
+                holder=None if outcome is REFUSED else flow_of(running),
             )
         except SpoolError as error:
             _lost(usage, error)
         else:
             appending.add_done_callback(partial(_appended, usage))
+
+
+def flow_of(running: Running) -> Holder:
+    """Return whose the records of an attempt are: as in a queue, of its tenant's entity at one edge.
+
+    Of refused ones they are nobody's: there any name may stand, and they have half of a spool at most.
+    """
+    return Holder(f"{running.edge}\x00{running.opened.facts.tenant.id}")
+
+
+class _Entity(msgspec.Struct):
+    id: str
+
+
+class _Facts(msgspec.Struct):
+    tenant: _Entity
+
+
+class _Decided(msgspec.Struct):
+    edge: EdgeId
+    facts: _Facts
+    outcome: str
+
+
+_DECIDED = msgspec.json.Decoder(_Decided)
+
+
+def flow_in(kind: RecordKind, data: bytes) -> Holder | None:
+    """Return the flow that a record of a site names. What was used, the smaller part, names none."""
+    if kind != DECISION:
+        return None
+    try:
+        decided = _DECIDED.decode(data)
+    except msgspec.DecodeError:
+        return None  # a record all the same: whoever ships it judges it
+    if decided.outcome != PERMITTED:
+        return None
+    return Holder(f"{decided.edge}\x00{decided.facts.tenant.id}")
 
 
 def _appended(record_id: str, appending: asyncio.Future[Position]) -> None:

@@ -25,6 +25,7 @@ from orchestrator.policy.ids import (
 )
 from orchestrator.policy.table import Tables
 from orchestrator.spool.records import Position, SpoolError
+from orchestrator.spool.refusing import without_record
 from orchestrator.telemetry.logs import logger
 from orchestrator.telemetry.names import Event
 from orchestrator.wire.catalogue import CATALOGUE, Problem
@@ -305,7 +306,7 @@ class Site:
             if not payload.isascii():
                 size_bytes = len(payload.encode())
             record = decision_record(number, self.side, running.edge, opened, check, problem, size_bytes, now_ms)
-            keeping = self._keeping.decision(record, permits=problem is None, now_ms=now_ms)
+            keeping = self._keeping.decision(record, running, permits=problem is None, now_ms=now_ms)
             self._permitting[running.work] = keeping
             # A callback, and no task that waits: nothing else is to be done before it is kept.
             keeping.add_done_callback(partial(self._permitted, running, number, problem, newest))
@@ -341,7 +342,7 @@ class Site:
                 keeping.result()
             except SpoolError as error:
                 self._keeping.not_taken(number, error)
-                problem = problem or Problem("evidence_unavailable")
+                problem = problem or without_record(error)
             if running.outcome is not None:
                 return  # refused meanwhile: this program stops
             if problem is None and running.stopped:
