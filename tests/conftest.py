@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
-# Before any test imports gRPC, Ray or transformers: they read these once.
+# Before any test imports gRPC, Ray, torch or transformers: they read these once.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# As engines are started (scheduler/pools/engine/process.py): threads that spin for each other starve beside others.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import asyncio
 import gc
