@@ -49,8 +49,8 @@ PERSONAL_TENANT = "clinic-sg"
 LLAMA_MODEL = "smollm2-135m-instruct"
 LLAMA_CONTEXT_TOKENS = 1024
 INSTANT_SLOTS = 64
-SPOOL_BYTES = 1 << 30
-"""As a program has by default. A quarter of a GiB was full for personal data after some 80,000 requests."""
+SPOOL_BYTES = 4 << 30
+"""One tenant gets to half of it. A quarter of a GiB was full for personal data after some 80,000 requests."""
 START_DEADLINE_MS = 60_000
 STAND_DEADLINE_S = 60.0
 STOP_DEADLINE_MS = 20_000

@@ -54,7 +54,8 @@ from tests.chaos.proxy import HEALTHY, Proxy
 from tests.values import replace
 
 LOOPBACK = "127.0.0.1"
-SPOOL_BYTES = 512 << 20
+SPOOL_BYTES = 2 << 30
+"""One tenant gets to half of it: an hour of the soak."""
 START_MS = 60_000
 WHOLE_S = 60.0
 STOP_MS = 20_000
