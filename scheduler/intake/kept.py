@@ -13,7 +13,7 @@ RECENT_US = 10_000_000
 """A flow that asked for something since then may ask again, for as much at once as it had."""
 OF_SLOTS = 16
 """Of so many slots one is kept in any case, for a flow that has nothing yet; a smaller pool keeps none."""
-MOST_OF_SLOTS = 8
+MOST_OF_SLOTS = 4
 """Of so many no more than one: what is kept and not asked for is lost to those that wait."""
 _HALF_US = RECENT_US // 2
 

@@ -65,7 +65,7 @@ def test_who_had_several_at_once_finds_as_many_again() -> None:
     assert pool.ask("calm", 3) == 3
 
 
-def test_no_more_is_kept_than_an_eighth_of_the_pool() -> None:
+def test_no_more_is_kept_than_a_quarter_of_the_pool() -> None:
     pool = Pool()
     pool.ask("calm", SLOTS // 2)
     pool.end(*range(1, SLOTS // 2 + 1))
@@ -74,8 +74,8 @@ def test_no_more_is_kept_than_an_eighth_of_the_pool() -> None:
 
 def test_what_was_kept_is_given_away_when_nobody_comes() -> None:
     pool = Pool()
-    pool.ask("calm", 6)
-    pool.end(*range(1, 7))
+    pool.ask("calm", SLOTS // MOST_OF_SLOTS)
+    pool.end(*range(1, SLOTS // MOST_OF_SLOTS + 1))
     pool.ask("many", SLOTS + 5)
     pool.now_us += RECENT_US
     assert sum(isinstance(one, Assign) for one in pool.queue.tick(pool.now_us)) == SLOTS // MOST_OF_SLOTS
@@ -83,8 +83,8 @@ def test_what_was_kept_is_given_away_when_nobody_comes() -> None:
 
 def test_what_is_given_away_goes_to_who_waited_for_it_and_not_to_who_asks_then() -> None:
     pool = Pool()
-    pool.ask("calm", 6)
-    pool.end(*range(1, 7))
+    pool.ask("calm", SLOTS // MOST_OF_SLOTS)
+    pool.end(*range(1, SLOTS // MOST_OF_SLOTS + 1))
     pool.ask("many", SLOTS + 5)
     first = pool.works - SLOTS // MOST_OF_SLOTS - 5 + 1
     pool.now_us += RECENT_US
