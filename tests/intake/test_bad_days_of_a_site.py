@@ -325,6 +325,7 @@ async def test_an_older_incarnation_ends_what_it_has_and_is_shown_out(stand: Sta
     last = ScriptedReplica(stand.replica_port, incarnation=replica.incarnation)
     try:
         await last.start()
+        await until(lambda: stand.site.dispatchers[POOL].state().replicas == 1)
         asked = ask(stand)
         await answer(last, await work_of(last), "back")
         assert text_of(await asked.frames()) == "back"
