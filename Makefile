@@ -5,6 +5,7 @@
 #   make check [ARGS=...]          lint, types, import contracts, tidy rules, proto drift (ARGS name single checks)
 #   make bench [ARGS=...]          the benchmarks
 #   make bench-path [ARGS=...]     the data path beside vllm-router, sglang-router and LiteLLM; needs wrk (apt-get install wrk)
+#   make bench-processes [OF=edge] an edge, or with OF=intake an intake, of one process and of two, side by side; needs wrk
 #   make bench-placement [FULL=1]  placement against the published routers, simulated; FULL=1 writes docs/placement.md
 #   make chaos [ARGS=...]          real faults on real programs (ARGS: scenarios, --list, --short, --json FILE);
 #                                  ARGS="--random 7 --rounds 20": faults that the seeds 7 to 26 draw
@@ -22,7 +23,7 @@ VENV := .venv/bin
 ARGS ?=
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup packages model run test check bench bench-path bench-placement chaos soak fuzz protos lock clean
+.PHONY: help setup packages model run test check bench bench-path bench-processes bench-placement chaos soak fuzz protos lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -52,6 +53,9 @@ bench: setup
 
 bench-path: packages
 	@$(VENV)/python -m benchmarks.path $(ARGS)
+
+bench-processes: packages
+	@$(VENV)/python -m benchmarks.path.processes $(if $(OF),--of $(OF)) $(ARGS)
 
 bench-placement: packages
 	@$(VENV)/python -m benchmarks.placement $(if $(FULL),--full --write --fresh 10) $(ARGS)

@@ -16,7 +16,7 @@ from benchmarks.stand import INSTANT, ROOT, TENANT, TWO_HOP, Stand
 ENGINE = "engine"
 GRACE_S = 60.0
 """How long the driver may take beyond its time: it starts, dials, prepares, and waits for the last answers."""
-EACH_PER_S = 4_000
+EACH_PER_S = 10_000
 """Attempts that are prepared for a process of the intake and a second: more than it answers."""
 WARM_S = 1.0
 

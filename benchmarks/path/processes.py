@@ -1,4 +1,4 @@
-"""`python -m benchmarks.path.processes`: an edge or intake of one process and one of two, loaded in turns.
+"""`make bench-processes`: an edge or intake of one process and one of two, loaded in turns.
 
     python -m benchmarks.path.processes [--of edge] [--counts 1,2] [--rounds 6] [--seconds 3] [--connections 48]
 
