@@ -258,7 +258,7 @@ async def test_a_program_told_to_stop_lets_its_running_answers_end(standing: Sta
         stream = await client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": "Write a story about a harbour."}],
-            max_tokens=40,
+            max_tokens=16,
             temperature=0,
             stream=True,
         )
