@@ -59,6 +59,11 @@ class Dispatcher:
         self._sight = Sight(watch_first=True)
         self._chooser = Chooser(self._sight)
 
+    @property
+    def waits(self) -> bool:
+        """Whether any work waits for a slot."""
+        return bool(self._waiting.works)
+
     def state(self) -> PoolState:
         """Return what is reported of this pool."""
         replicas = slots = free = others_waiting = 0

@@ -25,7 +25,9 @@ log = logger("scheduler.intake")
 
 PROBE_EVERY_S = 1.0
 PROBE_AGAIN_S = 0.1
-"""After a probe that was not answered."""
+"""After a probe that was not answered, and while work waits for slots that others have."""
+LOOK_S = 0.02
+"""How often it is looked whether work waits for slots that others have."""
 PROBE_DEADLINE_MS = 900
 PAGES_MISSED_MAX = 3
 """An engine that misses so many pages in a row says nothing of itself any more: its last word is too old."""
@@ -104,7 +106,9 @@ class EngineReplica:
                 self._up = False
                 self._told = Told()
                 self.site.replica_left(self._pool, self._replica, self._incarnation())
-            await asyncio.sleep(PROBE_AGAIN_S if self._up and not health.up else PROBE_EVERY_S)
+            await asyncio.sleep(PROBE_AGAIN_S)
+            if health.up or not self._up:
+                await self._until_probe(PROBE_EVERY_S - PROBE_AGAIN_S)
 
     async def close(self) -> None:
         """Stop all work and close every connection."""
@@ -131,6 +135,16 @@ class EngineReplica:
 
     def expel(self) -> None:
         """A probed engine is never expelled for silence."""
+
+    async def _until_probe(self, left_s: float) -> None:
+        """Wait for the next probe. It comes early where work waits for slots that others had: they may be free."""
+        told = self._told
+        if told.others_running + told.others_waiting <= self._siblings_slots:
+            await asyncio.sleep(left_s)
+            return
+        dispatcher, until_us = self.site.dispatchers[self._pool], self._now_us() + round(left_s * 1e6)
+        while not dispatcher.waits and self._now_us() < until_us:  # noqa: ASYNC110 - the queue is pure: it tells nobody
+            await asyncio.sleep(LOOK_S)
 
     async def _read_page(self) -> None:
         """Ask the engine how full it is. Its last word stands while it misses a page or two: it may only be busy."""

@@ -95,6 +95,21 @@ async def test_what_waits_for_a_slot_has_the_connection_of_what_had_it(tmp_path:
     assert {type(end) for end in ends} == {Done}
 
 
+async def test_a_slot_that_others_had_is_looked_for_while_work_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.intake.engine_replica.PROBE_EVERY_S", 3_600.0)
+    async with SharedEngine().serving() as engine, standing(tmp_path) as stand:
+        engine.others = 1
+        async with replica_of(stand, engine, "engine", 1):
+            await stand.live(1)
+            asked = asyncio.create_task(last(stand))
+            await until(lambda: stand.site.dispatchers[POOL].waits)
+            assert not engine.texts, "the only slot is somebody else's"
+            engine.others = 0
+            assert isinstance(await asked, Done), "and nobody waits an hour for the next probe"
+
+
 @pytest.mark.parametrize("times", [1, 3])
 async def test_work_that_is_withdrawn_is_told_of_once_and_not_before_the_caller_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
