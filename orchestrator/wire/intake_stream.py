@@ -12,6 +12,26 @@ from orchestrator.ledger.usage import PoolCounts
 from orchestrator.policy.ids import AttemptId
 from orchestrator.wire.frames import FRAME_BYTES, PIECE_BYTES_MAX, Accepted, Broken, Done, Refused, Tokens
 
+AHEAD_BYTES_MAX = 128 * 1024
+"""How far an engine may run ahead of what the edge is ready to hold, per stream, beside the largest delta of it."""
+STEP_BYTES = 16 * 1024
+HOLD_AT_BYTES = AHEAD_BYTES_MAX - STEP_BYTES
+"""With more than that ready an engine is held back, until a step of it was taken."""
+HELD_TICKS_MAX = 8
+"""For so many ticks, which are 2 s, an engine is held back for a step. None of them is without a transport."""
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """Take no more from the engine of this stream until `GoOn`: enough is ready. What it cannot stop is taken still."""
+
+    stream: int
+
+
+class GoOn(msgspec.Struct, frozen=True):
+    """Take from the engine of this stream again."""
+
+    stream: int
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -55,6 +75,8 @@ class Stream(msgspec.Struct, eq=False):
     last: Done | Broken | Refused | None = None
     """The terminal frame, held back until `ready` is empty."""
     ended: bool = False
+    held_ticks: int | None = None
+    """For how many ticks its engine has been held back; None while it is not."""
 
     def running(self) -> bool:
         """Whether an engine may work for this stream and was not told to stop."""
@@ -64,8 +86,23 @@ class Stream(msgspec.Struct, eq=False):
         """What is held for this stream."""
         return self.sent_bytes - self.kept_from + self.ready_bytes
 
+    def is_ahead(self) -> bool:
+        """Whether its engine has to be held back from now on."""
+        if self.held_ticks is not None or self.ready_bytes <= HOLD_AT_BYTES:
+            return False
+        self.held_ticks = 0
+        return True
+
+    def may_go_on(self) -> bool:
+        """Whether its engine, which is held back, has to go on from now on."""
+        if self.ready_bytes > HOLD_AT_BYTES - STEP_BYTES:
+            return False
+        self.held_ticks = None
+        return self.running()
+
     def drop_ready(self) -> None:
         """Nobody will read what was not sent."""
+        self.held_ticks = None
         self.ready.clear()
         self.ready_bytes = 0
 
@@ -116,6 +153,20 @@ def counted(last: Done | Broken | Refused, sent_tokens: int) -> Done | Broken | 
         return last
     counts = PoolCounts(last.counts.prompt, last.counts.cached, last.counts.generated, sent_tokens)
     return replace(last, counts=counts)
+
+
+def too_slow(streams: dict[int, Stream], holding: set[int]) -> list[int]:
+    """A tick passed: return those of `holding` whose readers took no step in time, and drop those that are not held."""
+    slow: list[int] = []
+    for stream in sorted(holding):
+        found = streams.get(stream)
+        if found is None or found.held_ticks is None or not found.running():
+            holding.discard(stream)
+            continue
+        found.held_ticks += 1
+        if found.held_ticks > HELD_TICKS_MAX:
+            slow.append(stream)
+    return slow
 
 
 def _pieces(text: str, ids: tuple[int, ...], count: int, size_bytes: int) -> list[Piece]:

@@ -1,8 +1,9 @@
 """The intake's end of a session, as a pure state machine: events in, instructions out.
 
 Credit bounds memory, not the engine: an engine may run ahead of a slow tenant within `AHEAD_BYTES_MAX` and the largest
-delta that it made at once; beyond that the stream is broken as `slow_reader` and its slot is free. Nothing parks a
-running slot.
+delta that it made at once. Before that it is held back, for as long as the tenant takes a step of it in time: more than
+any engine makes for one who reads. Otherwise, or where it cannot be held, the stream is broken as
+`slow_reader` and its slot is free: nothing parks a running slot.
 
 A session outlives its transport for a while. What was sent is kept until credit shows that it was read, and the last
 frame until the settlement; the greeting of the next transport says from where each stream goes on.
@@ -43,12 +44,10 @@ from orchestrator.wire.frames import (
     Settle,
     Welcome,
 )
-from orchestrator.wire.intake_stream import Stream, counted
+from orchestrator.wire.intake_stream import AHEAD_BYTES_MAX, GoOn, Hold, Stream, counted, too_slow
 from orchestrator.wire.session_edge import ATTACHED, DEAD_BUSY_MS, DEAD_IDLE_MS, UNHEARD, State
 from orchestrator.wire.silence import Silence
 
-AHEAD_BYTES_MAX = 128 * 1024
-"""How far an engine may run ahead of what the edge is ready to hold, per stream, beside the largest delta of it."""
 UNSETTLED_FACTOR = 2
 """A session may hold this many times its streams before it is closed: an edge that never settles."""
 TICK_MS = 250
@@ -101,7 +100,7 @@ class Close(msgspec.Struct, frozen=True):
     reason: str
 
 
-Instruction = Send | Start | Stop | Settled | Detach | Close
+Instruction = Send | Start | Stop | Hold | GoOn | Settled | Detach | Close
 
 
 class IntakeSession:
@@ -132,6 +131,8 @@ class IntakeSession:
         self.detached_bytes = 0
         """What is held of answers while there is no transport."""
         self._streams: dict[int, Stream] = {}
+        self._holding: set[int] = set()  # bounded: by the streams, and those that ended since the last tick
+        """Streams whose engines may be held back."""
         self._last_stream = 0
         self._silence = Silence(TICK_MS * 1000)
         self._detached_us = 0
@@ -253,16 +254,15 @@ class IntakeSession:
             found.largest_bytes = size_bytes
         ahead_bytes = AHEAD_BYTES_MAX + found.largest_bytes
         if found.ready_bytes + size_bytes > found.limit_bytes - found.sent_bytes + ahead_bytes:
-            self.detached_bytes -= found.ready_bytes if self.state is State.DETACHED else 0
-            found.drop_ready()
-            detail = "The answer was read too slowly to be held."
-            counts = PoolCounts(sent=found.sent_tokens)
-            found.last = Broken(stream, found.attempt, "slow_reader", detail, counts)
-            return [*self._flush(stream, found), Stop(stream, "slow_reader")]
+            return self._too_slow(stream, found)
         if self.state is State.DETACHED:
             self.detached_bytes += size_bytes
         found.add(text, ids, count, size_bytes)
-        return self._flush(stream, found)
+        told = self._flush(stream, found)
+        if found.is_ahead():
+            self._holding.add(stream)
+            told.append(Hold(stream))
+        return told
 
     def done(
         self, stream: int, reason: str, counts: PoolCounts, queued_us: int | None = None, beside: int | None = None
@@ -313,7 +313,8 @@ class IntakeSession:
         # The border's round trip is the edge's to measure; a second is added for it.
         limit_ms = (DEAD_BUSY_MS if self._streams else DEAD_IDLE_MS) + 1_000
         if silent_ms <= limit_ms:
-            return []
+            slow = too_slow(self._streams, self._holding) if self._holding else ()
+            return [told for stream in slow for told in self._too_slow(stream, self._streams[stream])]
         return [*self.lost(now_us), Detach("silent")] if self.is_attached() else self.close("session_lost")
 
     def lost(self, now_us: int) -> list[Instruction]:
@@ -474,7 +475,17 @@ class IntakeSession:
             return []
         frame = found.next_tokens(stream) if found.ready else None
         out: list[Instruction] = [] if frame is None else [Send(frame)]
+        if found.held_ticks is not None and found.may_go_on():
+            out.append(GoOn(stream))
         if found.last is not None and not found.ready and not found.ended:
             found.ended = True
             out += [Send(counted(found.last, found.sent_tokens))]
         return out
+
+    def _too_slow(self, stream: int, found: Stream) -> list[Instruction]:
+        self.detached_bytes -= found.ready_bytes if self.state is State.DETACHED else 0
+        found.drop_ready()
+        detail = "The answer was read too slowly to be held."
+        counts = PoolCounts(sent=found.sent_tokens)
+        found.last = Broken(stream, found.attempt, "slow_reader", detail, counts)
+        return [*self._flush(stream, found), Stop(stream, "slow_reader")]

@@ -171,6 +171,14 @@ class Dispatcher:
         given = self._given.get(work)
         return None if given is None else given.replica.id
 
+    def held_up(self, work: int) -> ReplicaId | None:
+        """Its reader is slower than its replica, whose name is returned: its time says nothing of that any more."""
+        given = self._given.get(work)
+        if given is None:
+            return None
+        given.held_up = True
+        return given.replica.id
+
     def holds(self, work: int, replica_id: ReplicaId, incarnation: str) -> bool:
         """Whether that replica was given `work` and has not ended it."""
         given = self._given.get(work)
@@ -245,11 +253,12 @@ class Dispatcher:
         """A work ended, however, with what its replica counted. Its slot is free."""
         given = self._given.get(work)
         queued_us = beside = None
+        held_up = False
         left: list[Instruction] = []
         if given is None:
             flight = self._lost.pop(work, None)
         else:
-            flight, replica = given.flight, given.replica
+            flight, replica, held_up = given.flight, given.replica, given.held_up
             # How an engine behind a URL takes in prompts is not known: what was expected stands for it.
             queued_us = given.taken_us - given.given_us if replica.beats else None
             beside = replica.drop(given, now_us)
@@ -261,7 +270,7 @@ class Dispatcher:
                 self._waiting.correct(asked, more)
             left = self._dismissed(replica) if replica.leaving else left
         if flight is not None:
-            ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, beside)
+            ending = Ending(end, counts.prompt, counts.cached, counts.generated, queued_us, beside, held_up)
             self._sight.ended(flight, ending, now_us)
         return left + self._assign(now_us) if self._waiting.works else left
 

@@ -133,6 +133,17 @@ class EngineReplica:
             # The site, which may be in the midst of something, hears of it in a turn of its own.
             self._loop.call_soon(working.cancelled)
 
+    def hold(self, work: int, *, held: bool) -> None:
+        """Read no more of that from the engine, which the full connection holds back, or go on."""
+        working = self.working.get(work)
+        if working is None:
+            return
+        if held:
+            working.hold()
+        else:
+            # The site may be in the midst of something, and could not hold it at once.
+            working.going_on = self._loop.call_soon(working.go_on)
+
     def expel(self) -> None:
         """A probed engine is never expelled for silence."""
 
@@ -174,6 +185,10 @@ class _Working(Answer):
         self._work = work
         self._generation = generation
         self._made = 0
+        self.waiting: list[EngineEvent] = []  # bounded: by what one read of the engine says
+        """What was heard and is to be told once it goes on."""
+        self.going_on: asyncio.Handle | None = None
+        """Set while it is about to go on."""
         # With a most the context is not asked for: placement lets none through that goes beyond it.
         context_tokens = replica.context_tokens() if generation.sampling.max_tokens is None else None
         super().__init__(replica.engine, generation, total_ms, context_tokens)
@@ -181,12 +196,15 @@ class _Working(Answer):
     def told(self, events: list[EngineEvent]) -> None:
         """The engine said something. With the last of it, its slot is free."""
         replica, work = self._replica, self._work
+        left = iter(events)
         try:
-            for event in events:
+            for event in left:
                 if type(event) is Delta:
                     replica.pulse.missed = 0
                     self._made += event.tokens
                     replica.site.work_tokens(work, event.text, event.token_ids, event.tokens)
+                    if self._held:
+                        self.waiting = list(left)
                 elif type(event) is Finished:
                     if self._forgotten():
                         prompt_tokens = event.prompt_tokens
@@ -202,8 +220,26 @@ class _Working(Answer):
                 replica.site.work_failed(work, "engine_protocol", "The engine's answer ended without an end.")
             raise
 
+    def hold(self) -> None:
+        """See `Answer`."""
+        if self.going_on is not None:
+            self.going_on.cancel()
+            self.going_on = None
+        super().hold()
+
+    def go_on(self) -> None:
+        """See `Answer`. What was heard before comes first, and may have been the end."""
+        self.going_on = None
+        self._held = False
+        if self.waiting:
+            waiting, self.waiting = self.waiting, []
+            self.told(waiting)
+        if not self._held:
+            super().go_on()
+
     def cancelled(self) -> None:
         """It is not wanted any more."""
+        self.waiting = []
         self.close()
         if self._forgotten():
             self._replica.site.work_finished(self._work, "cancelled", PoolCounts(generated=self._made))

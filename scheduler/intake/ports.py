@@ -51,6 +51,9 @@ class ReplicaPort(Protocol):
     def withdraw(self, work: int) -> None:
         """Stop that."""
 
+    def hold(self, work: int, *, held: bool) -> None:
+        """Make no more of that for now, or go on with it. Who cannot wait goes on."""
+
     def expel(self) -> None:
         """The connection is given up."""
 

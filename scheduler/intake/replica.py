@@ -72,6 +72,8 @@ class Given(msgspec.Struct, eq=False):
     """Whether its first token came."""
     stopped: bool = False
     """Whether its replica was told that its time is over."""
+    held_up: bool = False
+    """Whether its replica had to wait for whoever reads it."""
 
 
 @dataclass(slots=True, eq=False)

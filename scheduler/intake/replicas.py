@@ -64,6 +64,9 @@ class Dialled:
         """Stop that."""
         self.put(WorkCancel(work))
 
+    def hold(self, work: int, *, held: bool) -> None:
+        """A replica tells all its works on one call, and cannot wait with one: how far it may run ahead is bounded."""
+
     def expel(self) -> None:
         """The connection is given up."""
         self.closing = True

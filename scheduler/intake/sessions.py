@@ -20,6 +20,7 @@ from orchestrator.wire.catalogue import Problem
 from orchestrator.wire.convert_facts import WireError
 from orchestrator.wire.convert_session import attempt_in, edge_frame_in, intake_batch_out
 from orchestrator.wire.frames import ALONE, Accepted, EdgeFrame, Hello, IntakeFrame, Load, Process
+from orchestrator.wire.intake_stream import GoOn, Hold
 from orchestrator.wire.outbox import Outbox
 from orchestrator.wire.pace import Haste
 from orchestrator.wire.portions import portions
@@ -170,6 +171,8 @@ class Port:
                 self._site.start(self, self.machine.edge, instruction.open, instruction.arrived_us)
         elif type(instruction) is Stop:
             self._site.stop(self, instruction.stream)
+        elif type(instruction) is Hold or type(instruction) is GoOn:
+            self._site.hold(self, instruction.stream, held=type(instruction) is Hold)
         elif type(instruction) is Settled:
             self._site.settled(self, instruction.stream, instruction.counts, instruction.sent)
         elif type(instruction) is Detach:
@@ -205,14 +208,14 @@ class Port:
 
     def tokens(self, stream: int, text: str, ids: tuple[int, ...], count: int, first: bool) -> None:
         """Tokens were made. They leave with the next message, for which the first of a stream do not wait."""
-        made, full = self._made.get(stream), False
+        made = self._made.get(stream)
         if made is None:
-            self._made[stream] = _Made(text, ids, count)
+            made = self._made[stream] = _Made(text, ids, count)
         else:
             made.text += text
             made.ids += ids
             made.count += count
-            full = len(made.text) > MADE_CHARS_MAX or len(made.ids) > MADE_CHARS_MAX
+        full = len(made.text) > MADE_CHARS_MAX or len(made.ids) > MADE_CHARS_MAX
         if self.line is None:
             self.act(self._gathered(stream))
             self._changed(self)  # nobody takes them away

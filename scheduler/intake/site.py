@@ -121,6 +121,15 @@ class Site:
             dispatcher = running.pool.dispatcher
             self._act(dispatcher, dispatcher.cancel(running.work), self._hands.now_us())
 
+    def hold(self, port: SessionPort, stream: int, *, held: bool) -> None:
+        """Whoever makes this stream is to wait with more, or to go on."""
+        running = self._by_stream.get((port, stream))
+        if running is None or running.outcome is not None or running.pool is None:
+            return
+        replica = running.pool.dispatcher.held_up(running.work)
+        if replica is not None and replica in self._ports:
+            self._ports[replica].hold(running.work, held=held)
+
     def settled(self, port: SessionPort, stream: int, counts: EdgeCounts | None, sent: int) -> None:
         """The edge said its last word on a stream, or is gone."""
         running = self._by_stream.pop((port, stream), None)

@@ -455,6 +455,9 @@ class Hasty:
     def withdraw(self, work: int) -> None:
         self.engine.withdraw(work)
 
+    def hold(self, work: int, *, held: bool) -> None:
+        self.engine.hold(work, held=held)
+
     def expel(self) -> None:
         self.engine.expel()
 

@@ -145,6 +145,9 @@ class Hasty:
             port.broken(2, "engine_failed", "gone", PoolCounts())
             port.tell(load(1).pool)
 
+    def hold(self, _port: Port, _stream: int, *, held: bool) -> None:
+        pass
+
     def load(self, _pool: object, _port: Port) -> Load:
         return load(1)
 
@@ -168,8 +171,8 @@ async def test_what_is_said_in_the_midst_of_something_comes_after_it_and_leaves_
     port.tokens(1, "x" * 200_000, (), 1, True)
     port.gather()
     port.line.outbox.take()
-    port.tokens(1, "x" * 200_000, (), 1, True)  # more than its edge said it would read: it is stopped
     port.tokens(2, "hello", (), 1, True)
+    port.tokens(1, "x" * 200_000, (), 1, True)  # more than its edge said it would read: it is stopped
     port.gather()
     told = [(type(frame), getattr(frame, "stream", None)) for frame in port.line.outbox.take()]
     assert told == [(Broken, 1), (Tokens, 2), (Broken, 2), (Load, None)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -31,9 +32,9 @@ from orchestrator.wire.frames import (
     Tokens,
     held_bytes,
 )
-from orchestrator.wire.intake_stream import Stream
+from orchestrator.wire.intake_stream import AHEAD_BYTES_MAX, HELD_TICKS_MAX, GoOn, Hold, Stream
 from orchestrator.wire.session_edge import REATTACH_TRY_MS, State
-from orchestrator.wire.session_intake import AHEAD_BYTES_MAX, IntakeSession
+from orchestrator.wire.session_intake import IntakeSession
 from tests.session.faults import MODES, Faults
 from tests.session.world import EDGE_TICK_US, EdgeNode, Wire, World, load, open_frame
 
@@ -67,6 +68,9 @@ class Attempt:
     instance: int = -1
     """Of the intake that began it."""
     stop_seen: bool = False
+    obeys: bool = False
+    held: bool = False
+    goes_on: Callable[[], None] | None = None  # what its engine does once it may
     stops_after: int = 0
     """Steps that the engine still makes after it was told to stop."""
     engine_ended: bool = False
@@ -207,6 +211,7 @@ class Simulation(World):
             None if leaves_us is None else self.clock.now_us + leaves_us,
         )
         attempt.stops_after = rng.choice((0, 2))
+        attempt.obeys = attempt.number % 3 > 0
         self.attempts.append(attempt)
         self.by_id[attempt.id] = attempt
         edge.act(machine.open(frame, self.clock.now_us))
@@ -370,6 +375,9 @@ class Simulation(World):
         """One step of the engine: some tokens, or its end."""
         together, pad, gap_us = plan
         counts = PoolCounts(3, 0, attempt.made_count)
+        if attempt.held and attempt.obeys and not attempt.stop_seen:
+            attempt.goes_on = lambda: self._make(session, attempt, left, plan)
+            return
         if attempt.stop_seen:
             attempt.stops_after -= 1
         if attempt.stops_after < 0 or left <= 0:
@@ -399,8 +407,10 @@ class Simulation(World):
             self.intake.changed(session)
 
     def _check_bounds(self, session: IntakeSession) -> None:
-        for stream in session._streams.values():
+        for number, stream in session._streams.items():
             self._check_stream(stream)
+            if stream.running() and (attempt := self.opened[session, number]).starts:
+                assert attempt.held == (stream.held_ticks is not None), "an engine waits for nothing"
         if session.is_detached():
             held = sum(stream.kept_bytes() for stream in session._streams.values())
             assert session.detached_bytes == held, "what a session holds is counted wrongly"
@@ -412,6 +422,7 @@ class Simulation(World):
         room_bytes = stream.limit_bytes - stream.sent_bytes
         assert room_bytes >= 0
         assert stream.ready_bytes <= room_bytes + AHEAD_BYTES_MAX + stream.largest_bytes, "an engine ran too far ahead"
+        assert (stream.held_ticks or 0) <= HELD_TICKS_MAX or not stream.running(), "a reader is waited for"
 
     def intake_ticked(self, session: IntakeSession) -> None:
         self._check_bounds(session)
@@ -430,6 +441,20 @@ class Simulation(World):
         attempt = self._of(session, instruction.stream)
         attempt.stop_seen = True
         self.met[f"stop {instruction.reason}"] += 1
+        self._go_on(session, attempt)
+
+    def held(self, session: IntakeSession, instruction: Hold | GoOn) -> None:
+        attempt, holds = self._of(session, instruction.stream), isinstance(instruction, Hold)
+        assert attempt.held != holds, "an engine is told twice"
+        self.met["held" if holds else "goes on"] += 1
+        attempt.held = holds
+        if not holds:
+            self._go_on(session, attempt)
+
+    def _go_on(self, session: IntakeSession, attempt: Attempt) -> None:
+        if attempt.goes_on is not None:
+            self._later(session, attempt, 0, attempt.goes_on)
+        attempt.goes_on = None
 
     def settled(self, session: IntakeSession, instruction: session_intake.Settled) -> None:
         attempt = self.by_id[instruction.attempt]

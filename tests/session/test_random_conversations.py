@@ -49,6 +49,8 @@ def test_the_worlds_meet_every_kind_of_end() -> None:
         "intake closed session_lost",
         "stop cancelled",
         "stop slow_reader",
+        "held",
+        "goes on",
         "stop session_lost",
         "edge crash",
         "intake crash",

@@ -32,6 +32,7 @@ from orchestrator.policy.labels import Effective
 from orchestrator.wire import session_edge, session_intake
 from orchestrator.wire.attachments import Attachments, Limits
 from orchestrator.wire.frames import EdgeFrame, Hello, IntakeFrame, Load, Open
+from orchestrator.wire.intake_stream import GoOn, Hold
 from orchestrator.wire.session_edge import EdgeSession, State
 from orchestrator.wire.session_intake import IntakeSession
 
@@ -61,10 +62,7 @@ def open_frame(stream: int, number: int, credit_bytes: int) -> Open:
         GENERATION,
         FACTS,
         CITATION,
-        KeyId("edge-1"),
-        b"",
-        credit_bytes,
-        60_000,
+        KeyId("edge-1"), b"", credit_bytes, 60_000,
     )
 
 
@@ -357,14 +355,15 @@ class IntakeNode(Node):
         """Carry out what a machine asks for."""
         for instruction in instructions:
             if isinstance(instruction, session_intake.Send):
-                wire = self.wires.get(session)
-                if wire is not None:
+                if (wire := self.wires.get(session)) is not None:
                     self.world.sent_down(session, instruction.frame)
                     wire.down.send((wire.epoch, instruction.frame))
             elif isinstance(instruction, session_intake.Start):
                 self.world.started(session, instruction.open)
             elif isinstance(instruction, session_intake.Stop):
                 self.world.stopped(session, instruction)
+            elif isinstance(instruction, Hold | GoOn):
+                self.world.held(session, instruction)
             elif isinstance(instruction, session_intake.Settled):
                 self.world.settled(session, instruction)
             else:
@@ -372,8 +371,7 @@ class IntakeNode(Node):
                     self.world.intake_detached(session, instruction.reason)
                 else:
                     self.world.intake_closed(session, instruction.reason)
-                wire = self.wires.get(session)
-                if wire is not None:
+                if (wire := self.wires.get(session)) is not None:
                     wire.down.send(None)
                     self.wires[session] = None
                 self.changed(session)
@@ -485,6 +483,9 @@ class World:
 
     def stopped(self, session: IntakeSession, instruction: session_intake.Stop) -> None:
         """The intake wants the work of a stream to stop."""
+
+    def held(self, session: IntakeSession, instruction: Hold | GoOn) -> None:
+        """The intake wants an engine to wait, or to go on."""
 
     def settled(self, session: IntakeSession, instruction: session_intake.Settled) -> None:
         """A stream is settled."""
