@@ -51,6 +51,8 @@ REFRESHED = frozenset({"policy_newer", "policy_stale"})
 """Refusals that a newer bundle may answer."""
 FREE_AGAIN = REFRESHED | {"draining", "engine_unreachable", "no_replica"}
 """Refusals after which a second attempt counts against no budget: no load brought them about."""
+NO_RECORD_THERE = frozenset({"evidence_share", "evidence_unavailable"})
+"""Refusals of a whole site: its pools have one spool."""
 REFRESH_POLLS = 25
 REFRESH_POLL_S = 0.02
 COMES_BACK = frozenset({"no_feasible_pool", "session_lost", "engine_unreachable", "no_replica", "engine_busy"})
@@ -246,7 +248,7 @@ class _Course(msgspec.Struct, eq=False):
             raise ProblemError(problem)
         if code not in REFRESHED or not await self._refreshed(attempt.sendable.citation.manifest):
             # Under newer law the same pool may well be right.
-            self._tried |= {attempt.pool.id}
+            self._tried |= _without_record(attempt) if code in NO_RECORD_THERE else {attempt.pool.id}
         if self._refused >= PLACEMENTS_MAX or self._sent >= ATTEMPTS_MAX:
             raise ProblemError(problem)
 
@@ -437,6 +439,13 @@ class _Course(msgspec.Struct, eq=False):
 
 async def _nothing() -> None:
     """What is left to do of an attempt that was ended already."""
+
+
+def _without_record(attempt: Attempt) -> frozenset[PoolId]:
+    """Return every pool whose site has no room for records, as that of an attempt has none."""
+    pool = attempt.pool
+    site = () if pool.scheduler is None else attempt.basis.permitted
+    return frozenset({pool.id, *(other.id for other in site if other.scheduler == pool.scheduler)})
 
 
 def _seeded(asked: Asked, entropy: Callable[[int], bytes]) -> Asked:

@@ -257,7 +257,7 @@ _ENTRIES = (
         "evidence_unavailable",
         *_GONE,
         Cause.US,
-        Retry.LATER,
+        Retry.ELSEWHERE,
         _UNAVAILABLE,
         "The decision could not be recorded, so nothing was sent.",
     ),
@@ -275,7 +275,9 @@ _ENTRIES = (
     Entry("tenant_share", *_MANY, "This edge is nearly full, and this tenant has more than its share of it."),
     Entry(
         "evidence_share",
-        *_MANY,
+        *_MANY[:3],
+        Retry.ELSEWHERE,
+        _FULL[1],
         "Records that wait to be shipped fill the spool here, and this tenant has more than its share of them: send "
         "less, or have the operator ship them or raise spool_bytes.",
     ),
