@@ -77,7 +77,11 @@ class Completions:
         check_content(head, limits.body_bytes_max)
         total_ms, waits = allowed_time(head, caller.tenant, limits)
         # The place is taken before the body is read: bodies are memory too.
-        self._admission.take(tenant)
+        try:
+            self._admission.take(tenant)
+        except ProblemError as refused:
+            if not await self._admission.borrow(tenant, refused):
+                raise
         answer: Answer | None = None
         interest = self._running[exchange.request_id] = Interest(exchange.client)
         try:
@@ -112,13 +116,7 @@ class Completions:
                     # Nothing is kept that was not accounted for.
                     claim.settle = answer.frames.aclose
                 visit.pool = answer.pool.id
-                raw, now_s = head.path == COMPLETIONS, self._now_ms() // 1000
-                answering = Answering(exchange.request_id, request.generation.model, now_s, raw)
-                if request.stream:
-                    chunks = Chunks(answering, request.include_usage, request.continuous_usage)
-                    await self._stream(exchange, visit, answer, chunks, interest)
-                else:
-                    await self._whole(exchange, visit, answer, answering)
+                await self._told(exchange, visit, answer, request, interest)
         except ProblemError as error:
             if answer is None or error.problem.cut is not None:
                 raise
@@ -154,6 +152,17 @@ class Completions:
                 raise ProblemError(Problem("capability_not_offered", f"No pool offers what this needs: {missing}."))
             return request
         raise ProblemError(problem)
+
+    def _told(
+        self, exchange: Exchange, visit: Visit, answer: Answer, request: ChatRequest, interest: Interest
+    ) -> Awaitable[None]:
+        """Return what sends the answer as it was asked for."""
+        raw, now_s = exchange.head.path == COMPLETIONS, self._now_ms() // 1000
+        answering = Answering(exchange.request_id, request.generation.model, now_s, raw)
+        if request.stream:
+            chunks = Chunks(answering, request.include_usage, request.continuous_usage)
+            return self._stream(exchange, visit, answer, chunks, interest)
+        return self._whole(exchange, visit, answer, answering)
 
     async def _whole(self, exchange: Exchange, visit: Visit, answer: Answer, answering: Answering) -> None:
         """Gather the answer and send it at once. A cut answer is an error without a part of the text."""

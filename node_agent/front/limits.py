@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 import msgspec
@@ -10,6 +11,11 @@ from orchestrator.placement.shares import IDLE_FACTOR, equal_share, may_hold
 from orchestrator.policy.ids import TenantId
 from orchestrator.wire.catalogue import Problem, ProblemError
 from orchestrator.wire.deadlines import AS_SET, Waits
+
+LEND_S = 0.25
+"""How long a request waits for a place that another process may lend: that takes some messages, each within 5 ms."""
+WAITING_MAX = 1_024
+"""Requests that wait so at once. One more is refused as if there were nothing to lend."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -36,7 +42,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Places(Protocol):
-    """The places of one of several processes of an edge, which change. None of these waits for anything."""
+    """The places of one of several processes of an edge, which change. None of these but `changed` waits."""
 
     def of_all(self) -> int:
         """Return how many requests of all tenants may be in flight here."""
@@ -54,7 +60,13 @@ class Places(Protocol):
         """A request has left its place."""
 
     def short(self, tenant: TenantId | None) -> None:
-        """A request was refused for want of places: of all, or of those of a tenant."""
+        """A request found no place: of all, or of those of a tenant."""
+
+    def lends(self, tenant: TenantId | None) -> bool:
+        """Return whether others have places that this process might be lent: of all, or of those of a tenant."""
+
+    async def changed(self) -> None:
+        """Return when this process has more places than before, or fewer."""
 
 
 class Admission:
@@ -71,6 +83,8 @@ class Admission:
         self._by_tenant: dict[TenantId, int] = {}
         self.running = 0
         """Requests in flight."""
+        self._waiting = 0
+        """Requests that wait for a place of another process."""
 
     def take(self, tenant: TenantId) -> None:
         """Take one place, until `free`, for a request. Raises ProblemError, with the limit that was reached."""
@@ -80,8 +94,6 @@ class Admission:
         if leased is not None:
             most, places = leased.of(tenant), leased.of_all()
         if held >= most:
-            if leased is not None:
-                leased.short(tenant)
             sentence = f"This tenant has {held} requests in flight here, as many as it may have."
             raise ProblemError(Problem("tenant_limit", sentence))
         if held >= IDLE_FACTOR * (places - self.running - 1):
@@ -92,14 +104,39 @@ class Admission:
         if leased is not None:
             leased.taken(tenant)
 
+    async def borrow(self, tenant: TenantId, refused: ProblemError) -> bool:
+        """Take a place that `take` has `refused` as soon as another process lends one. Returns whether one did."""
+        leased = self._places
+        if leased is None:
+            return False
+        short_of = _short_of(tenant, refused)
+        leased.short(short_of)
+        if not leased.lends(short_of) or self._waiting >= WAITING_MAX:
+            return False
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(LEND_S):
+                while True:
+                    await leased.changed()
+                    try:
+                        self.take(tenant)
+                    except ProblemError as error:
+                        before, short_of = short_of, _short_of(tenant, error)
+                        if short_of != before:
+                            leased.short(short_of)
+                    else:
+                        return True
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
+
     def _check_share(self, held: int, places: int) -> None:
         """Raise ProblemError where one that holds so many of `places` may not have another."""
         holders = len(self._by_tenant) + (held == 0)
         large = held >= equal_share(places, holders + 1)
         if may_hold(held, self.running + large, places, holders):
             return
-        if self._places is not None:
-            self._places.short(None)
         if large:
             sentence = f"This edge is nearly full, and {held} requests of this tenant are in it."
             raise ProblemError(Problem("tenant_share", sentence))
@@ -115,3 +152,8 @@ class Admission:
             self._by_tenant[tenant] = held
         else:
             del self._by_tenant[tenant]
+
+
+def _short_of(tenant: TenantId, refused: ProblemError) -> TenantId | None:
+    """Return whose places there were too few of; None where it was those of all."""
+    return tenant if refused.problem.code == "tenant_limit" else None

@@ -36,8 +36,16 @@ class LeasedPlaces:
         self._holding.freed(_name(tenant))
 
     def short(self, tenant: TenantId | None) -> None:
-        """A request was refused for want of places: of all, or of those of a tenant."""
+        """A request found no place: of all, or of those of a tenant."""
         self._holding.refused(ALL_REQUESTS if tenant is None else _name(tenant))
+
+    def lends(self, tenant: TenantId | None) -> bool:
+        """Return whether others have places that this process might be lent: of all, or of those of a tenant."""
+        return self._holding.lends(ALL_REQUESTS if tenant is None else _name(tenant))
+
+    async def changed(self) -> None:
+        """Return when this process has more places than before, or fewer."""
+        await self._holding.changed()
 
 
 def _name(tenant: TenantId) -> str:

@@ -1,7 +1,7 @@
 """A process's side of the leases: what it may use of each limit now, and what it says to the watch. Pure.
 
-It decides at once, with what it has: nothing waits for a lease. What it may use grows only by what it is told. Where it
-is told less than it uses, it keeps what runs and gives back each place as it comes free.
+It says at once what it has: only who finds none of it may wait a moment for a lease. What it may use grows only by what
+it is told. Where it is told less than it uses, it keeps what runs and gives back each place as it comes free.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ class Holder:
             return self._leased.floor(name, self._index)
         amount = self._amounts.get(name)
         return self._leased.even(name, self._index) if amount is None else amount
+
+    def lends(self, name: str) -> bool:
+        """Return whether there is more of a limit than may be in use here and the others keep in any case."""
+        leased, index = self._leased, self._index
+        kept = sum(leased.floor(name, other) for other in range(leased.processes) if other != index)
+        return self._amounts is not None and self.amount(name) + kept < leased.whole(name)
 
     def uneven(self) -> int:
         """Return of how many limits this process was told another amount than its even share."""

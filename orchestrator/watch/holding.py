@@ -16,11 +16,13 @@ PAUSE_S = 0.005
 
 
 class Holding:
-    """What this process may use of the limits. Asked and told of every use; neither waits for anything."""
+    """What this process may use of the limits. Asked and told of every use; only `changed` waits."""
 
     def __init__(self, leased: Leased, index: int) -> None:
         self._holder = Holder(leased, index)
         self._due = asyncio.Event()
+        self._changed = asyncio.Event()
+        """Never stays set: it wakes those who wait when it happens."""
 
     def amount(self, name: str) -> int:
         """Return how much of a limit may be in use here now."""
@@ -45,6 +47,14 @@ class Holding:
         if self._holder.refused(name):
             self._due.set()
 
+    def lends(self, name: str) -> bool:
+        """Return whether others have some of a limit that this process might be lent."""
+        return self._holder.lends(name)
+
+    async def changed(self) -> None:
+        """Return when the watch has said something else than before."""
+        await self._changed.wait()
+
     async def run(self, end: socket.socket) -> None:
         """Speak with the watch, whose line ends in `end`. Runs until it is cancelled. Raises OSError."""
         line = await opened(end, Told)
@@ -67,6 +77,8 @@ class Holding:
         while (told := await line.received()) is not None:
             if self._holder.told(told, _now_us()):
                 self._due.set()
+                self._changed.set()
+                self._changed.clear()
 
 
 def _now_us() -> int:

@@ -97,6 +97,20 @@ async def test_a_tenant_at_one_process_has_nearly_its_whole_limit_and_the_edge_n
 
 
 @pytest.mark.timeout(240)
+async def test_a_burst_at_one_process_gets_at_once_what_the_other_does_not_use(folder: Path) -> None:
+    with lone_edge(folder, LINES) as edge, held(edge) as stack:
+        processes = await both(edge)
+        burst = Tenant(edge, processes[1], stack, LIMIT - FLOOR)
+        assert await burst.ask() == LIMIT - FLOOR, "nobody was refused while half of the limit was free"
+        # What the edge has no more of is refused, and what is refused has no place.
+        more = Tenant(edge, processes[1], stack, 4)
+        assert await more.ask() == 0
+        assert edge.engine.asked == LIMIT - FLOOR
+        edge.engine.may_answer.set()
+        assert edge.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.timeout(240)
 async def test_what_a_killed_process_leased_is_free_and_all_is_even_when_all_are_idle(folder: Path) -> None:
     with lone_edge(folder, LINES) as edge, held(edge) as stack:
         processes = await both(edge)
