@@ -17,7 +17,9 @@ import pytest
 
 from scheduler.pools.devcluster import (
     LONGEST_DIRECT_DIR_BYTES,
+    DevCluster,
     DevClusterError,
+    DevClusterSettings,
     check_token_file,
     main,
     parse_label,
@@ -95,6 +97,52 @@ def test_wrong_arguments_end_with_status_2(token: Path, tmp_path: Path, capsys: 
         assert main([*base, *wrong]) == 2
         assert "devcluster: " in capsys.readouterr().err
     assert not (tmp_path / "t").exists()
+
+
+class LeavesSomething:
+    """Ray's cluster of two nodes of which something is left when they are removed, as its `remove_node` says it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.head_node = self
+        self.nodes = ["head", "worker"]
+        self.added = 0
+
+    def get_session_dir_path(self) -> str:
+        return str(self._folder)
+
+    def live_processes(self) -> list[object]:
+        return []
+
+    def list_all_nodes(self) -> list[object]:
+        return [self for _ in self.nodes]
+
+    def add_node(self, **_: object) -> str:
+        self.added += 1
+        return "another"
+
+    def remove_node(self, _: object, *, allow_graceful: bool) -> None:
+        assert not allow_graceful
+        self.nodes.pop()
+        raise AssertionError("There are zombie processes left over after killing.")
+
+
+def test_what_is_left_of_a_node_ends_nothing_else(
+    token: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "session"
+    folder.mkdir()
+    settings = DevClusterSettings(tmp_path, token, tmp_path / "address", {}, 1, 0.0)
+    cluster = DevCluster(settings, tmp_path)
+    ray = cluster._cluster = LeavesSomething(folder)
+    cluster._worker = "worker"
+    cluster.add_worker()
+    assert (ray.added, ray.nodes) == (1, ["head"])
+    ray.nodes.append("another")
+    cluster.end()
+    assert ray.nodes == []
+    assert not folder.exists()
+    assert capsys.readouterr().out.splitlines() == ["something is left of a node that was ended"] * 3
 
 
 def test_a_long_folder_gets_a_short_private_name_for_as_long_as_it_is_needed(tmp_path: Path) -> None:
