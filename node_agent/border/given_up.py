@@ -9,10 +9,10 @@ from functools import partial
 from node_agent.border.decider import Asked, Decided
 from orchestrator.ledger.usage import KIND, ByEdge, Counts, Outcome, UsageRecord
 from orchestrator.policy.ids import RANDOM_BYTES, PoolId, make_usage_id
-from orchestrator.spool.records import USAGE, Holder, Position, Rank, RecordId, SpoolError
+from orchestrator.spool.records import Holder, Position, RecordId
 from orchestrator.spool.store import Spool
+from orchestrator.spool.unawaited import append_usage
 from orchestrator.telemetry.logs import logger
-from orchestrator.telemetry.names import Event
 
 _NOTHING = Counts(ByEdge(0, 0, False), None)
 
@@ -51,26 +51,4 @@ class GivenUp:
             resumable=None,
             tenant=asked.tenant.id,
         )
-        try:
-            appending = self._spool.append_async(
-                USAGE,
-                RecordId(record.id),
-                record.to_bytes(),
-                durable=False,
-                rank=Rank.CLOSES,
-                holder=Holder(asked.tenant.id),
-            )
-        except SpoolError as error:
-            _not_taken(record.id, error)
-        else:
-            appending.add_done_callback(partial(_appended, record.id))
-
-
-def _appended(record_id: str, appending: asyncio.Future[Position]) -> None:
-    error = None if appending.cancelled() else appending.exception()
-    if error is not None:
-        _not_taken(record_id, error)
-
-
-def _not_taken(record_id: str, error: BaseException) -> None:
-    log.error(Event.SPOOL_FAILED, record_id=record_id, exception=type(error).__name__)
+        append_usage(self._spool, RecordId(record.id), record.to_bytes(), Holder(asked.tenant.id), log)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 import msgspec
 
 from orchestrator.evidence.records import PERMITTED, DecisionRecord, retain_until_ms
 from orchestrator.ledger.usage import Outcome, PoolCounts
 from orchestrator.policy.ids import EdgeId, make_usage_id
-from orchestrator.spool.records import DECISION, USAGE, Holder, Position, Rank, RecordId, RecordKind, SpoolError
+from orchestrator.spool.records import DECISION, Holder, Position, Rank, RecordId, RecordKind, SpoolError
+from orchestrator.spool.unawaited import append_usage
 from orchestrator.spool.untaken import Untaken
 from orchestrator.telemetry.logs import logger
-from orchestrator.telemetry.names import Event
 from scheduler.intake.ports import Hands
 from scheduler.intake.records import usage_record
 from scheduler.intake.running import Running
 
 # A member of an enumeration costs as much as a call by way of its class, and each answer asks for these.
-NEW, SPARE, CLOSES, REFUSED = Rank.NEW, Rank.SPARE, Rank.CLOSES, Outcome.REFUSED
+NEW, SPARE, REFUSED = Rank.NEW, Rank.SPARE, Outcome.REFUSED
 
 log = logger("scheduler.intake")
 
@@ -62,19 +61,8 @@ class Keeping:
         counts = PoolCounts(running.prompt, running.cached, running.generated, running.sent)
         usage = make_usage_id(now_ms, hands.entropy(10))
         record = usage_record(usage, running.opened, outcome, running.counted, counts, running.edge_counts, now_ms)
-        try:
-            appending = hands.spool.append_async(
-                USAGE,
-                RecordId(record.id),
-                record.to_bytes(),
-                durable=False,
-                rank=CLOSES,
-                holder=None if outcome is REFUSED else flow_of(running),
-            )
-        except SpoolError as error:
-            _lost(usage, error)
-        else:
-            appending.add_done_callback(partial(_appended, usage))
+        holder = None if outcome is REFUSED else flow_of(running)
+        append_usage(hands.spool, RecordId(record.id), record.to_bytes(), holder, log)
 
 
 def flow_of(running: Running) -> Holder:
@@ -113,13 +101,3 @@ def flow_in(kind: RecordKind, data: bytes) -> Holder | None:
     if decided.outcome != PERMITTED:
         return None
     return Holder(f"{decided.edge}\x00{decided.facts.tenant.id}")
-
-
-def _appended(record_id: str, appending: asyncio.Future[Position]) -> None:
-    failure = appending.exception()
-    if failure is not None:
-        _lost(record_id, failure)
-
-
-def _lost(record_id: str, failure: BaseException) -> None:
-    log.error(Event.SPOOL_FAILED, record_id=record_id, exception=type(failure).__name__)
