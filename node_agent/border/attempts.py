@@ -15,6 +15,7 @@ from node_agent.border.decider import Asked, Commitment, Decided, Decider, Depar
 from node_agent.border.given_up import GivenUp
 from node_agent.border.keeping import may_keep
 from node_agent.border.memory import Memory, Prompt
+from node_agent.border.problems import problem_of
 from node_agent.border.resume import RETAINED_BYTES_MAX
 from node_agent.border.retries import RetryBudget, Spent
 from node_agent.border.signer import Sealing, Signer
@@ -42,6 +43,7 @@ from orchestrator.ledger.usage import (
 )
 from orchestrator.placement.fleet import Edge, Fleet, Pool
 from orchestrator.placement.outliers import Change, Turn
+from orchestrator.placement.pick import Drop
 from orchestrator.placement.sight import Flight
 from orchestrator.policy.facts import Facts
 from orchestrator.policy.ids import RANDOM_BYTES, AttemptId, DecisionId, EdgeId, PoolId, make_usage_id
@@ -318,7 +320,12 @@ class Attempts:
         log.info(Event.REQUEST_REFUSED, request_id=asked.request, decision_id=decided.id, code=code)
         if self._hands.note is not None:
             self._hands.note(refused_line(asked, decided, code))
-        return ProblemError(decided.problem or Problem("internal_error"))
+        problem, placement = decided.problem or Problem("internal_error"), decided.decision.placement
+        held_off = [one.pool.id for one in placement.candidates if one.drop is Drop.BREAKER]
+        if held_off and problem.code == "no_feasible_pool":
+            alone = self._memory.alone(held_off, decided.shape.model, self._hands.now_ns() // 1000)
+            problem = problem_of(placement, decided.shape, alone)
+        return ProblemError(problem)
 
     async def depart(self, attempt: Attempt, departure: Departure) -> None:
         """Tell whoever has to know before the request is sent. Nothing has left yet. Raises ProblemError."""

@@ -5,7 +5,7 @@ Decides nothing and sends nothing: the gate tells it what happens and asks it fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -20,7 +20,7 @@ from orchestrator.placement.prefix import BLOCK_CHARS, any_block, salted
 from orchestrator.placement.requests import PlacementRequest, PoolView
 from orchestrator.placement.settings import PlacementSettings
 from orchestrator.placement.sight import End, Ending, Flight, Sight
-from orchestrator.policy.ids import EdgeId, FlowId, PoolId
+from orchestrator.policy.ids import EdgeId, FlowId, ModelId, PoolId
 from orchestrator.wire.catalogue import Cause, Problem
 from orchestrator.wire.frames import Broken, Done, Refused, StreamFrame
 
@@ -121,6 +121,10 @@ class Memory:
                 place, model, now_us, up, rtt_us, load, heard_us, cached, None, flow
             )
         return Known(expected, views, before)
+
+    def alone(self, held_off: Iterable[PoolId], model: ModelId, now_us: int) -> frozenset[PoolId]:
+        """Return those of the pools that are `held_off` for a tenant that are so for nobody else."""
+        return frozenset(pool for pool in held_off if not self._sight.held_off(pool, model, now_us))
 
     def sent(
         self,

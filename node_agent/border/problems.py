@@ -10,6 +10,7 @@ from collections import Counter
 
 from orchestrator.placement.pick import Candidate, Drop, Placement
 from orchestrator.placement.requests import PlacementRequest
+from orchestrator.policy.ids import PoolId
 from orchestrator.policy.verdicts import REVOKED, Reason
 from orchestrator.wire.catalogue import Problem, Told
 
@@ -20,9 +21,20 @@ _LASTING = (Drop.ENTITLEMENT, Drop.MODEL, Drop.REVISION, Drop.CAPABILITY, Drop.C
 _SAID = {Drop.BREAKER: Drop.DOWN, Drop.CAPPED: Drop.FULL, Drop.NO_OPENING: Drop.FULL}
 """What is told instead. How an operator shares its room, and which of its pools fail, is not the tenant's to know."""
 
+_ALONE = "held off for this tenant"
+"""Instead of what a pool is to nobody else."""
+_ALONE_NEEDS = (
+    "A request other than those of this tenant that failed there in a row; each such pool is tried again within 30 s."
+)
 
-def problem_of(placement: Placement, request: PlacementRequest) -> Problem:
-    """Return what the tenant is told when nothing was chosen."""
+
+def problem_of(
+    placement: Placement, request: PlacementRequest, alone: frozenset[PoolId] = frozenset()
+) -> Problem:
+    """Return what the tenant is told when nothing was chosen.
+
+    `alone` are the pools that are held off for this tenant, and would take another's request.
+    """
     permitted = placement.permitted()
     reasons = [reason for c in placement.candidates for reason in c.verdict.reasons]
     explanation = _told(reasons)
@@ -38,10 +50,15 @@ def problem_of(placement: Placement, request: PlacementRequest) -> Problem:
     drops = {c.drop for c in permitted if c.drop is not None and c.drop is not Drop.NOT_REACHABLE}
     if drops and drops <= set(_LASTING):
         return _lasting(max(drops, key=_LASTING.index), permitted, request)
-    told = Counter(_SAID.get(c.drop, c.drop).value for c in placement.candidates if c.drop is not None)
+    told = Counter(_said(c.drop, c.pool.id in alone) for c in placement.candidates if c.drop is not None)
     counts = ", ".join(f"{count} {drop}" for drop, count in sorted(told.items()))
     sentence = f"Permitted pools exist, but none can take the request now ({counts})."
-    return Problem("no_feasible_pool", sentence, explanation=explanation)
+    return Problem("no_feasible_pool", sentence, needs=_ALONE_NEEDS if _ALONE in told else "", explanation=explanation)
+
+
+def _said(drop: Drop, alone: bool) -> str:
+    """Return what is told of a pool that is left out."""
+    return _ALONE if alone and drop is Drop.BREAKER else _SAID.get(drop, drop).value
 
 
 def _lasting(last: Drop, permitted: tuple[Candidate, ...], request: PlacementRequest) -> Problem:

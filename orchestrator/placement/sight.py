@@ -160,6 +160,11 @@ class Sight:
             held_off,
         )
 
+    def held_off(self, pool: PoolId, model: ModelId, now_us: int) -> bool:
+        """Whether `pool` is held off for every flow, as `view` says it for one."""
+        breaker = self._pools[pool].breaker
+        return breaker.held_off(None, now_us) or self.ejected(pool, model, now_us)
+
     def ejected(self, pool: PoolId, model: ModelId, now_us: int, flow: FlowId | None = None) -> bool:
         """Whether `pool` is an outlier among those that serve `model`, and out for a flow now; None: for any flow."""
         return self._outliers.ejected(pool, model, now_us, flow)

@@ -89,6 +89,29 @@ async def test_a_tenant_that_wins_every_trial_does_not_keep_others_from_a_pool_t
     assert (await edge.text(harmless(edge)))[0] == GUIZHOU
 
 
+async def test_a_tenant_that_is_held_off_alone_is_told_so_and_what_helps(make_edge: Make) -> None:
+    edge = make_edge(cn_guizhou=cast(Plan, fails_at_poison))
+    clock = ticking(edge)
+    one_pool(edge)
+    for _ in range(FAILURES_MAX):
+        await refused(edge, poisoned(edge))
+        clock.wait_ms(1)
+    problem = (await refused(edge, poisoned(edge))).problem
+    assert (problem.code, problem.entry.http) == ("no_feasible_pool", 503)
+    assert "1 held off for this tenant" in problem.text
+    assert "down" not in problem.text
+    assert "A request other than those" in problem.needs
+    assert GUIZHOU not in problem.text + problem.needs
+    # What is so for everybody is said as before.
+    for tenant in ("second-sg", "third-sg"):
+        await refused(edge, poisoned(edge, tenant))
+        clock.wait_ms(1)
+    for asked in (poisoned(edge), harmless(edge, "fourth-sg")):
+        problem = (await refused(edge, asked)).problem
+        assert "1 down" in problem.text
+        assert not problem.needs
+
+
 @pytest.mark.parametrize("code", ["engine_unreachable", "no_replica"])
 async def test_a_pool_that_cannot_be_reached_is_held_off_for_all_by_attempts_of_one_tenant(
     make_edge: Make, code: str
