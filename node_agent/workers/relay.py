@@ -29,6 +29,9 @@ BUFFER_BYTES = 64 * 1024
 CONNECT_S = 2.0
 """How long a request waits for an owner that is being started again."""
 CONNECT_AGAIN_S = 0.05
+OWNER_ENDS_S = 1.0
+"""How long an owner has to end an answer itself once this process stops: it knows what the tenant has of it, and mostly
+it stops at the same time. Less than a server waits for what was cut."""
 MARGIN_S = 10.0
 """How much longer than a request may take its owner may be silent: each bound of time is the owner's to keep."""
 
@@ -36,6 +39,7 @@ _OF_THE_CONNECTION = frozenset({"connection", "keep-alive", "proxy-connection", 
 """Headers that are between a tenant and this process. `expect` is as well: this process asks for the body itself."""
 _MADE_ANEW = frozenset({"date", "transfer-encoding"})
 _UNREACHED = "The process of this edge that answers for this key is not there, so nothing was sent."
+_STOPPED = "This edge stopped before the answer was complete."
 _LOST = (
     "The process of this edge that answers for this key ended before its answer was whole."
     " Asked again with the same key, the request is not sent twice."
@@ -95,9 +99,10 @@ class Siblings:
         return merged(sorted(told.items()))
 
     def cut(self) -> None:
-        """End every answer that is passed on, with an error that says so."""
+        """End every answer that is passed on, with an error that says so, unless its owner ends it in a moment."""
+        loop = asyncio.get_running_loop()
         for interest in tuple(self._running):
-            interest.interrupt(ProblemError(Problem("draining", "This edge stopped before the answer was complete.")))
+            loop.call_later(OWNER_ENDS_S, interest.interrupt, ProblemError(Problem("draining", _STOPPED)))
 
     async def _pass(self, exchange: Exchange, visit: Visit, interest: Interest, path: Path) -> None:
         reader, writer = await _connected(path)
@@ -160,26 +165,29 @@ class Relay:
             raise OwnerLost(_LOST) from None
         self._exchange.pass_on(status, headers)
         events = any(name == "content-type" and value.startswith("text/event-stream") for name, value in headers)
-        ending = b"\n\n"
+        ending = b"\n\n" if events else b""
         held = b""
         ended = body.ended
         if ended:
             await self._exchange.end()
-        while not ended:
-            try:
-                data = held + await self._data()
-                part, at = body.take(data)
-            except (ConnectionError, Malformed):
-                if not events or ending != b"\n\n":
-                    # In the middle of an event, or of a document, there is no place for a word of ours.
-                    self._exchange.abandon()
-                raise OwnerLost(_LOST) from None
-            held, ended = data[at:], body.ended
-            if ended:
-                await self._exchange.end(part)
-            elif part:
-                ending = (ending + part)[-2:]
-                await self._exchange.write(part)
+        try:
+            while not ended:
+                try:
+                    data = held + await self._data()
+                    part, at = body.take(data)
+                except (ConnectionError, Malformed):
+                    raise OwnerLost(_LOST) from None
+                held, ended = data[at:], body.ended
+                if ended:
+                    await self._exchange.end(part)
+                elif part:
+                    ending = (ending + part)[-2:] if events else b""
+                    await self._exchange.write(part)
+        except (OwnerLost, asyncio.CancelledError):
+            if ending != b"\n\n":
+                # In the middle of an event, or of a document, there is no place for a word of ours.
+                self._exchange.abandon()
+            raise
 
     async def _head(self) -> tuple[int, list[Pair], Body]:
         head = await self._reader.readuntil(HEAD_END)

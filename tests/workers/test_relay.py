@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import stat
 import tempfile
@@ -340,7 +341,57 @@ async def test_an_owner_that_says_nothing_is_given_up(
             await hung_up.wait()
 
 
-async def test_there_is_a_bound_on_what_is_passed_on_and_its_end_with_a_drain(tmp_path: Path, run_dir: Path) -> None:
+async def test_an_answer_that_is_passed_on_ends_with_its_owners_word_when_both_stop(
+    tmp_path: Path, run_dir: Path
+) -> None:
+    async def plan(_: Asked) -> Frames:
+        yield tokens("one ")
+        yield tokens("two")
+        await asyncio.Event().wait()
+
+    async with two(tmp_path, run_dir, plan) as (room, theirs):
+        asking = asyncio.create_task(ask(room, THEIRS, stream=True))
+        await until(lambda: theirs.gate.sent == 1, within_s=5)
+        await asyncio.sleep(0.1)
+        # In the order in which it is told worse.
+        room.front.cut()
+        theirs.front.cut()
+        reply = await asking
+    event = json.loads(reply.body.rstrip().rpartition(b"data: ")[2])["error"]
+    assert (event["code"], event["usage"]["completion_tokens"]) == ("draining", 2)
+    assert event["resume"]["reason"] == "cause"
+    assert reply.body.count(b'"error"') == 1
+
+
+@pytest.mark.parametrize(("begun", "word"), [(b"data: {}\n\n", True), (b"data: {", False)])
+async def test_where_only_one_of_both_stops_its_word_comes_between_two_events(
+    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes, word: bool
+) -> None:
+    monkeypatch.setattr(relay, "OWNER_ENDS_S", 0.0)
+    arrived = asyncio.Event()
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(EVENTS + b"%x\r\n%b\r\n" % (len(begun), begun))
+        arrived.set()
+        await reader.read()
+        writer.close()
+
+    async with owned_by(tmp_path, run_dir, served) as room:
+        asking = asyncio.create_task(ask(room, THEIRS, stream=True))
+        await arrived.wait()
+        await asyncio.sleep(0.1)
+        room.front.cut()
+        reply = await asking
+    assert reply.body.startswith(begun)
+    assert (b'"draining"' in reply.body) is word
+    assert reply.ended is word
+
+
+async def test_there_is_a_bound_on_what_is_passed_on_and_its_end_with_a_drain(
+    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "OWNER_ENDS_S", 0.0)
     arrived = asyncio.Event()
 
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
