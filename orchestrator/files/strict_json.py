@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, count
 from math import isfinite
 from typing import Final, Literal
 
@@ -53,6 +53,13 @@ for _opening, _closing in (b"[]", b"{}"):
     _STEP_OF[_opening], _STEP_OF[_closing] = 1, -1
 # Only an escape can bring one of these into a text that was decoded as UTF-8.
 _ODD_ESCAPE = re.compile(r"\\u(?:[dD][89abcdefABCDEF]|0000)")
+_MARKS = count()
+"""Goes on by one for each value that is refused, and twice for each body. No thread can turn it back."""
+_MANY_VALUES = 1_024
+"""With more commas in a body, large numbers are looked for at once and not in each one."""
+# At most 18 digits are 64 bits, and with an exponent of two digits a double.
+_MANY_DIGITS = re.compile(rb"[0-9]{19}")
+_LARGE_EXPONENT = re.compile(rb"[eE]\+?[0-9]{3}")
 _ODD_CHAR = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -75,10 +82,6 @@ class _Odd:
     code: RequestCode
     message: str
     key: str | None = None
-
-
-class _OddFound(Exception):
-    """The text holds a value that is refused."""
 
 
 _decode = msgspec.json.Decoder().decode
@@ -118,30 +121,31 @@ def parse_strict(body: bytes, *, depth_max: int = DEPTH_MAX, values_max: int | N
                 return value
         except (ValueError, OverflowError, RecursionError):
             pass
-    return _parse_any(body, depth_max)
+    return _parse_any(body, outside, depth_max)
 
 
-def _parse_any(body: bytes, depth_max: int) -> object:
-    """Return the value of any body. Raises RequestError."""
+def _parse_any(body: bytes, outside: bytes | None, depth_max: int) -> object:
+    """Return the value of any body. Raises RequestError. `outside` is what stands outside of strings, if it is known.
+
+    The text is read once, whatever is wrong with it: a refusal costs about as much as what it refuses.
+    """
     text = _text(body)
     if _opens_more(body, depth_max):
         _check_depth(body, depth_max)
-    value: object = None
-    end = -1
-    try:
-        value, end = _DECODER.raw_decode(text)
-    except (_OddFound, json.JSONDecodeError):
-        end = -1
-    good = end == len(text) or (end > 0 and not text[end:].strip(_SPACE))
-    if not good:
-        # Read once more, now to its end: what is wrong with the form of the text is told first.
-        value = _parse(text, _decoder(_in_its_place))
+    if outside is None and body.count(b",") > _MANY_VALUES:
+        outside = _outside(body)
+    decoder = _ANY_NUMBERS
+    if outside is not None and _MANY_DIGITS.search(outside) is None:
+        decoder = _SMALL_NUMBERS if _LARGE_EXPONENT.search(outside) is None else _LARGE_FRACTIONS
+    before = next(_MARKS)
+    value = _parse(text, decoder)
+    marked = next(_MARKS) - before > 1
+    odd_text = "\\u" in text and _ODD_ESCAPE.search(text) is not None
     # Odd values are rare; the walk that finds their path is paid only when there can be one.
-    if not good or ("\\u" in text and _ODD_ESCAPE.search(text)):
-        found = _find_odd(value)
-        if found is not None:
-            path, odd = found
-            raise RequestError(odd.code, odd.message, spell(path) or None)
+    found = _find_odd(value, texts=odd_text) if marked or odd_text else None
+    if found is not None:
+        path, odd = found
+        raise RequestError(odd.code, odd.message, spell(path) or None)
     return value
 
 
@@ -207,48 +211,51 @@ def _levels(outside: bytes) -> int:
     return max(accumulate(map(_STEP_OF.__getitem__, outside.translate(None, _NOT_BRACKETS))), default=0)
 
 
-def _at_once(odd: _Odd) -> object:
-    raise _OddFound
-
-
-def _in_its_place(odd: _Odd) -> object:
+def _mark(odd: _Odd) -> _Odd:
+    """Stand in its place, and count that there is one."""
+    next(_MARKS)
     return odd
 
 
-def _decoder(mark: Callable[[_Odd], object]) -> json.JSONDecoder:
-    """Return what makes a tree of a text, with what `mark` gives in place of each value that is refused."""
-
-    def whole(digits: str) -> object:
-        if len(digits) > _INT_DIGITS_MAX:
-            return mark(_TOO_LARGE)
-        number = int(digits)
-        return number if INT_MIN <= number <= INT_MAX else mark(_TOO_LARGE)
-
-    def fraction(digits: str) -> object:
-        number = float(digits)
-        return number if isfinite(number) else mark(_NOT_FINITE)
-
-    def members(pairs: list[tuple[str, object]]) -> object:
-        container = dict(pairs)
-        if len(container) == len(pairs):
-            return container
-        if mark is _at_once:  # which key it is, is only told the second time
-            raise _OddFound
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        return mark(_Odd("duplicate_key", "expected each key once in an object", twice))
-
-    return json.JSONDecoder(
-        object_pairs_hook=members,
-        parse_int=whole,
-        parse_float=fraction,
-        parse_constant=lambda _: mark(_NOT_FINITE),
-        strict=True,
-    )
+def _whole(digits: str) -> object:
+    if len(digits) > _INT_DIGITS_MAX:
+        return _mark(_TOO_LARGE)
+    number = int(digits)
+    return number if INT_MIN <= number <= INT_MAX else _mark(_TOO_LARGE)
 
 
-_DECODER = _decoder(_at_once)
-"""Made once: that costs more than most bodies."""
+def _fraction(digits: str) -> object:
+    number = float(digits)
+    return number if isfinite(number) else _mark(_NOT_FINITE)
+
+
+def _constant(_: str) -> object:
+    return _mark(_NOT_FINITE)
+
+
+def _members_of(pairs: list[tuple[str, object]]) -> object:
+    container = dict(pairs)
+    if len(container) == len(pairs):
+        return container
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return _mark(_Odd("duplicate_key", "expected each key once in an object", key))
+        seen.add(key)
+    return container
+
+
+# Made once: that costs more than most bodies.
+_ANY_NUMBERS = json.JSONDecoder(
+    object_pairs_hook=_members_of, parse_int=_whole, parse_float=_fraction, parse_constant=_constant
+)
+"""Makes a tree of a text, with an `_Odd` in place of each value that is refused."""
+_LARGE_FRACTIONS = json.JSONDecoder(
+    object_pairs_hook=_members_of, parse_float=_fraction, parse_constant=_constant
+)
+"""The same of a text without a whole number that is large."""
+_SMALL_NUMBERS = json.JSONDecoder(object_pairs_hook=_members_of, parse_constant=_constant)
+"""The same of a text without any large number: nothing is called for each."""
 
 
 def _parse(text: str, decoder: json.JSONDecoder) -> object:
@@ -262,36 +269,29 @@ def _parse(text: str, decoder: json.JSONDecoder) -> object:
     raise RequestError("invalid_json", f"expected well-formed JSON; the error is at line {line}, column {column}")
 
 
-def _find_odd(value: object) -> tuple[FieldPath, _Odd] | None:
-    """The first refused value of the tree in the order of the text, without recursion."""
-    odd = _odd(value)
-    if odd is not None:
-        return (() if odd.key is None else (odd.key,)), odd
+def _find_odd(value: object, *, texts: bool) -> tuple[FieldPath, _Odd] | None:
+    """The first refused value of the tree in the order of the text, without recursion. `texts` may be odd as well."""
+    odd_char = _ODD_CHAR.search
     steps: list[str | int] = []
-    levels = [_members(value)]
+    levels: list[Iterator[tuple[str | int, object]]] = [iter(((0, value),))]
     while levels:
         for step, node in levels[-1]:
-            if type(step) is str and _ODD_CHAR.search(step):
-                return (*steps, step), _ODD_TEXT
+            if texts and type(step) is str and odd_char(step):
+                return (*steps[1:], step), _ODD_TEXT
             if type(node) is list or type(node) is dict:
                 steps.append(step)
                 levels.append(_members(node))
                 break
-            odd = _odd(node)
-            if odd is not None:
-                return ((*steps, step) if odd.key is None else (*steps, step, odd.key)), odd
+            if type(node) is _Odd:
+                path = (*steps, step)[1:]
+                return (path if node.key is None else (*path, node.key)), node
+            if texts and type(node) is str and odd_char(node):
+                return (*steps, step)[1:], _ODD_TEXT
         else:
             levels.pop()
             if steps:
                 steps.pop()
     return None
-
-
-def _odd(node: object) -> _Odd | None:
-    """Return why a value that holds no others is refused; None where it is not."""
-    if type(node) is str:
-        return _ODD_TEXT if _ODD_CHAR.search(node) else None
-    return node if type(node) is _Odd else None
 
 
 def _members(node: object) -> Iterator[tuple[str | int, object]]:
