@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, count
+from itertools import accumulate
 from math import isfinite
 from typing import Final, Literal
 
@@ -53,8 +53,6 @@ for _opening, _closing in (b"[]", b"{}"):
     _STEP_OF[_opening], _STEP_OF[_closing] = 1, -1
 # Only an escape can bring one of these into a text that was decoded as UTF-8.
 _ODD_ESCAPE = re.compile(r"\\u(?:[dD][89abcdefABCDEF]|0000)")
-_MARKS = count()
-"""Goes on by one for each value that is refused, and twice for each body. No thread can turn it back."""
 _MANY_VALUES = 1_024
 """With more commas in a body, large numbers are looked for at once and not in each one."""
 # At most 18 digits are 64 bits, and with an exponent of two digits a double.
@@ -134,15 +132,13 @@ def _parse_any(body: bytes, outside: bytes | None, depth_max: int) -> object:
         _check_depth(body, depth_max)
     if outside is None and body.count(b",") > _MANY_VALUES:
         outside = _outside(body)
-    decoder = _ANY_NUMBERS
-    if outside is not None and _MANY_DIGITS.search(outside) is None:
-        decoder = _SMALL_NUMBERS if _LARGE_EXPONENT.search(outside) is None else _LARGE_FRACTIONS
-    before = next(_MARKS)
-    value = _parse(text, decoder)
-    marked = next(_MARKS) - before > 1
+    whole = outside is None or _MANY_DIGITS.search(outside) is not None
+    fractions = whole or outside is None or _LARGE_EXPONENT.search(outside) is not None
+    marks = _Marks()
+    value = _parse(text, marks.decoder(whole, fractions))
     odd_text = "\\u" in text and _ODD_ESCAPE.search(text) is not None
     # Odd values are rare; the walk that finds their path is paid only when there can be one.
-    found = _find_odd(value, texts=odd_text) if marked or odd_text else None
+    found = _find_odd(value, texts=odd_text) if marks.any or odd_text else None
     if found is not None:
         path, odd = found
         raise RequestError(odd.code, odd.message, spell(path) or None)
@@ -211,51 +207,51 @@ def _levels(outside: bytes) -> int:
     return max(accumulate(map(_STEP_OF.__getitem__, outside.translate(None, _NOT_BRACKETS))), default=0)
 
 
-def _mark(odd: _Odd) -> _Odd:
-    """Stand in its place, and count that there is one."""
-    next(_MARKS)
-    return odd
+class _Marks:
+    """Makes the trees of one body, with an `_Odd` in place of each value that is refused."""
 
+    __slots__ = ("any",)
 
-def _whole(digits: str) -> object:
-    if len(digits) > _INT_DIGITS_MAX:
-        return _mark(_TOO_LARGE)
-    number = int(digits)
-    return number if INT_MIN <= number <= INT_MAX else _mark(_TOO_LARGE)
+    def __init__(self) -> None:
+        self.any = False
+        """Whether there is such a value."""
 
+    def decoder(self, whole: bool, fractions: bool) -> json.JSONDecoder:
+        """Return what reads the body, where `whole` numbers or `fractions` may be large."""
+        return json.JSONDecoder(
+            object_pairs_hook=self._members,
+            parse_int=self._whole if whole else None,
+            parse_float=self._fraction if fractions else None,
+            parse_constant=self._constant,
+        )
 
-def _fraction(digits: str) -> object:
-    number = float(digits)
-    return number if isfinite(number) else _mark(_NOT_FINITE)
+    def _mark(self, odd: _Odd) -> _Odd:
+        self.any = True
+        return odd
 
+    def _whole(self, digits: str) -> object:
+        if len(digits) > _INT_DIGITS_MAX:
+            return self._mark(_TOO_LARGE)
+        number = int(digits)
+        return number if INT_MIN <= number <= INT_MAX else self._mark(_TOO_LARGE)
 
-def _constant(_: str) -> object:
-    return _mark(_NOT_FINITE)
+    def _fraction(self, digits: str) -> object:
+        number = float(digits)
+        return number if isfinite(number) else self._mark(_NOT_FINITE)
 
+    def _constant(self, _: str) -> object:
+        return self._mark(_NOT_FINITE)
 
-def _members_of(pairs: list[tuple[str, object]]) -> object:
-    container = dict(pairs)
-    if len(container) == len(pairs):
+    def _members(self, pairs: list[tuple[str, object]]) -> object:
+        container = dict(pairs)
+        if len(container) == len(pairs):
+            return container
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                return self._mark(_Odd("duplicate_key", "expected each key once in an object", key))
+            seen.add(key)
         return container
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            return _mark(_Odd("duplicate_key", "expected each key once in an object", key))
-        seen.add(key)
-    return container
-
-
-# Made once: that costs more than most bodies.
-_ANY_NUMBERS = json.JSONDecoder(
-    object_pairs_hook=_members_of, parse_int=_whole, parse_float=_fraction, parse_constant=_constant
-)
-"""Makes a tree of a text, with an `_Odd` in place of each value that is refused."""
-_LARGE_FRACTIONS = json.JSONDecoder(
-    object_pairs_hook=_members_of, parse_float=_fraction, parse_constant=_constant
-)
-"""The same of a text without a whole number that is large."""
-_SMALL_NUMBERS = json.JSONDecoder(object_pairs_hook=_members_of, parse_constant=_constant)
-"""The same of a text without any large number: nothing is called for each."""
 
 
 def _parse(text: str, decoder: json.JSONDecoder) -> object:
