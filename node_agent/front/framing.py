@@ -217,6 +217,11 @@ def _many_chunks() -> Problem:
     return Problem("body_too_large", sentence)
 
 
+def body_too_large(size_max: int) -> Problem:
+    """Return the refusal of a body of more than `size_max` bytes."""
+    return Problem("body_too_large", f"The body is larger than {size_max} bytes.")
+
+
 def _bad_header(name: str, sentence: str) -> Problem:
     return Problem("invalid_header", sentence, name)
 
@@ -224,7 +229,7 @@ def _bad_header(name: str, sentence: str) -> Problem:
 class Body:
     """How far the body of one request has come."""
 
-    __slots__ = ("_after_data", "_chunked", "_chunks", "_last", "_left", "_size", "ended")
+    __slots__ = ("_after_data", "_chunked", "_chunks", "_last", "_left", "ended", "size")
 
     def __init__(self, length: int | None) -> None:
         self._chunked = length is None
@@ -234,8 +239,10 @@ class Body:
         """Whether the line end after a chunk's data is due."""
         self._last = False
         """Whether the chunk without data was read."""
-        self._chunks = self._size = 0
-        """How many chunks have begun, and the bytes of them all."""
+        self._chunks = 0
+        """How many chunks have begun."""
+        self.size = length or 0
+        """Its bytes, as far as they were announced: here or not."""
         self.ended = length == 0
 
     def take(self, data: bytes, at: int = 0) -> tuple[bytes, int]:
@@ -279,14 +286,14 @@ class Body:
                 self._left = size = int(line[1], 16)
                 self._last = size == 0
                 self._chunks += 1
-                self._size += size
-                if self._chunks > CHUNKS_MAX + self._size // BYTES_A_CHUNK:
+                self.size += size
+                if self._chunks > CHUNKS_MAX + self.size // BYTES_A_CHUNK:
                     raise Malformed(_many_chunks())
         return b"".join(parts), at
 
     def _whole(self, data: bytes, at: int, parts: list[bytes]) -> int:
         """Take the chunks that are here as a whole, but for the one without data. Returns where the rest begins."""
-        match, chunks, size = _CHUNK_LINE.match, self._chunks, self._size
+        match, chunks, size = _CHUNK_LINE.match, self._chunks, self.size
         while (line := match(data, at)) is not None:
             start = line.end()
             length = int(line[1], 16)
@@ -299,5 +306,5 @@ class Body:
             size += length
             if chunks > CHUNKS_MAX and chunks > CHUNKS_MAX + size // BYTES_A_CHUNK:
                 raise Malformed(_many_chunks())
-        self._chunks, self._size = chunks, size
+        self._chunks, self.size = chunks, size
         return at

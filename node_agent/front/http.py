@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from node_agent.front.framing import Head
+from node_agent.front.framing import Head, body_too_large
 from orchestrator.files.label_header import HEADER as LABEL_HEADER
 from orchestrator.wire.catalogue import Problem, ProblemError
 
@@ -48,6 +48,9 @@ class Client(Protocol):
     def here(self) -> bytes | None:
         """Return the whole body, as long as its head says, where all of it came and nothing of it was taken; else None.
         """
+
+    def bound(self, size_max: int) -> None:
+        """Find fault with the body as soon as it is known to have more than `size_max` bytes."""
 
     async def part(self) -> tuple[bytes, bool] | None:
         """Return the next part of the body, and whether more follows; None when the client is gone, or at fault."""
@@ -123,6 +126,7 @@ def client_request(head: Head) -> str | None:
 async def read_body(client: Client, size_max: int, timeout_ms: int) -> bytes:
     """Return the whole body. Raises FramingError when it is too large, too late, or ends too early."""
     parts = bytearray()
+    client.bound(size_max)
     try:
         async with asyncio.timeout(timeout_ms / 1000):
             more = True
@@ -141,7 +145,7 @@ async def read_body(client: Client, size_max: int, timeout_ms: int) -> bytes:
 
 def too_large(size_max: int) -> FramingError:
     """Return the refusal of a body of more than `size_max` bytes."""
-    return FramingError(Problem("body_too_large", f"The body is larger than {size_max} bytes."))
+    return FramingError(body_too_large(size_max))
 
 
 def _is_json(kind: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
@@ -10,7 +11,7 @@ from time import time
 from typing import Protocol
 
 from node_agent.front.dates import http_date
-from node_agent.front.framing import Body, Head, Malformed
+from node_agent.front.framing import Body, Head, Malformed, body_too_large
 from orchestrator.wire.catalogue import Problem
 
 _LINE_END = "\r\n"
@@ -56,6 +57,7 @@ class Serving:
         "_connection",
         "_expects",
         "_silent",
+        "_size_max",
         "_start",
         "_told_end",
         "_transport",
@@ -84,6 +86,8 @@ class Serving:
         """What is wrong with the body, of which nothing more is read then."""
         self.read_to_the_end = whole is not None and head.fault is None
         """Whether what follows in the connection is the next request."""
+        self._size_max = sys.maxsize
+        """What the application takes of a body, once it has said so."""
         self._expects = head.expects
         self.held: bytes | bytearray = bytearray() if whole is None else whole
         """Of the body, not yet taken by the application."""
@@ -120,6 +124,8 @@ class Serving:
             if body.ended:
                 self._body = None
                 self.read_to_the_end = True
+            else:
+                self._judge()
         if self._waiter is not None:
             self._wake()
 
@@ -157,6 +163,16 @@ class Serving:
                 self._expects = False
                 self._transport.write(_CONTINUE)
             await self._something()
+
+    def bound(self, size_max: int) -> None:
+        """See `Client`."""
+        self._size_max = size_max
+        self._judge()
+
+    def _judge(self) -> None:
+        """Find fault with a body that says that it will be too large."""
+        if self._body is not None and self._body.size > self._size_max and self.fault is None:
+            self.fault = body_too_large(self._size_max)
 
     def _taken(self) -> bytes:
         body, self.held = bytes(self.held), bytearray()

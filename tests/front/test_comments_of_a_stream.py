@@ -36,6 +36,9 @@ class SlowReader:
     def here(self) -> bytes | None:
         return b""
 
+    def bound(self, size_max: int) -> None:
+        """It has no body."""
+
     async def part(self) -> tuple[bytes, bool] | None:
         return None
 

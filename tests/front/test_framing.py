@@ -325,6 +325,22 @@ async def test_a_body_of_ten_gigabytes_is_refused_by_its_head(tmp_path: Path) ->
         assert room.gate.asked == []
 
 
+@pytest.mark.parametrize("before", [b"", b"5\r\n12345\r\n"])
+async def test_a_chunk_beyond_the_bound_is_refused_when_it_is_announced(tmp_path: Path, before: bytes) -> None:
+    async with room_in(tmp_path, saying(done()), body_bytes_max=1_000, body_timeout_ms=60_000) as room:
+        for pieces in ((b"3e9\r\n",), (b"", b"3e9\r\n"), (b"FFFFFFFF\r\n",)):
+            head = posted(USUAL, CHUNKED, body=before)
+            reader, writer = await asyncio.open_connection("127.0.0.1", room.server.port)
+            for at, piece in enumerate(pieces):
+                writer.write(piece if at else head + piece)
+                await asyncio.sleep(0.05)  # the head alone is waited for
+            async with asyncio.timeout(5):
+                reply = parse_reply(await reader.read())
+            writer.close()
+            assert (reply.status, reply.error()["code"], reply.header("connection")) == (413, "body_too_large", "close")
+        assert room.gate.asked == []
+
+
 async def test_an_old_client_gets_an_answer_that_it_can_read(tmp_path: Path) -> None:
     async with room_in(tmp_path, saying(done())) as room:
         whole = await room.raw(GOOD.replace(b"HTTP/1.1", b"HTTP/1.0"))
