@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
@@ -18,6 +19,9 @@ from orchestrator.wire.catalogue import Problem, ProblemError
 
 BREAK_TIMEOUT_MS = 1_000
 """How long the last word on a broken answer may take."""
+_NEW_KEY = "Another Idempotency-Key: this one is spent, for the request had begun."
+_LATER, _BEGUN_AND_FAILED = frozenset({429, 503}), 502
+"""Who reads the former asks the same again, with the key that is spent."""
 _EVERY = ("server: tidegate", "cache-control: no-store")
 """Headers of every answer."""
 _line = ": ".join
@@ -152,13 +156,18 @@ class Exchange:
         """
         if self._ended:
             return
+        status = problem.entry.http
+        if self.final:
+            problem = replace(problem, needs=problem.needs or _NEW_KEY)
+            if status in _LATER:
+                status = _BEGUN_AND_FAILED
         error = problem.openai(self.request_id)
         with contextlib.suppress(ProblemError):
             if self.status is None:
                 if problem.entry.http == 401:
                     self.add_header("www-authenticate", "Bearer")
                 headers = [("x-should-retry", "false")] if self.final else problem.headers()
-                await self.answer(problem.entry.http, msgspec.json.encode(error), headers=headers)
+                await self.answer(status, msgspec.json.encode(error), headers=headers)
             else:
                 # Only a stream of events begins before it is known how it ends.
                 self._ended = True

@@ -300,6 +300,7 @@ class Border:
         self._passages: set[_Passage] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._closing = False
         self._count = 0
         self._server: asyncio.Server | None = None
         self._control_timer: asyncio.TimerHandle | None = None
@@ -320,7 +321,8 @@ class Border:
         return str(bound[0]), int(bound[1])
 
     async def close(self) -> None:
-        """Stops listening and resets every connection; returns when all are gone."""
+        """Stops listening and resets every connection, one that arrives now as well; returns when all are gone."""
+        self._closing = True
         if self._control_timer is not None:
             self._control_timer.cancel()
         if self._server is not None:
@@ -356,7 +358,7 @@ class Border:
 
     def admits(self, passage: _Passage) -> bool:
         """Whether a new connection may come in; remembers it when so."""
-        if self.state is BorderState.CUT or len(self._passages) >= MAX_PASSAGES:
+        if self._closing or self.state is BorderState.CUT or len(self._passages) >= MAX_PASSAGES:
             return False
         self._passages.add(passage)
         self._idle.clear()

@@ -52,6 +52,8 @@ _STREAMED = _PLAIN | {Capability.STREAM}
 
 T = TypeVar("T")
 
+_TOP_P_LEAST = 1e-6
+"""What stands for a `top_p` of 0, which OpenAI's document allows and engines refuse: the most likely token alone."""
 _SEED_SPACE = 2**64
 _MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}"
 _MODEL = re.compile(_MODEL_NAME + r"\Z")
@@ -178,7 +180,7 @@ Stops = _Stop | Annotated[list[_Stop], Meta(extra_json_schema={"maxItems": STOPS
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Opaque = Annotated[str, Meta(max_length=256)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
-TopP = Annotated[float, Meta(gt=0, le=1)]
+TopP = Annotated[float, Meta(ge=0, le=1)]
 Biases = Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=BIASES_MAX)]
 
 
@@ -417,7 +419,7 @@ def sampling_of(
     sampling = Sampling(
         # Adding zero turns -0.0 into 0.0, so that equal requests have equal bytes.
         1.0 if temperature is None else temperature + 0.0,
-        1.0 if top_p is None else top_p,
+        1.0 if top_p is None else max(top_p, _TOP_P_LEAST),
         None if seed is None else seed % _SEED_SPACE,
         stops,
         most,

@@ -86,7 +86,8 @@ async def test_a_drained_edge_settles_what_it_cuts(tmp_path: Path) -> None:
         with pytest.raises(openai.InternalServerError) as cut:
             await running
         # A retry under the same key could not do better, so the client makes none.
-        assert (cut.value.status_code, cut.value.code) == (503, "draining")
+        assert (cut.value.status_code, cut.value.code) == (502, "draining"), "503 asks for the same again"
+        assert "Another Idempotency-Key" in cut.value.message
         assert edge.process.wait(TIMEOUT_S) == 0
         edge.engine.may_answer.set()
         edge.start()

@@ -125,7 +125,7 @@ BAD: list[tuple[dict[str, Any], str, str | None]] = [
     ({"temperature": True}, "invalid_type", "temperature"),
     ({"temperature": float("nan")}, "invalid_value", "temperature"),
     ({"temperature": float("inf")}, "invalid_value", "temperature"),
-    ({"top_p": 0}, "invalid_value", "top_p"),
+    ({"top_p": -0.1}, "invalid_value", "top_p"),
     ({"top_p": 1.1}, "invalid_value", "top_p"),
     ({"seed": 2**64}, "invalid_value", "seed"),
     ({"seed": -(2**63) - 1}, "invalid_value", "seed"),
@@ -282,6 +282,8 @@ def test_both_token_bounds_may_be_given_when_they_agree() -> None:
 
 def test_equal_requests_give_equal_generations() -> None:
     assert str(load(temperature=-0.0).generation.sampling.temperature) == "0.0"
+    assert load(top_p=0) == load(top_p=-0.0) == load(top_p=1e-300)
+    assert 0 < load(top_p=0).generation.sampling.top_p < 1e-5, "engines refuse the 0 that OpenAI's document allows"
     assert load(temperature=None, top_p=None, seed=None, stop=None) == load(stop=[])
 
 

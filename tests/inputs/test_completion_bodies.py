@@ -56,7 +56,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"max_tokens": 4097}, "invalid_value", "max_tokens"),
     ({"max_completion_tokens": 4}, "unknown_field", "max_completion_tokens"),
     ({"temperature": 2.1}, "invalid_value", "temperature"),
-    ({"top_p": 0}, "invalid_value", "top_p"),
+    ({"top_p": -0.1}, "invalid_value", "top_p"),
     ({"stop": list("abcde")}, "invalid_value", "stop"),
     ({"logprobs": 21}, "invalid_value", "logprobs"),
     ({"logprobs": True}, "invalid_type", "logprobs"),

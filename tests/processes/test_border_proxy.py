@@ -394,6 +394,21 @@ async def test_a_signal_ends_the_border_with_its_connections(border: StartBorder
     await close(writer)
 
 
+async def test_a_signal_ends_the_border_while_connections_arrive(border: StartBorder, serve: Serve) -> None:
+    crossing = await border(await serve(echo))
+    await use_once(crossing)
+    arriving: list[Streams] = []
+    crossing.process.send_signal(signal.SIGSTOP)
+    # They wait in the backlog: the loop accepts some of them in the turn that hears of the signal, or after it.
+    for _ in range(100):
+        arriving.append(await crossing.connect())
+    crossing.process.send_signal(signal.SIGTERM)
+    crossing.process.send_signal(signal.SIGCONT)
+    assert await asyncio.to_thread(crossing.process.wait, 5) == 0
+    for _, writer in arriving:
+        await close(writer)
+
+
 @pytest.mark.parametrize(
     "options", [("--to", "nowhere"), ("--to", "h:70000"), ("--to", "h:1", "--rtt-ms", "-1"), ("--to", "h:1")]
 )
