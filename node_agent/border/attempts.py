@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from node_agent.border.bill import billable
 from node_agent.border.decider import Asked, Commitment, Decided, Decider, Departure, record_of
@@ -383,7 +384,7 @@ class Attempts:
             self.retries.ended(attempt.spent, now_us)
         # Where the tenant was slow to read, how long it took says little.
         held_up = attempt.first_us is not None and attempt.held_us * HELD_UP_SHARE > now_us - attempt.first_us
-        self._memory.ended(attempt.flight, attempt.asked, attempt.prompt, last, now_us, held_up)
+        self._memory.ended(attempt.flight, attempt.asked, attempt.prompt, _believed(attempt, last), now_us, held_up)
         if self._memory.changed:
             _tell(self._memory.changes())
         ended = last if type(last) is Done or type(last) is Broken else None
@@ -481,6 +482,15 @@ class Attempts:
             return counts, None
         cached = counts.cached if counts.cached < counts.prompt else counts.prompt
         return counts, rate(price, counts.prompt, cached, delivered)
+
+
+def _believed(attempt: Attempt, last: Done | Broken | Refused | None) -> Done | Broken | Refused | None:
+    """Return the end of an attempt to learn from: with no more of the prompt than is billed."""
+    if type(last) is not Done:
+        return last
+    asked, counts = attempt.asked, last.counts
+    believed = billable(counts, asked.generation, len(asked.body), attempt.pool, attempt.tally.received)
+    return last if believed is counts else replace(last, counts=believed)
 
 
 def _tell(changes: tuple[Change, ...]) -> None:

@@ -116,6 +116,19 @@ async def refused(edge: Edge, asked: Asked) -> ProblemError:
     return caught.value
 
 
+async def test_no_more_of_a_prompt_teaches_than_is_billed(make_edge: Make) -> None:
+    learned = []
+    for told in (2_048 - 11, 4_000_000_000):  # what the declared context has room for beside the answer, and a lie
+        edge = make_edge()
+        clock = ticking(edge)
+        for number in range(12):
+            edge.routes.plans["cn-guizhou"] = streams(clock, prompt=told if number % 2 else 10)
+            await answered(edge, edge.asked("acme-sg"))
+        learned.append(view_of(await answered(edge, edge.asked("acme-sg")))["speed"])
+    assert learned[0] is not None
+    assert learned[0] == learned[1]
+
+
 async def test_after_replies_the_next_record_shows_a_learned_speed(make_edge: Make) -> None:
     edge = make_edge()
     clock = ticking(edge)
