@@ -256,7 +256,7 @@ async def test_a_drain_cuts_what_is_passed_on_in_words(folder: Path) -> None:
             assert edge.process is not None
             edge.process.send_signal(signal.SIGTERM)
             reply = (await asyncio.to_thread(line.recv, 65536)).decode()
-        assert reply.startswith("HTTP/1.1 503")
+        assert reply.startswith("HTTP/1.1 502")
         assert '"code":"draining"' in reply
         assert edge.process.wait(TIMEOUT_S) == 0
         assert gone(processes)
