@@ -149,8 +149,7 @@ class EngineReplica:
 
     async def _until_probe(self, left_s: float) -> None:
         """Wait for the next probe. It comes early where work waits for slots that others had: they may be free."""
-        told = self._told
-        if told.others_running + told.others_waiting <= self._siblings_slots:
+        if not self._told.slots_of_others():
             await asyncio.sleep(left_s)
             return
         dispatcher, until_us = self.site.dispatchers[self._pool], self._now_us() + round(left_s * 1e6)

@@ -44,6 +44,10 @@ class Told:
     siblings_slots: int = 0
     """So many of these others may be work of sibling processes in slots that are theirs: they take none of ours."""
 
+    def slots_of_others(self) -> int:
+        """Return how many of our slots others have."""
+        return max(0, self.others_running + self.others_waiting - self.siblings_slots)
+
 
 class Given(msgspec.Struct, eq=False):
     """A work that a replica has."""
@@ -125,7 +129,7 @@ class Replica:
         """It said how full it is."""
         self.told = told
         self._spare = self.slots - len(self.work)
-        self._spare -= max(0, told.others_running + told.others_waiting - told.siblings_slots)
+        self._spare -= told.slots_of_others()
         self.free = max(0, self._spare)
         self._counted_tokens = 0
         self.queued_tokens = told.queued_tokens or 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from orchestrator.wire.frames import Accepted, Broken, Done, StreamFrame, Tokens
 from orchestrator.wire.intake_stream import AHEAD_BYTES_MAX
 from scheduler.intake.engine_replica import EngineReplica
 from scheduler.intake.replica import Replica, Told
-from tests.engines.test_hostile_engines import DONE, STREAM_HEAD, USAGE, Server, engine_at, serving, sse, text
+from tests.engines.test_hostile_engines import DONE, STREAM_HEAD, USAGE, Script, Server, engine_at, serving, sse, text
 from tests.intake.site_stand import MODEL, POOL, Stand, now_us, standing
 from tests.intake.test_bad_days_of_a_site import until
 from tests.sending import sent
@@ -53,6 +53,23 @@ async def behind(stand: Stand, engine: OpenAIEngine) -> AsyncIterator[EngineRepl
         await replica.close()
 
 
+@asynccontextmanager
+async def held_back(
+    folder: Path, script: Script
+) -> AsyncIterator[tuple[Server, Stand, EngineReplica, AsyncGenerator[StreamFrame, None]]]:
+    """An engine that says what `script` has, and waits: of its answer nobody took more than that it was accepted."""
+    async with (
+        serving(script) as server,
+        standing(folder) as stand,
+        engine_at(server.port) as engine,
+        behind(stand, engine) as replica,
+    ):
+        reading = sent(stand.link.send, stand.sendable(generation=ENDLESS), Tally())
+        assert isinstance(await anext(reading), Accepted)
+        await until(lambda: any(working._held for working in replica.working.values()))
+        yield server, stand, replica, reading
+
+
 def text_of(frames: list[StreamFrame]) -> str:
     return "".join(frame.text for frame in frames if isinstance(frame, Tokens))
 
@@ -79,15 +96,7 @@ async def test_a_reader_at_full_speed_gets_all_that_an_engine_says_at_once(tmp_p
 
 
 async def test_a_reader_who_takes_nothing_holds_no_slot(tmp_path: Path) -> None:
-    async with (
-        serving(all_at_once) as server,
-        standing(tmp_path) as stand,
-        engine_at(server.port) as engine,
-        behind(stand, engine) as replica,
-    ):
-        reading = sent(stand.link.send, stand.sendable(generation=ENDLESS), Tally())
-        assert isinstance(await anext(reading), Accepted)
-        await until(lambda: any(working._held for working in replica.working.values()))
+    async with held_back(tmp_path, all_at_once) as (server, stand, replica, reading):
         (working,) = replica.working.values()
         assert sum(len(getattr(event, "text", "")) for event in working.waiting) <= 2 * HELD_BYTES_MAX
         await until(lambda: stand.site.dispatchers[POOL].state().running == 0)
@@ -100,15 +109,7 @@ async def test_a_reader_who_takes_nothing_holds_no_slot(tmp_path: Path) -> None:
 
 
 async def test_who_hangs_up_while_an_engine_is_held_back_frees_the_slot(tmp_path: Path) -> None:
-    async with (
-        serving(all_at_once) as server,
-        standing(tmp_path) as stand,
-        engine_at(server.port) as engine,
-        behind(stand, engine) as replica,
-    ):
-        reading = sent(stand.link.send, stand.sendable(generation=ENDLESS), Tally())
-        assert isinstance(await anext(reading), Accepted)
-        await until(lambda: any(working._held for working in replica.working.values()))
+    async with held_back(tmp_path, all_at_once) as (server, stand, replica, reading):
         await reading.aclose()
         await until(lambda: stand.site.busy() == 0)
         await server.gone.wait()
@@ -124,16 +125,8 @@ async def test_the_end_of_an_answer_that_is_held_back_comes_after_all_of_it(tmp_
         writer.write(STREAM_HEAD + b"".join(sse(text(f"{number:{PART}}")) for number in range(parts)) + end)
         await writer.drain()
 
-    async with (
-        serving(script) as server,
-        standing(tmp_path) as stand,
-        engine_at(server.port) as engine,
-        behind(stand, engine) as replica,
-    ):
-        reading = sent(stand.link.send, stand.sendable(generation=ENDLESS), Tally())
-        frames = [await anext(reading)]
-        await until(lambda: any(working._held for working in replica.working.values()))
-        frames += [frame async for frame in reading]
+    async with held_back(tmp_path, script) as (_, stand, replica, reading):
+        frames = [frame async for frame in reading]
         assert text_of(frames) == "".join(f"{number:{PART}}" for number in range(parts))
         assert isinstance(frames[-1], Broken if cut else Done)
         assert getattr(frames[-1], "code", "engine_failed") == "engine_failed"
